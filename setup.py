@@ -1,0 +1,15 @@
+"""The compiled part of the package; everything else about it is in pyproject.toml."""
+
+from setuptools import Extension, setup
+
+# A library of C symbols that is loaded before llama.cpp's own; Python reaches it with ctypes.
+STEP_GATE = Extension(
+    "proxy.worker._stepgate",
+    sources=["proxy/worker/stepgate.c", "proxy/worker/breakdown.cpp"],
+    extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=default", "-pthread"],
+    extra_link_args=["-pthread"],
+    libraries=["dl"],
+    language="c++",
+)
+
+setup(ext_modules=[STEP_GATE])

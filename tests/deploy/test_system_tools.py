@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+import system_tools
+from steps import Failure
+from system_tools import TOOLS, Tool
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\necho '{text}'\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A PATH with nothing on it but what a test puts there."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for tool in TOOLS.values():
+        if tool.variable:
+            monkeypatch.delenv(tool.variable, raising=False)
+    return tmp_path
+
+
+def test_everything_missing_is_named_at_once_with_its_packages(path: Path) -> None:
+    with pytest.raises(Failure) as failure:
+        system_tools.check(["C++ compiler", "CMake", "make or ninja"])
+
+    message = str(failure.value)
+    for text in ("C++ compiler was not found", "CMake was not found", "Debian/Ubuntu: cmake"):
+        assert text in message
+    for text in ("build-essential", "gcc-c++", "base-devel", "ninja-build"):
+        assert text in message
+
+
+def test_a_tool_that_is_too_old_is_said_to_be(path: Path) -> None:
+    program(path, "cmake", "cmake version 3.18.4")
+
+    with pytest.raises(Failure, match=r"CMake is too old: 3\.18 at .*/cmake, needed is 3\.21"):
+        system_tools.check(["CMake"])
+
+
+def test_tools_that_are_there_pass(path: Path) -> None:
+    program(path, "cmake", "cmake version 3.25.1")
+    program(path, "make", "GNU Make 4.3")
+    program(path, "g++", "g++ 12")
+
+    system_tools.check(["CMake", "make or ninja", "C++ compiler"])
+
+
+def test_the_environment_names_a_compiler_of_its_own(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(path, "my-c++", "")
+    monkeypatch.setenv("CXX", "my-c++ -m64")
+
+    assert system_tools.find(TOOLS["C++ compiler"]) == str(path / "my-c++")
+
+
+def test_a_file_counts_as_a_tool(path: Path) -> None:
+    header = path / "Python.h"
+    header.touch()
+
+    assert system_tools.find(Tool((str(header),), {})) == str(header)
+
+
+def test_rocm_keeps_what_the_user_has_set(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(path, "hipconfig", "/opt/rocm")
+    monkeypatch.setenv("HIP_PATH", "/mine")
+    monkeypatch.delenv("HIPCXX", raising=False)
+
+    assert system_tools.rocm_environment() == {"HIPCXX": "/opt/rocm/clang", "HIP_PATH": "/mine"}

@@ -1,0 +1,39 @@
+"""llama-server's arguments for what is to be loaded. Pure."""
+
+from proxy.engine.types import LoadOptions
+
+MODE_ARGUMENTS = {"generation": (), "embedding": ("--embeddings",), "rerank": ("--reranking",)}
+
+
+# llama-server's own: what it takes of a prompt between two looks at other requests.
+DEFAULT_BATCH = 2048
+
+
+def server_arguments(options: LoadOptions) -> list[str]:
+    """Everything but where to listen and where experts go, which the worker knows better.
+
+    The context is always given, and `--fit` always off: otherwise llama-server may shrink the one
+    or move the other silently. It divides `-c` among its slots, whereas our `ctx` is what one
+    conversation may use.
+    """
+    return [
+        *("--model", str(options.path), "--alias", options.model),
+        *("--ctx-size", str(options.ctx * options.parallel), "--parallel", str(options.parallel)),
+        *("--fit", "off", "--metrics", "--no-webui"),
+        *_batches(options.ubatch),
+        *(("--rpc", ",".join(options.rpc)) if options.rpc else ()),
+        *(("--threads", str(options.threads)) if options.threads else ()),
+        *(("--mmproj", str(options.projector)) if options.projector else ()),
+        *(("--lora", ",".join(map(str, options.adapters))) if options.adapters else ()),
+        *(("--chat-template-file", str(options.template)) if options.template else ()),
+        *MODE_ARGUMENTS[options.mode],
+        *options.args,
+    ]
+
+
+def _batches(ubatch: int | None) -> tuple[str, ...]:
+    """A physical batch is at most as large as the logical one."""
+    if ubatch is None:
+        return ()
+    logical = ("--batch-size", str(ubatch)) if ubatch > DEFAULT_BATCH else ()
+    return ("--ubatch-size", str(ubatch), *logical)

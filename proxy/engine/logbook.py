@@ -1,0 +1,101 @@
+"""What the engines said lately, by model, and live readers of it (`GET /logs/stream`)."""
+
+import asyncio
+import heapq
+from collections import deque
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+RING_LINES = 1000
+READER_LINES = 1000
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LogLine:
+    """One line of an engine's output. `number` counts all lines of the book, so it gives their
+    order."""
+
+    number: int
+    model: str
+    backend: str
+    text: str
+
+
+class LogBook:
+    """A ring of recent lines for each model, which outlives the model's backends: the last words
+    stay readable."""
+
+    def __init__(self, ring_lines: int = RING_LINES, reader_lines: int = READER_LINES) -> None:
+        self._ring_lines = ring_lines
+        self._reader_lines = reader_lines
+        self._rings: dict[str, deque[LogLine]] = {}
+        self._readers: set[LogReader] = set()
+        self._written = 0
+
+    def write(self, model: str, backend: str, text: str) -> None:
+        """Add a line. Never waits: a reader that does not keep up loses lines instead."""
+        self._written += 1
+        line = LogLine(self._written, model, backend, text)
+        self._rings.setdefault(model, deque(maxlen=self._ring_lines)).append(line)
+        for reader in self._readers:
+            reader.offer(line)
+
+    def recent(self, model: str | None = None) -> list[LogLine]:
+        """The lines kept for `model`, or for all models, oldest first."""
+        if model is not None:
+            return list(self._rings.get(model, ()))
+        return list(heapq.merge(*self._rings.values()))
+
+    def read(self, model: str | None = None) -> "LogReader":
+        """A reader of the lines to come, of one model or of all. Use it in a `with` block."""
+        return LogReader(self._readers, model, self._reader_lines)
+
+
+class LogReader:
+    """An endless async iterator over new lines, with a bounded memory."""
+
+    def __init__(self, readers: set["LogReader"], model: str | None, max_lines: int) -> None:
+        self._readers = readers
+        self._model = model
+        self._lines: deque[LogLine] = deque(maxlen=max_lines)
+        self._lost = 0
+        self._news = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        self._readers.add(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._readers.discard(self)
+
+    def offer(self, line: LogLine) -> None:
+        if self._model not in (None, line.model):
+            return
+        if len(self._lines) == self._lines.maxlen:
+            self._lost += 1
+        self._lines.append(line)
+        self._news.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> LogLine:
+        while not self._lines:
+            self._news.clear()
+            await self._news.wait()
+        if self._lost:
+            # Told in the stream itself: whoever reads it should not take the gap for silence.
+            first, lost, self._lost = self._lines[0], self._lost, 0
+            return LogLine(
+                first.number - 1,
+                first.model,
+                first.backend,
+                f"... {lost} lines lost, read faster ...",
+            )
+        return self._lines.popleft()

@@ -1,0 +1,225 @@
+"""One child process: spawned in a group of its own, its output pumped line by line, ended step by
+step."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from proxy.errors import LoadFailed
+from proxy.tasks import spawn
+
+log = structlog.get_logger()
+
+LAST_LINES = 40
+# Warnings of llama.cpp's that are right for a server of its own, and mean nothing behind us: our
+# sockets are in a folder that only we can enter, and the mapped file and the buffers' sizes are as
+# we want them.
+NO_CAUSE_FOR_ALARM = (
+    "security: no API key is set",
+    "tensor overrides to CPU are used with mmap",
+    "does not match expectation of",
+)
+CHUNK_BYTES = 64 * 1024
+# A longer line is cut into pieces of about this size, so that no child can fill our memory with one
+# line.
+LINE_BYTES = 64 * 1024
+TERM_GRACE_S = 3.0
+# After the whole group has been killed, only a process that left the group can still hold the pipe.
+PUMP_GRACE_S = 1.0
+
+
+class ChildProcess:
+    """A program that we started, from its spawn until it is reaped.
+
+    Its stdin is a pipe that we never write to. EOF there means "end yourself": it comes when we say
+    so, and also, from the kernel, when we die in whatever way. A program that takes no notice of
+    its stdin is made with `ends_at_eof=False` and gets SIGTERM instead.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        name: str,
+        *,
+        on_line: Callable[[str], None] | None = None,
+        ends_at_eof: bool = True,
+    ) -> None:
+        """`env` is added to our own environment. `on_line` is called with each line of output."""
+        self.argv = tuple(argv)
+        self.name = name
+        self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self.lines = 0  # how many came so far: whoever waits sees by it that something goes on
+        self._env = {**os.environ, **env}
+        self._on_line = on_line
+        self._ends_at_eof = ends_at_eof
+        self._log = log.bind(backend=name)
+        self._process: asyncio.subprocess.Process | None = None
+        self._exit: asyncio.Task[int] | None = None
+        self._stop: asyncio.Task[None] | None = None
+        self._quiet = False
+        self._unwanted = False  # told to stop before it was there
+
+    def __repr__(self) -> str:
+        return f"<ChildProcess {self.name} pid={self.pid} returncode={self.returncode}>"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status once it is gone (negative: the signal that ended it)."""
+        return self._process.returncode if self._process else None
+
+    async def start(self) -> None:
+        """Spawn it. Raises LoadFailed if the program cannot be run at all."""
+        if self._unwanted:
+            raise LoadFailed(f"{self.name} was stopped before it was started")
+        # A pipe of our own rather than asyncio's: it can be closed although a stray descendant
+        # keeps its end.
+        ours, theirs = os.pipe()
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb", buffering=0)
+        )
+        try:
+            # start_new_session makes it the leader of its own group: what it starts in turn ends
+            # with it, and a Ctrl-C in our terminal reaches us alone, so that we can drain.
+            self._process = await asyncio.create_subprocess_exec(
+                *self.argv,
+                env=self._env,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=theirs,
+                stderr=theirs,
+                start_new_session=True,
+            )
+        except OSError as error:
+            transport.close()
+            raise LoadFailed(f"cannot run {self.argv[0]}: {error.strerror}") from error
+        except BaseException:
+            transport.close()
+            raise
+        finally:
+            os.close(theirs)
+        # No await since the spawn: nothing can come in between and leave it unwatched.
+        pump = spawn(self._pump(reader), name=f"{self.name}:log")
+        self._exit = spawn(self._reap(self._process, pump, transport), name=f"{self.name}:reap")
+        if self._unwanted:
+            self._stop = spawn(self._ladder(0.0), name=f"{self.name}:stop")
+
+    async def wait(self) -> int:
+        """The exit status, when it is gone and its last line has been read."""
+        if self._exit is None:
+            raise RuntimeError(f"{self.name} was never started")
+        return await asyncio.shield(self._exit)
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """End it, and return when it is gone. May be called twice; cancelling the caller does not
+        stop the stop."""
+        if self._exit is None:
+            self._unwanted = True
+            return
+        if self._stop is None:
+            self._stop = spawn(self._ladder(grace_s), name=f"{self.name}:stop")
+        await asyncio.shield(self._stop)
+
+    def load_failed(self, what: str) -> LoadFailed:
+        """The error for a load that did not succeed: `what` happened, and the child's last
+        words."""
+        words = "\n".join(self.last_lines)
+        return LoadFailed(f"{what}\n{words}".rstrip(), killed=self._killed_from_outside)
+
+    @property
+    def _killed_from_outside(self) -> bool:
+        # A crash of its own doing (SIGABRT, SIGSEGV) would only come again.
+        return self._stop is None and self.returncode in (-signal.SIGKILL, -signal.SIGTERM)
+
+    async def _ladder(self, grace_s: float) -> None:
+        # 1. EOF: the worker finishes what it is at and goes. Others do not notice, and are not
+        # waited for.
+        self._close_stdin()
+        if self._ends_at_eof and await self._gone_within(grace_s):
+            return
+        # 2. SIGTERM to the group: the leader may be a shell whose child is the server.
+        self._signal(signal.SIGTERM)
+        if await self._gone_within(TERM_GRACE_S if self._ends_at_eof else grace_s):
+            return
+        # 3. SIGKILL: a server stuck in a driver call answers nothing else. 4. Reap.
+        self._log.warning("child_killed", pid=self.pid)
+        self._signal(signal.SIGKILL)
+        await self.wait()
+
+    async def _gone_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def _close_stdin(self) -> None:
+        if self._process and self._process.stdin:
+            self._process.stdin.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        # The group's number is the leader's pid, and stays taken as long as any member lives.
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    async def _reap(
+        self,
+        process: asyncio.subprocess.Process,
+        pump: asyncio.Task[None],
+        transport: asyncio.ReadTransport,
+    ) -> int:
+        status = await process.wait()
+        # What the leader left behind has nobody to serve any more, and would hold memory and the
+        # pipe.
+        self._signal(signal.SIGKILL)
+        self._close_stdin()
+        await asyncio.wait([pump], timeout=PUMP_GRACE_S)
+        pump.cancel()
+        transport.close()
+        self._log.info("child_gone", pid=process.pid, status=status)
+        return status
+
+    async def _pump(self, reader: asyncio.StreamReader) -> None:
+        rest = b""
+        while chunk := await reader.read(CHUNK_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                self._say(line)
+            if len(rest) > LINE_BYTES:
+                self._say(rest)
+                rest = b""
+        if rest:
+            self._say(rest)
+
+    def quiet(self) -> None:
+        """From now on, what it says as mere information is for the debug log: an engine that serves
+        has several lines a request."""
+        self._quiet = True
+
+    def _speak(self, text: str) -> Callable[..., object]:
+        """The log's method for one line: llama.cpp writes a letter for the level behind the
+        time."""
+        level = text.split(" ", 2)[1:2]
+        name = "warning" if level in (["W"], ["E"]) else "debug" if self._quiet else "info"
+        if any(words in text for words in NO_CAUSE_FOR_ALARM):
+            name = "debug"
+        speak: Callable[..., object] = getattr(self._log, name)
+        return speak
+
+    def _say(self, line: bytes) -> None:
+        text = line.decode(errors="replace").rstrip("\r")
+        self.lines += 1
+        self.last_lines.append(text)
+        self._speak(text)("child_says", line=text)
+        if self._on_line:
+            self._on_line(text)

@@ -1,0 +1,243 @@
+"""Child processes: real ones, small programs written here."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.engine.process import LINE_BYTES, ChildProcess
+from proxy.errors import LoadFailed
+
+Run = Callable[..., Awaitable[ChildProcess]]
+
+UNTIL_EOF = "import sys; print('up', flush=True); sys.stdin.read(); print('eof')"
+DEAF = "import sys, time; print('up', flush=True); time.sleep(600)"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+    "print('up', flush=True); time.sleep(600)"
+)
+
+
+def python(code: str, **options: Any) -> ChildProcess:
+    return ChildProcess([sys.executable, "-c", code], {}, "b1", **options)
+
+
+@pytest.fixture
+async def run() -> AsyncIterator[Run]:
+    """Starts a program and returns it after its first line; ends it after the test."""
+    children: list[ChildProcess] = []
+
+    async def start(code: str, **options: Any) -> ChildProcess:
+        said = asyncio.Event()
+        child = python(code, on_line=lambda line: said.set(), **options)
+        children.append(child)
+        await child.start()
+        await said.wait()
+        return child
+
+    yield start
+    for child in children:
+        await child.stop(grace_s=0.0)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def state(pid: int) -> str:
+    """One letter, as ps shows it; a zombie's too where it is gone by now."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
+
+
+async def test_its_words_and_its_status() -> None:
+    """Both streams are read, in order; wait() returns after the last line."""
+    lines: list[str] = []
+    code = (
+        "import sys; print('one', flush=True);"
+        "print('two', file=sys.stderr, flush=True); sys.exit(3)"
+    )
+    child = python(code, on_line=lines.append)
+
+    await child.start()
+
+    assert await child.wait() == 3
+    assert lines == list(child.last_lines) == ["one", "two"]
+
+
+async def test_a_line_without_an_end_is_cut_into_pieces() -> None:
+    """A megabyte without a newline neither stops the reading nor is kept whole."""
+    lines: list[str] = []
+    code = r"import sys; sys.stdout.write('x' * (1 << 20) + '\nafter\nlast without end')"
+    child = python(code, on_line=lines.append)
+
+    await child.start()
+    await child.wait()
+
+    assert lines[-2:] == ["after", "last without end"]
+    assert "".join(lines[:-2]) == "x" * (1 << 20)
+    assert max(map(len, lines)) <= 3 * LINE_BYTES
+
+
+async def test_bytes_that_are_no_text() -> None:
+    child = python(r"import sys; sys.stdout.buffer.write(b'\xff\xfe caf\xc3\xa9\r\n')")
+
+    await child.start()
+    await child.wait()
+
+    assert list(child.last_lines) == ["\ufffd\ufffd café"]
+
+
+async def test_the_environment_is_ours_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INHERITED", "1")
+    code = "import os; print(os.environ['INHERITED'], os.environ['GIVEN'])"
+    child = ChildProcess([sys.executable, "-c", code], {"GIVEN": "2"}, "b1")
+
+    await child.start()
+    await child.wait()
+
+    assert list(child.last_lines) == ["1 2"]
+    assert "GIVEN" not in os.environ
+
+
+async def test_a_program_that_is_not_there() -> None:
+    child = ChildProcess(["/does/not/exist"], {}, "b1")
+
+    with pytest.raises(LoadFailed, match="cannot run /does/not/exist: No such file"):
+        await child.start()
+
+    await child.stop()
+    assert child.pid is None
+
+
+async def test_stop_by_eof(run: Run) -> None:
+    """The first rung of the ladder: no signal is needed."""
+    child = await run(UNTIL_EOF)
+
+    await child.stop(grace_s=60.0)
+
+    assert await child.wait() == 0
+    assert list(child.last_lines) == ["up", "eof"]
+
+
+async def test_stop_by_sigterm_at_once_where_eof_means_nothing(run: Run) -> None:
+    child = await run(DEAF, ends_at_eof=False)
+
+    await child.stop(grace_s=60.0)
+
+    assert await child.wait() == -signal.SIGTERM
+
+
+async def test_stop_by_sigterm_after_eof_was_not_heard(run: Run) -> None:
+    child = await run(DEAF)
+
+    await child.stop(grace_s=0.1)
+
+    assert await child.wait() == -signal.SIGTERM
+
+
+async def test_stop_by_sigkill(run: Run) -> None:
+    child = await run(STUBBORN, ends_at_eof=False)
+
+    await child.stop(grace_s=0.1)
+
+    assert await child.wait() == -signal.SIGKILL
+
+
+async def test_stop_twice_and_cancelled(run: Run) -> None:
+    """A stop goes on when whoever asked for it is cancelled, and a second one waits for the same
+    end."""
+    child = await run(STUBBORN, ends_at_eof=False)
+    first = asyncio.ensure_future(child.stop(grace_s=0.2))
+    await asyncio.sleep(0)
+    first.cancel()
+
+    await asyncio.gather(child.stop(), child.stop())
+
+    assert child.returncode == -signal.SIGKILL
+    assert first.cancelled()
+    assert not alive(child.pid or 0)
+
+
+async def test_stop_before_start() -> None:
+    """Whoever is to be stopped does not start any more."""
+    child = python(DEAF)
+    await child.stop()
+
+    with pytest.raises(LoadFailed, match="stopped before it was started"):
+        await child.start()
+
+
+async def test_stop_while_it_is_spawned() -> None:
+    child = python(DEAF, ends_at_eof=False)
+    start = asyncio.ensure_future(child.start())
+    await asyncio.sleep(0)
+    await child.stop()
+    await start
+
+    assert await child.wait() == -signal.SIGTERM or child.returncode == -signal.SIGKILL
+
+
+async def test_what_it_started_ends_with_it(run: Run) -> None:
+    """The leader dies of a signal that the rest of its group did not get; nothing of the group
+    stays."""
+    code = (
+        "import subprocess, sys, time;"
+        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
+        "print(p.pid, flush=True); time.sleep(600)"
+    )
+    child = await run(code)
+    grandchild = int(child.last_lines[0])
+    assert alive(grandchild)
+
+    os.kill(child.pid or 0, signal.SIGKILL)
+    await child.wait()
+
+    # It was sent SIGKILL; an orphan stays a zombie until whoever adopted it takes note.
+    while alive(grandchild) and state(grandchild) != "Z":
+        await asyncio.sleep(0.01)
+
+
+async def test_a_stray_that_keeps_the_pipe_holds_up_nobody(run: Run) -> None:
+    code = (
+        "import subprocess, sys;"
+        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"
+        " start_new_session=True); print(p.pid, flush=True)"
+    )
+    child = await run(code)
+
+    assert await child.wait() == 0
+
+    os.kill(int(child.last_lines[0]), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("number", "killed"),
+    [(signal.SIGKILL, True), (signal.SIGTERM, True), (signal.SIGABRT, False)],
+)
+async def test_load_failed_tells_a_kill_from_a_crash(run: Run, number: int, killed: bool) -> None:
+    child = await run(DEAF)
+    os.kill(child.pid or 0, number)
+    await child.wait()
+
+    error = child.load_failed("it ended")
+
+    assert (error.message, error.killed) == ("it ended\nup", killed)
+
+
+async def test_load_failed_does_not_take_our_own_stop_for_a_kill(run: Run) -> None:
+    child = await run(DEAF, ends_at_eof=False)
+    await child.stop()
+
+    assert not child.load_failed("it ended").killed

@@ -1,0 +1,86 @@
+"""What keys ask of each other, once every single value is right."""
+
+from proxy.policy.build import Settings
+from proxy.policy.model import ModelPolicy, Policies
+from proxy.policy.problems import KeyPath, dotted, shown
+from proxy.policy.units import format_size
+from proxy.split import Layers
+
+
+def check(settings: Settings, policies: Policies) -> None:
+    """Report to `settings` where two keys contradict each other."""
+    _check_aliases(settings, policies)
+    _check_reserves(settings, policies)
+    _check_bases(settings, policies)
+    for model in policies.models.values():
+        _check_command(settings, model, ("models", model.name))
+        _check_ranges(settings, model, ("models", model.name))
+    _check_command(settings, policies.defaults, ("defaults",))
+    _check_ranges(settings, policies.defaults, ("defaults",))
+
+
+def _check_aliases(settings: Settings, policies: Policies) -> None:
+    places: dict[str, KeyPath] = {name: ("models", name) for name in policies.models}
+    for model in policies.models.values():
+        for index, alias in enumerate(model.aliases):
+            here = ("models", model.name, "aliases", index)
+            if alias in places:
+                settings.report(here, f"{shown(alias)} already names {dotted(places[alias])}")
+            else:
+                places[alias] = here
+
+
+def _check_bases(settings: Settings, policies: Policies) -> None:
+    for model in policies.models.values():
+        here: KeyPath = ("models", model.name, "base")
+        if model.base is None or here in settings.spoiled:
+            continue
+        base = policies.models.get(policies.resolve(model.base))
+        if base is model:
+            settings.report(here, "a model cannot be a variant of itself")
+        elif base and base.base is not None:
+            settings.report(here, f"{shown(model.base)} is a variant itself, of {shown(base.base)}")
+
+
+def _check_reserves(settings: Settings, policies: Policies) -> None:
+    """Experts that leave below `low` and come back above `reserve` must not go round in circles."""
+    devices = policies.devices
+    low: KeyPath = ("devices", "low")
+    reserves: dict[KeyPath, int] = {("devices", "reserve"): devices.reserve_bytes}
+    for name, device in devices.named.items():
+        reserves["devices", name, "reserve"] = device.reserve_bytes
+    for path, reserve_bytes in reserves.items():
+        # Where only one of the two is written down, that is the one to change.
+        place = path if path in settings.origins else low
+        inherited = len(path) == 3 and place == low
+        if inherited or {path, low} & settings.spoiled or devices.low_bytes <= reserve_bytes:
+            continue
+        sizes = f"{format_size(devices.low_bytes)} is above {format_size(reserve_bytes)}"
+        settings.report(place, f"devices.low must not be above {dotted(path)}; {sizes}")
+
+
+def _check_command(settings: Settings, model: ModelPolicy, table: KeyPath) -> None:
+    command: KeyPath = (*table, "command")
+    engine: KeyPath = (*table, "engine")
+    place = command if command in settings.origins else engine
+    if place not in settings.origins or {command, engine} & settings.spoiled:
+        return
+    if model.engine == "command" and not any("{port}" in part for part in model.command):
+        settings.report(place, f'engine "command" needs {dotted(command)} with {{port}} in it')
+
+
+def _check_ranges(settings: Settings, model: ModelPolicy, table: KeyPath) -> None:
+    """Ranges of layers are reached by moving weights: where a split is loaded, it is a number."""
+    if model.engine != "command" and model.split != "separate":
+        return
+    why = 'engine "command"' if model.engine == "command" else 'split = "separate"'
+    for key, option in (("moe_cpu_layers", "--n-cpu-moe"), ("dense_cpu_layers", "--n-cpu-ffn")):
+        split, value = (*table, key), getattr(model, key)
+        if split not in settings.origins or split in settings.spoiled:
+            continue
+        if isinstance(value, Layers):
+            settings.report(
+                split,
+                f"with {why} the split is given at the start, and llama.cpp's {option} takes only "
+                f"a number, no ranges ({value})",
+            )

@@ -1,0 +1,174 @@
+"""Every key of the policies: the one table that all else about them comes from.
+
+The loader, `policies/default.toml` and `docs/policies.md` are made from it, the dataclasses of
+`proxy.policy.model` mirror it. To add a key: a row here, an attribute there, and
+`python -m proxy.policy.reference` for the two files; tests name what is missing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+from proxy.policy.schema import Effect, Field, Kind
+
+NAME: Final = "*"  # in a key, stands for a name that the user chooses
+
+# fmt: off
+LIVE, RELOAD, RESTART = Effect.LIVE, Effect.RELOAD, Effect.RESTART
+
+_SERVER: Final = (
+    Field("server.host", Kind.TEXT, "127.0.0.1", RESTART, env="OLLAMA_HOST",
+          help='Address to listen on; "0.0.0.0" is every IPv4 address of this machine.'),
+    Field("server.port", Kind.COUNT, 11434, RESTART, high=65535, env="OLLAMA_HOST",
+          help="Port to listen on; 0 takes any free one."),
+    Field("server.api_keys_file", Kind.PATH, None, LIVE, example="keys.txt",
+          help="File with one API key a line; without it, nobody is asked for a key."),
+    Field("server.max_queue", Kind.COUNT, 512, LIVE, unit="requests", env="OLLAMA_MAX_QUEUE",
+          help="Requests that may wait for a backend; the next one gets 503 with Retry-After."),
+    Field("server.max_body", Kind.SIZE, "64MiB", LIVE, low=1, help="Largest request body."),
+    Field("server.drain", Kind.DURATION, "30s", LIVE,
+          help="How long a stop (SIGTERM) waits for running answers."),
+)
+
+_CATALOG: Final = (
+    Field("catalog.dirs", Kind.PATHS, [], LIVE, example=["/models"],
+          help="Folders whose *.gguf files are models; the parts of a split file count as one."),
+    Field("catalog.ollama", Kind.FLAG, True, LIVE,
+          help="Whether models of Ollama's own store are served."),
+    Field("catalog.ollama_dir", Kind.PATH, None, LIVE, env="OLLAMA_MODELS",
+          example="~/.ollama/models",
+          help="Where Ollama's store is; without it, the places where Ollama keeps it are tried."),
+    Field("catalog.state", Kind.PATH, "~/.local/share/moe-proxy", RESTART,
+          help="Folder for pulled and created models."),
+)
+
+_DEVICES: Final = (
+    Field("devices.reserve", Kind.SIZE, "512MiB", LIVE, help="Memory left free on every device."),
+    Field("devices.low", Kind.SIZE, "256MiB", LIVE,
+          help="Free memory below this moves experts to the CPU at once; not above any reserve."),
+    Field("devices.settle", Kind.DURATION, "10s", LIVE,
+          help="How long free memory must last before experts move back to a device."),
+    Field("devices.rpc", Kind.ADDRESSES, [], RELOAD, example=["10.0.0.2:50052"],
+          help="llama.cpp RPC servers, used like local devices."),
+    Field("devices.*.reserve", Kind.SIZE, None, LIVE, inherits="devices.reserve", example="2GiB",
+          help="Memory left free on this device."),
+    Field("devices.*.limit", Kind.SIZE, None, LIVE, example="10GiB",
+          help="Never hold more than this on this device, whatever is free."),
+    Field("devices.*.attention", Kind.FLAG, True, RELOAD,
+          help="Whether attention, KV cache and the other dense parts may be on this device."),
+    Field("devices.*.experts", Kind.FLAG, True, LIVE,
+          help="Whether experts may be on this device."),
+    Field("devices.*.memory", Kind.MEMORY, None, LIVE, example="nvml",
+          help="Where its free memory is read; without it, found by PCI bus id."),
+)
+
+_ENGINE: Final = (
+    Field("engine.libdir", Kind.PATH, None, RELOAD, example="/opt/llama.cpp/lib",
+          help="Folder with llama.cpp's libraries; without it, those of llama-cpp-python."),
+    Field("engine.threads", Kind.COUNT, None, RELOAD, low=1, high=4096, unit="threads", example=8,
+          help="Threads that compute on the CPU; without it, llama.cpp's own choice."),
+)
+
+# These stand in [defaults] and in each [models."NAME"], which inherits what it does not set.
+_LOADING: Final = (
+    Field("defaults.moe_cpu_layers", Kind.SPLIT, "auto", LIVE, unit="layers",
+          env="MOE_PROXY_MOE_OFFLOAD", env_wins=True,
+          help="Layers whose experts are on the CPU, counted from the first: a number, -1 or "
+               '"full" for all, "none" for 0, "auto" or "partial" for as few as memory allows; or '
+               'just the layers named, counted from 0: "0-11,20".'),
+    Field("defaults.dense_cpu_layers", Kind.SPLIT, None, LIVE, unit="layers", example="auto",
+          help="The same for models without experts: layers whose feed-forward weights are on the "
+               "CPU. Without it, such a model is loaded as a whole and nothing of it moves, so "
+               "setting it for the first time takes a new backend. A request's moe_cpu_layers "
+               "then counts for such a model too."),
+    Field("defaults.ctx", Kind.COUNT, 8192, RELOAD, low=1, unit="tokens",
+          env="OLLAMA_CONTEXT_LENGTH", help="Context that one conversation may use."),
+    Field("defaults.parallel", Kind.COUNT, 4, RELOAD, low=1, high=256, unit="conversations",
+          env="OLLAMA_NUM_PARALLEL",
+          help="Conversations that a backend computes at the same time."),
+    Field("defaults.keep_alive", Kind.KEEP_ALIVE, "5m", LIVE, env="OLLAMA_KEEP_ALIVE",
+          help='How long an unused model stays loaded; "0" not at all, "-1" for ever.'),
+    Field("defaults.engine", Kind.CHOICE, "hosted", RELOAD, choices=("hosted", "command"),
+          help='"hosted" is llama.cpp inside a worker, where experts move while it answers; '
+               '"command" is any program that serves the OpenAI API on a port.'),
+    Field("defaults.command", Kind.TEXTS, [], RELOAD,
+          example=["llama-server", "-m", "{model}", "--port", "{port}",
+                   "--n-cpu-moe", "{moe_cpu_layers}"],
+          help='The program of engine "command" and its arguments; {port}, {model} and '
+               "{moe_cpu_layers} are filled in. {port} must be among them."),
+    Field("defaults.split", Kind.CHOICE, "move", RELOAD, choices=("move", "separate"),
+          help='What another moe_cpu_layers does: "move" moves the experts of the running '
+               'backend, "separate" starts another one beside it.'),
+    Field("defaults.tune", Kind.CHOICE, "balanced", RELOAD,
+          choices=("balanced", "prompt", "generation"),
+          help="What device memory is for first: larger batches, which read long prompts several "
+               'times as fast, or experts, which generate faster. "balanced" takes a larger batch '
+               'where it moves 5 % of the layers\' experts to the CPU at most, "prompt" 25 %, '
+               '"generation" none.'),
+    Field("defaults.repack", Kind.CHOICE, "auto", RELOAD, choices=("auto", "on", "off"),
+          help="Whether experts on the CPU are kept in the layout of the fast CPU kernels, which "
+               'takes RAM beside the mapped file; "auto" where RAM allows.'),
+)
+
+_MODELS: Final = (
+    Field("models.*.path", Kind.PATH, None, RELOAD,
+          example="/models/gpt-oss-120b-mxfp4-00001-of-00002.gguf",
+          help="Model file, the first part of a split one; without it, the name is looked up "
+               "in the catalogue."),
+    Field("models.*.base", Kind.TEXT, None, RELOAD, example="gpt-oss",
+          help="The model that this one is a variant of: it has its file and settings but for what "
+               "is set here, and shares the loaded model where only the split or params differ."),
+    Field("models.*.aliases", Kind.NAMES, [], LIVE, example=["gpt-4o"],
+          help="Other names of this model."),
+    Field("models.*.mode", Kind.CHOICE, "generation", RELOAD,
+          choices=("generation", "embedding", "rerank"), help="What the model is loaded for."),
+    Field("models.*.rpc", Kind.ADDRESSES, None, RELOAD, inherits="devices.rpc",
+          example=["10.0.0.2:50052"],
+          help="llama.cpp RPC servers for this model alone. Such a server has one client at a "
+               "time: two models that share one are never loaded at once."),
+    Field("models.*.params", Kind.PARAMS, {}, LIVE, example={"temperature": 1.0},
+          help="Defaults for requests: what a request sets itself wins."),
+    Field("models.*.args", Kind.TEXTS, [], RELOAD, example=["--reasoning-format", "auto"],
+          help="More arguments for llama-server."),
+)
+# fmt: on
+
+_INHERITED: Final = tuple(
+    replace(
+        field,
+        key=field.key.replace("defaults.", "models.*."),
+        default=None,
+        inherits=field.key,
+        env="",
+        env_wins=False,
+    )
+    for field in _LOADING
+)
+
+FIELDS: Final = (
+    *_SERVER, *_CATALOG, *_DEVICES, *_ENGINE, *_LOADING, *_MODELS[:4], *_INHERITED, *_MODELS[4:],
+)  # fmt: skip
+BY_KEY: Final[Mapping[str, Field]] = {field.key: field for field in FIELDS}
+
+Tree: TypeAlias = dict[str, "Field | Tree"]
+
+
+def _tree() -> Tree:
+    root: Tree = {}
+    for field in FIELDS:
+        node = root
+        for part in field.path[:-1]:
+            child = node.setdefault(part, {})
+            assert isinstance(child, dict)
+            node = child
+        node[field.path[-1]] = field
+    return root
+
+
+# The same keys as the tables they are in; under NAME is the table that users name themselves.
+TREE: Final = _tree()
+
+
+def fields_of(table: str) -> tuple[Field, ...]:
+    """The keys of one table, "server" or "models.*", in the order of the reference."""
+    return tuple(field for field in FIELDS if field.key.rpartition(".")[0] == table)

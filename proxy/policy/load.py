@@ -1,0 +1,48 @@
+"""Policies from files and environment: a whole valid set, or every reason why there is none."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from proxy.policy.build import build, merge
+from proxy.policy.check import check
+from proxy.policy.document import parse_document
+from proxy.policy.environment import read_environment
+from proxy.policy.model import Policies
+from proxy.policy.problems import Problem
+from proxy.policy.sources import Sources, read
+from proxy.policy.values import home_of
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """`policies` is None exactly if there are `problems`. `files` are those that were read."""
+
+    policies: Policies | None
+    problems: tuple[Problem, ...]
+    files: tuple[Path, ...]
+    sources: Sources = field(repr=False)
+
+
+def load(path: Path | None, env: Mapping[str, str]) -> Loaded:
+    """The policies in `path`, a file or a folder, or where `env` and custom say they are.
+
+    Never raises for what is in the files or in `env`: that is told as problems.
+    """
+    return parse(read(path, env), env)
+
+
+def parse(sources: Sources, env: Mapping[str, str]) -> Loaded:
+    """The policies that `sources` would give; touches no file."""
+    home = home_of(env)
+    environment = read_environment(env)
+    settings = merge((parse_document(file, data) for file, data in sources.texts), home)
+    policies = build(settings, environment, home)
+    check(settings, policies)
+    unreadable = [Problem(str(file), None, "", message) for file, message in sources.failed]
+    problems = tuple(_in_order(unreadable + settings.problems) + environment.problems)
+    return Loaded(None if problems else policies, problems, sources.files, sources)
+
+
+def _in_order(problems: list[Problem]) -> list[Problem]:
+    return sorted(problems, key=lambda problem: (problem.file, problem.line or 0))

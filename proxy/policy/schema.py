@@ -1,0 +1,88 @@
+"""What a policy key is: its kind, default, bounds, help, and how a change of it takes effect.
+
+The keys themselves are in `proxy.policy.fields`.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum, unique
+from typing import Final
+
+from proxy.policy import units
+from proxy.split import ALLOWED as SPLIT_ALLOWED
+
+MAX_COUNT: Final = 2**31 - 1  # llama.cpp keeps counts in a C int
+
+
+@unique
+class Kind(Enum):
+    """What a value is; `allowed` says it to people, `suffix` puts the unit into a name."""
+
+    TEXT = ("a string", "")
+    CHOICE = ("one of a few words", "")
+    FLAG = ("true or false", "")
+    COUNT = ("an integer", "")
+    SIZE = (units.SIZE_ALLOWED, "_bytes")
+    DURATION = (units.DURATION_ALLOWED, "_s")
+    KEEP_ALIVE = (units.KEEP_ALIVE_ALLOWED, "_s")
+    SPLIT = (SPLIT_ALLOWED, "")
+    PATH = ("a path; relative to this file, ~ is the home folder", "")
+    PATHS = ("a list of paths; relative to this file, ~ is the home folder", "")
+    TEXTS = ("a list of strings", "")
+    NAMES = ("a list of model names, without '?'", "")
+    ADDRESSES = ('a list of "host:port"', "")
+    MEMORY = ('"nvml", "nvml:PCI-BUS-ID", "nvml:UUID", "sysfs", "sysfs:CARD" or "ggml"', "")
+    PARAMS = ("a table of JSON values", "")
+
+    def __init__(self, allowed: str, suffix: str) -> None:
+        self.allowed = allowed
+        self.suffix = suffix
+
+
+class Effect(StrEnum):
+    """How a change of a key in a running proxy takes effect."""
+
+    LIVE = "live"  # at once, on what runs
+    RELOAD = "reload"  # a new backend is started and the old one finishes its answers
+    RESTART = "restart"  # when the proxy is started again
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One key. `default` and `example` are written as in TOML; a default of None means "not set".
+
+    `inherits` is the key whose value counts where this one is not set.
+    `env` is the environment variable that gives the default; with `env_wins` it beats the file too.
+    """
+
+    key: str
+    kind: Kind
+    default: object
+    effect: Effect
+    help: str
+    low: int = 0
+    high: int = MAX_COUNT
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    inherits: str = ""
+    env: str = ""
+    env_wins: bool = False
+    example: object = None
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        return tuple(self.key.split("."))
+
+    @property
+    def attribute(self) -> str:
+        """The name of this value in the dataclasses of `proxy.policy.model`."""
+        return self.path[-1] + self.kind.suffix
+
+    @property
+    def allowed(self) -> str:
+        """What may be given, for messages and for the reference page."""
+        if self.kind is Kind.CHOICE:
+            return ", ".join(f'"{choice}"' for choice in self.choices)
+        if self.kind is not Kind.COUNT:
+            return self.kind.allowed
+        upper = "up" if self.high == MAX_COUNT else f"to {self.high}"
+        return f"an integer from {self.low} {upper}"

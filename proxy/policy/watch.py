@@ -1,0 +1,158 @@
+"""Tells of each change of the policies' text within a fraction of a second of its saving.
+
+Folders are watched, not files: editors put a new file in the place of the old one. What an event
+says is not trusted; it only makes us look, and what counts is whether the text is another one.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from watchfiles import Change, awatch
+
+from proxy.policy.load import Loaded, parse
+from proxy.policy.sources import Sources, candidates, policy_files, read
+
+DEBOUNCE_MS: Final = 50  # a burst of events makes us look after this time at the latest
+STEP_MS: Final = 20  # ... or once nothing was added to it for this long
+# We look without an event too: for file systems that send none, for a machine that has no watches
+# left to give, and for what happens just while one folder to watch takes the place of another.
+RECHECK_MS: Final = 400
+SETTLE_S: Final = 0.02  # text that has stayed the same for this long was written to its end
+# An emptied or missing file is how many programs begin to save. It has to last, or else the
+# policies would be the defaults for a moment.
+GONE_S: Final = 0.15
+SETTLE_LIMIT_S: Final = 0.5  # a file that never comes to rest is taken as it is
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """The folders to watch, with what tells them from others that take their name (device and
+    inode), and the names in them that matter."""
+
+    folders: frozenset[tuple[Path, int, int]]
+    names: frozenset[str]
+
+    def concerns(self, _: Change, path: str) -> bool:
+        name = Path(path).name
+        return name in self.names or name.endswith(".toml")
+
+
+class _LinkedStop(asyncio.Event):
+    """Set when the outer event is. awatch sets its event when it is cancelled; that stays here."""
+
+    def __init__(self, outer: asyncio.Event) -> None:
+        super().__init__()
+        self._outer = outer
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._outer.is_set()
+
+
+async def watch(
+    path: Path | None,
+    env: Mapping[str, str],
+    *,
+    stop: asyncio.Event,
+    since: Loaded | None = None,
+) -> AsyncGenerator[Loaded, None]:
+    """Yield the policies each time their text has changed, good or bad, until `stop` is set.
+
+    `path` and `env` are as for `load`. The first comparison is with `since`, so that nothing is
+    lost between loading and watching; without it, with what is there now.
+    """
+    known = since.sources if since else await asyncio.to_thread(read, path, env)
+    async with aclosing(_occasions(path, env, stop)) as occasions:
+        async for _ in occasions:
+            current = await _settled(known, path, env)
+            if current != known:
+                known = current
+                yield await asyncio.to_thread(parse, current, env)
+
+
+async def _occasions(
+    path: Path | None, env: Mapping[str, str], stop: asyncio.Event
+) -> AsyncGenerator[None, None]:
+    """Yield whenever it is time to look, which the folders' events say, and RECHECK_MS."""
+    while not stop.is_set():
+        try:
+            scope = await asyncio.to_thread(_scope, path, env)
+            async with aclosing(
+                awatch(
+                    *(folder for folder, _, _ in scope.folders),
+                    watch_filter=scope.concerns,
+                    debounce=DEBOUNCE_MS,
+                    step=STEP_MS,
+                    stop_event=_LinkedStop(stop),
+                    rust_timeout=RECHECK_MS,
+                    yield_on_timeout=True,
+                    recursive=False,
+                )
+            ) as events:
+                async for _ in events:
+                    yield
+                    if await asyncio.to_thread(_scope, path, env) != scope:
+                        break
+        except (OSError, RuntimeError, ExceptionGroup):
+            # A folder went away just now, or may not be entered, or the machine has no watches
+            # left (watchfiles has a RuntimeError of its own for that): go on without events.
+            await asyncio.sleep(RECHECK_MS / 1000)
+            yield
+
+
+async def _settled(known: Sources, path: Path | None, env: Mapping[str, str]) -> Sources:
+    """What there is to read once it no longer changes; at once if it is what is known."""
+    current = await asyncio.to_thread(read, path, env)
+    clock = asyncio.get_running_loop().time
+    first = since = clock()
+    while current != known and clock() - first < SETTLE_LIMIT_S:
+        if clock() - since >= (GONE_S if _has_gone(known, current) else SETTLE_S):
+            break
+        await asyncio.sleep(SETTLE_S)
+        again = await asyncio.to_thread(read, path, env)
+        if again != current:
+            current, since = again, clock()
+    return current
+
+
+def _has_gone(known: Sources, current: Sources) -> bool:
+    """Whether a file that had text is empty now, or not there."""
+    texts = dict(current.texts)
+    return any(text.strip() and not texts.get(file, b"").strip() for file, text in known.texts)
+
+
+def _scope(path: Path | None, env: Mapping[str, str]) -> _Scope:
+    folders: set[Path] = set()
+    names: set[str] = set()
+    places = list(candidates(path, env))
+    seen: set[Path] = set()
+    while places:
+        place = places.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        names.add(place.name)
+        folders.add(_nearest_folder(place.parent, names))
+        if place.is_dir():
+            folders.add(place)
+            places += [file for file in policy_files(place) if file.is_symlink()]
+        # Whoever exchanges a link, here or on the way, exchanges the policies.
+        for link in (place, *place.parents):
+            if link.is_symlink():
+                places += [link, link.parent / link.readlink()]
+    identified = ((folder, folder.stat()) for folder in folders)
+    return _Scope(
+        frozenset((folder, status.st_dev, status.st_ino) for folder, status in identified),
+        frozenset(names),
+    )
+
+
+def _nearest_folder(folder: Path, names: set[str]) -> Path:
+    """The folder, or the nearest above it that is there; `names` gets those that may appear."""
+    while not folder.is_dir():
+        names.add(folder.name)
+        folder = folder.parent
+    return folder

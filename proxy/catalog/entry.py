@@ -1,0 +1,48 @@
+"""What the catalogue knows of one model, wherever it comes from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+Source = Literal["folder", "policy", "own", "ollama"]
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that stands before every conversation with a model."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model. `path` is its first file, `files` all of a split one's, `size_bytes` all together.
+
+    `modified_at` is the youngest file's (a store's: the manifest's), in seconds since the epoch.
+    `projector` is the image or audio part that goes with it. What follows comes from manifests:
+    `params` in Ollama's names with JSON values, `template` as it was written (Jinja or Go), and
+    `template_file` the file with it where it is Jinja, which llama-server reads.
+    `refusal` is the reason why it cannot be loaded, as far as that is known without its header.
+    """
+
+    name: str
+    path: Path
+    files: tuple[Path, ...]
+    size_bytes: int
+    modified_at: float
+    projector: Path | None = None
+    source: Source = "folder"
+    digest: str = ""
+    params: Mapping[str, Any] = field(default_factory=lambda: NOTHING, hash=False)
+    system: str | None = None
+    template: str | None = None
+    template_file: Path | None = None
+    messages: tuple[Message, ...] = ()
+    adapters: tuple[Path, ...] = ()
+    licenses: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=lambda: NOTHING, hash=False)
+    refusal: str | None = None

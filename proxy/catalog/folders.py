@@ -1,0 +1,131 @@
+"""The GGUF files of folders as models: split files as one, projectors with what they belong to."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from proxy.catalog import names
+from proxy.catalog.entry import Entry
+from proxy.catalog.gguf import GgufError, parts_of
+
+
+def scan_named(named: Mapping[str, Path], problems: dict[str, str]) -> list[Entry]:
+    """The files that policies name, under those names; what is not there goes to `problems`."""
+    entries = []
+    for name, path in named.items():
+        try:
+            entry = replace(_entry(path, name), source="policy")
+            beside = _gguf_files(path.parent)
+            projectors = [file for file in beside if names.is_projector(file)]
+            stems = {names.stem_of(file) for file in beside if not names.is_projector(file)}
+            alone = _is_one_model(stems)
+            entries.append(_with_projector(entry, projectors, alone=alone))
+        except (OSError, GgufError) as error:
+            problems[name] = str(error)
+    return entries
+
+
+def scan_folders(
+    dirs: Iterable[Path],
+    *,
+    taken: Iterable[Path],
+    names_in_use: Iterable[str],
+    problems: dict[str, str],
+) -> list[Entry]:
+    """The models of folders and all below them, each file once, without the files `taken`."""
+    seen = {os.path.realpath(path) for path in taken}
+    found: list[tuple[Path, Entry]] = []
+    for root in dirs:
+        for folder, files in _folders(root, problems):
+            real_folder = os.path.realpath(folder)
+            for entry in _models(folder, files, problems):
+                # A link is followed; of other files only the folder can have several names.
+                is_link = entry.path.is_symlink()
+                real = (
+                    os.path.realpath(entry.path) if is_link else f"{real_folder}/{entry.path.name}"
+                )
+                if real not in seen:
+                    seen.add(real)
+                    found.append((root, entry))
+    return list(_unique(found, names_in_use))
+
+
+def _folders(root: Path, problems: dict[str, str]) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder from `root` down with its GGUF files; links are followed, each seen once."""
+    seen: set[tuple[int, int]] = set()
+
+    def unreadable(error: OSError) -> None:
+        problems[str(error.filename)] = error.strerror or str(error)
+
+    for folder, below, files in os.walk(root, followlinks=True, onerror=unreadable):
+        try:
+            stat = os.stat(folder)
+        except OSError as error:
+            unreadable(error)
+            continue
+        if (stat.st_dev, stat.st_ino) in seen:
+            below.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        # Names that begin with a dot are files and folders that somebody is still writing or hides.
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield Path(folder), _gguf_only(files)
+
+
+def _gguf_files(folder: Path) -> list[str]:
+    return _gguf_only(os.listdir(folder))
+
+
+def _gguf_only(files: Iterable[str]) -> list[str]:
+    return sorted(name for name in files if name.lower().endswith(".gguf") and name[0] != ".")
+
+
+def _models(folder: Path, files: list[str], problems: dict[str, str]) -> Iterator[Entry]:
+    firsts: dict[str, str] = {}
+    projectors = []
+    for name in files:
+        if names.is_projector(name):
+            projectors.append(name)
+        else:
+            firsts.setdefault(names.stem_of(name), name)
+    alone = bool(projectors) and _is_one_model(firsts)
+    for stem, name in firsts.items():
+        try:
+            entry = _entry(folder / name, stem)
+            yield _with_projector(entry, projectors, alone=alone) if projectors else entry
+        except (OSError, GgufError) as error:
+            # Parts still to come, or a link to nothing: the other models are none the worse.
+            problems[str(folder / name)] = str(error)
+
+
+def _with_projector(entry: Entry, projectors: list[str], *, alone: bool) -> Entry:
+    """The entry with the projector of its folder that goes with it."""
+    stem = names.stem_of(entry.path.name)
+    chosen = names.pair_projector(stem, projectors, alone=alone)
+    return replace(entry, projector=entry.path.with_name(chosen)) if chosen else entry
+
+
+def _is_one_model(stems: Iterable[str]) -> bool:
+    """Whether all of a folder's stems are one model in several quantisations."""
+    return len({names.split_quant(stem)[0] for stem in stems}) == 1
+
+
+def _entry(path: Path, name: str) -> Entry:
+    files = parts_of(path)
+    stats = [file.stat() for file in files]
+    size = sum(stat.st_size for stat in stats)
+    return Entry(name, files[0], files, size, max(stat.st_mtime for stat in stats))
+
+
+def _unique(found: list[tuple[Path, Entry]], named: Iterable[str]) -> Iterator[Entry]:
+    """Each entry under a name of its own: where stems are the same, with the folder before it."""
+    uses = Counter(names.fold(entry.name) for _, entry in found)
+    uses.update(names.fold(name) for name in named)
+    for root, entry in found:
+        if uses[names.fold(entry.name)] > 1:
+            inner = entry.path.parent.relative_to(root)
+            yield replace(entry, name=(root.name / inner / entry.name).as_posix())
+        else:
+            yield entry

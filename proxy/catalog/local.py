@@ -1,0 +1,171 @@
+"""The models on this machine's disks: folders of GGUF files, files that a policy names, and stores
+in Ollama's layout (Ollama's own, and ours).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.catalog import names
+from proxy.catalog.entry import Entry as Entry  # what callers ask for here
+from proxy.catalog.folders import scan_folders, scan_named
+from proxy.catalog.gguf import Header, read_header
+from proxy.catalog.reference import OLLAMA_HOST, Reference
+from proxy.catalog.store import Store
+from proxy.catalog.summary import Summaries, Summary
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """What one scan found. `spellings`: all that answer to a folded name."""
+
+    entries: tuple[Entry, ...]
+    spellings: Mapping[str, tuple[Entry, ...]]
+    problems: Mapping[str, str]
+    origins: Mapping[str, tuple[Store, Reference]]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where models are. Of stores with a model of the same name, the first one counts."""
+
+    dirs: tuple[Path, ...]
+    named: Mapping[str, Path]
+    stores: tuple[Store, ...] = ()
+
+    @property
+    def watched(self) -> tuple[Path, ...]:
+        """The folders in which models appear and disappear."""
+        return (*self.dirs, *(store.manifests for store in self.stores))
+
+
+class Catalog:
+    """Finds models by name.
+
+    A scan reads folders and manifests, not model files; a header is read when asked for and kept
+    while its file stays. `refresh` swaps the whole index at once, so other threads always see one
+    scan. `cache` is the file where summaries of headers outlive the process.
+    """
+
+    def __init__(
+        self,
+        dirs: Sequence[Path],
+        named: Mapping[str, Path],
+        stores: Sequence[Store] = (),
+        *,
+        cache: Path | None = None,
+    ) -> None:
+        self._summaries = Summaries(cache)
+        # What changes: where to look (by `use`), what the last scan found, and the headers of
+        # files that have not changed since.
+        self.places = Places(tuple(dirs), dict(named), tuple(stores))
+        self._index = _Index((), {}, {}, {})
+        self._headers: dict[Path, tuple[tuple[tuple[int, int], ...], Header]] = {}
+        self.refresh()
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """What the last scan could not use: model's name or path, and the reason."""
+        return self._index.problems
+
+    def use(
+        self, dirs: Sequence[Path], named: Mapping[str, Path], stores: Sequence[Store] | None = None
+    ) -> None:
+        """Look in these places from now on, and do so at once. None: the stores stay the same."""
+        kept = self.places.stores if stores is None else tuple(stores)
+        self.places = Places(tuple(dirs), dict(named), kept)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the folders and stores again."""
+        self._index = _scan(self.places)
+        known = {entry.path for entry in self._index.entries}
+        self._headers = {path: kept for path, kept in self._headers.items() if path in known}
+
+    def list(self) -> tuple[Entry, ...]:
+        """All models by name."""
+        return self._index.entries
+
+    def find(self, name: str) -> Entry | None:
+        """The model of this name; None if there is none, or several (see `nearest`)."""
+        found = self._index.spellings.get(names.fold(name), ())
+        return found[0] if len(found) == 1 else None
+
+    def nearest(self, name: str) -> tuple[str, ...]:
+        """Names to suggest where `find` gave None: all that answer to it, else lookalikes."""
+        if several := self._index.spellings.get(names.fold(name)):
+            return tuple(entry.name for entry in several)
+        return names.nearest(name, [entry.name for entry in self._index.entries])
+
+    def origin(self, entry: Entry) -> tuple[Store, Reference] | None:
+        """The store that a model is in and its name there; None for a file in a folder."""
+        return self._index.origins.get(entry.name)
+
+    def header(self, entry: Entry) -> Header:
+        """The header of a model.
+
+        Raises GgufError if it is not a usable GGUF, OSError if it is gone.
+        """
+        stats = [file.stat() for file in entry.files]
+        signature = tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
+        kept = self._headers.get(entry.path)
+        if kept is None or kept[0] != signature:
+            kept = (signature, read_header(entry.path))
+            self._headers[entry.path] = kept
+        return kept[1]
+
+    def summary(self, entry: Entry) -> Summary:
+        """The little of a model's header that lists show. Empty for a file that is not usable."""
+        return self._summaries.of(entry)
+
+    def summaries(self) -> Mapping[str, Summary]:
+        """The summaries of all models, by name; what was read is kept in the cache file."""
+        found = {entry.name: self._summaries.of(entry) for entry in self._index.entries}
+        self._summaries.save({entry.path for entry in self._index.entries})
+        return found
+
+
+def _scan(places: Places) -> _Index:
+    problems: dict[str, str] = {}
+    entries = scan_named(places.named, problems)
+    in_use = {names.fold(name) for name in places.named}
+    spelled: list[tuple[Entry, tuple[str, ...]]] = []
+    origins: dict[str, tuple[Store, Reference]] = {}
+    for store in places.stores:
+        for reference, entry in store.scan(problems):
+            if (folded := names.fold(entry.name)) not in in_use:
+                in_use.add(folded)
+                origins[entry.name] = (store, reference)
+                spelled.append((entry, _ways_of_reference(reference)))
+    # A file that a policy names is that policy's model, not a second one.
+    spelled.extend((entry, _ways_of_file(entry)) for entry in entries)
+    taken = [entry.path for entry in entries]
+    folders = scan_folders(places.dirs, taken=taken, names_in_use=in_use, problems=problems)
+    spelled.extend((entry, _ways_of_file(entry)) for entry in folders)
+    spelled.sort(key=lambda pair: names.fold(pair[0].name))
+    return _Index(tuple(entry for entry, _ in spelled), _spell(spelled), problems, origins)
+
+
+def _ways_of_file(entry: Entry) -> tuple[str, ...]:
+    return (names.fold(entry.name), *names.spellings(names.stem_of(entry.path.name)))
+
+
+def _ways_of_reference(reference: Reference) -> tuple[str, ...]:
+    """Ollama's short name and its full one; a repository also without Hugging Face before it."""
+    bare = f"{reference.namespace}/{reference.model}:{reference.tag}"
+    ways = [reference.short, reference.full]
+    if reference.on_hub:
+        ways += [f"huggingface.co/{bare}", bare]
+    elif reference.host.casefold() == OLLAMA_HOST:
+        ways.append(bare)
+    return tuple(names.fold(way) for way in ways)
+
+
+def _spell(spelled: Iterable[tuple[Entry, tuple[str, ...]]]) -> dict[str, tuple[Entry, ...]]:
+    """Who answers to each spelling: the most exact way of being called leaves the others out."""
+    ranked: dict[str, dict[int, list[Entry]]] = {}
+    for entry, ways in spelled:
+        for spelling in dict.fromkeys(ways):
+            # Where two ways of one entry are spelled the same, the more exact one counts.
+            ranked.setdefault(spelling, {}).setdefault(ways.index(spelling), []).append(entry)
+    return {spelling: tuple(ranks[min(ranks)]) for spelling, ranks in ranked.items()}

@@ -1,0 +1,76 @@
+"""Tells the catalogue to look again when models come or go, within a fraction of a second.
+
+What an event says is not trusted; it only makes the catalogue look. Folders that send no events
+(network file systems) are looked at when somebody asks for a name or a list.
+"""
+
+import asyncio
+from contextlib import aclosing
+from pathlib import Path
+from typing import Final
+
+import structlog
+from watchfiles import Change, awatch
+
+from proxy.catalog.local import Catalog
+
+log = structlog.get_logger()
+
+# A burst of events (a file that is being written) makes us look this often.
+DEBOUNCE_MS: Final = 400
+STEP_MS: Final = 100
+# Folders that appear or that a policy names anew are noticed after this time at the latest.
+RECHECK_MS: Final = 2000
+
+
+async def watch(catalog: Catalog) -> None:
+    """Refresh the catalogue at each change of its folders and stores, until cancelled."""
+    while True:
+        folders = await asyncio.to_thread(_present, catalog)
+        if not folders:
+            await asyncio.sleep(RECHECK_MS / 1000)
+            continue
+        await asyncio.to_thread(catalog.refresh)
+        try:
+            await _watch(catalog, folders)
+        except (OSError, RuntimeError) as error:
+            # A folder went away just now, or the machine has no watches left (watchfiles has a
+            # RuntimeError of its own for that): go on, and try again.
+            log.warning("catalog_not_watched", error=str(error))
+            await asyncio.sleep(RECHECK_MS / 1000)
+
+
+async def _watch(catalog: Catalog, folders: frozenset[Path]) -> None:
+    """Watch until other folders are to be watched."""
+    stores = tuple(store.manifests for store in catalog.places.stores)
+
+    def concerns(_: Change, path: str) -> bool:
+        # Other files lie and change beside models; in a store each file is a model's name. What is
+        # put into a new folder before that is watched sends no event of its own: the folder's has
+        # to do.
+        return (
+            path.lower().endswith(".gguf")
+            or any(Path(path).is_relative_to(store) for store in stores)
+            or Path(path).is_dir()
+        )
+
+    async with aclosing(
+        awatch(
+            *folders,
+            watch_filter=concerns,
+            debounce=DEBOUNCE_MS,
+            step=STEP_MS,
+            rust_timeout=RECHECK_MS,
+            yield_on_timeout=True,
+            ignore_permission_denied=True,
+        )
+    ) as events:
+        async for changes in events:
+            if changes:
+                await asyncio.to_thread(catalog.refresh)
+            if await asyncio.to_thread(_present, catalog) != folders:
+                return
+
+
+def _present(catalog: Catalog) -> frozenset[Path]:
+    return frozenset(folder for folder in catalog.places.watched if folder.is_dir())

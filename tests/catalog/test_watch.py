@@ -1,0 +1,60 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from proxy.catalog import watch
+from proxy.catalog.local import Catalog
+from proxy.catalog.store import Store
+from tests.catalog.test_store import put
+
+HANG_S = 60
+
+
+async def until(catalog: Catalog, *names: str) -> None:
+    async def wait() -> None:
+        while [entry.name for entry in catalog.list()] != list(names):
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(wait(), HANG_S)
+
+
+@pytest.fixture
+async def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Catalog]:
+    monkeypatch.setattr(watch, "RECHECK_MS", 200)
+    catalog = Catalog([tmp_path / "models"], {}, [Store(tmp_path / "store", "ollama")])
+    watching = asyncio.create_task(watch.watch(catalog))
+    yield catalog
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
+
+
+async def test_models_that_come_and_go(watched: Catalog, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "a.gguf").write_bytes(b"GGUF")
+    await until(watched, "a")
+
+    (tmp_path / "models" / "below").mkdir()
+    (tmp_path / "models" / "below" / "b.gguf").write_bytes(b"GGUF")
+    await until(watched, "a", "b")
+
+    manifest = put(tmp_path / "store", "registry.ollama.ai/library/c/latest", model=b"GGUF")
+    await until(watched, "a", "b", "c:latest")
+
+    manifest.unlink()
+    (tmp_path / "models" / "a.gguf").unlink()
+    await until(watched, "b")
+
+
+async def test_other_folders_are_followed(watched: Catalog, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    watched.use([other], {})
+    await asyncio.sleep(0.3)
+
+    (other / "x.gguf").write_bytes(b"GGUF")
+
+    await until(watched, "x")

@@ -1,0 +1,60 @@
+"""What a newcomer takes of each device before any of its experts come: what others have to make
+room for. Pure."""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+from proxy.catalog.gguf import Header
+from proxy.engine.types import LoadOptions
+from proxy.placement.estimate import DEFAULT_UBATCH, Settings, estimate
+from proxy.placement.work import by_block
+
+KEY_TYPE, VALUE_TYPE = ("--cache-type-k", "-ctk"), ("--cache-type-v", "-ctv")
+UBATCH = ("--ubatch-size", "-ub")
+# What of a layer moves in a model without experts.
+FEED_FORWARD = re.compile(r"ffn_(?:up|gate|down)\.")
+
+
+def needs(header: Header, options: LoadOptions, devices: Sequence[str]) -> dict[str, int]:
+    """Device -> bytes of dense weights, KV cache and compute, with all that can move on the CPU.
+
+    llama.cpp spreads layers by free memory; here they are taken as spread evenly, which is what
+    that comes to on devices that are equally full.
+    """
+    if not devices:
+        return {}
+    found = estimate(header, settings_of(options))
+    every = range(len(found.layers))
+    dense = sum(layer.dense for layer in found.layers) + found.output_bytes
+    if options.dense:
+        blocks = by_block(header.tensors)
+        tensors = [item for index in every for item in blocks.get(index, {}).items()]
+        dense -= sum(tensor.size_bytes for name, tensor in tensors if FEED_FORWARD.match(name))
+    compute = found.compute_bytes(every, every)
+    share = -(-(dense + found.kv_bytes) // len(devices))
+    return dict.fromkeys(devices, share + compute)
+
+
+def settings_of(options: LoadOptions) -> Settings:
+    """What a model is loaded with, as the estimate wants it."""
+    return Settings(
+        ctx=options.ctx,
+        parallel=options.parallel,
+        key_type=_argument(options.args, KEY_TYPE) or "f16",
+        value_type=_argument(options.args, VALUE_TYPE) or "f16",
+        ubatch=ubatch_of(options.args) or options.ubatch or DEFAULT_UBATCH,
+        per_token_outputs=options.mode != "generation",
+    )
+
+
+def ubatch_of(arguments: Sequence[str]) -> int | None:
+    """The batch that llama-server's arguments ask for, if they do."""
+    given = _argument(arguments, UBATCH) or ""
+    return int(given) if given.isdecimal() else None
+
+
+def _argument(arguments: Sequence[str], names: Sequence[str]) -> str | None:
+    """The value of an option in llama-server's arguments; the last one counts."""
+    found = [value for name, value in pairwise(arguments) if name in names]
+    return found[-1] if found else None

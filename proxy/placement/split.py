@@ -1,0 +1,58 @@
+"""From a split to a placement: which device, or the CPU, each layer's experts are to be on.
+Pure."""
+
+from collections.abc import Mapping, Sequence
+
+from proxy.engine.types import CPU, Status
+from proxy.split import AUTO, Split, cpu_layers
+
+Placement = dict[int, str]
+# Device -> bytes that experts may still take there; None: not known.
+Spare = Mapping[str, int | None]
+
+
+def placement(status: Status, split: Split) -> Placement:
+    """Experts of the split's layers on the CPU, of the others on the device that has their
+    attention.
+
+    A layer whose attention is on the CPU (dense layers that were left there) keeps its experts with
+    it.
+    """
+    away = cpu_layers(split, status.block_count)
+    return {layer.index: CPU if layer.index in away else layer.home for layer in status.layers}
+
+
+def placed(status: Status) -> Placement:
+    """Where the experts are now."""
+    return {layer.index: layer.experts for layer in status.layers}
+
+
+def plan(
+    status: Status, split: Split, spare: Spare, extra: Sequence[str] = (), *, floor: int = 0
+) -> Placement:
+    """The placement for a split, as far as there is room: from the last layer backwards until one
+    does not fit.
+
+    Experts that are on their device already have their room. On a device whose memory is not known
+    what was asked for is tried (an allocation that fails is undone), and "auto" puts nothing:
+    unknown is not plenty. What does not fit where its attention is goes to a device of `extra`,
+    which has experts only. `floor`: what "auto" leaves on the CPU though there were room, where
+    this was measured to be faster.
+    """
+    wish = placement(status, floor if split == AUTO else split)
+    left, full = dict(spare), set()
+    for layer in reversed(status.layers):
+        if (home := wish[layer.index]) == CPU:
+            continue
+        devices = (home, *extra)
+        wish[layer.index] = layer.experts if layer.experts in devices else CPU
+        for device in devices if layer.experts not in devices else ():
+            room = left.get(device)
+            fits = split != AUTO if room is None else layer.experts_bytes <= room
+            if device not in full and fits:
+                wish[layer.index] = device
+                if room is not None:
+                    left[device] = room - layer.experts_bytes
+                break
+            full.add(device)
+    return wish

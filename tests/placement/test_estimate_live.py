@@ -1,0 +1,71 @@
+"""What is predicted against what real workers hold: llama.cpp's own memory breakdown."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from proxy.catalog.gguf import read_header
+from proxy.engine.types import CPU
+from proxy.placement.budget import Arranger, Budget, Held, held_by
+from proxy.placement.estimate import Settings, estimate
+from proxy.placement.split import placement
+from tests.support.models import model
+from tests.worker.conftest import Hosted
+
+pytestmark = pytest.mark.llama
+
+CTX, PARALLEL = 3000, 2
+WEIGHTS, COMPUTE = 0.03, 0.15
+CASES = {
+    "qwen3moe": ("qwen3moe", {}),
+    "qwen3moe in Q4_0": ("qwen3moe", {"quant": "Q4_0"}),
+    "sliding windows, MXFP4, biases": ("gpt-oss", {}),
+    "mixtral": ("mixtral", {"layers": 5}),
+    "latent attention, shared experts": ("deepseek2", {}),
+    "shared experts": ("glm4moe", {"quant": "Q4_K"}),
+    "dense": ("qwen3", {}),
+}
+
+
+def assert_near(predicted: Held, real: Mapping[str, int]) -> None:
+    assert predicted.weights_bytes == pytest.approx(real["weights"], rel=WEIGHTS)
+    assert predicted.kv_bytes == pytest.approx(real["kv"], rel=WEIGHTS)
+    assert predicted.experts_bytes == pytest.approx(real["experts"], rel=WEIGHTS)
+    assert predicted.compute_bytes == pytest.approx(real["compute"], rel=COMPUTE)
+
+
+@pytest.mark.parametrize(("shape", "more"), CASES.values(), ids=CASES)
+async def test_prediction_holds(hosted: Hosted, shape: str, more: Mapping[str, str | int]) -> None:
+    path = model(shape, **more)  # type: ignore[arg-type]
+    made = estimate(read_header(path), Settings(ctx=CTX, parallel=PARALLEL))
+    layers = len(made.layers)
+    async with hosted(path, ctx=CTX, parallel=PARALLEL) as engine:
+        status = await engine.status()
+        assert status.block_count == layers
+        # All on the CPU, half, none; a dense model has nothing to move.
+        for split in (layers, layers // 2, 0) if status.layers else (0,):
+            if status.layers:
+                assert (await engine.place(placement(status, split))).short_of_memory is None
+            seen = (await engine.status()).held
+
+            (device,) = set(seen) - {CPU}
+            budget = Budget(device, 1 << 40, streams_weights=False)
+            (predicted,) = Arranger(made, [budget]).arrange(split).held
+            assert_near(predicted, seen[device])
+
+
+async def test_prediction_holds_for_each_of_two_devices(hosted: Hosted) -> None:
+    path = model("gpt-oss")
+    made = estimate(read_header(path), Settings(ctx=CTX, parallel=PARALLEL))
+    async with hosted(path, devices=2, ctx=CTX, parallel=PARALLEL) as engine:
+        status = await engine.status()
+        places = placement(status, 4)
+        await engine.place(places)
+        seen = (await engine.status()).held
+
+        homes = [layer.home for layer in status.layers]
+        for device in sorted(set(homes)):
+            budget = Budget(device, 1 << 40, streams_weights=False)
+            predicted = held_by(made, budget, homes, [places[index] for index in range(len(homes))])
+            assert_near(predicted, seen[device])
+        assert len(set(homes)) == 2

@@ -1,0 +1,228 @@
+"""The book of what our backends hold on each device, set against what the devices show.
+
+A driver shows an allocation, and even more the end of one, later than it happens. Here a change of
+what we hold is due until the device has shown it: what we took is taken off the reading meanwhile,
+what we gave back is promised to nobody. After `SHOWN_WITHIN_S` the reading is believed as it is.
+
+The two never agree exactly, and need not: allocators round up, and a process has some 300 to 500 MB
+of its own on a CUDA device. That counts as ours where the driver tells processes apart, and as
+others' where it does not. Belongs to one event loop; does no I/O but a line in the log.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from proxy.memory.readings import DeviceReading
+
+log = structlog.get_logger()
+
+SHOWN_WITHIN_S = 5.0
+# Drivers hand out memory in pages of this size; what is less is not waited for.
+PAGE_BYTES = 2 << 20
+
+Held = Mapping[str, Mapping[str, int]]  # device -> kind ("weights", "kv", ...) -> bytes
+
+
+@dataclass(slots=True)
+class _Account:
+    """One device: the good readings of the last seconds, since one may show a change before we are
+    told of it, and what they do not show yet."""
+
+    readings: deque[DeviceReading] = field(default_factory=deque)
+    taken: int = 0  # by us, not shown yet
+    returned: int = 0  # by us, not shown yet
+    due_since_s: float = 0.0  # when the first of it began
+    changed_s: float = 0.0  # when the last of it began
+    others: int | None = None
+    others_before: int | None = None  # when what we hold last changed
+
+    @property
+    def reading(self) -> DeviceReading | None:
+        return self.readings[-1] if self.readings else None
+
+
+class Ledger:
+    """`hold` says what we have, `observe` what the devices say; the rest are questions.
+
+    Before memory is taken, `hold` what will be held, and what really is held afterwards: so nobody
+    else is promised the same memory meanwhile. When memory is given back, `hold` once it is. A plan
+    that failed is waited for like any other: nobody can tell it from one that was undone.
+    """
+
+    def __init__(self, shown_within_s: float = SHOWN_WITHIN_S) -> None:
+        self._shown_within_s = shown_within_s
+        # The mutable state: who holds what, and the accounts of the devices.
+        self._held: dict[str, dict[str, dict[str, int]]] = {}
+        self._accounts: dict[str, _Account] = {}
+
+    def hold(self, backend: str, held: Held, *, at_s: float) -> None:
+        """All that `backend` holds, as in `Status.held`. `at_s`: when that began to change."""
+        before = self._held.get(backend, {})
+        self._held[backend] = {device: dict(kinds) for device, kinds in held.items()}
+        for device in before.keys() | held.keys():
+            change = _total(held, device) - _total(before, device)
+            if change:
+                self._due(self._account(device), change, at_s)
+                self._judge(device)
+                self._account(device).others_before = self._account(device).others
+
+    def forget(self, backend: str, *, at_s: float) -> None:
+        """The backend's process is gone, and what it held is given back."""
+        self.hold(backend, {}, at_s=at_s)
+        del self._held[backend]
+
+    def observe(self, readings: Iterable[DeviceReading]) -> None:
+        """Take note of new readings. Old ones (`stale`) say nothing new."""
+        for reading in readings:
+            if not reading.stale and reading.free_bytes is not None and reading.at_s is not None:
+                self._shown(self._account(reading.name), reading)
+
+    def ours(self, device: str) -> int:
+        """Bytes that we hold on `device`: by the book, or by the driver's list where that is
+        more."""
+        account = self._account(device)
+        measured = account.reading.ours_bytes if account.reading else None
+        if measured is None:
+            return self._booked(device)
+        return max(self._booked(device), measured + account.taken - account.returned)
+
+    def by_kind(self, device: str) -> dict[str, int]:
+        """kind -> bytes that we hold on `device`, by the book."""
+        sums: dict[str, int] = {}
+        for held in self._held.values():
+            for kind, size in held.get(device, {}).items():
+                sums[kind] = sums.get(kind, 0) + size
+        return sums
+
+    def others(self, device: str) -> int | None:
+        """Bytes that other programs had on `device` at its last good reading, None where that is
+        not known."""
+        return self._account(device).others
+
+    def grown(self, device: str) -> int:
+        """By how much others have grown since what we hold there last changed: pressure that is not
+        our own doing."""
+        account = self._account(device)
+        if account.others is None or account.others_before is None:
+            return 0
+        return max(account.others - account.others_before, 0)
+
+    def free(self, device: str) -> int | None:
+        """Bytes that may be promised: the smaller of what the device says and what the book
+        leaves. None while nothing is known of the device."""
+        account = self._account(device)
+        reading = account.reading
+        if reading is None or reading.free_bytes is None:
+            return None
+        shown = reading.free_bytes - account.taken
+        if reading.used_bytes is not None and account.others is not None:
+            usable = reading.free_bytes + reading.used_bytes
+            shown = min(shown, usable - self.ours(device) - account.others - account.returned)
+        return max(shown, 0)
+
+    def due(self, device: str) -> int:
+        """Bytes given back that the device has not shown yet."""
+        return self._account(device).returned
+
+    def settled(self, device: str) -> bool:
+        """Whether the device has shown all that we took and gave back."""
+        account = self._account(device)
+        return not account.taken and not account.returned
+
+    def __repr__(self) -> str:
+        devices = ", ".join(
+            f"{name}: ours {self.ours(name)}, others {account.others}, free {self.free(name)}, "
+            f"to show +{account.taken} -{account.returned}"
+            for name, account in sorted(self._accounts.items())
+        )
+        return f"<Ledger {devices}>"
+
+    def _account(self, device: str) -> _Account:
+        return self._accounts.setdefault(device, _Account())
+
+    def _booked(self, device: str) -> int:
+        return sum(_total(held, device) for held in self._held.values())
+
+    def _due(self, account: _Account, change: int, at_s: float) -> None:
+        if not account.taken and not account.returned:
+            account.due_since_s = at_s
+        risen = _risen_since(account, at_s)
+        if risen is None:
+            risen = -change
+        if change > 0:
+            account.taken += _left(change, -risen)
+        else:
+            # Not set off against what was taken: it may have been taken, and be slow to come back.
+            account.returned += _left(-change, risen)
+        account.changed_s = at_s
+
+    def _shown(self, account: _Account, reading: DeviceReading) -> None:
+        before = account.reading
+        if before is not None and before.source != reading.source:
+            before, account.others_before = None, None  # their numbers cannot be compared
+            account.readings.clear()
+        if before is not None and before.at_s == reading.at_s:
+            account.readings.pop()  # heard again, from a source that nobody has asked since
+        account.readings.append(reading)
+        while (reading.at_s or 0.0) - (account.readings[0].at_s or 0.0) > self._shown_within_s:
+            account.readings.popleft()
+        if before is None:
+            # Nothing to compare with: what began before it is in it.
+            if (reading.at_s or 0.0) >= account.changed_s:
+                account.taken = account.returned = 0
+        elif (reading.at_s or 0.0) >= account.due_since_s:
+            risen = _risen(before, reading)
+            account.returned = _left(account.returned, risen)
+            account.taken = _left(account.taken, -risen)
+        waited_s = (reading.at_s or 0.0) - account.changed_s
+        if (account.taken or account.returned) and waited_s >= self._shown_within_s:
+            log.info(
+                "device_did_not_show",
+                device=reading.name,
+                taken_bytes=account.taken,
+                returned_bytes=account.returned,
+                waited_s=round(waited_s, 1),
+            )
+            account.taken = account.returned = 0
+        self._judge(reading.name)
+        if account.others_before is None:
+            account.others_before = account.others
+
+    def _judge(self, device: str) -> None:
+        """Find out anew what others have."""
+        account = self._account(device)
+        reading = account.reading
+        if reading is None or reading.others_bytes is not None or reading.used_bytes is None:
+            account.others = reading.others_bytes if reading else None
+            return
+        shows_of_ours = self._booked(device) - account.taken + account.returned
+        account.others = max(reading.used_bytes - shows_of_ours, 0)
+
+
+def _total(held: Held, device: str) -> int:
+    return sum(held.get(device, {}).values())
+
+
+def _risen(before: DeviceReading, after: DeviceReading) -> int:
+    """By how much free memory rose through us: others coming and going are told apart where the
+    driver can."""
+    if before.ours_bytes is not None and after.ours_bytes is not None:
+        return before.ours_bytes - after.ours_bytes
+    return (after.free_bytes or 0) - (before.free_bytes or 0)
+
+
+def _risen_since(account: _Account, at_s: float) -> int | None:
+    """What the readings after `at_s` show already, against the last one before it. None where it
+    was so long ago that they show all of it."""
+    if account.reading is None:
+        return 0
+    earlier = [reading for reading in account.readings if (reading.at_s or 0.0) <= at_s]
+    return _risen(earlier[-1], account.reading) if earlier else None
+
+
+def _left(due: int, shown: int) -> int:
+    left = due - max(shown, 0)
+    return left if left > PAGE_BYTES else 0

@@ -1,0 +1,264 @@
+"""Reads all memory several times a second, and tells whoever listens.
+
+Each source has a thread of its own (`proxy.memory.reader`), so a driver that hangs or goes away
+makes its own reading old and nothing else. `Snapshot.cost_s` says what a poll cost.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import structlog
+
+from proxy.engine.types import Device
+from proxy.memory.host import read_host
+from proxy.memory.nvml import Nvml
+from proxy.memory.picture import Snapshot, as_reported, device_reading
+from proxy.memory.reader import Answer, Reader
+from proxy.memory.readings import DeviceReading, HostReading, Sample
+from proxy.memory.sources import Cards, Source, choose
+from proxy.memory.sysfs import Sysfs
+from proxy.tasks import spawn
+
+log = structlog.get_logger()
+
+POLL_S = 0.25
+IDLE_POLL_S = 2.0  # while nothing is loaded, nothing has to be moved in a hurry
+# How long a poll waits for slow sources. Most of them answer in a millisecond.
+PATIENCE_S = 0.1
+# Cards come and go with their drivers only.
+CARDS_S = 30.0
+GGML = "ggml"
+
+
+class MemoryWatch:
+    """The sampling loop. All methods belong to the event loop that `run` runs on.
+
+    `setting` gives a device's `memory` of the policies, and is asked at each poll, so that an edit
+    takes effect at once. `ask_workers` returns all devices as the workers report them now; without
+    it, a ggml reading is as old as the last `set_devices`.
+    """
+
+    def __init__(
+        self,
+        *,
+        setting: Callable[[str], str | None] = lambda _: None,
+        ask_workers: Callable[[], Awaitable[Iterable[Device]]] | None = None,
+        nvml: Nvml | None = None,
+        sysfs: Sysfs | None = None,
+        host: Callable[[], HostReading] = read_host,
+        now: Callable[[], float] = time.monotonic,
+        poll_s: float = POLL_S,
+        idle_poll_s: float = IDLE_POLL_S,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._setting = setting
+        self._ask_workers = ask_workers
+        self._nvml = nvml or Nvml()
+        self._sysfs = sysfs or Sysfs()
+        self._read_host = host
+        self._now = now
+        self._poll_s = poll_s
+        self._idle_poll_s = idle_poll_s
+        self._patience_s = patience_s
+        self._listeners: list[Callable[[Snapshot], None]] = []
+        # What changes: what there is to read, who reads it, and what came of it.
+        self._devices: dict[str, Device] = {}
+        self._pids: frozenset[int] = frozenset()
+        self._cards = Cards()
+        self._cards_due_s = 0.0
+        self._readers: dict[str, Reader[Any]] = {}
+        self._reported: dict[str, Answer[Sample]] = {}
+        self._asking: asyncio.Task[None] | None = None
+        self._snapshot = Snapshot()
+        self._begun = 0
+        self._wake = asyncio.Event()
+        self._answered = asyncio.Event()
+        self._published = asyncio.Event()
+
+    def latest(self) -> Snapshot:
+        """The last poll's result, without waiting."""
+        return self._snapshot
+
+    async def fresh(self) -> Snapshot:
+        """A poll that begins after this call: what was done before it shows, where the driver shows
+        it at once. Needs `run` to be running."""
+        number = self._begun + 1
+        self._wake.set()
+        while self._snapshot.number < number:
+            await self._published.wait()
+        return self._snapshot
+
+    def subscribe(self, listener: Callable[[Snapshot], None]) -> Callable[[], None]:
+        """Call `listener` after each poll. Returns how to end that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def set_devices(self, devices: Iterable[Device]) -> None:
+        """The devices to watch, as workers report them; the CPU is left out. Their numbers count as
+        read now."""
+        before = {(name, device.device_id) for name, device in self._devices.items()}
+        self._devices = {device.name: device for device in devices if device.kind != "cpu"}
+        self._report(self._devices.values(), self._now())
+        if before != {(name, device.device_id) for name, device in self._devices.items()}:
+            self._cards_due_s = 0.0
+            self._wake.set()
+
+    def set_pids(self, pids: Collection[int]) -> None:
+        """The processes that are ours. None of them means that nothing is loaded."""
+        if self._pids != (new := frozenset(pids)):
+            self._pids = new
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        try:
+            while True:
+                self._wake.clear()
+                began = self._now()
+                await self._poll(began)
+                every = self._poll_s if self._pids else self._idle_poll_s
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(began + every - self._now(), 0)):
+                        await self._wake.wait()
+        finally:
+            self._keep_readers(())
+            if self._asking is not None:
+                self._asking.cancel()
+
+    async def _poll(self, began: float) -> None:
+        self._begun += 1
+        if self._devices and began >= self._cards_due_s:
+            await self._look_for_cards(began)
+        sources = {
+            device.name: choose(device, self._setting(device.name), self._cards)
+            for device in self._devices.values()
+        }
+        readers = [self._reader("host", self._read_host)]
+        readers += [self._card_reader(source) for source in sources.values() if source.card]
+        self._keep_readers({reader.name for reader in readers} | {"nvml cards", "sysfs cards"})
+        asked = [reader for reader in readers if self._ask(reader)]
+        await self._answers(asked, workers=self._ask_ggml(sources.values()))
+        self._publish(
+            Snapshot(
+                devices={
+                    name: self._reading(self._devices[name], source)
+                    for name, source in sources.items()
+                },
+                host=replace(
+                    self._readers["host"].answer.value or HostReading(),
+                    at_s=self._readers["host"].answer.at_s,
+                ),
+                number=self._begun,
+                at_s=began,
+                cost_s=sum(reader.answer.took_s for reader in asked if not reader.busy),
+            )
+        )
+
+    async def _look_for_cards(self, began: float) -> None:
+        """List the cards anew. Ones that are known stay when their driver does not answer, so that
+        a device keeps its source, and its reading says that it is old."""
+        readers = [
+            self._reader("nvml cards", self._nvml.cards),
+            self._reader("sysfs cards", self._sysfs.cards),
+        ]
+        await self._answers([reader for reader in readers if self._ask(reader)])
+        nvml, sysfs = (reader.answer.value or () for reader in readers)
+        self._cards = Cards(nvml=nvml or self._cards.nvml, sysfs=sysfs or self._cards.sysfs)
+        hanging = any(reader.busy for reader in readers)
+        self._cards_due_s = began if hanging else began + CARDS_S
+
+    def _card_reader(self, source: Source) -> Reader[Any]:
+        read = (
+            partial(self._nvml.read, source.card or "")
+            if source.kind == "nvml"
+            else partial(self._sysfs.read, source.card or "", integrated=source.integrated)
+        )
+        return self._reader(str(source), read)
+
+    def _reader(self, name: str, read: Callable[[], Any]) -> Reader[Any]:
+        if name not in self._readers:
+            self._readers[name] = Reader(name, read, self._now)
+        return self._readers[name]
+
+    def _keep_readers(self, names: Collection[str]) -> None:
+        for name in [name for name in self._readers if name not in names]:
+            # One that hangs is kept: should its card come back, it is not joined by a second one.
+            if not self._readers[name].busy or not names:
+                self._readers.pop(name).stop()
+
+    def _ask(self, reader: Reader[Any]) -> bool:
+        return reader.ask(self._notify(asyncio.get_running_loop()))
+
+    def _notify(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+        def done() -> None:
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+                loop.call_soon_threadsafe(self._answered.set)
+
+        return done
+
+    async def _answers(self, asked: list[Reader[Any]], *, workers: bool = False) -> None:
+        """Wait for what was asked in this poll, not for what hangs since an earlier one."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience_s):
+                while (workers and self._asking) or any(reader.busy for reader in asked):
+                    self._answered.clear()
+                    await self._answered.wait()
+
+    def _ask_ggml(self, sources: Iterable[Source]) -> bool:
+        """Ask the workers, unless nobody needs it or they still owe the last answer (False)."""
+        wanted = any(source.kind == GGML for source in sources)
+        if not wanted or self._ask_workers is None or self._asking is not None:
+            return False
+        self._asking = spawn(self._ask_all_workers(self._ask_workers), name="worker memory")
+        return True
+
+    async def _ask_all_workers(
+        self, ask_workers: Callable[[], Awaitable[Iterable[Device]]]
+    ) -> None:
+        began = self._now()
+        try:
+            self._report(await ask_workers(), began)
+        except Exception as error:  # a worker that is going away may fail in any way
+            problem = f"workers: {error!r}"
+            self._reported = {
+                name: replace(answer, problem=problem) for name, answer in self._reported.items()
+            }
+        finally:
+            self._asking = None
+            self._answered.set()
+
+    def _report(self, devices: Iterable[Device], at_s: float) -> None:
+        for device in devices:
+            self._reported[device.name] = Answer(as_reported(device), at_s)
+
+    def _reading(self, device: Device, source: Source) -> DeviceReading:
+        answer: Answer[Sample] = Answer()
+        hangs = False
+        if source.card is not None:
+            reader: Reader[Sample] = self._readers[str(source)]
+            answer, hangs = reader.answer, reader.busy
+        elif source.kind == GGML:
+            answer = self._reported.get(device.name, answer)
+            hangs = self._asking is not None
+        return device_reading(device, source, answer, hangs=hangs, pids=self._pids)
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        for name, new in snapshot.devices.items():
+            old = self._snapshot.devices.get(name)
+            problem = old.problem if old else None
+            if new.problem != problem:
+                tell = log.warning if new.problem else log.info
+                tell("device_memory", device=name, source=new.source, problem=new.problem)
+        self._snapshot = snapshot
+        published, self._published = self._published, asyncio.Event()
+        published.set()
+        for listener in list(self._listeners):
+            try:
+                listener(snapshot)
+            except Exception:
+                log.exception("memory_listener_failed")

@@ -1,0 +1,327 @@
+"""The sampling loop, with the real binding, real threads, and drivers that misbehave."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.engine.types import Device
+from proxy.memory.picture import Snapshot
+from proxy.memory.readings import DeviceReading
+from proxy.memory.watch import PATIENCE_S, MemoryWatch
+from tests.support.nvml import DRIVER_NOT_LOADED, GPU_IS_LOST, StandInCard, StandInNvml
+
+GIB = 1 << 30
+GUARD_S = 20
+CPU = Device("CPU", "", "cpu", 8 * GIB, 4 * GIB)
+CUDA0 = Device("CUDA0", "RTX", "gpu", 8 * GIB, 8 * GIB, "0000:c1:00.0")
+CUDA1 = Device("CUDA1", "GTX", "gpu", 8 * GIB, 8 * GIB, "0000:c2:00.0")
+RPC0 = Device("RPC0", "far away", "gpu", 4 * GIB, 3 * GIB)
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[StandInNvml]:
+    stand_in = StandInNvml(tmp_path, StandInCard(others=GIB), StandInCard(others=2 * GIB))
+    with stand_in.loaded():
+        yield stand_in
+
+
+@asynccontextmanager
+async def running(watch: MemoryWatch) -> AsyncIterator[MemoryWatch]:
+    async with asyncio.timeout(GUARD_S):
+        task = asyncio.create_task(watch.run())
+        yield watch
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(watch: MemoryWatch, name: str, **fields: object) -> DeviceReading:
+    """Poll until the reading of a device has these fields."""
+    while True:
+        reading = (await watch.fresh()).devices.get(name)
+        if reading and all(getattr(reading, field) == want for field, want in fields.items()):
+            return reading
+
+
+async def test_devices_are_read_where_their_driver_tells_most(driver: StandInNvml) -> None:
+    driver.process(7, used=GIB)
+    watch = MemoryWatch(patience_s=GUARD_S)
+    watch.set_devices([CPU, CUDA0, CUDA1, RPC0])
+    watch.set_pids([7])
+
+    async with running(watch):
+        readings = (await watch.fresh()).devices
+
+    assert {name: reading.source for name, reading in readings.items()} == {
+        "CUDA0": "nvml:GPU-0",
+        "CUDA1": "nvml:GPU-1",
+        "RPC0": "ggml",
+    }
+    assert {name: reading.free_bytes for name, reading in readings.items()} == {
+        "CUDA0": 6 * GIB,
+        "CUDA1": 6 * GIB,
+        "RPC0": 3 * GIB,
+    }
+    assert (readings["CUDA0"].ours_bytes, readings["CUDA0"].others_bytes) == (GIB, GIB)
+
+
+async def test_a_policy_points_a_device_anywhere_and_at_once(driver: StandInNvml) -> None:
+    settings: dict[str, str] = {}
+    watch = MemoryWatch(patience_s=GUARD_S, setting=settings.get)
+    watch.set_devices([RPC0])
+
+    async with running(watch):
+        assert (await watch.fresh()).devices["RPC0"].source == "ggml"
+        settings["RPC0"] = "nvml:GPU-1"
+        reading = (await watch.fresh()).devices["RPC0"]
+
+    assert (reading.source, reading.free_bytes) == ("nvml:GPU-1", 6 * GIB)
+
+
+async def test_a_hanging_card_makes_its_own_reading_old_and_no_other(driver: StandInNvml) -> None:
+    watch = MemoryWatch(poll_s=0.01)
+    watch.set_devices([CUDA0, CUDA1])
+    watch.set_pids([7])
+    threads = set()
+
+    async with running(watch):
+        before = await until(watch, "CUDA0", stale=False, source="nvml:GPU-0")
+        driver.change(0, hang_s=float("inf"))
+        hanging = await until(watch, "CUDA0", stale=True)
+        driver.change(1, others=5 * GIB)
+
+        began = asyncio.get_running_loop().time()
+        for _ in range(20):
+            snapshot = await watch.fresh()
+            threads.add(threading.active_count())
+        took_s = asyncio.get_running_loop().time() - began
+
+        await until(watch, "CUDA1", free_bytes=3 * GIB, stale=False)
+        assert snapshot.host.available_bytes
+        assert snapshot.devices["CUDA0"] == hanging
+        assert (hanging.free_bytes, hanging.problem) == (before.free_bytes, "does not answer")
+        # Only the first poll that meets the hanging call waits for it at all.
+        assert took_s < 20 * PATIENCE_S
+        assert len(threads) == 1
+
+        driver.change(0, hang_s=0.0, others=0)
+        back = await until(watch, "CUDA0", stale=False, free_bytes=8 * GIB)
+        assert back.problem is None
+
+
+async def test_a_device_that_comes_back_while_it_hangs_is_read_by_the_same_thread(
+    driver: StandInNvml,
+) -> None:
+    watch = MemoryWatch(poll_s=0.01)
+    watch.set_devices([CUDA0])
+
+    async with running(watch):
+        await until(watch, "CUDA0", stale=False, source="nvml:GPU-0")
+        driver.change(0, hang_s=float("inf"))
+        await until(watch, "CUDA0", stale=True)
+        threads = set(threading.enumerate())
+
+        for _ in range(3):
+            watch.set_devices([])
+            await watch.fresh()
+            watch.set_devices([CUDA0])
+            await watch.fresh()
+
+        assert set(threading.enumerate()) <= threads
+        driver.change(0, hang_s=0.0)
+        await until(watch, "CUDA0", stale=False)
+
+
+async def test_a_driver_that_vanishes_and_comes_back(driver: StandInNvml) -> None:
+    watch = MemoryWatch(patience_s=GUARD_S, poll_s=0.01)
+    watch.set_devices([CUDA0, RPC0])
+
+    async with running(watch):
+        before = (await watch.fresh()).devices["CUDA0"]
+        with capture_logs() as logs:
+            driver.driver(error=DRIVER_NOT_LOADED)
+            gone = (await watch.fresh()).devices
+            await watch.fresh()
+            driver.driver()
+            back = (await watch.fresh()).devices["CUDA0"]
+
+    assert gone["CUDA0"].problem == "NVML, GPU-0: Driver Not Loaded"
+    assert (gone["CUDA0"].free_bytes, gone["CUDA0"].at_s) == (before.free_bytes, before.at_s)
+    assert not gone["RPC0"].stale
+    assert (back.stale, back.problem) == (False, None)
+    assert [(line["log_level"], line["device"]) for line in logs] == [
+        ("warning", "CUDA0"),
+        ("info", "CUDA0"),
+    ]
+
+
+async def test_a_driver_that_comes_late_is_found(driver: StandInNvml) -> None:
+    driver.driver(error=DRIVER_NOT_LOADED)
+    watch = MemoryWatch(patience_s=GUARD_S)
+    watch.set_devices([CUDA0])
+
+    async with running(watch):
+        assert (await watch.fresh()).devices["CUDA0"].source == "ggml"
+        driver.driver()
+        watch.set_devices([CUDA0, CUDA1])  # a worker that finds more, say
+        assert (await watch.fresh()).devices["CUDA0"].source == "nvml:GPU-0"
+
+
+async def test_a_listing_that_hangs_holds_up_nothing_else(driver: StandInNvml) -> None:
+    driver.driver(hang_s=float("inf"))
+    watch = MemoryWatch(poll_s=0.01)
+    watch.set_devices([CUDA0, RPC0])
+
+    async with running(watch):
+        for _ in range(3):
+            snapshot = await watch.fresh()
+        assert (snapshot.devices["CUDA0"].source, snapshot.devices["RPC0"].stale) == ("ggml", False)
+
+        driver.driver()
+        await until(watch, "CUDA0", source="nvml:GPU-0", stale=False)
+
+
+async def test_a_wrong_card_in_the_policy_is_unknown_and_says_why(driver: StandInNvml) -> None:
+    watch = MemoryWatch(patience_s=GUARD_S, setting=lambda _: "nvml:GPU-9")
+    watch.set_devices([RPC0])
+
+    async with running(watch):
+        reading = (await watch.fresh()).devices["RPC0"]
+
+    assert (reading.free_bytes, reading.stale) == (None, True)
+    assert reading.problem == "nvml: no card GPU-9; there are: GPU-0, GPU-1"
+
+
+async def test_workers_are_asked_for_what_only_they_know(driver: StandInNvml) -> None:
+    reports = [[Device("RPC0", "", "gpu", 4 * GIB, free * GIB)] for free in (2, 1)]
+    asked: list[int] = []
+
+    async def ask() -> list[Device]:
+        asked.append(len(asked))
+        if not reports:
+            raise ConnectionError("the worker went away")
+        return reports.pop(0)
+
+    watch = MemoryWatch(patience_s=GUARD_S, ask_workers=ask)
+    watch.set_devices([RPC0, CUDA0])
+
+    async with running(watch):
+        free = [(await watch.fresh()).devices["RPC0"].free_bytes for _ in range(2)]
+        broken = (await watch.fresh()).devices["RPC0"]
+        watch.set_devices([CUDA0])
+        before = len(asked)
+        await watch.fresh()
+
+    assert free == [2 * GIB, GIB]
+    assert (broken.free_bytes, broken.stale) == (GIB, True)
+    assert "the worker went away" in (broken.problem or "")
+    assert len(asked) == before  # NVML knows all that is left
+
+
+async def test_a_worker_that_does_not_answer_is_asked_once(driver: StandInNvml) -> None:
+    release = asyncio.Event()
+    asked: list[int] = []
+
+    async def ask() -> list[Device]:
+        asked.append(1)
+        await release.wait()
+        return [RPC0]
+
+    watch = MemoryWatch(ask_workers=ask)
+    watch.set_devices([RPC0, CUDA0])
+
+    async with running(watch):
+        began = asyncio.get_running_loop().time()
+        for _ in range(20):
+            snapshot = await watch.fresh()
+        assert asyncio.get_running_loop().time() - began < 20 * PATIENCE_S
+        assert snapshot.devices["RPC0"].problem == "does not answer"
+        await until(watch, "CUDA0", stale=False, source="nvml:GPU-0")
+        assert asked == [1]
+        release.set()
+        await until(watch, "RPC0", stale=False)
+
+
+async def test_listeners_hear_of_each_poll_until_they_leave(driver: StandInNvml) -> None:
+    watch = MemoryWatch(patience_s=GUARD_S)
+    heard: list[int] = []
+
+    def broken(_: Snapshot) -> None:
+        raise ValueError("a bug in a listener")
+
+    watch.subscribe(broken)
+    leave = watch.subscribe(lambda snapshot: heard.append(snapshot.number))
+
+    async with running(watch):
+        with capture_logs() as logs:
+            last = await watch.fresh()
+            last = await watch.fresh()
+        leave()
+        await watch.fresh()
+
+    assert heard == list(range(1, last.number + 1))
+    assert [line["event"] for line in logs] == ["memory_listener_failed"] * len(heard)
+
+
+async def test_it_polls_less_while_nothing_is_loaded(driver: StandInNvml) -> None:
+    # With an idle poll of an hour, only being told of a process makes it go on.
+    watch = MemoryWatch(patience_s=GUARD_S, poll_s=0.01, idle_poll_s=3600)
+    third = asyncio.Event()
+    watch.subscribe(lambda snapshot: third.set() if snapshot.number >= 3 else None)
+
+    async with running(watch):
+        await watch.fresh()
+        assert not third.is_set()
+        watch.set_pids([7])
+        await third.wait()
+
+
+async def test_nothing_is_known_before_the_first_poll_and_its_cost_after_it(
+    driver: StandInNvml,
+) -> None:
+    watch = MemoryWatch(patience_s=GUARD_S)
+    assert watch.latest() == Snapshot()
+    watch.set_devices([CUDA0])
+
+    async with running(watch):
+        snapshot = await watch.fresh()
+
+    assert watch.latest() is snapshot
+    assert snapshot.cost_s > 0
+
+
+async def test_ending_it_ends_its_threads(driver: StandInNvml) -> None:
+    before = set(threading.enumerate())
+    watch = MemoryWatch(patience_s=GUARD_S)
+    watch.set_devices([CUDA0])
+    async with running(watch):
+        await watch.fresh()
+        threads = set(threading.enumerate()) - before
+        assert {thread.name for thread in threads} == {
+            "host",
+            "nvml cards",
+            "sysfs cards",
+            "nvml:GPU-0",
+        }
+
+    for thread in threads:
+        await asyncio.to_thread(thread.join, GUARD_S)
+        assert not thread.is_alive()
+
+
+async def test_a_card_that_is_lost_leaves_its_last_numbers(driver: StandInNvml) -> None:
+    watch = MemoryWatch(patience_s=GUARD_S)
+    watch.set_devices([CUDA0, CUDA1])
+
+    async with running(watch):
+        await watch.fresh()
+        driver.change(0, error=GPU_IS_LOST)
+        readings = (await watch.fresh()).devices
+
+    assert (readings["CUDA0"].free_bytes, readings["CUDA0"].stale) == (7 * GIB, True)
+    assert not readings["CUDA1"].stale

@@ -1,0 +1,102 @@
+"""What can happen to the pool: the scheduler's only input. Its answers are in `proxy.pool.effects`.
+
+Whatever reports on a process carries the backend's id and the generation of its start, so that word
+of an earlier start is never taken for word of the present one.
+"""
+
+from dataclasses import dataclass
+
+from proxy.engine.types import LoadOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How free the pool is in serving a request, and what comes with it."""
+
+    default_keep_alive_s: float = 300.0  # the policy's; used where no request has named one
+    # Fields of the load options that the request did not name itself: "ctx", "split".
+    leaves_open: frozenset[str] = frozenset()
+    side_by_side: bool = False  # another split stands beside this one instead of replacing it
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire:
+    """A request wants a backend loaded with `options`."""
+
+    request: int
+    options: LoadOptions
+    keep_alive_s: float | None = None  # None: as it is; 0: unload when idle; infinity: for ever
+    terms: Terms = Terms()
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A request is over: answered, failed, or its client is gone; waiting or holding a lease."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A backend serves now."""
+
+    backend: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """A backend could not be loaded. `killed`: ended from outside, so another try may well
+    succeed."""
+
+    backend: str
+    generation: int
+    message: str
+    killed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The process of a backend that had started is gone, by our doing or not."""
+
+    backend: str
+    generation: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """The time that SetTimer named has come."""
+
+    backend: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Somebody wants a backend gone: it finishes what it has first."""
+
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """What is loaded as `backend` is to be loaded with other options, without a gap."""
+
+    backend: str
+    options: LoadOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The proxy is going to end: no new requests; those that are here are finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """The time for draining is over: everything stops now."""
+
+
+Event = (
+    Acquire | Left | Started | StartFailed | Exited | TimerFired | Unload | Replace | Drain | Abort
+)

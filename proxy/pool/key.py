@@ -1,0 +1,37 @@
+"""When a backend that is loaded serves a request that would have loaded something else."""
+
+from collections.abc import Iterable, Set
+from dataclasses import fields
+from operator import attrgetter
+from typing import Final
+
+from proxy.engine.types import LoadOptions
+
+NOTHING: Set[str] = frozenset()
+
+
+# What has to be equal. This is asked for each request, and of each backend: no copies are made for
+# it.
+_EQUAL: Final = attrgetter(
+    *(field.name for field in fields(LoadOptions) if field.name not in ("ctx", "split", "ubatch"))
+)
+
+
+def serves(loaded: LoadOptions, asked: LoadOptions, leaves_open: Set[str] = NOTHING) -> bool:
+    """Whether a request for `asked` can be answered by what is `loaded`.
+
+    A larger context serves a request for a smaller one; a request that left the split open takes
+    the one there; the batch is how something is computed, not what. Everything else has to be
+    equal.
+    """
+    if loaded.ctx < asked.ctx:
+        return False
+    if loaded.split != asked.split and "split" not in leaves_open:
+        return False
+    return bool(_EQUAL(loaded) == _EQUAL(asked))
+
+
+def in_the_way(asked: LoadOptions, loaded: Iterable[LoadOptions]) -> list[LoadOptions]:
+    """Those that have to be gone before `asked` can be loaded: a llama.cpp RPC server has one
+    client at a time, and lets a second one wait without a word."""
+    return [other for other in loaded if set(asked.rpc) & set(other.rpc)]

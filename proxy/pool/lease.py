@@ -1,0 +1,36 @@
+"""A request's hold on a backend; made by `proxy.pool.pool`."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from proxy.pool.state import Backend
+
+
+class Lease:
+    """While it is held the backend is not unloaded. It is released once, however often it is asked
+    to be."""
+
+    def __init__(self, backend: Backend, give_back: Callable[[], None]) -> None:
+        self.backend = backend
+        self._give_back: Callable[[], None] | None = give_back
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.backend!r}{'' if self._give_back else ' released'}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give it back. Waits for nothing, so no cancellation can come in between."""
+        give_back, self._give_back = self._give_back, None
+        if give_back:
+            give_back()

@@ -1,0 +1,356 @@
+"""The pool's shell: tells the scheduler what happens, does what it answers, and lends out backends.
+
+Everything runs on one event loop and the scheduler never waits: one writer, no lock. Three
+lifetimes are kept apart: a request's (its own task; cancelling it only takes it off the list), a
+process's (a task of the pool's, which no request can cancel) and the proxy's (`drain`).
+"""
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import structlog
+
+from proxy.clock import Clock
+from proxy.engine.types import Engine, LoadOptions
+from proxy.errors import Busy, LoadFailed, ProxyError
+from proxy.observe.events import EventLog
+from proxy.pool.effects import Changed, Effect, Fail, Grant, Idle, Refuse, SetTimer, Start, Stop
+from proxy.pool.events import (
+    Abort,
+    Acquire,
+    Drain,
+    Event,
+    Exited,
+    Left,
+    Replace,
+    Started,
+    StartFailed,
+    Terms,
+    TimerFired,
+    Unload,
+)
+from proxy.pool.key import serves
+from proxy.pool.lease import Lease
+from proxy.pool.scheduler import Scheduler
+from proxy.pool.state import Backend, BackendState
+from proxy.tasks import spawn
+
+log = structlog.get_logger()
+
+# A load takes seconds to minutes: a client that comes back sooner finds the same queue.
+FULL_RETRY_AFTER_S = 5.0
+# By then a supervisor has usually started the next proxy.
+DRAINING_RETRY_AFTER_S = 10.0
+STOP_GRACE_S = 10.0
+ABORT_GRACE_S = 2.0
+
+Name = tuple[str, int]  # id and generation of a backend: one start
+USUAL = Terms()
+
+
+class Pool:
+    """All backends, and the requests that use or await them."""
+
+    def __init__(
+        self,
+        make_engine: Callable[[str, LoadOptions], Engine],
+        *,
+        max_queue: int,
+        clock: Clock,
+        events: EventLog,
+    ) -> None:
+        # Awaited before a backend's process is started: makes room for it.
+        self.before_start: Callable[[Backend], Awaitable[None]] | None = None
+        # Called in turn when a backend is ready (before a request gets it), has become idle, or is
+        # gone.
+        self.on_ready: list[Callable[[Backend], None]] = []
+        self.on_idle: list[Callable[[Backend], None]] = []
+        self.on_gone: list[Callable[[Backend], None]] = []
+        self._make_engine = make_engine
+        self._clock = clock
+        self._events = events
+        self._requests = itertools.count(1)
+        # What changes:
+        self._scheduler = Scheduler(max_queue=max_queue)
+        self._inbox: deque[Event] = deque()
+        self._answers: dict[int, asyncio.Future[Backend | ProxyError]] = {}
+        self._live: dict[Name, Backend] = {}
+        self._timers: dict[Name, asyncio.Task[None]] = {}
+        self._wakes: dict[Name, float] = {}  # when each timer wakes; what is due then may be later
+        self._due: dict[Name, float] = {}
+        self._changed = asyncio.Event()
+        self._telling = False
+        self._grace_s = STOP_GRACE_S
+
+    def __repr__(self) -> str:
+        backends = " ".join(map(repr, self.backends())) or "empty"
+        draining = " draining" if self._scheduler.draining else ""
+        return f"<Pool {backends} queue={self.queue_length}/{self.max_queue}{draining}>"
+
+    @property
+    def max_queue(self) -> int:
+        """How many requests may wait for a backend. May be set at any time."""
+        return self._scheduler.max_queue
+
+    @max_queue.setter
+    def max_queue(self, requests: int) -> None:
+        self._scheduler.max_queue = requests
+
+    @property
+    def queue_length(self) -> int:
+        return len(self._scheduler.waiting)
+
+    @property
+    def draining(self) -> bool:
+        return self._scheduler.draining
+
+    def backends(self) -> list[Backend]:
+        """All backends, oldest first; those that failed are among them, with their error."""
+        return list(self._scheduler.backends.values())
+
+    def serves(self, options: LoadOptions, terms: Terms) -> bool:
+        """Whether something that is loaded, or loads, would serve these options. Things may be
+        otherwise a moment later: only for what is merely a waste of time if so."""
+        alive = (BackendState.STARTING, BackendState.READY)
+        return any(
+            backend.state in alive and serves(backend.options, options, terms.leaves_open)
+            for backend in self.backends()
+        )
+
+    async def acquire(
+        self, options: LoadOptions, *, keep_alive_s: float | None = None, terms: Terms = USUAL
+    ) -> Lease:
+        """A lease on a backend that serves `options`; one is loaded if there is none.
+
+        `keep_alive_s` is how long the backend stays once idle: None as it was, 0 not at all,
+        infinity for ever. Raises Busy (queue full, or draining) and LoadFailed. Cancelling this
+        leaves nothing behind, and never ends a load.
+        """
+        request = next(self._requests)
+        answer = asyncio.get_running_loop().create_future()
+        self._answers[request] = answer
+        try:
+            self._tell(Acquire(request, options, keep_alive_s, terms))
+            backend = await answer
+        except BaseException:
+            # It may have been granted in the very step in which it was cancelled.
+            self._tell(Left(request))
+            raise
+        finally:
+            del self._answers[request]
+        if isinstance(backend, ProxyError):
+            raise backend
+        return Lease(backend, lambda: self._tell(Left(request)))
+
+    async def load(self, options: LoadOptions, *, terms: Terms = USUAL) -> Backend:
+        """Have a backend for `options` loaded, and kept for its keep-alive time. Raises as
+        `acquire` does."""
+        async with await self.acquire(options, terms=terms) as lease:
+            return lease.backend
+
+    async def unload(self, target: str) -> int:
+        """Unload the backend with this id, or all of this model; returns how many, once they are
+        gone.
+
+        Running requests are finished first. Cancelling this does not undo it.
+        """
+        named = [b for b in self.backends() if target in (b.id, b.options.model)]
+        going = [b for b in named if b.state is not BackendState.GONE]
+        for backend in named:
+            self._tell(Unload(backend.id))
+        await self._until(lambda: all(b.state is BackendState.GONE for b in going))
+        return len(going)
+
+    async def replace(self, backend_id: str, options: LoadOptions) -> None:
+        """Load `options` beside this backend, which serves until that is ready, then drains and
+        stops.
+
+        Returns when that is decided. If the new one cannot be loaded the old one stays, with
+        `last_error`.
+        """
+        self._tell(Replace(backend_id, options))
+        new = [b for b in self.backends() if b.options == options]
+        await self._until(lambda: all(b.state is not BackendState.STARTING for b in new))
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new requests, finish those that are here, waiting ones too, then stop everything.
+
+        What is left after `timeout_s` is ended. Returns when no process is left.
+        """
+        self._tell(Drain())
+        try:
+            await asyncio.wait_for(self._until(self._empty), timeout_s)
+        except TimeoutError:
+            log.warning("drain_timeout", pool=repr(self))
+            self._grace_s = ABORT_GRACE_S
+            self._tell(Abort())
+            await self._until(self._empty)
+
+    async def until_left(self, backend: Backend, timeout_s: float) -> bool:
+        """Wait until `backend` takes no requests any more; False if it still does after
+        `timeout_s`.
+
+        A connection breaks a moment before the end of the process behind it is known here.
+        """
+        try:
+            await asyncio.wait_for(
+                self._until(lambda: backend.state is not BackendState.READY), timeout_s
+            )
+        except TimeoutError:
+            return False
+        return True
+
+    def _empty(self) -> bool:
+        return not self._live
+
+    async def _until(self, true: Callable[[], bool]) -> None:
+        while not true():
+            await self._changed.wait()
+
+    def _tell(self, event: Event) -> None:
+        """The one way in. What a listener tells us meanwhile waits for its turn."""
+        self._inbox.append(event)
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while self._inbox:
+                for effect in self._scheduler.handle(self._inbox.popleft(), self._clock.now()):
+                    self._perform(effect)
+        finally:
+            self._telling = False
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Grant(request, backend, generation):
+                self._answer(request, self._live[backend, generation])
+            case Refuse(request, "full"):
+                text = "server busy: too many requests are waiting for a model"
+                self._answer(request, Busy(text, retry_after_s=FULL_RETRY_AFTER_S))
+            case Refuse(request):
+                text = "server busy: it is shutting down"
+                self._answer(request, Busy(text, retry_after_s=DRAINING_RETRY_AFTER_S))
+            case Fail(request, message):
+                self._answer(request, LoadFailed(message))
+            case Start(backend, generation):
+                self._start(self._scheduler.backends[backend])
+            case Stop(backend, generation):
+                stop = self._live[backend, generation].engine.stop(self._grace_s)
+                spawn(stop, name=f"{backend}.{generation}:stop")
+            case SetTimer(backend, generation, at_s):
+                self._set_timer(self._live[backend, generation], at_s)
+            case Idle(backend, generation):
+                self._call(self.on_idle, self._live[backend, generation])
+            case Changed():
+                self._say(effect)
+
+    def _answer(self, request: int, answer: Backend | ProxyError) -> None:
+        # Cancelled in this very step: its task will say that it has left.
+        if not self._answers[request].done():
+            self._answers[request].set_result(answer)
+
+    def _start(self, backend: Backend) -> None:
+        self._live[backend.name] = backend
+        self._events.publish(
+            "backend_starting",
+            backend=backend.id,
+            generation=backend.generation,
+            model=backend.options.model,
+        )
+        try:
+            backend.engine = self._make_engine(backend.id, backend.options)
+        except Exception as error:
+            log.exception("engine_not_made", backend=backend.id)
+            self._tell(StartFailed(*backend.name, str(error)))
+        else:
+            spawn(self._life(backend), name=f"{backend.id}.{backend.generation}:life")
+
+    async def _life(self, backend: Backend) -> None:
+        """From the start of a process to its end. Never cancelled: the process ends it, by itself
+        or by `Stop`."""
+        engine = backend.engine
+        try:
+            if self.before_start is not None:
+                await self.before_start(backend)
+            await engine.start()
+        except LoadFailed as error:
+            await engine.stop()
+            self._tell(StartFailed(*backend.name, error.message, error.killed))
+            return
+        except Exception as error:
+            log.exception("engine_start_crashed", backend=backend.id)
+            await engine.stop()
+            self._tell(StartFailed(*backend.name, f"{type(error).__name__}: {error}"))
+            return
+        self._tell(Started(*backend.name))
+        if backend.state is BackendState.STOPPING:
+            # The order to stop may have come before there was anything to stop.
+            await engine.stop(self._grace_s)
+        status = await engine.wait_exit()
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        self._tell(Exited(*backend.name, f"the worker ended by itself ({how})"))
+
+    def _set_timer(self, backend: Backend, at_s: float | None) -> None:
+        name, timer = backend.name, self._timers.get(backend.name)
+        backend.expires_at = None
+        if at_s is None:
+            self._due.pop(name, None)
+            # One in use will be idle again: its timer sleeps on, and looks when it wakes.
+            if timer is not None and backend.state is not BackendState.READY:
+                self._end_timer(name)
+            return
+        backend.expires_at = self._clock.wall() + timedelta(seconds=at_s - self._clock.now())
+        self._due[name] = at_s
+        if timer is not None and self._wakes.get(name, at_s) > at_s:
+            self._end_timer(name)
+            timer = None
+        if timer is None:
+            self._timers[name] = spawn(self._time(name), name=f"{backend.id}:keep_alive")
+
+    def _end_timer(self, name: Name) -> None:
+        self._timers.pop(name).cancel()
+        self._wakes.pop(name, None)
+
+    async def _time(self, name: Name) -> None:
+        """Sleep until the time that counts when it is there: requests put it off all the while."""
+        while (at_s := self._due.get(name)) is not None:
+            # A sleep may end a hair too soon, and the scheduler would not take the word of that.
+            if (left_s := at_s - self._clock.now()) <= 0:
+                break
+            self._wakes[name] = at_s
+            await self._clock.sleep(left_s)
+        del self._timers[name]
+        self._wakes.pop(name, None)
+        if self._due.pop(name, None) is not None:
+            self._tell(TimerFired(*name))
+
+    def _say(self, change: Changed) -> None:
+        backend = self._live.get((change.backend, change.generation))
+        if backend is None:
+            return  # it was to be started later, and is not needed any more
+        self._events.publish(
+            f"backend_{change.new}",
+            backend=backend.id,
+            generation=backend.generation,
+            model=backend.options.model,
+            was=change.old,
+            why=change.why,
+        )
+        if change.new == BackendState.READY:
+            self._call(self.on_ready, backend)
+        elif change.new == BackendState.GONE:
+            del self._live[backend.name]
+            self._call(self.on_gone, backend)
+
+    def _call(self, listeners: list[Callable[[Backend], None]], backend: Backend) -> None:
+        for listener in listeners:
+            try:
+                listener(backend)
+            except Exception:
+                # A listener's bug is no reason to lose a request.
+                log.exception("listener_crashed", backend=backend.id)

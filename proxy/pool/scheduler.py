@@ -1,0 +1,390 @@
+"""Who runs and who waits: events in, effects out. No clock, no process, no await; the shell is
+`proxy.pool.pool`.
+
+Every request that comes in ends in exactly one of these, in `_acquire` and `_wait`:
+  1. refused   the pool is draining
+  2. granted   a ready backend serves it
+  3. granted   its backend's successor is still loading (or failed to), and the request can do with
+       the old one
+  4. refused   as many wait already as may wait
+  5. joined    a starting backend will serve it
+  6. queued    a backend that would have served it is on its way out; decided anew when that is gone
+  7. started   nothing else: it gets a backend of its own, and joins it
+"""
+
+from dataclasses import dataclass
+from math import isinf
+
+from proxy.engine.types import LoadOptions
+from proxy.pool.effects import Effect, Fail, Grant, Idle, Refuse, SetTimer, Start, Stop
+from proxy.pool.events import (
+    Abort,
+    Acquire,
+    Drain,
+    Event,
+    Exited,
+    Left,
+    Replace,
+    Started,
+    StartFailed,
+    Terms,
+    TimerFired,
+    Unload,
+)
+from proxy.pool.key import in_the_way, serves
+from proxy.pool.state import Backend, BackendState, advance
+
+STARTING, READY, DRAINING, STOPPING, GONE = BackendState
+# Backends that failed stay listed with their error; past this many the oldest is forgotten.
+MAX_GONE = 32
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A request without a lease: it joined the start of `backend`, or is queued until that one is
+    gone."""
+
+    acquire: Acquire
+    backend: str
+    joined: bool
+    retried: bool
+
+
+class Scheduler:
+    """The pool's brain and the owner of its state."""
+
+    def __init__(self, *, max_queue: int) -> None:
+        self.max_queue = max_queue
+        # What changes, all of it:
+        self.backends: dict[str, Backend] = {}
+        self.waiting: dict[int, Waiting] = {}  # in the order of arrival
+        self.leases: dict[int, tuple[str, int]] = {}  # request -> id and generation of its backend
+        self.draining = False
+        self.stale = 0  # reports on starts that are history
+        self._ids = 0
+        self._now_s = 0.0
+        self._effects: list[Effect] = []
+
+    def handle(self, event: Event, now_s: float) -> list[Effect]:
+        """Take note of `event` and say what is to be done, in that order."""
+        self._now_s = now_s
+        match event:
+            case Acquire():
+                self._acquire(event)
+            case Left():
+                self._left(event)
+            case Started() | StartFailed() | Exited() | TimerFired():
+                self._report(event)
+            case Unload():
+                self._unload(event)
+            case Replace():
+                self._replace(event)
+            case Drain():
+                self.draining = True
+                for backend in list(self.backends.values()):
+                    self._let_go(backend, "drain")
+            case Abort():
+                self._abort()
+        effects, self._effects = self._effects, []
+        return effects
+
+    # Requests come and go.
+
+    def _acquire(self, event: Acquire) -> None:
+        # 1. refused
+        if self.draining:
+            self._effects.append(Refuse(event.request, "draining"))
+            return
+        # 2., 3. granted
+        if backend := self._ready_for(event):
+            self._grant(event, backend)
+            return
+        # 4. refused
+        if len(self.waiting) >= self.max_queue:
+            self._effects.append(Refuse(event.request, "full"))
+            return
+        self._wait(event)
+
+    def _wait(self, event: Acquire, *, retried: bool = False) -> None:
+        asked, leaves_open = event.options, event.terms.leaves_open
+        serving = [b for b in self.backends.values() if serves(b.options, asked, leaves_open)]
+        # 5. joined
+        starting = [b for b in serving if b.state is STARTING]
+        leaving = [b for b in serving if b.state in (DRAINING, STOPPING)]
+        if starting:
+            # Its own options first: another one may be larger, and take longer to load.
+            self._join(event, min(starting, key=lambda b: b.options != asked), retried)
+        # 6. queued
+        elif leaving:
+            self.waiting[event.request] = Waiting(
+                event, leaving[0].id, joined=False, retried=retried
+            )
+        # 7. started
+        else:
+            self._join(event, self._start(asked, event.terms), retried)
+
+    def _ready_for(self, event: Acquire) -> Backend | None:
+        """The ready backend for a request: exactly what it asked for, else the smallest, else the
+        last used."""
+        asked, leaves_open = event.options, event.terms.leaves_open
+        ready = [b for b in self.backends.values() if b.state is READY]
+        serving = [b for b in ready if serves(b.options, asked, leaves_open)] or [
+            b for b in ready if _stands_in(b, event)
+        ]
+        return min(
+            serving, key=lambda b: (b.options != asked, b.options.ctx, -b.last_used_s), default=None
+        )
+
+    def _join(self, event: Acquire, backend: Backend, retried: bool) -> None:
+        backend.waiting += 1
+        self.waiting[event.request] = Waiting(event, backend.id, joined=True, retried=retried)
+
+    def _grant(self, event: Acquire, backend: Backend) -> None:
+        backend.in_flight += 1
+        backend.last_used_s = self._now_s
+        backend.default_keep_alive_s = event.terms.default_keep_alive_s
+        if event.keep_alive_s is not None:
+            backend.keep_alive_s = event.keep_alive_s
+        self._set_timer(backend, None)
+        self.leases[event.request] = backend.name
+        self._effects.append(Grant(event.request, *backend.name))
+
+    def _left(self, event: Left) -> None:
+        if waiting := self.waiting.pop(event.request, None):
+            if waiting.joined:
+                backend = self.backends[waiting.backend]
+                backend.waiting -= 1
+                # Nobody waits for it any more, but it goes on loading: the next request is likely
+                # for it too.
+                self._stop_if_drained(backend)
+        elif (name := self.leases.pop(event.request, None)) and (current := self._current(*name)):
+            current.in_flight -= 1
+            current.last_used_s = self._now_s
+            self._stop_if_drained(current)
+            if current.idle:
+                self._became_idle(current)
+
+    # Backends come and go.
+
+    def _start(self, options: LoadOptions, terms: Terms) -> Backend:
+        gone = [b for b in self.backends.values() if b.state is GONE and b.options == options]
+        if gone:
+            # One that failed starts again in its place: who looks at it by its id sees it recover.
+            name, generation = gone[0].id, gone[0].generation + 1
+        else:
+            self._ids += 1
+            name, generation = f"b{self._ids}", 1
+        backend = Backend(
+            name,
+            options,
+            generation,
+            last_used_s=self._now_s,
+            default_keep_alive_s=terms.default_keep_alive_s,
+            side_by_side=terms.side_by_side,
+        )
+        others = [b for b in self.backends.values() if b.state is not GONE]
+        blocking = in_the_way(options, (b.options for b in others))
+        self.backends[name] = backend
+        backend.held_by = {b.id for b in others if b.options in blocking}
+        for other in others:
+            if other.id in backend.held_by:
+                self._let_go(other, "room")
+        if not backend.held_by:
+            self._effects.append(Start(*backend.name))
+        return backend
+
+    def _report(self, event: Started | StartFailed | Exited | TimerFired) -> None:
+        backend = self._current(event.backend, event.generation)
+        if backend is None or backend.state is GONE:
+            self.stale += 1
+            return
+        match event:
+            case Started():
+                self._started(backend)
+            case StartFailed():
+                self._gone(backend, event.message, killed=event.killed)
+            case Exited():
+                self._gone(backend, event.message, killed=True)
+            case TimerFired():
+                if (
+                    backend.idle
+                    and backend.expires_s is not None
+                    and backend.expires_s <= self._now_s
+                ):
+                    self._stop(backend, "keep_alive")
+
+    def _started(self, backend: Backend) -> None:
+        if backend.state is STARTING:
+            self._effects.append(advance(backend, READY, "loaded"))
+        for waiting in self._waiting_for(backend, joined=True):
+            del self.waiting[waiting.acquire.request]
+            backend.waiting -= 1
+            self._grant(waiting.acquire, backend)
+        self._stop_if_drained(backend)
+        if backend.state is not READY:
+            return  # let go of while it loaded; or the order to stop it crossed its message
+        for waiting in list(self.waiting.values()):
+            # Queued until another one is gone, which may take as long as an answer does.
+            asked = waiting.acquire
+            if not waiting.joined and serves(
+                backend.options, asked.options, asked.terms.leaves_open
+            ):
+                del self.waiting[asked.request]
+                self._grant(asked, backend)
+        for other in list(self.backends.values()):
+            if other is not backend and self._is_replaced(other, backend):
+                self._let_go(other, "replaced")
+        if backend.idle:
+            self._became_idle(backend)
+
+    def _is_replaced(self, other: Backend, by: Backend) -> bool:
+        if by.replaces == other.id:
+            return True
+        # What the new one does as well needs no second process: a smaller context, another split.
+        same = frozenset() if by.side_by_side else frozenset({"split"})
+        return other.state is READY and serves(by.options, other.options, same)
+
+    def _became_idle(self, backend: Backend) -> None:
+        self._effects.append(Idle(*backend.name))
+        if self.draining:
+            self._stop(backend, "drain")
+        elif backend.stays_s <= 0:
+            self._stop(backend, "keep_alive")
+        elif not isinf(backend.stays_s):
+            self._set_timer(backend, self._now_s + backend.stays_s)
+
+    def _let_go(self, backend: Backend, why: str) -> None:
+        """Have it finish what it has, then stop."""
+        if backend.state in (STARTING, READY):
+            self._set_timer(backend, None)
+            self._effects.append(advance(backend, DRAINING, why))
+            self._stop_if_drained(backend)
+
+    def _stop_if_drained(self, backend: Backend) -> None:
+        if backend.state is DRAINING and not backend.in_flight and not backend.waiting:
+            self._stop(backend, "drained")
+
+    def _stop(self, backend: Backend, why: str) -> None:
+        self._set_timer(backend, None)
+        if backend.held_by:
+            # It was never started: there is no process to end, and nobody to tell of its end.
+            backend.held_by.clear()
+            self._effects.append(advance(backend, GONE, why))
+            del self.backends[backend.id]
+            self._make_way(backend)
+            return
+        self._effects += [advance(backend, STOPPING, why), Stop(*backend.name)]
+
+    def _gone(self, backend: Backend, message: str, *, killed: bool) -> None:
+        """The process is no more. Its requests: those with a lease see it themselves, the others
+        are seen to here."""
+        asked_to, loading = backend.state is STOPPING, backend.state is STARTING
+        self._set_timer(backend, None)
+        self._effects.append(advance(backend, GONE, "stopped" if asked_to else message))
+        if asked_to:
+            del self.backends[backend.id]
+        else:
+            backend.last_error = message
+            if loading and (old := self.backends.get(backend.replaces or "")):
+                old.last_error = message  # it stays in its place, and says why
+            self._forget_old_failures()
+        for waiting in self._waiting_for(backend, joined=True):
+            del self.waiting[waiting.acquire.request]
+            backend.waiting -= 1
+            if killed and not waiting.retried:
+                self._again(waiting.acquire, retried=True)
+            else:
+                self._effects.append(Fail(waiting.acquire.request, message))
+        self._make_way(backend)
+
+    def _make_way(self, gone: Backend) -> None:
+        """Start what waited for the room of `gone`, and decide anew on the requests that queued for
+        it."""
+        for other in self.backends.values():
+            if gone.id in other.held_by:
+                other.held_by.discard(gone.id)
+                if not other.held_by:
+                    self._effects.append(Start(*other.name))
+        for waiting in self._waiting_for(gone, joined=False):
+            del self.waiting[waiting.acquire.request]
+            self._again(waiting.acquire, retried=waiting.retried)
+
+    def _again(self, event: Acquire, *, retried: bool) -> None:
+        # Accepted once, it is neither refused for a full queue now nor for a drain that began
+        # since.
+        if backend := self._ready_for(event):
+            self._grant(event, backend)
+        else:
+            self._wait(event, retried=retried)
+
+    def _forget_old_failures(self) -> None:
+        gone = [b.id for b in self.backends.values() if b.state is GONE]
+        for name in gone[:-MAX_GONE]:
+            del self.backends[name]
+
+    # Others have a say.
+
+    def _unload(self, event: Unload) -> None:
+        backend = self.backends.get(event.backend)
+        if backend is None:
+            return
+        if backend.state is GONE:
+            del self.backends[backend.id]
+        self._let_go(backend, "unload")
+
+    def _replace(self, event: Replace) -> None:
+        old = self.backends.get(event.backend)
+        if old is None or old.state not in (STARTING, READY):
+            return
+        old.successor, old.last_error = event.options, None
+        for other in list(self.backends.values()):
+            # An earlier successor that is still loading is not what is wanted any more.
+            if (
+                other.replaces == old.id
+                and other.options != event.options
+                and other.state is STARTING
+            ):
+                self._let_go(other, "replaced")
+        if old.options == event.options:
+            old.successor = None  # changed back before anything came of it
+            return
+        same = [b for b in self.backends.values() if b.options == event.options]
+        if any(b.state is READY for b in same):
+            self._let_go(old, "replaced")
+        elif starting := next((b for b in same if b.state is STARTING), None):
+            starting.replaces = old.id
+        else:
+            terms = Terms(old.default_keep_alive_s, side_by_side=old.side_by_side)
+            new = self._start(event.options, terms)
+            new.replaces, new.keep_alive_s = old.id, old.keep_alive_s
+
+    def _abort(self) -> None:
+        self.draining = True
+        self._effects += [Refuse(request, "draining") for request in self.waiting]
+        self.waiting.clear()
+        for backend in list(self.backends.values()):
+            backend.waiting = 0
+            if backend.state not in (STOPPING, GONE):
+                self._stop(backend, "abort")
+
+    # Small things.
+
+    def _current(self, name: str, generation: int) -> Backend | None:
+        backend = self.backends.get(name)
+        return backend if backend and backend.generation == generation else None
+
+    def _waiting_for(self, backend: Backend, *, joined: bool) -> list[Waiting]:
+        return [w for w in self.waiting.values() if w.backend == backend.id and w.joined == joined]
+
+    def _set_timer(self, backend: Backend, at_s: float | None) -> None:
+        if backend.expires_s != at_s:
+            backend.expires_s = at_s
+            self._effects.append(SetTimer(*backend.name, at_s))
+
+
+def _stands_in(old: Backend, event: Acquire) -> bool:
+    """Whether `old` may serve a request that is meant for its successor, as long as that one is not
+    ready."""
+    if old.successor is None or not serves(old.successor, event.options, event.terms.leaves_open):
+        return False
+    return "ctx" in event.terms.leaves_open or old.options.ctx >= event.options.ctx

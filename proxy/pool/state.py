@@ -1,0 +1,105 @@
+"""What the pool knows of one backend, and the only way in which its state changes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from proxy.engine.types import Engine, LoadOptions
+from proxy.pool.effects import Changed
+
+
+class BackendState(StrEnum):
+    """The life of a backend."""
+
+    STARTING = "starting"  # the process is loading; requests that wait for it have joined it
+    READY = "ready"  # it takes requests
+    DRAINING = "draining"  # takes no new ones, finishes those it has, joined ones too, then stops
+    STOPPING = "stopping"  # the process has been told to end
+    GONE = "gone"  # the process is no more; a failed one stays listed until its key starts again
+
+
+LEGAL: Final[Mapping[BackendState, frozenset[BackendState]]] = MappingProxyType(
+    {
+        BackendState.STARTING: frozenset(
+            {BackendState.READY, BackendState.DRAINING, BackendState.STOPPING, BackendState.GONE}
+        ),
+        BackendState.READY: frozenset(
+            {BackendState.DRAINING, BackendState.STOPPING, BackendState.GONE}
+        ),
+        BackendState.DRAINING: frozenset({BackendState.STOPPING, BackendState.GONE}),
+        BackendState.STOPPING: frozenset({BackendState.GONE}),
+        BackendState.GONE: frozenset(),
+    }
+)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Backend:
+    """One worker process and those who use it. The scheduler alone changes it, but for the fields
+    marked."""
+
+    id: str
+    options: LoadOptions
+    generation: int = 1  # how many times this id was started; a restart is a new Backend
+    state: BackendState = BackendState.STARTING
+    in_flight: int = 0  # requests that hold a lease
+    waiting: int = 0  # requests that joined its start
+    last_used_s: float = 0.0  # monotonic
+    keep_alive_s: float | None = None  # as the last request that named one asked
+    default_keep_alive_s: float = 300.0  # the policy's, as of the last request
+    expires_s: float | None = None  # monotonic; None while in use, and for ever
+    last_error: str | None = None
+    replaces: str | None = None  # id of the backend that goes when this one is ready
+    successor: LoadOptions | None = None  # what is meant to take this one's place
+    # Ids of backends that have to be gone before this one is started; they are on their way out.
+    held_by: set[str] = field(default_factory=set)
+    side_by_side: bool = False  # stands beside others of its model that differ only in the split
+    engine: Engine = field(init=False)  # set by the shell when it performs Start
+    expires_at: datetime | None = None  # set by the shell, for people: `expires_s` as time of day
+    # What people should know of it, set by whoever finds it out.
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        parts = [self.id, self.options.model, f"ctx={self.options.ctx}"]
+        if self.options.mode != "generation":
+            parts.append(self.options.mode)
+        if self.options.split is not None:
+            parts.append(f"split={self.options.split}")
+        if self.generation > 1:
+            parts.append(f"generation={self.generation}")
+        parts += [self.state, f"in_flight={self.in_flight}", f"waiting={self.waiting}"]
+        if self.last_error:
+            parts.append(f"error={self.last_error.splitlines()[-1]!r}")
+        return f"<{' '.join(parts)}>"
+
+    @property
+    def name(self) -> tuple[str, int]:
+        """Which start this is: what completions carry, so that a late one is not taken for a newer
+        start's."""
+        return self.id, self.generation
+
+    @property
+    def idle(self) -> bool:
+        return self.state is BackendState.READY and self.in_flight == 0
+
+    @property
+    def stays_s(self) -> float:
+        """How long it stays loaded once idle. Infinity: for ever."""
+        return self.default_keep_alive_s if self.keep_alive_s is None else self.keep_alive_s
+
+
+class IllegalMove(Exception):
+    """A backend was to go from one state to another that cannot follow it: a bug in the
+    scheduler."""
+
+
+def advance(backend: Backend, state: BackendState, why: str) -> Changed:
+    """Change the state of `backend`, and return the effect that tells of it. Raises IllegalMove."""
+    old = backend.state
+    if state not in LEGAL[old]:
+        raise IllegalMove(f"{backend!r} cannot become {state} ({why})")
+    backend.state = state
+    return Changed(backend.id, backend.generation, old.value, state.value, why)

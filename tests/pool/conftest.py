@@ -1,0 +1,89 @@
+"""A pool over real processes: small gated servers, or llama-server itself."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from proxy.clock import Clock, RealClock
+from proxy.engine.command import CommandEngine
+from proxy.engine.logbook import LogBook
+from proxy.engine.types import LoadOptions
+from proxy.observe.events import EventLog
+from proxy.pool.events import Terms
+from proxy.pool.pool import Pool
+from tests.support.commands import GATED
+from tests.support.gates import Gate
+
+
+class House:
+    """A pool, its surroundings and its clients."""
+
+    def __init__(self, folder: Path, http: aiohttp.ClientSession) -> None:
+        self.folder = folder
+        self.http = http
+        self.logbook = LogBook()
+        self.events = EventLog()
+        self.made: list[str] = []  # ids of the engines made: one for each start
+        self.gates: list[Gate] = []
+        self.pools: list[Pool] = []
+
+    def pool(self, *, max_queue: int = 100, clock: Clock | None = None) -> Pool:
+        def make(backend_id: str, options: LoadOptions) -> CommandEngine:
+            self.made.append(backend_id)
+            # What a hosted engine would load, a small server stands for.
+            command = options.command if options.engine == "command" else GATED
+            args = options.args if options.engine == "command" else ()
+            known = replace(options, command=command, args=args)
+            return CommandEngine(backend_id, known, logbook=self.logbook)
+
+        pool = Pool(make, max_queue=max_queue, clock=clock or RealClock(), events=self.events)
+        self.pools.append(pool)
+        return pool
+
+    def gate(self) -> Gate:
+        self.gates.append(Gate(self.folder / f"gate{len(self.gates)}"))
+        return self.gates[-1]
+
+    def options(
+        self, model: str = "m", *args: str, ctx: int = 8192, split: int | None = None
+    ) -> LoadOptions:
+        return LoadOptions(
+            model,
+            Path("no.gguf"),
+            ctx=ctx,
+            split=split,
+            engine="command",
+            command=GATED,
+            args=args,
+        )
+
+    async def client(
+        self, pool: Pool, options: LoadOptions, *gates: Gate | None, **how: float | Terms | None
+    ) -> list[bytes]:
+        """One request from its arrival to its last byte: the pieces of the answer."""
+        async with await pool.acquire(options, **how) as lease:  # type: ignore[arg-type]
+            url = f"{lease.backend.engine.address.origin}/v1/chat/completions"
+            body = {"gates": [gate and gate.path for gate in gates]}
+            async with self.http.post(url, json=body) as answer:
+                return [line async for line in answer.content if line.strip()]
+
+    def kinds(self) -> list[str]:
+        """The events so far: what kind, and whose."""
+        return [f"{e.fields['backend']} {e.kind}" for e in self.events.since(0)]
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        house = House(tmp_path, http)
+        yield house
+        for pool in house.pools:
+            await pool.drain(0.0)
+            assert "queue=0/" in repr(pool)
+        for gate in house.gates:
+            gate.close()

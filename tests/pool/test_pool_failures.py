@@ -1,0 +1,112 @@
+"""The pool when loads fail and processes are killed: small servers that wait at gates."""
+
+import asyncio
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from proxy.errors import LoadFailed
+from tests.pool.conftest import House
+from tests.pool.helpers import ANSWER, LAST_WORDS, until, until_gone
+
+
+class TestFailure:
+    async def test_all_who_wait_get_the_last_words_and_the_next_one_tries_anew(
+        self, house: House
+    ) -> None:
+        pool, gate, broken = house.pool(), house.gate(), house.folder / "broken"
+        broken.touch()
+        options = house.options("m", "--hold-load", gate.path, "--fail", str(broken))
+        clients = [asyncio.ensure_future(house.client(pool, options)) for _ in range(3)]
+        await gate.reached()
+        await gate.open()
+
+        for client in clients:
+            with pytest.raises(LoadFailed, match=LAST_WORDS):
+                await client
+        assert repr(pool) == (
+            "<Pool <b1 m ctx=8192 gone in_flight=0 waiting=0 error='these are my last words'>"
+            " queue=0/100>"
+        )
+        broken.unlink()
+        again = asyncio.ensure_future(house.client(pool, options))
+        await gate.reached()
+        await gate.open()
+        assert await again == ANSWER
+        assert house.made == ["b1", "b1"]
+
+    async def test_a_program_that_is_not_there(self, house: House) -> None:
+        pool = house.pool()
+        with pytest.raises(LoadFailed, match="cannot run /no/such"):
+            await pool.acquire(replace(house.options(), command=("/no/such", "{port}")))
+
+    async def test_an_engine_that_cannot_be_made(self, house: House) -> None:
+        def make(backend_id: str, options: object) -> "object":
+            raise ValueError("no such engine")
+
+        pool = house.pool()
+        pool._make_engine = make  # type: ignore[assignment]
+        with pytest.raises(LoadFailed, match="no such engine"):
+            await pool.acquire(house.options())
+
+    async def test_killed_between_requests(self, house: House) -> None:
+        """kill -9 of a ready backend: the next request finds a new one."""
+        pool = house.pool()
+        backend = await pool.load(house.options())
+        os.kill(backend.engine.pid or 0, signal.SIGKILL)
+        await until_gone(backend)
+
+        assert backend.last_error == "the worker ended by itself (signal 9)"
+        assert await house.client(pool, house.options()) == ANSWER
+        assert house.made == ["b1", "b1"]
+        assert repr(pool) == (
+            "<Pool <b1 m ctx=8192 generation=2 ready in_flight=0 waiting=0> queue=0/100>"
+        )
+
+    async def test_killed_while_requests_wait(self, house: House) -> None:
+        """They do not notice: the load is tried once more."""
+        pool, gate = house.pool(), house.gate()
+        options = house.options("m", "--hold-load", gate.path)
+        clients = [asyncio.ensure_future(house.client(pool, options)) for _ in range(3)]
+        await gate.reached()
+
+        os.kill(pool.backends()[0].engine.pid or 0, signal.SIGKILL)
+        gate.close()
+        await until(pool, "generation=2")
+        await gate.reached()
+        await gate.open()
+
+        assert await asyncio.gather(*clients) == [ANSWER] * 3
+        assert house.made == ["b1", "b1"]
+
+    async def test_killed_twice_while_requests_wait(self, house: House) -> None:
+        pool, gate = house.pool(), house.gate()
+        options = house.options("m", "--hold-load", gate.path)
+        client = asyncio.ensure_future(house.client(pool, options))
+        for _ in range(2):
+            await gate.reached()
+            os.kill(pool.backends()[0].engine.pid or 0, signal.SIGKILL)
+            backend = pool.backends()[0]
+            gate.close()
+            await until_gone(backend)
+
+        with pytest.raises(LoadFailed, match=r"ended while loading \(-9\)"):
+            await client
+        assert house.made == ["b1", "b1"]
+
+    async def test_killed_while_it_answers(self, house: House) -> None:
+        """The client sees a broken answer; its lease does not weigh on the next start."""
+        pool, gate = house.pool(), house.gate()
+        lease = await pool.acquire(house.options())
+        os.kill(lease.backend.engine.pid or 0, signal.SIGKILL)
+
+        assert await pool.until_left(lease.backend, 60.0)
+        client = asyncio.ensure_future(house.client(pool, house.options(), gate))
+        await gate.reached()
+        lease.release()
+
+        assert "generation=2 ready in_flight=1" in repr(pool)
+        await gate.open()
+        assert await client == ANSWER

@@ -1,0 +1,194 @@
+"""How backends leave, are replaced and end: the scheduler as transcripts."""
+
+from dataclasses import replace
+
+from proxy.pool.effects import Grant, Idle, Refuse, SetTimer, Start, Stop
+from proxy.pool.events import (
+    Abort,
+    Acquire,
+    Drain,
+    Exited,
+    Left,
+    Replace,
+    Started,
+    StartFailed,
+    Terms,
+    Unload,
+)
+from tests.pool.play import A_LARGE, A_SMALL, OPEN, A, B, Play, changed, goes, stops
+
+
+class TestUnload:
+    def test_idle(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+
+        assert play(Unload("b1")) == goes("b1", "unload")
+        assert play(Unload("b1")) == []
+
+    def test_busy_drains(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+        play(Acquire(1, A))
+
+        assert play(Unload("b1")) == [changed("b1", "ready", "draining", "unload")]
+        assert play(Left(1)) == stops("b1", "drained", "draining")
+
+    def test_loading_with_requests_serves_them_first(self) -> None:
+        play = Play()
+        play(Acquire(1, A))
+
+        assert play(Unload("b1")) == [changed("b1", "starting", "draining", "unload")]
+        assert play(Started("b1", 1)) == [Grant(1, "b1", 1)]
+        assert play(Left(1)) == stops("b1", "drained", "draining")
+
+    def test_loading_for_nobody_is_cut_short(self) -> None:
+        play = Play()
+        play(Acquire(1, A), Unload("b1"))
+
+        assert play(Left(1)) == stops("b1", "drained", "draining")
+        # "Serves now" crossed the order to stop.
+        assert play(Started("b1", 1)) == []
+        assert play(StartFailed("b1", 1, "ended", killed=True)) == [
+            changed("b1", "stopping", "gone", "stopped")
+        ]
+        assert play.states() == {}
+
+    def test_what_is_not_there(self) -> None:
+        assert Play()(Unload("b1")) == []
+
+    def test_a_failed_one_is_struck_off_the_list(self) -> None:
+        play = Play()
+        play(Acquire(1, A), StartFailed("b1", 1, "bad"))
+
+        assert play(Unload("b1")) == []
+        assert play.states() == {}
+
+
+class TestReplace:
+    def test_the_old_one_serves_until_the_new_one_is_ready(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+
+        assert play(Replace("b1", A_LARGE)) == [Start("b2", 1)]
+        assert Grant(1, "b1", 1) in play(Acquire(1, A_LARGE, None, OPEN))
+        assert play(Acquire(2, A_LARGE)) == []  # named its context: that is worth the wait
+        assert play(Started("b2", 1)) == [
+            changed("b2", "starting", "ready", "loaded"),
+            Grant(2, "b2", 1),
+            changed("b1", "ready", "draining", "replaced"),
+        ]
+        assert play(Acquire(3, A_LARGE, None, OPEN)) == [Grant(3, "b2", 1)]
+        assert play(Left(1)) == stops("b1", "drained", "draining")
+
+    def test_the_new_one_stays_as_long_as_the_old_one_would_have(self) -> None:
+        play = Play()
+        play(Acquire(1, A, 77.0), Started("b1", 1), Left(1), Replace("b1", A_LARGE))
+
+        assert play(Started("b2", 1))[-1] == SetTimer("b2", 1, 77.0)
+
+    def test_by_a_smaller_one(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+        play(Replace("b1", A_SMALL))
+
+        assert play(Started("b2", 1))[1:-2] == goes("b1", "replaced")
+
+    def test_a_new_one_that_fails_leaves_the_old_one_in_place(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+        play(Replace("b1", A_LARGE), StartFailed("b2", 1, "no room"))
+
+        assert play.scheduler.backends["b1"].last_error == "no room"
+        assert Grant(1, "b1", 1) in play(Acquire(1, A_LARGE, None, OPEN))
+        assert play(Acquire(2, A_LARGE)) == [Start("b2", 2)]
+
+    def test_changed_again_before_it_was_ready(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+        play(Replace("b1", A_LARGE))
+        other = replace(A, parallel=1)
+
+        assert play(Replace("b1", other)) == [
+            changed("b2", "starting", "draining", "replaced"),
+            *stops("b2", "drained", "draining"),
+            Start("b3", 1),
+        ]
+
+    def test_changed_back_before_it_was_ready(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+        play(Replace("b1", A_LARGE))
+
+        assert play(Replace("b1", A))[-1] == Stop("b2", 1)
+        assert play.scheduler.backends["b1"].successor is None
+
+    def test_by_one_that_is_there_already(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+        play(Acquire(1, A))
+        other = replace(A, parallel=1)
+        play.ready("b2", other)
+
+        assert play(Replace("b1", other)) == [changed("b1", "ready", "draining", "replaced")]
+
+    def test_by_one_that_is_loading_already(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+        other = replace(A, parallel=1)
+        play(Acquire(1, other), Replace("b1", other))
+
+        assert play(Started("b2", 1))[2:] == goes("b1", "replaced")
+
+    def test_what_is_gone_needs_no_successor(self) -> None:
+        assert Play()(Replace("b1", A)) == []
+
+    def test_a_larger_context_takes_the_place_of_a_smaller_one(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+        play.ready("b2", B)
+        play(Acquire(1, A_LARGE))
+
+        assert play(Started("b3", 1))[2:] == goes("b1", "replaced")
+
+    def test_another_split_takes_its_place_or_stands_beside_it(self) -> None:
+        for terms, left in ((Terms(), {"b2"}), (Terms(side_by_side=True), {"b1", "b2"})):
+            play = Play()
+            play.ready("b1", replace(A, split=1))
+            play(Acquire(1, replace(A, split=2), None, terms), Started("b2", 1))
+            ready = {name for name, state in play.states().items() if state == "ready"}
+
+            assert ready == left
+
+
+class TestEnd:
+    def test_drain_finishes_those_who_are_here(self) -> None:
+        """Running, waiting and queued requests are all served before the last process stops."""
+        play = Play()
+        play.ready("b1", A)
+        play.ready("b2", B)
+        play(Acquire(1, A), Unload("b1"), Acquire(2, A), Acquire(3, A_LARGE))
+
+        assert play(Drain()) == [
+            *goes("b2", "drain"),
+            changed("b3", "starting", "draining", "drain"),
+        ]
+        assert play(Started("b3", 1), Left(3))[-1] == Stop("b3", 1)
+        play(Exited("b3", 1, ""))
+        assert play(Left(1), Exited("b1", 1, ""))[-1] == Start("b4", 1)
+        assert play(Started("b4", 1))[-1] == Grant(2, "b4", 1)
+        assert play(Left(2)) == [Idle("b4", 1), *stops("b4", "drain")]
+
+    def test_abort_stops_everything(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+        play(Acquire(1, A), Acquire(2, B), Drain())
+
+        assert play(Abort()) == [
+            Refuse(2, "draining"),
+            *stops("b1", "abort", "draining"),
+            *stops("b2", "abort", "draining"),
+        ]
+        assert play(Left(1), Left(2)) == []
+        assert play(Exited("b1", 1, ""), StartFailed("b2", 1, ""))
+        assert play.states() == {}

@@ -1,0 +1,145 @@
+"""What the proxy decided, as numbered events: the last ones are kept, and readers follow along
+live.
+
+Whoever decides publishes; the log, the event stream of the admin API and tests read. A reader that
+is too slow
+loses events and is told how many: publishing never waits.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import structlog
+
+KEPT_EVENTS = 1000
+SUBSCRIBER_EVENTS = 256
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened. `kind` is a constant word; ids count up from 1 and have no holes."""
+
+    id: int
+    at: datetime
+    kind: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"id": self.id, "at": self.at.isoformat(), "kind": self.kind, **self.fields}
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class EventLog:
+    """The ring of the last events, and everyone who follows it. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        keep: int = KEPT_EVENTS,
+        subscriber_keep: int = SUBSCRIBER_EVENTS,
+        now: Callable[[], datetime] = _now,
+    ) -> None:
+        self._now = now
+        self._subscriber_keep = subscriber_keep
+        # All that ever changes:
+        self._ring: deque[Event] = deque(maxlen=keep)
+        self._last_id = 0
+        self._subscribers: set[Subscription] = set()
+
+    def __repr__(self) -> str:
+        return f"<EventLog last_id={self._last_id} subscribers={len(self._subscribers)}>"
+
+    @property
+    def last_id(self) -> int:
+        return self._last_id
+
+    def publish(self, kind: str, /, **fields: Any) -> Event:
+        """Keep, log and hand on an event; never waits. `fields` must be JSON values."""
+        self._last_id += 1
+        event = Event(self._last_id, self._now(), kind, fields)
+        self._ring.append(event)
+        log.info(kind, **fields)
+        for subscriber in self._subscribers:
+            subscriber.offer(event)
+        return event
+
+    def since(self, last_seen: int) -> list[Event]:
+        """The events after id `last_seen` that are still kept, oldest first.
+
+        Where older ones than those are gone already, the first of the list is a "lost" marker.
+        """
+        kept = [event for event in self._ring if event.id > last_seen]
+        first = kept[0].id if kept else self._last_id + 1
+        gone = first - last_seen - 1
+        return [self.lost(gone, before=first), *kept] if gone > 0 else kept
+
+    def subscribe(self, *, after: int | None = None) -> "Subscription":
+        """Follow the events from now on, or from the one after id `after` as far as it is kept.
+
+        Use it as a context manager and iterate over it; leaving the block ends it.
+        """
+        subscription = Subscription(self, self._subscriber_keep)
+        if after is not None:
+            # An id from before a restart of the proxy is larger than any of ours: then all is new.
+            subscription.backlog.extend(self.since(after if after <= self._last_id else 0))
+        self._subscribers.add(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: "Subscription") -> None:
+        self._subscribers.discard(subscription)
+
+    def lost(self, count: int, *, before: int) -> Event:
+        """The marker that a reader gets in place of `count` events that came before id `before`."""
+        return Event(before - 1, self._now(), "lost", {"count": count})
+
+
+class Subscription:
+    """One reader's bounded queue of events. Iterating waits for the next event, forever."""
+
+    def __init__(self, events: EventLog, keep: int) -> None:
+        self._events = events
+        self._keep = keep
+        self._arrived = asyncio.Event()
+        self._lost = 0
+        self.backlog: deque[Event] = (
+            deque()
+        )  # kept from before the subscription; not bounded by `keep`
+        self._queue: deque[Event] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._events.unsubscribe(self)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self.backlog and not self._queue:
+            self._arrived.clear()
+            await self._arrived.wait()
+        if self.backlog:
+            return self.backlog.popleft()
+        if self._lost:
+            marker = self._events.lost(self._lost, before=self._queue[0].id)
+            self._lost = 0
+            return marker
+        return self._queue.popleft()
+
+    def offer(self, event: Event) -> None:
+        """Take an event in. A full queue gives up its oldest one: what is newest matters most."""
+        if len(self._queue) >= self._keep:
+            self._queue.popleft()
+            self._lost += 1
+        self._queue.append(event)
+        self._arrived.set()

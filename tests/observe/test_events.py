@@ -1,0 +1,83 @@
+"""Events are numbered, kept, and handed on; who is too slow is told what it missed."""
+
+import asyncio
+from datetime import UTC, datetime
+
+from proxy.observe.events import EventLog
+
+AT = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def a_log(*, keep: int = 5, subscriber_keep: int = 3) -> EventLog:
+    return EventLog(keep=keep, subscriber_keep=subscriber_keep, now=lambda: AT)
+
+
+def test_events_are_numbered_from_one() -> None:
+    events = a_log()
+
+    first, second = events.publish("a", x=1), events.publish("b")
+
+    assert (first.id, second.id, events.last_id) == (1, 2, 2)
+    assert first.to_json() == {"id": 1, "at": "2025-01-01T00:00:00+00:00", "kind": "a", "x": 1}
+
+
+def test_a_reader_that_comes_back_gets_what_it_missed_as_far_as_it_is_kept() -> None:
+    events = a_log()
+    for number in range(8):
+        events.publish("n", number=number)
+
+    assert [event.id for event in events.since(6)] == [7, 8]
+    assert events.since(8) == []
+    marker, *kept = events.since(1)
+    assert (marker.kind, marker.fields, marker.id) == ("lost", {"count": 2}, 3)
+    assert [event.id for event in kept] == [4, 5, 6, 7, 8]
+
+
+async def test_subscribers_get_events_in_order() -> None:
+    events = a_log()
+    with events.subscribe() as mine, events.subscribe() as other:
+        events.publish("a")
+        events.publish("b")
+
+        assert [(await anext(mine)).kind, (await anext(mine)).kind] == ["a", "b"]
+        assert (await anext(other)).kind == "a"
+
+
+async def test_a_slow_subscriber_loses_the_oldest_and_is_told_how_many() -> None:
+    events = a_log()
+    with events.subscribe() as slow:
+        for _ in range(7):
+            events.publish("n")
+
+        seen = [await anext(slow) for _ in range(4)]
+
+    assert [(event.kind, event.id) for event in seen] == [("lost", 4), ("n", 5), ("n", 6), ("n", 7)]
+    assert seen[0].fields == {"count": 4}
+
+
+async def test_subscribing_after_an_id_has_no_gap_and_no_repetition() -> None:
+    events = a_log()
+    events.publish("a")
+    events.publish("b")
+    with events.subscribe(after=1) as reader:
+        events.publish("c")
+
+        assert [(await anext(reader)).id, (await anext(reader)).id] == [2, 3]
+
+
+async def test_an_id_of_an_earlier_process_starts_from_what_is_kept() -> None:
+    events = a_log()
+    events.publish("a")
+    with events.subscribe(after=99) as reader:
+        assert (await anext(reader)).id == 1
+
+
+async def test_waiting_is_woken_and_leaving_ends_the_subscription() -> None:
+    events = a_log()
+    with events.subscribe() as reader:
+        waiting = asyncio.create_task(anext(reader))
+        await asyncio.sleep(0)
+        events.publish("a")
+        assert (await waiting).kind == "a"
+
+    assert repr(events) == "<EventLog last_id=1 subscribers=0>"

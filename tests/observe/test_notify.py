@@ -1,0 +1,48 @@
+"""systemd is told over a real datagram socket."""
+
+import asyncio
+import contextlib
+import socket
+from pathlib import Path
+
+import pytest
+
+from proxy.observe.notify import feed_watchdog, notify, watchdog_interval_s
+
+
+def test_nobody_to_tell() -> None:
+    assert not notify("READY=1", env={})
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_tells_state(tmp_path: Path, abstract: bool) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        name = f"@{tmp_path}/n" if abstract else f"{tmp_path}/n"
+        systemd.bind("\0" + name[1:] if abstract else name)
+
+        assert notify("READY=1", env={"NOTIFY_SOCKET": name})
+        assert systemd.recv(100) == b"READY=1"
+
+
+def test_a_socket_that_is_gone_is_no_reason_to_fail(tmp_path: Path) -> None:
+    assert not notify("READY=1", env={"NOTIFY_SOCKET": str(tmp_path / "gone")})
+
+
+def test_half_of_what_systemd_waits() -> None:
+    assert watchdog_interval_s({"WATCHDOG_USEC": "3000000"}) == 1.5
+    assert watchdog_interval_s({"WATCHDOG_USEC": "0"}) is None
+    assert watchdog_interval_s({}) is None
+
+
+async def test_feeds_the_watchdog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "n"))
+        systemd.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
+        feeding = asyncio.create_task(feed_watchdog(0.001))
+
+        for _ in range(2):
+            assert await asyncio.get_running_loop().sock_recv(systemd, 100) == b"WATCHDOG=1"
+        feeding.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await feeding

@@ -1,0 +1,64 @@
+"""Errors as each protocol's clients expect them; the counterpart of `proxy.errors`."""
+
+import math
+from http import HTTPStatus
+from typing import Any, Literal
+
+import msgspec
+
+from proxy.errors import ProxyError
+
+Dialect = Literal["openai", "anthropic", "ollama"]
+
+_OPENAI_TYPES = {401: "authentication_error", 409: "conflict_error", 429: "rate_limit_error"}
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def dialect_of(path: str) -> Dialect:
+    """The protocol that a path belongs to; OpenAI's where none claims it."""
+    if path == "/v1/messages" or path.startswith("/v1/messages/"):
+        return "anthropic"
+    if path.startswith("/api/"):
+        return "ollama"
+    return "openai"
+
+
+def error_body(error: ProxyError, dialect: Dialect) -> bytes:
+    """The JSON that tells `error` in this protocol."""
+    return msgspec.json.encode(_error_object(error, dialect))
+
+
+def error_headers(error: ProxyError) -> dict[str, str]:
+    """The headers that go with the body: when to come again, if that is known, in whole seconds."""
+    headers = {"Content-Type": "application/json"}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+def _error_object(error: ProxyError, dialect: Dialect) -> dict[str, Any]:
+    server = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    if dialect == "ollama":
+        return {"error": error.message}
+    if dialect == "anthropic":
+        kind = _ANTHROPIC_TYPES.get(
+            error.status, "api_error" if server else "invalid_request_error"
+        )
+        return {"type": "error", "error": {"type": kind, "message": error.message}}
+    kind = _OPENAI_TYPES.get(error.status, "server_error" if server else "invalid_request_error")
+    return {
+        "error": {
+            "message": error.message,
+            "type": kind,
+            "param": error.param,
+            "code": error.code,
+        }
+    }

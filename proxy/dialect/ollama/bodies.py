@@ -1,0 +1,112 @@
+"""What an engine is asked for an Ollama request: bodies of llama-server's endpoints. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from proxy.dialect.ollama.messages import to_openai
+from proxy.dialect.ollama.options import DEFAULTS
+from proxy.dialect.ollama.requests import ChatMessage, GenerateBody, Generation
+
+# gpt-oss and its like know three levels; Ollama's clients may ask for one more.
+EFFORTS = {"max": "high"}
+
+
+def sampling(params: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What counts for one request: what it asks for, else the model's policy, else the defaults."""
+    merged = {**DEFAULTS, **params, **asked}
+    if "n_predict" in asked:
+        for name in ("max_tokens", "max_completion_tokens"):
+            merged.pop(name, None)
+    return merged
+
+
+def chat(
+    body: Generation,
+    messages: Sequence[ChatMessage],
+    params: Mapping[str, Any],
+    *,
+    tools: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """For `/v1/chat/completions`, streamed. `params` are from `sampling`."""
+    made = {
+        **params,
+        "messages": to_openai(messages),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if tools:
+        made["tools"] = list(tools)
+    else:
+        # Some policies ask for a certain tool; without any that is an error.
+        made.pop("tool_choice", None)
+    if body.think is not None:
+        made["chat_template_kwargs"] = {**params.get("chat_template_kwargs", {}), **_kwargs(body)}
+    if body.logprobs:
+        made["logprobs"] = True
+        made["top_logprobs"] = max(body.top_logprobs or 0, 1)
+    if (schema := body.schema) is not None:
+        made["response_format"] = (
+            {"type": "json_schema", "json_schema": {"name": "schema", "schema": schema}}
+            if schema
+            else {"type": "json_object"}
+        )
+    return made
+
+
+def completion(
+    body: Generation, prompt: str | Sequence[int], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """For `/completion`, streamed: a prompt as it is, as text or as tokens."""
+    return {**_plain(body, params), "prompt": prompt}
+
+
+def infill(body: GenerateBody, params: Mapping[str, Any]) -> dict[str, Any]:
+    """For `/infill`, streamed: what belongs between prompt and suffix."""
+    return {
+        **_plain(body, params),
+        "input_prefix": body.prompt or "",
+        "input_suffix": body.suffix or "",
+    }
+
+
+def generate_messages(body: GenerateBody, system: str | None) -> list[ChatMessage]:
+    """A prompt as the chat that it is for a model with a template."""
+    messages = [ChatMessage(role="user", content=body.prompt or "", images=body.images)]
+    if words := body.system or system:
+        messages.insert(0, ChatMessage(role="system", content=words))
+    return messages
+
+
+def chat_messages(
+    before: Sequence[ChatMessage], messages: Sequence[ChatMessage], system: str | None
+) -> list[ChatMessage]:
+    """The messages after those `before` every conversation, and first of all the model's own
+    system prompt, unless they bring one.
+    """
+    first = messages[0].role.lower() if messages else ""
+    own = [ChatMessage(role="system", content=system)] if system and first != "system" else []
+    return [*own, *before, *messages]
+
+
+def drop_oldest(messages: Sequence[ChatMessage], count: int) -> list[ChatMessage]:
+    """The messages without the first `count`, of which those that the system says are kept."""
+    kept = [message for message in messages[:count] if message.role.lower() == "system"]
+    return [*kept, *messages[count:]]
+
+
+def _plain(body: Generation, params: Mapping[str, Any]) -> dict[str, Any]:
+    of_chats = ("chat_template_kwargs", "tool_choice", "parallel_tool_calls", "response_format")
+    made = {name: value for name, value in params.items() if name not in of_chats}
+    made["stream"] = True
+    if body.logprobs:
+        made["n_probs"] = max(body.top_logprobs or 0, 1)
+    if (schema := body.schema) is not None:
+        made["json_schema"] = schema or {"type": "object"}
+    return made
+
+
+def _kwargs(body: Generation) -> dict[str, Any]:
+    kwargs: dict[str, Any] = {"enable_thinking": body.thinks}
+    if isinstance(body.think, str):
+        kwargs["reasoning_effort"] = EFFORTS.get(body.think, body.think)
+    return kwargs

@@ -1,0 +1,113 @@
+"""What an engine is asked."""
+
+from typing import Any
+
+from proxy.dialect.ollama import bodies
+from proxy.dialect.ollama.options import DEFAULTS
+from proxy.dialect.ollama.requests import ChatBody, ChatMessage, GenerateBody
+
+USER = ChatMessage(role="user", content="hi")
+
+
+def roles(messages: list[ChatMessage]) -> list[str]:
+    return [message.role for message in messages]
+
+
+def test_who_counts_most() -> None:
+    made = bodies.sampling({"top_p": 0.5, "max_tokens": 9, "x": 1}, {"top_k": 1, "n_predict": 3})
+
+    assert made == {**DEFAULTS, "top_p": 0.5, "x": 1, "top_k": 1, "n_predict": 3}
+    assert bodies.sampling({"max_tokens": 9}, {})["max_tokens"] == 9
+
+
+def test_a_chat() -> None:
+    made = bodies.chat(ChatBody(), [USER], {"seed": 1, "tool_choice": "required"})
+
+    assert made == {
+        "seed": 1,
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def test_tools() -> None:
+    tools = [{"type": "function"}]
+    made = bodies.chat(ChatBody(), [USER], {"tool_choice": "required"}, tools=tools)
+
+    assert made["tools"] == tools
+    assert made["tool_choice"] == "required"
+
+
+def test_thinking() -> None:
+    def kwargs(think: Any, **params: Any) -> Any:
+        return bodies.chat(ChatBody(think=think), [USER], params).get("chat_template_kwargs")
+
+    assert kwargs(None) is None
+    assert kwargs(True) == {"enable_thinking": True}
+    assert kwargs(False) == {"enable_thinking": False}
+    assert kwargs("low") == {"enable_thinking": True, "reasoning_effort": "low"}
+    assert kwargs("max") == {"enable_thinking": True, "reasoning_effort": "high"}
+    policy = {"enable_thinking": False, "tone": "dry"}
+    assert kwargs(True, chat_template_kwargs=policy) == {"enable_thinking": True, "tone": "dry"}
+    assert kwargs(None, chat_template_kwargs=policy) == policy
+
+
+def test_formats() -> None:
+    schema = {"type": "boolean"}
+
+    assert bodies.chat(ChatBody(format="json"), [USER], {})["response_format"] == {
+        "type": "json_object"
+    }
+    assert bodies.chat(ChatBody(format=schema), [USER], {})["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "schema", "schema": schema},
+    }
+    plain = bodies.completion(GenerateBody(format="json"), "p", {})
+    assert plain["json_schema"] == {"type": "object"}
+    assert bodies.completion(GenerateBody(format=schema), "p", {})["json_schema"] == schema
+
+
+def test_probabilities() -> None:
+    some = bodies.chat(ChatBody(logprobs=True), [USER], {})
+    more = bodies.completion(GenerateBody(logprobs=True, top_logprobs=4), "p", {})
+
+    assert (some["logprobs"], some["top_logprobs"]) == (True, 1)
+    assert more["n_probs"] == 4
+    assert "n_probs" not in bodies.completion(GenerateBody(top_logprobs=4), "p", {})
+
+
+def test_plain_prompts() -> None:
+    params = {"seed": 1, "tool_choice": "required", "chat_template_kwargs": {}}
+
+    assert bodies.completion(GenerateBody(), [1, 2], params) == {
+        "seed": 1,
+        "stream": True,
+        "prompt": [1, 2],
+    }
+    assert bodies.infill(GenerateBody(prompt="a", suffix="b"), params) == {
+        "seed": 1,
+        "stream": True,
+        "input_prefix": "a",
+        "input_suffix": "b",
+    }
+
+
+def test_the_models_own_words_come_first() -> None:
+    before = [ChatMessage(role="assistant", content="b")]
+
+    assert roles(bodies.chat_messages(before, [USER], "s")) == ["system", "assistant", "user"]
+    own = [ChatMessage(role="System", content="mine"), USER]
+    assert [m.content for m in bodies.chat_messages([], own, "s")] == ["mine", "hi"]
+    assert roles(bodies.generate_messages(GenerateBody(prompt="p"), None)) == ["user"]
+    said = bodies.generate_messages(GenerateBody(prompt="p", system="mine"), "s")
+    assert [m.content for m in said] == ["mine", "p"]
+
+
+def test_the_oldest_go_first() -> None:
+    system = ChatMessage(role="system", content="s")
+    messages = [system, USER, ChatMessage(role="assistant"), USER]
+
+    assert roles(bodies.drop_oldest(messages, 0)) == ["system", "user", "assistant", "user"]
+    assert roles(bodies.drop_oldest(messages, 1)) == ["system", "user", "assistant", "user"]
+    assert roles(bodies.drop_oldest(messages, 3)) == ["system", "user"]

@@ -1,0 +1,142 @@
+"""Models as Ollama describes them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proxy.catalog.entry import Entry, Message
+from proxy.catalog.gguf import read_header
+from proxy.catalog.summary import Summary
+from proxy.dialect.ollama import models
+from tests.support.models import model
+
+
+@pytest.fixture(scope="module")
+def entry() -> Entry:
+    path = model(layers=2)
+    return Entry("m", path, (path,), path.stat().st_size, 1_700_000_000.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("llama3", "llama3:latest"),
+        ("llama3:8b", "llama3:8b"),
+        ("hf.co/org/repo", "hf.co/org/repo:latest"),
+        ("localhost:5000/a/b", "localhost:5000/a/b:latest"),
+    ],
+)
+def test_names(name: str, shown: str) -> None:
+    assert models.display_name(name) == shown
+
+
+def test_a_plain_file(entry: Entry) -> None:
+    summary = Summary(architecture="qwen3moe", parameters="30B-A3B", quantization="Q4_K_M")
+    tag = models.tag("m", entry, summary)
+
+    assert tag["modified_at"] == "2023-11-14T22:13:20.5Z"
+    assert tag["details"] == {
+        "parent_model": "",
+        "format": "gguf",
+        "family": "qwen3moe",
+        "families": ["qwen3moe"],
+        "parameter_size": "30B-A3B",
+        "quantization_level": "Q4_K_M",
+    }
+    assert len(tag["digest"]) == 64
+    assert models.digest("m", replace(entry, modified_at=0.0)) != tag["digest"]
+
+
+def test_a_manifest_knows_better(entry: Entry) -> None:
+    config = {"model_family": "llama", "model_families": ["llama", "clip"], "model_type": "8B"}
+    own = replace(entry, config=config, digest="sha256:" + "ab" * 32)
+    details = models.details(own, Summary(architecture="x", context_length=7, embedding_length=8))
+
+    assert models.digest("m", own) == "ab" * 32
+    assert details["family"] == "llama"
+    assert details["families"] == ["llama", "clip"]
+    assert (details["context_length"], details["embedding_length"]) == (7, 8)
+
+
+def test_a_model_that_only_a_policy_knows() -> None:
+    tag = models.tag("remote", None, Summary())
+
+    assert tag["size"] == 0
+    assert tag["modified_at"] == "1970-01-01T00:00:00Z"
+    assert tag["details"]["families"] == []
+
+
+def test_what_templates_allow(entry: Entry) -> None:
+    header = read_header(entry.path)
+    plain = models.abilities(entry, header)
+    own = replace(entry, template="{{ tools }}<think></think>", template_file=Path("t.jinja"))
+    go = replace(entry, template="{{ .Tools }}<think></think>")
+
+    assert (plain.chat, plain.tools, plain.thinking) == (True, False, False)
+    assert models.abilities(own, header).thinking
+    assert models.capabilities(own, header) == ["completion", "tools", "thinking"]
+    assert models.abilities(go, header) == plain, "llama-server does not use a Go template"
+    seeing = replace(entry, projector=Path("mmproj.gguf"))
+    assert models.capabilities(seeing, header) == ["completion", "vision"]
+
+
+@pytest.mark.parametrize(
+    ("template", "thinks"),
+    [
+        ("Qwen-Qwen3-0.6B", True),
+        ("openai-gpt-oss-120b", True),
+        ("deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", True),
+        ("mistralai-Ministral-3-14B-Reasoning-2512", True),
+        ("meta-llama-Llama-3.1-8B-Instruct", False),
+        ("mistralai-Mistral-Nemo-Instruct-2407", False),
+        ("Qwen-Qwen2.5-7B-Instruct", False),
+    ],
+)
+def test_who_thinks(entry: Entry, template: str, thinks: bool) -> None:
+    header = read_header(model(layers=2, template=template))
+
+    assert models.abilities(entry, header).thinking is thinks
+
+
+def test_parameters_and_modelfile(entry: Entry) -> None:
+    params = {"temperature": 0.5, "stop": ["a", "b"], "moe_cpu_layers": "auto"}
+    own = replace(
+        entry,
+        system="be brief",
+        adapters=(Path("/a.gguf"),),
+        messages=(Message("user", "hi"),),
+    )
+
+    assert models.parameters(params).splitlines() == [
+        "temperature                    0.5",
+        'stop                           "a"',
+        'stop                           "b"',
+        'moe_cpu_layers                 "auto"',
+    ]
+    text = models.modelfile("m", own, "{{ x }}", params)
+    assert f"FROM {entry.path}\n" in text
+    assert 'TEMPLATE """{{ x }}"""\n' in text
+    assert 'SYSTEM """be brief"""\n' in text
+    assert 'PARAMETER stop "b"\n' in text
+    assert "ADAPTER /a.gguf\n" in text
+    assert 'MESSAGE user """hi"""\n' in text
+    bare = models.modelfile("m", replace(entry, system=None), "", {})
+    assert bare.endswith(f"FROM {entry.path}\n")
+    assert models.modelfile("remote", None, "", {}).endswith("FROM remote\n")
+
+
+def test_tensors(entry: Entry) -> None:
+    listed = models.tensors(read_header(entry.path))
+
+    assert {"name": "output_norm.weight", "type": "F32", "shape": [256]} in listed
+
+
+def test_long_arrays_are_left_empty(entry: Entry) -> None:
+    short = models.model_info(read_header(entry.path), verbose=False)
+    full = models.model_info(read_header(entry.path, keep=1 << 20), verbose=True)
+
+    assert short["tokenizer.ggml.tokens"] == []
+    assert len(full["tokenizer.ggml.tokens"]) > 1000
+    assert list(short) == sorted(short)
+    assert short.keys() == full.keys()

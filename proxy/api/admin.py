@@ -1,0 +1,169 @@
+"""The operator's routes: state, events, splits, loading and unloading, policy files."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from proxy.api.bodies import decode_json, read_body
+from proxy.api.options import read_model
+from proxy.api.policy_files import read_policy_file, write_policy_file
+from proxy.api.services import SERVICES, Services
+from proxy.api.state import state
+from proxy.api.wire import json_response, sse_frame, start_stream
+from proxy.errors import BadRequest, NotFound
+from proxy.observe.events import Event, Subscription
+from proxy.pool.state import Backend, BackendState
+from proxy.router import Ask
+from proxy.split import parse_split
+
+HEARTBEAT_S = 15.0
+MAX_ADMIN_BODY_BYTES = 1 << 20
+
+
+class SplitBody(msgspec.Struct, forbid_unknown_fields=True):
+    moe_cpu_layers: Any
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    router.add_get("/health", health)
+    router.add_get("/admin/state", get_state)
+    router.add_get("/admin/events", get_events, allow_head=False)
+    router.add_put("/admin/backends/{id}/split", put_split)
+    # Names have slashes and colons; the verb is what comes after the last slash.
+    router.add_post("/admin/models/{name:.+}/load", load)
+    router.add_post("/admin/models/{name:.+}/unload", unload)
+    router.add_put("/admin/models/{name:.+}/split", put_model_split)
+    router.add_get("/admin/policies/{file:.+}", get_policy_file)
+    router.add_put("/admin/policies/{file:.+}", put_policy_file)
+
+
+async def health(request: web.Request) -> web.Response:
+    """The proxy itself is well: it takes requests, also while models load."""
+    draining = request.app[SERVICES].pool.draining
+    return json_response(
+        {"status": "draining" if draining else "ok"}, status=503 if draining else 200
+    )
+
+
+async def get_state(request: web.Request) -> web.Response:
+    return json_response(state(request.app[SERVICES]))
+
+
+async def get_events(request: web.Request) -> web.StreamResponse:
+    """Events as they happen; with `Last-Event-ID`, from the next one on, as far as kept."""
+    services = request.app[SERVICES]
+    after = _last_event_id(request)
+    with services.events.subscribe(after=after) as subscription:
+        response = await start_stream(request, "text/event-stream")
+        # Says at once that it is connected, and where the story goes on from.
+        await response.write(b": connected, last event %d\n\n" % services.events.last_id)
+        async for event in _with_heartbeats(subscription):
+            await response.write(
+                sse_frame(event.to_json(), event_id=event.id, event=event.kind)
+                if event
+                else b": still here\n\n"
+            )
+    return response
+
+
+async def put_split(request: web.Request) -> web.Response:
+    """Set the split of one backend, and answer when its experts have moved."""
+    services = request.app[SERVICES]
+    backend_id = request.match_info["id"]
+    split = await _read_split(request)
+    _known_backend(services, backend_id)
+    await services.splits.operator(backend_id, split)
+    return json_response(await _backend_json(services, backend_id))
+
+
+async def put_model_split(request: web.Request) -> web.Response:
+    """The same for all backends of a model, which has to be loaded."""
+    services = request.app[SERVICES]
+    split = await _read_split(request)
+    model = (await services.resolve(request.match_info["name"])).name
+    await services.splits.operator(model, split)
+    backends = state(services)["backends"]
+    return json_response({"backends": [b for b in backends if b["model"] == model]})
+
+
+async def load(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    wanted = read_model(request.match_info["name"])
+    model = await services.resolve(wanted.model)
+    ask = Ask(model.name, wanted.split)
+    async with await services.router.route(ask, model.policy.mode) as lease:
+        backend_id = lease.backend.id
+    return json_response(await _backend_json(services, backend_id))
+
+
+async def unload(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    model = (await services.resolve(request.match_info["name"])).name
+    return json_response({"unloaded": await services.pool.unload(model)})
+
+
+async def get_policy_file(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    text = await asyncio.to_thread(
+        read_policy_file, services.policies.newest.files, request.match_info["file"]
+    )
+    return web.Response(body=text, content_type="application/toml")
+
+
+async def put_policy_file(request: web.Request) -> web.Response:
+    """Replace one policy file, if the whole set is good with the new text; the watcher then applies
+    it.
+    """
+    services = request.app[SERVICES]
+    body = await read_body(request, MAX_ADMIN_BODY_BYTES)
+    problems = await asyncio.to_thread(
+        write_policy_file, services.policies.newest, request.match_info["file"], body
+    )
+    if problems:
+        return json_response({"problems": problems}, status=400)
+    return json_response({"problems": []})
+
+
+async def _read_split(request: web.Request) -> Any:
+    body = decode_json(await read_body(request, MAX_ADMIN_BODY_BYTES), SplitBody)
+    return parse_split(body.moe_cpu_layers)
+
+
+def _known_backend(services: Services, backend_id: str) -> Backend:
+    for backend in services.pool.backends():
+        if backend.id == backend_id and backend.state is not BackendState.GONE:
+            return backend
+    there = ", ".join(b.id for b in services.pool.backends()) or "none"
+    raise NotFound(f"there is no backend {backend_id!r}; there is {there}")
+
+
+async def _backend_json(services: Services, backend_id: str) -> Any:
+    backends = state(services)["backends"]
+    return next((backend for backend in backends if backend["id"] == backend_id), None)
+
+
+def _last_event_id(request: web.Request) -> int | None:
+    given = request.headers.get("Last-Event-ID") or request.query.get("after")
+    if given is None:
+        return None
+    if not given.isdecimal():
+        raise BadRequest(
+            f"Last-Event-ID: {given!r} is not the id of an event", param="Last-Event-ID"
+        )
+    return int(given)
+
+
+async def _with_heartbeats(subscription: Subscription) -> AsyncIterator[Event | None]:
+    """The events, and None whenever there was none for a while: so that dead connections are
+    noticed.
+    """
+    while True:
+        try:
+            async with asyncio.timeout(HEARTBEAT_S):
+                event: Event | None = await anext(subscription)
+        except TimeoutError:
+            event = None
+        yield event

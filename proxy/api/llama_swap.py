@@ -1,0 +1,111 @@
+"""Routes for people who come from llama-swap: what runs, unload all, one model's own server, its
+log.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from proxy.api.bodies import read_body
+from proxy.api.options import read_model
+from proxy.api.passthrough import Forward, answer, request_headers
+from proxy.api.services import SERVICES, Services
+from proxy.api.wire import json_response, start_stream
+from proxy.engine.types import Mode
+from proxy.errors import ModelNotFound
+from proxy.pool.state import Backend, BackendState
+
+STATES = {
+    BackendState.STARTING: "starting",
+    BackendState.READY: "ready",
+    BackendState.DRAINING: "stopping",
+    BackendState.STOPPING: "stopping",
+}
+EMBEDDING_PATHS = ("/v1/embeddings", "/embeddings", "/embedding")
+RERANK_PATHS = ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking")
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    router.add_get("/running", running)
+    router.add_get("/unload", unload_all)
+    router.add_get("/logs/stream", stream_logs, allow_head=False)
+    router.add_get("/logs/stream/{model:.+}", stream_logs, allow_head=False)
+    router.add_route("*", "/upstream/{rest:.+}", upstream)
+
+
+async def running(request: web.Request) -> web.Response:
+    pool = request.app[SERVICES].pool
+    entries = [_running(b) for b in pool.backends() if b.state in STATES]
+    return json_response({"running": entries})
+
+
+async def unload_all(request: web.Request) -> web.Response:
+    pool = request.app[SERVICES].pool
+    await asyncio.gather(*(pool.unload(b.id) for b in pool.backends() if b.state in STATES))
+    return web.Response(text="OK")
+
+
+async def stream_logs(request: web.Request) -> web.StreamResponse:
+    """What the engines say, one line each; first what is kept, unless `?no-history` is given."""
+    services = request.app[SERVICES]
+    model = request.match_info.get("model")
+    if model is not None:
+        model = (await services.resolve(model)).name
+    with services.logbook.read(model) as lines:
+        response = await start_stream(request, "text/plain; charset=utf-8")
+        if "no-history" not in request.query:
+            for line in services.logbook.recent(model):
+                await response.write(f"{line.backend}: {line.text}\n".encode())
+        async for line in lines:
+            await response.write(f"{line.backend}: {line.text}\n".encode())
+    return response
+
+
+async def upstream(request: web.Request) -> web.StreamResponse:
+    """Ask a model's own server, whatever it has: `/upstream/{model}/{path}`."""
+    services = request.app[SERVICES]
+    # As it was sent: what is decoded may hold a line break, and must not get into a request's head.
+    raw = request.rel_url.raw_path.removeprefix("/upstream/")
+    model, path = split_upstream(services, raw)
+    limit = services.policies.current.server.max_body_bytes
+    body = await read_body(request, limit) if request.can_read_body else b""
+    query = request.rel_url.raw_query_string
+    target = f"{path}?{query}" if query else path
+    forward = Forward(request.method, target, request_headers(request), body)
+    return await answer(request, read_model(model), _mode_of(path), forward)
+
+
+def split_upstream(services: Services, rest: str) -> tuple[str, str]:
+    """The model and the path in `rest`: names have slashes too, so the longest name that exists
+    counts.
+    """
+    parts = rest.split("/")
+    for length in range(len(parts), 0, -1):
+        name = unquote("/".join(parts[:length]))
+        with suppress(ModelNotFound):
+            services.router.resolve(name)
+            return name, "/" + "/".join(parts[length:])
+    raise ModelNotFound(f"there is no model at the start of {rest!r}", param="model")
+
+
+def _mode_of(path: str) -> Mode:
+    if path in EMBEDDING_PATHS:
+        return "embedding"
+    return "rerank" if path in RERANK_PATHS else "generation"
+
+
+def _running(backend: Backend) -> dict[str, Any]:
+    stays_s = backend.stays_s
+    return {
+        "model": backend.options.model,
+        "name": backend.options.model,
+        "description": "",
+        "state": STATES[backend.state],
+        "cmd": " ".join(backend.options.command),
+        "proxy": f"/upstream/{backend.options.model}",
+        # llama-swap's 0 is "for ever"
+        "ttl": int(stays_s) if stays_s != float("inf") else 0,
+    }

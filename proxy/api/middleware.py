@@ -1,0 +1,136 @@
+"""What every request goes through: an id, the API key, errors in the protocol's shape, and one log
+line.
+"""
+
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from proxy.api.services import SERVICES
+from proxy.dialect.errors import dialect_of, error_body, error_headers
+from proxy.errors import MethodNotAllowed, NotFound, ProxyError
+
+log = structlog.get_logger()
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+FIRST_ERROR = 400
+CLIENT_LEFT = 499  # nginx's number for it; nobody is there to be told, so it is only in the log
+_USABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+OPEN_PATHS = frozenset({"/health"})
+
+
+@dataclass(slots=True)
+class Facts:
+    """What is known of one request at its end, for its log line. The handlers fill it in."""
+
+    model: str | None = None
+    backend: str | None = None
+    bytes_sent: int = 0
+    first_byte_s: float | None = None  # since the request came
+    broken: str | None = None  # why the answer ended early
+    started_s: float = field(default_factory=time.monotonic)
+
+    def sent(self, size_bytes: int) -> None:
+        """Some of the answer is on its way."""
+        if self.first_byte_s is None:
+            self.first_byte_s = round(time.monotonic() - self.started_s, 6)
+        self.bytes_sent += size_bytes
+
+    def known(self) -> dict[str, Any]:
+        names = ("model", "backend", "bytes_sent", "first_byte_s", "broken")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+FACTS: web.RequestKey[Facts] = web.RequestKey("facts", Facts)
+
+
+@web.middleware
+async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Outermost: binds the request's id for all log lines below, and writes the one line at the
+    end.
+    """
+    given = request.headers.get("X-Request-Id", "")
+    request_id = given if _USABLE_ID.fullmatch(given) else uuid.uuid4().hex
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+    facts = request[FACTS] = Facts()
+    status = CLIENT_LEFT
+    try:
+        answer = await handler(request)
+        status = answer.status
+        return answer
+    finally:
+        _count(request, facts, status)
+        # What only looks is looked at often, and is of interest when it fails.
+        looks = request.method in ("GET", "HEAD") and status < FIRST_ERROR
+        (log.debug if looks else log.info)(
+            "request",
+            method=request.method,
+            path=request.path,
+            status=status,
+            duration_s=round(time.monotonic() - facts.started_s, 6),
+            **facts.known(),
+        )
+
+
+def _count(request: web.Request, facts: Facts, status: int) -> None:
+    resource = request.match_info.route.resource
+    # Only what has an answer from a backend has a model for sure; what clients make up must not
+    # fill the memory.
+    request.app[SERVICES].metrics.count(
+        resource.canonical if resource else "",
+        (facts.model or "") if facts.backend else "",
+        status,
+        facts.bytes_sent,
+        facts.first_byte_s,
+    )
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turns every error into an answer of the protocol that was spoken."""
+    try:
+        return await handler(request)
+    except ProxyError as error:
+        return error_response(request, error)
+    except web.HTTPMethodNotAllowed as refusal:
+        allowed = ", ".join(sorted(refusal.allowed_methods))
+        refused = MethodNotAllowed(
+            f"{request.method} is not allowed on {request.path}; use {allowed}"
+        )
+        answer = error_response(request, refused)
+        answer.headers["Allow"] = allowed
+        return answer
+    except web.HTTPNotFound:
+        return error_response(request, NotFound(f"there is nothing at {request.path}"))
+    except web.HTTPException:
+        raise
+    except ConnectionResetError:
+        return web.Response(
+            status=CLIENT_LEFT
+        )  # it left while we were writing: nobody will see this
+    except Exception:
+        log.exception("request_failed")
+        return error_response(request, ProxyError("an internal error; the log has the details"))
+
+
+@web.middleware
+async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.path not in OPEN_PATHS:
+        services = request.app[SERVICES]
+        services.keys.admit(request.headers, services.policies.current.server.api_keys_file)
+    return await handler(request)
+
+
+def error_response(request: web.Request, error: ProxyError) -> web.Response:
+    return web.Response(
+        status=error.status,
+        body=error_body(error, dialect_of(request.path)),
+        headers=error_headers(error),
+    )

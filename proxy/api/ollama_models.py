@@ -1,0 +1,179 @@
+"""Ollama's routes that change which models there are: pull, create, copy, delete, blobs, push."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from proxy.api.bodies import decode_json, read_body
+from proxy.api.services import SERVICES
+from proxy.api.wire import json_response, start_stream
+from proxy.catalog.entry import Message
+from proxy.catalog.parameters import BadParameter, from_json
+from proxy.errors import BadRequest, ProxyError
+from proxy.hub.create import Recipe
+from proxy.hub.hub import Hub, reference_of
+from proxy.hub.lines import Line
+
+T = TypeVar("T")
+HUB: web.AppKey[Hub] = web.AppKey("hub", Hub)
+MAX_BODY_BYTES = 64 << 20  # templates and licences, never models: those come as blobs
+
+
+class PullBody(msgspec.Struct):
+    model: str = ""
+    name: str = ""
+    insecure: bool | None = None
+    stream: bool | None = None
+
+
+class CopyBody(msgspec.Struct):
+    source: str = ""
+    destination: str = ""
+
+
+class DeleteBody(msgspec.Struct):
+    model: str = ""
+    name: str = ""
+
+
+class CreateBody(msgspec.Struct):
+    model: str = ""
+    name: str = ""
+    from_: str | None = msgspec.field(default=None, name="from")
+    files: dict[str, str] | None = None
+    adapters: dict[str, str] | None = None
+    template: str | None = None
+    system: str | None = None
+    license: str | list[str] | None = None
+    parameters: dict[str, Any] | None = None
+    messages: list[dict[str, Any]] | None = None
+    quantize: str | None = None
+    quantization: str | None = None
+    remote_host: str | None = None
+    stream: bool | None = None
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    router.add_post("/api/pull", pull)
+    router.add_post("/api/create", create)
+    router.add_post("/api/copy", copy)
+    router.add_delete("/api/delete", delete)
+    router.add_head("/api/blobs/{digest}", head_blob)
+    router.add_post("/api/blobs/{digest}", post_blob)
+    router.add_post("/api/push", push)
+
+
+async def hub_context(app: web.Application) -> AsyncIterator[None]:
+    """Our store is there as long as the application is (for its `cleanup_ctx`)."""
+    services = app[SERVICES]
+    app[HUB] = Hub(services.policies.current.catalog.state, services.catalog)
+    await app[HUB].sweep()
+    yield
+    await app[HUB].close()
+
+
+async def pull(request: web.Request) -> web.StreamResponse:
+    body = await _body(request, PullBody)
+    lines = request.app[HUB].pull(_name(body), insecure=bool(body.insecure))
+    return await _answer(request, lines, stream=body.stream is not False)
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    body = await _body(request, CreateBody)
+    lines = request.app[HUB].create(_recipe(body))
+    return await _answer(request, lines, stream=body.stream is not False)
+
+
+async def copy(request: web.Request) -> web.Response:
+    body = await _body(request, CopyBody)
+    await request.app[HUB].copy(body.source, body.destination)
+    return web.Response()
+
+
+async def delete(request: web.Request) -> web.Response:
+    body = await _body(request, DeleteBody)
+    await request.app[HUB].delete(_name(body))
+    return web.Response()
+
+
+async def head_blob(request: web.Request) -> web.Response:
+    found = request.app[HUB].has_blob(request.match_info["digest"])
+    return web.Response(status=200 if found else 404)
+
+
+async def post_blob(request: web.Request) -> web.Response:
+    """An upload of any size; it is written to disk as it comes."""
+    chunks = request.content.iter_chunked(1 << 20)
+    new = await request.app[HUB].receive(request.match_info["digest"], chunks)
+    return web.Response(status=201 if new else 200)
+
+
+async def push(request: web.Request) -> web.Response:
+    """Refused: it needs a key that is registered with Ollama, and only Ollama has that."""
+    raise BadRequest("moe-proxy does not push models; push them with ollama, which has the key")
+
+
+async def _body(request: web.Request, kind: type[T]) -> T:
+    data = await read_body(request, MAX_BODY_BYTES)
+    if not data:
+        raise BadRequest("missing request body")
+    return decode_json(data, kind)
+
+
+def _name(body: PullBody | DeleteBody | CreateBody) -> str:
+    return body.model or body.name
+
+
+def _recipe(body: CreateBody) -> Recipe:
+    """Raises BadRequest."""
+    if body.remote_host:
+        raise BadRequest("models that run elsewhere are not served here", param="remote_host")
+    licenses = [body.license] if isinstance(body.license, str) else body.license or []
+    try:
+        parameters = from_json(body.parameters or {})
+    except BadParameter as error:
+        raise BadRequest(str(error), param="parameters") from error
+    return Recipe(
+        name=reference_of(_name(body)),
+        source=body.from_ or None,
+        files=body.files or {},
+        adapters=body.adapters or {},
+        parameters=parameters,
+        template=body.template,
+        system=body.system,
+        messages=tuple(
+            Message(str(message.get("role", "")), str(message.get("content", "")))
+            for message in body.messages or ()
+        ),
+        licenses=tuple(text for text in licenses if text),
+        quantize=body.quantize or body.quantization or None,
+    )
+
+
+async def _answer(
+    request: web.Request, lines: AsyncGenerator[Line, None], *, stream: bool
+) -> web.StreamResponse:
+    """The lines as they come, or the last one. An error before the first has its own status."""
+    async with aclosing(lines):
+        if not stream:
+            last: Line = {}
+            async for line in lines:
+                last = line
+            return json_response(last)
+        first = await anext(lines)
+        response = await start_stream(request, "application/x-ndjson")
+        await response.write(_line(first))
+        try:
+            async for line in lines:
+                await response.write(_line(line))
+        except ProxyError as error:
+            await response.write(_line({"error": error.message}))
+        await response.write_eof()
+        return response
+
+
+def _line(line: Line) -> bytes:
+    return msgspec.json.encode(line) + b"\n"

@@ -1,0 +1,200 @@
+"""What the proxy itself wants to know of a request's body; everything else in it is the engine's
+business.
+
+Pure: bytes in, values out. The body is scanned once and never rebuilt.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from proxy.errors import BadRequest
+from proxy.policy.units import parse_keep_alive
+from proxy.split import OPTION_NAMES, Split, parse_split
+
+OPTIONS: Final = (*OPTION_NAMES, "num_ctx", "keep_alive")
+MAX_CTX: Final = 2**31 - 1  # llama.cpp counts tokens in 32 bits
+SHOWN_CHARACTERS: Final = 80
+T = TypeVar("T")
+
+
+class Body(msgspec.Struct):
+    """The fields of a body that are looked at. Any type, so that a wrong one is told in our own
+    words.
+    """
+
+    model: Any = None
+    options: Any = None
+    keep_alive: Any = None
+    moe_cpu_layers: Any = None
+    num_cpu_moe: Any = None
+    n_cpu_moe: Any = None
+    num_moe_offload: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request asks of the proxy. None: nothing in particular."""
+
+    model: str
+    split: Split | None = None
+    ctx: int | None = None
+    keep_alive_s: float | None = None
+
+
+_decoder = msgspec.json.Decoder(Body)
+_keys_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def read_wanted(body: bytes, *, models: Callable[[], Iterable[str]]) -> Wanted:
+    """Parse a body. `models` is asked for what exists only where the body names no model.
+
+    Raises BadRequest that names the field, its value and what is allowed.
+    """
+    fields = _decode(body)
+    if fields.model is None:
+        raise BadRequest(f'"model" is missing; {_there_is(models())}', param="model")
+    if not isinstance(fields.model, str) or not fields.model:
+        raise BadRequest(
+            f"model: {_shown(fields.model)} is not allowed; use the name of a model, as a string",
+            param="model",
+        )
+    options = _checked_options(fields.options)
+    model, _, query = fields.model.partition("?")
+    return Wanted(
+        model,
+        split=_one(_splits(fields, options, query)),
+        ctx=None if options.get("num_ctx") is None else _ctx(options["num_ctx"]),
+        keep_alive_s=_one(_keep_alives(fields, options)),
+    )
+
+
+def read_model(text: str) -> Wanted:
+    """The same from a model's name alone, as it stands in a query or a path."""
+    model, _, query = text.partition("?")
+    if not model:
+        raise BadRequest("model: an empty name is not allowed", param="model")
+    return Wanted(model, split=_one(_query_splits(query)))
+
+
+def with_defaults(body: bytes, params: Mapping[str, object]) -> bytes:
+    """The body with those `params` that it does not have itself, put in front; the rest byte for
+    byte.
+    """
+    if not params:
+        return body
+    present = _keys_decoder.decode(body)
+    missing = {key: value for key, value in params.items() if key not in present}
+    if not missing:
+        return body
+    start = body.index(b"{") + 1
+    inserted = msgspec.json.encode(missing)[1:-1]
+    return b"".join((body[:start], inserted, b"," if present else b"", body[start:]))
+
+
+def _decode(body: bytes) -> Body:
+    try:
+        # Strings that are skipped are not decoded, so their encoding has to be looked at on its
+        # own;
+        # what is ASCII, as large base64 is, is quick.
+        if not body.isascii():
+            body.decode()
+        return _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise BadRequest("the body is JSON, but not an object; send {...} with a model") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        what = f"the body is not valid JSON: {error}" if body.strip() else "the body is empty"
+        raise BadRequest(f'{what}; send a JSON object with a "model"') from error
+
+
+def _checked_options(options: Any) -> dict[str, Any]:
+    if options is None:
+        return {}
+    if not isinstance(options, dict):
+        raise BadRequest(
+            f"options: {_shown(options)} is not allowed; use an object", param="options"
+        )
+    for key in options:
+        if key not in OPTIONS:
+            near = difflib.get_close_matches(key, OPTIONS, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            name = f"options.{key[:SHOWN_CHARACTERS]}"
+            raise BadRequest(
+                f"{name} is not an option; {hint}allowed here: {', '.join(OPTIONS)}", param=name
+            )
+    return options
+
+
+def _splits(fields: Body, options: Mapping[str, Any], query: str) -> Iterable[tuple[str, Split]]:
+    for name in OPTION_NAMES:
+        if (value := getattr(fields, name)) is not None:
+            yield name, parse_split(value, name=name)
+        if (value := options.get(name)) is not None:
+            yield f"options.{name}", parse_split(value, name=f"options.{name}")
+    yield from _query_splits(query)
+
+
+def _query_splits(query: str) -> Iterable[tuple[str, Split]]:
+    for pair in filter(None, query.split("&")):
+        name, _, value = pair.partition("=")
+        if name not in OPTION_NAMES:
+            raise BadRequest(
+                f"model: ?{pair[:SHOWN_CHARACTERS]} is not understood; after the name only "
+                "?moe_cpu_layers=N is allowed",
+                param="model",
+            )
+        yield f"model?{name}", parse_split(value, name=name)
+
+
+def _keep_alives(fields: Body, options: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
+    for name, value in (
+        ("keep_alive", fields.keep_alive),
+        ("options.keep_alive", options.get("keep_alive")),
+    ):
+        if value is not None:
+            try:
+                yield name, parse_keep_alive(value)
+            except ValueError as error:
+                raise BadRequest(
+                    f"{name}: {_shown(value)} is not allowed; {error}", param=name
+                ) from error
+
+
+def _one(given: Iterable[tuple[str, T]]) -> T | None:
+    """The one value that all places agree on, None if none names one."""
+    first: tuple[str, T] | None = None
+    for place, value in given:
+        if first is None:
+            first = place, value
+        elif value != first[1]:
+            raise BadRequest(
+                f"{first[0]} is {first[1]} and {place} is {value}; give one of them, or the same",
+                param=place,
+            )
+    return first[1] if first else None
+
+
+def _ctx(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_CTX:
+        return value
+    raise BadRequest(
+        f"options.num_ctx: {_shown(value)} is not allowed; use a whole number of tokens, "
+        f"from 1 to {MAX_CTX}",
+        param="options.num_ctx",
+    )
+
+
+def _there_is(models: Iterable[str]) -> str:
+    names = sorted(models)
+    if not names:
+        return "and there are no models yet: put GGUF files into a folder of [catalog] dirs"
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"there is {', '.join(names[:10])}{more}"
+
+
+def _shown(value: Any) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."

@@ -1,0 +1,187 @@
+"""Requests that an engine answers: which one and with which options is ours, every byte of body and
+answer is not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from proxy.api.bodies import read_body
+from proxy.api.middleware import FACTS, Handler
+from proxy.api.options import Wanted, read_model, read_wanted, with_defaults
+from proxy.api.services import SERVICES, Services
+from proxy.api.upstream import BrokenAnswer, end_to_end
+from proxy.api.upstream import ask as ask_engine
+from proxy.dialect.ollama.options import read_options
+from proxy.engine.types import Mode
+from proxy.errors import BackendDied, ModelNotFound
+from proxy.pool.lease import Lease
+from proxy.pool.state import Backend
+from proxy.router import Ask
+
+BACKEND_HEADER: Final = "X-Moe-Proxy-Backend"
+EVENT_STREAM: Final = "text/event-stream"
+SPLIT_HEADER: Final = "X-Moe-Proxy-Moe-Cpu-Layers"
+# What is between the client and us: our name, our keys, and the body's encoding, which is undone
+# already.
+REQUEST_ONLY_OURS: Final = (
+    *("host", "content-length", "content-encoding", "expect"),
+    *("authorization", "x-api-key", "cookie", "origin"),
+)
+# Whom browsers may answer to is ours to say.
+ANSWER_ONLY_OURS: Final = (
+    *("access-control-allow-origin", "access-control-allow-credentials"),
+    *("access-control-allow-methods", "access-control-allow-headers"),
+)
+
+# Paths with a JSON body that names the model. The last column: whether the policy's `params` apply.
+POSTS: Final[tuple[tuple[str, Mode, bool], ...]] = (
+    ("/v1/chat/completions", "generation", True),
+    ("/chat/completions", "generation", True),
+    ("/v1/completions", "generation", True),
+    ("/completions", "generation", True),
+    ("/completion", "generation", True),
+    ("/v1/responses", "generation", True),
+    ("/responses", "generation", True),
+    ("/v1/messages", "generation", True),
+    ("/infill", "generation", True),
+    ("/v1/messages/count_tokens", "generation", False),
+    ("/v1/chat/completions/input_tokens", "generation", False),
+    ("/chat/completions/input_tokens", "generation", False),
+    ("/v1/responses/input_tokens", "generation", False),
+    ("/responses/input_tokens", "generation", False),
+    ("/tokenize", "generation", False),
+    ("/detokenize", "generation", False),
+    ("/apply-template", "generation", False),
+    ("/v1/embeddings", "embedding", False),
+    ("/embeddings", "embedding", False),
+    ("/embedding", "embedding", False),
+    ("/v1/rerank", "rerank", False),
+    ("/v1/reranking", "rerank", False),
+    ("/rerank", "rerank", False),
+    ("/reranking", "rerank", False),
+)
+GETS: Final = ("/props", "/slots")  # with ?model=
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """One request as it goes to an engine."""
+
+    method: str
+    target: str  # path and query
+    headers: CIMultiDict[str]
+    body: bytes = b""
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    for path, mode, has_params in POSTS:
+        router.add_post(path, _post(mode, has_params=has_params))
+    for path in GETS:
+        router.add_get(path, _get, allow_head=False)
+
+
+def _post(mode: Mode, *, has_params: bool) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        services = request.app[SERVICES]
+        policies = services.policies.current
+        body = await read_body(request, policies.server.max_body_bytes)
+        wanted = read_wanted(body, models=services.model_names)
+        if has_params:
+            body = with_defaults(body, _defaults(services, wanted.model))
+        forward = Forward("POST", request.rel_url.raw_path_qs, request_headers(request), body)
+        return await answer(request, wanted, mode, forward)
+
+    return handle
+
+
+def _defaults(services: Services, name: str) -> Mapping[str, object]:
+    """What requests for a model have unless they say otherwise: its manifest's parameters, then its
+    policy's."""
+    try:
+        model = services.router.resolve(name)
+    except ModelNotFound:
+        return {}  # it may be found later; if not, nothing of this matters
+    if model.entry is None or not model.entry.params:
+        return model.policy.params
+    return {**read_options(model.entry.params).sampling, **model.policy.params}
+
+
+async def _get(request: web.Request) -> web.StreamResponse:
+    wanted = read_model(request.query.get("model", ""))
+    forward = Forward("GET", request.rel_url.raw_path_qs, request_headers(request))
+    return await answer(request, wanted, "generation", forward)
+
+
+async def answer(
+    request: web.Request, wanted: Wanted, mode: Mode, forward: Forward
+) -> web.StreamResponse:
+    """Have the request answered by a backend that serves what is wanted, loading it if need be."""
+    services = request.app[SERVICES]
+    request[FACTS].model = wanted.model
+    ask = Ask(wanted.model, wanted.split, wanted.ctx, wanted.keep_alive_s)
+
+    async def send(lease: Lease) -> web.StreamResponse:
+        return await _relay(request, services, lease.backend, forward)
+
+    try:
+        return await services.router.with_retry(ask, mode, send)
+    except ModelNotFound:
+        await services.resolve(wanted.model)  # it may just have been put there
+        return await services.router.with_retry(ask, mode, send)
+
+
+async def _relay(
+    request: web.Request, services: Services, backend: Backend, forward: Forward
+) -> web.StreamResponse:
+    """Pass one answer through. Raises BackendDied as long as nothing of it was sent."""
+    facts = request[FACTS]
+    facts.backend = backend.id
+    async with ask_engine(
+        backend.engine.address,
+        forward.method,
+        forward.target,
+        headers=forward.headers,
+        body=forward.body,
+        spares=services.spares,
+    ) as upstream:
+        headers = end_to_end(upstream.headers, ANSWER_ONLY_OURS)
+        headers[BACKEND_HEADER] = backend.id
+        if (split := services.splits.current(backend)) is not None:
+            headers[SPLIT_HEADER] = str(split)
+        response = web.StreamResponse(
+            status=upstream.status, reason=upstream.reason, headers=headers
+        )
+        try:
+            if upstream.headers.get("Content-Type") == EVENT_STREAM:
+                # The head goes on at once; elsewhere it waits for the body and shares its packet.
+                writer = await response.prepare(request)
+                if writer is not None:
+                    writer.send_headers()
+            async for chunk in upstream:
+                if not response.prepared:
+                    await response.prepare(request)
+                await response.write(chunk)
+                facts.sent(len(chunk))
+            if not response.prepared:
+                await response.prepare(request)
+            await response.write_eof()
+            await services.spares.renew(backend.engine.address)
+        except ConnectionResetError:
+            facts.broken = "the client left"
+        except BrokenAnswer as error:
+            # Half an answer has no place for an error: the client has to see that it ends too
+            # early.
+            facts.broken = f"the engine went away: {error}"
+            if not response.prepared:
+                raise BackendDied(facts.broken) from error
+            if request.transport is not None:
+                request.transport.abort()
+    return response
+
+
+def request_headers(request: web.Request) -> CIMultiDict[str]:
+    return end_to_end(request.headers, REQUEST_ONLY_OURS)

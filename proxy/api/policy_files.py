@@ -1,0 +1,60 @@
+"""Reads and replaces policy files on behalf of an operator: only those that are in use, and only by
+good ones.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from proxy.errors import NotFound
+from proxy.live import problem_to_json
+from proxy.policy.load import Loaded, parse
+from proxy.policy.sources import Sources
+
+
+def find_policy_file(files: Iterable[Path], name: str) -> Path:
+    """The file in use that is called `name`. A name is compared and never joined to a path."""
+    files = list(files)
+    for file in files:
+        if name in (file.name, str(file)):
+            return file
+    there = ", ".join(file.name for file in files) or "none"
+    raise NotFound(f"there is no policy file {name!r} in use; there is {there}")
+
+
+def read_policy_file(files: Iterable[Path], name: str) -> bytes:
+    file = find_policy_file(files, name)
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise NotFound(f"{name}: {error.strerror}") from error
+
+
+def write_policy_file(newest: Loaded, name: str, text: bytes) -> list[dict[str, Any]]:
+    """Put `text` in the place of the file, in one step, if the whole set is good with it.
+
+    Returns the problems otherwise; then nothing was written.
+    """
+    target = find_policy_file(newest.files, name)
+    texts = tuple((file, text if file == target else old) for file, old in newest.sources.texts)
+    checked = parse(Sources(texts, newest.sources.failed), os.environ)
+    if checked.problems:
+        return [problem_to_json(problem) for problem in checked.problems]
+    _replace(target.resolve(), text)  # a link stays a link
+    return []
+
+
+def _replace(file: Path, text: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(file.stat().st_mode & 0o7777)
+        Path(temporary).replace(file)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise

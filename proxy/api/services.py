@@ -1,0 +1,116 @@
+"""What the handlers work with. `proxy.app` builds the parts and puts them together here."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from proxy.api.keys import KeyRing
+from proxy.api.upstream import Spares
+from proxy.catalog.local import Catalog
+from proxy.engine.logbook import LogBook
+from proxy.errors import ModelNotFound
+from proxy.live import LivePolicies
+from proxy.memory.ledger import Ledger
+from proxy.memory.watch import MemoryWatch
+from proxy.observe.events import EventLog
+from proxy.observe.metrics import BackendNumbers, Metrics
+from proxy.observe.rates import Rates
+from proxy.pool.pool import Pool
+from proxy.pool.state import Backend
+from proxy.router import Model, Router
+from proxy.split import Split
+
+# Unknown names make us look into the folders again, but no faster than this.
+LOOK_AGAIN_S = 2.0
+
+
+class Splits(Protocol):
+    """What the handlers need of the controller."""
+
+    async def operator(self, target: str, split: Split) -> object:
+        """Set the split of a backend (by id) or of a model; returns once experts have moved."""
+
+    def asked(self, backend_id: str) -> Split | None:
+        """What was asked for last, by whoever counts most."""
+
+    def current(self, backend: Backend) -> int | None:
+        """`moe_cpu_layers` as it is now, without asking the engine; None: not known."""
+
+    def migrations(self, backend_id: str) -> list[dict[str, Any]]:
+        """The last moves, oldest first."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """All parts, as the handlers see them. Times are monotonic seconds."""
+
+    policies: LivePolicies
+    catalog: Catalog
+    pool: Pool
+    router: Router
+    splits: Splits
+    events: EventLog
+    logbook: LogBook
+    rates: Rates
+    memory: MemoryWatch
+    ledger: Ledger
+    started_s: float
+    looked_s: list[float] = field(default_factory=lambda: [0.0])
+    spares: Spares = field(default_factory=Spares)
+    keys: KeyRing = field(default_factory=KeyRing)
+    metrics: Metrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        metrics = Metrics(self._numbers, lambda: self.pool.queue_length)
+        object.__setattr__(self, "metrics", metrics)
+
+    def models(self) -> list[Model]:
+        """Every model there is, once, by name: the catalogue's and what only policies know."""
+        found: dict[str, Model] = {}
+        names = (*(entry.name for entry in self.catalog.list()), *self.policies.current.models)
+        for name in names:
+            # A policy may name a file that is not there.
+            with suppress(ModelNotFound):
+                model = self.router.resolve(name)
+                found[model.name] = model
+        return [found[name] for name in sorted(found)]
+
+    def model_names(self) -> list[str]:
+        return [model.name for model in self.models()]
+
+    async def resolve(self, name: str) -> Model:
+        """The model called `name`. A file that was just put into a folder is found too.
+
+        Raises ModelNotFound.
+        """
+        with suppress(ModelNotFound):
+            return self.router.resolve(name)
+        await self.look_again()
+        return self.router.resolve(name)
+
+    async def look_again(self) -> None:
+        """Have the catalogue read its folders again, unless it has just done so."""
+        now_s = time.monotonic()
+        if now_s - self.looked_s[0] >= LOOK_AGAIN_S:
+            self.looked_s[0] = now_s
+            await asyncio.to_thread(self.catalog.refresh)
+
+    def _numbers(self) -> Iterator[BackendNumbers]:
+        for backend in self.pool.backends():
+            yield BackendNumbers(
+                id=backend.id,
+                model=backend.options.model,
+                state=str(backend.state),
+                in_flight=backend.in_flight,
+                waiting=backend.waiting,
+                moe_cpu_layers=self.splits.current(backend),
+                tokens_per_second=self.rates.rate(backend.id),
+            )
+
+
+SERVICES = web.AppKey("services", Services)

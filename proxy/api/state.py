@@ -1,0 +1,110 @@
+"""`GET /admin/state`: one picture of everything, in the shape that the dashboard and the command
+line read.
+"""
+
+import time
+from typing import Any
+
+from proxy.api.services import Services
+from proxy.engine.types import Status
+from proxy.memory.pressure import pressure_of
+from proxy.pool.state import Backend, BackendState
+from proxy.split import plain
+from proxy.version import own_version
+
+ASKABLE = (BackendState.READY, BackendState.DRAINING)
+
+
+def state(services: Services) -> dict[str, Any]:
+    """The whole state, as it is known: nobody is asked. Sizes in bytes, `_s` in seconds, None where
+    something is not known.
+    """
+    return {
+        "version": own_version() or "unknown",
+        "uptime_s": round(time.monotonic() - services.started_s, 3),
+        "devices": _devices(services),
+        "host": host(services),
+        "backends": [_backend(services, backend) for backend in services.pool.backends()],
+        "queue": {"waiting": services.pool.queue_length, "max": services.pool.max_queue},
+        "policies": services.policies.to_json(),
+    }
+
+
+def host(services: Services) -> dict[str, Any]:
+    """The machine's memory; pressure is the share of the last 10 s in which some task waited for
+    memory, 0 to 1.
+    """
+    reading = services.memory.latest().host
+    return {
+        "total_bytes": reading.total_bytes,
+        "available_bytes": reading.available_bytes,
+        "limit_bytes": reading.limit_bytes,
+        "pressure": reading.pressure,
+        "problem": pressure_of(reading),
+    }
+
+
+def _backend(services: Services, backend: Backend) -> dict[str, Any]:
+    status: Status | None = backend.engine.known() if backend.state in ASKABLE else None
+    options = backend.options
+    has_engine = backend.state is not BackendState.GONE and hasattr(backend, "engine")
+    current, asked = services.splits.current(backend), services.splits.asked(backend.id)
+    if current is None and status is not None:
+        current = status.moe_cpu_layers
+    return {
+        "id": backend.id,
+        "model": options.model,
+        "mode": options.mode,
+        "engine": options.engine,
+        "state": str(backend.state),
+        "pid": backend.engine.pid if has_engine else None,
+        "ctx": options.ctx,
+        "parallel": options.parallel,
+        "moe_cpu_layers": current,
+        "asked": None if asked is None else plain(asked),
+        "block_count": status.block_count if status else None,
+        "layers": [
+            {
+                "index": layer.index,
+                "experts": layer.experts,
+                "experts_bytes": layer.experts_bytes,
+                "home": layer.home,
+            }
+            for layer in (status.layers if status else ())
+        ],
+        "bytes": {device: dict(held) for device, held in status.held.items()} if status else {},
+        "settled": status.settled if status else None,
+        "live_moves": backend.engine.live_moves if has_engine else None,
+        "why_no_moves": backend.engine.why_no_moves if has_engine else None,
+        "in_flight": backend.in_flight,
+        "waiting": backend.waiting,
+        "tokens_per_second": round(services.rates.rate(backend.id), 2),
+        "expires_at": backend.expires_at.isoformat() if backend.expires_at else None,
+        "last_error": backend.last_error,
+        "warnings": list(backend.warnings),
+        "migrations": services.splits.migrations(backend.id),
+    }
+
+
+def _devices(services: Services) -> list[dict[str, Any]]:
+    """The devices that workers have reported, as their source tells of them now."""
+    found = []
+    for name, reading in services.memory.latest().devices.items():
+        policy = services.policies.current.devices.for_device(name)
+        found.append(
+            {
+                "name": name,
+                "description": reading.description,
+                "source": reading.source,
+                "total_bytes": reading.total_bytes,
+                "free_bytes": reading.free_bytes,
+                "ours_bytes": services.ledger.ours(name),
+                "others_bytes": services.ledger.others(name),
+                "reserve_bytes": policy.reserve_bytes,
+                "limit_bytes": policy.limit_bytes,
+                "integrated": reading.integrated,
+                "spills": reading.spills,
+                "problem": reading.problem,
+            }
+        )
+    return found

@@ -1,0 +1,158 @@
+"""One proxy, as a process, for all tests of Ollama's API, and its clients."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import ollama
+import pytest
+
+from tests.support.models import model
+
+HANG_S = 60.0
+TINY = "tiny:4l"
+EMBEDDER = "encoder"
+CODER = "coder"
+# Real chat templates, by the name of the model that has it here.
+TEMPLATES = {
+    "qwen3": "Qwen-Qwen3-0.6B",
+    "gpt-oss": "openai-gpt-oss-120b",
+    "llama3.1": "meta-llama-Llama-3.1-8B-Instruct",
+    "mistral": "mistralai-Mistral-Nemo-Instruct-2407",
+}
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the proxy listens."""
+    folder = tmp_path_factory.mktemp("ollama")
+    policies = folder / "policies.toml"
+    policies.write_text(policy_text(folder))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            (
+                *(sys.executable, "-m", "proxy.cli", "serve", "--port", "0"),
+                *("--policies", str(policies), "--log-format", "json"),
+            ),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)},
+        )
+        try:
+            yield _address(process, folder / "log")
+        finally:
+            process.terminate()
+            process.wait(HANG_S)
+
+
+def policy_text(folder: Path) -> str:
+    lines = [
+        "[catalog]",
+        "ollama = false",
+        f"state = {json.dumps(str(folder / 'state'))}",
+        "[engine]",
+        "threads = 1",
+        "[defaults]",
+        "ctx = 1024",
+        "parallel = 2",
+        'keep_alive = "10s"',
+        f'[models."{TINY}"]',
+        f"path = {json.dumps(str(model(layers=4)))}",
+        'aliases = ["GPT-4o"]',
+        # Texts are compared: other kernels, and prompts of which a part is cached, round otherwise.
+        'repack = "off"',
+        "params = { cache_prompt = false }",
+        f"[models.{EMBEDDER}]",
+        f"path = {json.dumps(str(model('bert', layers=2)))}",
+    ]
+    # Its vocabulary has the tokens for filling in the middle.
+    sizes = {"width": 64, "expert_width": 64, "heads": 2, "head_width": 32}
+    coder = model(layers=2, vocab="starcoder", sizes=sizes)
+    lines += [f"[models.{CODER}]", f"path = {json.dumps(str(coder))}"]
+    for name, template in TEMPLATES.items():
+        path = json.dumps(str(model(layers=2, template=template)))
+        lines += [
+            f'[models."{name}"]',
+            f"path = {path}",
+            "params = { temperature = 0.0, cache_prompt = false }",
+        ]
+        # A grammar makes random weights call a tool.
+        lines += [f'[models."{name}-forced"]', f"path = {path}"]
+        lines += [
+            'params = { temperature = 0.0, tool_choice = "required", parallel_tool_calls = false, '
+            "cache_prompt = false }"
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + HANG_S
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in log.read_bytes().splitlines():
+            if line.startswith(b"{") and json.loads(line).get("event") == "serving":
+                return str(json.loads(line)["url"])
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[ollama.Client]:
+    with ollama.Client(url) as client:
+        yield client
+
+
+@pytest.fixture
+async def async_client(url: str) -> AsyncIterator[ollama.AsyncClient]:
+    async with ollama.AsyncClient(url) as client:
+        yield client
+
+
+@pytest.fixture
+async def http(url: str) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(url) as session:
+        yield session
+
+
+@dataclass(frozen=True)
+class Reply:
+    content_type: str
+    text: str
+
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+class Raw:
+    """Asks without a client library, and keeps the order of the fields."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def get(self, path: str) -> Any:
+        return self._ask(urllib.request.Request(self._url + path)).json()
+
+    def post(self, path: str, **body: Any) -> Reply:
+        return self._ask(urllib.request.Request(self._url + path, json.dumps(body).encode()))
+
+    def lines(self, path: str, **body: Any) -> list[dict[str, Any]]:
+        answer = self.post(path, **body)
+        assert answer.content_type == "application/x-ndjson"
+        return [json.loads(line) for line in answer.text.splitlines()]
+
+    def _ask(self, request: urllib.request.Request) -> Reply:
+        with urllib.request.urlopen(request, timeout=HANG_S) as answer:
+            return Reply(answer.headers["Content-Type"], answer.read().decode())
+
+
+@pytest.fixture
+def raw(url: str) -> Raw:
+    return Raw(url)

@@ -1,0 +1,109 @@
+"""What is read from bodies, and how a wrong one is refused."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.api.options import Wanted, read_model, read_wanted, with_defaults
+from proxy.errors import BadRequest
+from proxy.split import Layers
+
+
+def read(body: Any) -> Wanted:
+    return read_wanted(json.dumps(body).encode(), models=lambda: ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ({"model": "a"}, Wanted("a")),
+        ({"model": "a", "messages": [{"content": "ü"}], "x": 1e9}, Wanted("a")),
+        ({"model": "a", "options": None, "moe_cpu_layers": None}, Wanted("a")),
+        ({"model": "a", "options": {"moe_cpu_layers": 3}}, Wanted("a", 3)),
+        ({"model": "a", "moe_cpu_layers": "full"}, Wanted("a", -1)),
+        ({"model": "a", "moe_cpu_layers": "0-2,7"}, Wanted("a", Layers(((0, 2), (7, 7))))),
+        ({"model": "a?moe_cpu_layers=4-5"}, Wanted("a", Layers(((4, 5),)))),
+        ({"model": "a", "options": {"num_cpu_moe": "none"}}, Wanted("a", 0)),
+        ({"model": "a", "n_cpu_moe": "partial"}, Wanted("a", "auto")),
+        ({"model": "a", "num_moe_offload": 4, "options": {"n_cpu_moe": 4}}, Wanted("a", 4)),
+        ({"model": "o/a:b?moe_cpu_layers=24"}, Wanted("o/a:b", 24)),
+        ({"model": "a?moe_cpu_layers=auto", "moe_cpu_layers": "auto"}, Wanted("a", "auto")),
+        ({"model": "a", "options": {"num_ctx": 4096}}, Wanted("a", ctx=4096)),
+        ({"model": "a", "keep_alive": "10m"}, Wanted("a", keep_alive_s=600)),
+        ({"model": "a", "keep_alive": 0}, Wanted("a", keep_alive_s=0)),
+        ({"model": "a", "options": {"keep_alive": -1}}, Wanted("a", keep_alive_s=math.inf)),
+    ],
+)
+def test_what_is_wanted(body: Any, wanted: Wanted) -> None:
+    assert read(body) == wanted
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "the body is empty"),
+        (b"model=a", "not valid JSON"),
+        (b'{"model": "a"', "not valid JSON"),
+        (b'{"model": "a", "x": "\xff"}', "not valid JSON"),
+        (b"[]", "not an object"),
+        (b'"a"', "not an object"),
+        (b"{}", '"model" is missing; there is a, b'),
+        (b'{"model": null}', '"model" is missing'),
+        (b'{"model": 5}', "model: 5 is not allowed"),
+        (b'{"model": ""}', 'model: "" is not allowed'),
+        (b'{"model": "a?x=1"}', "only ?moe_cpu_layers=N"),
+        (b'{"model": "a", "options": []}', "options: [] is not allowed; use an object"),
+        (b'{"model": "a", "options": {"moe_layers": 1}}', "did you mean moe_cpu_layers"),
+        (b'{"model": "a", "options": {"zzz": 1}}', "allowed here: moe_cpu_layers, num_cpu_moe"),
+        (b'{"model": "a", "moe_cpu_layers": -2}', "moe_cpu_layers: -2 is not allowed"),
+        (b'{"model": "a", "moe_cpu_layers": true}', "moe_cpu_layers: True is not allowed"),
+        (b'{"model": "a", "moe_cpu_layers": 1.5}', "moe_cpu_layers: 1.5 is not allowed"),
+        (b'{"model": "a", "moe_cpu_layers": "7-3"}', "'7-3' ends before it begins"),
+        (b'{"model": "a", "options": {"n_cpu_moe": "x"}}', "options.n_cpu_moe: 'x'"),
+        (b'{"model": "a", "options": {"num_ctx": 0}}', "options.num_ctx: 0 is not allowed"),
+        (b'{"model": "a", "options": {"num_ctx": "4k"}}', 'options.num_ctx: "4k"'),
+        (b'{"model": "a", "options": {"num_ctx": true}}', "options.num_ctx: true"),
+        (b'{"model": "a", "keep_alive": "soon"}', 'keep_alive: "soon" is not allowed'),
+        (b'{"model": "a?moe_cpu_layers=1", "moe_cpu_layers": 2}', "give one of them"),
+        (b'{"model": "a", "moe_cpu_layers": 2, "options": {"n_cpu_moe": 3}}', "give one of them"),
+        (b'{"model": "a", "keep_alive": 2, "options": {"keep_alive": 3}}', "give one of them"),
+    ],
+)
+def test_what_is_refused(body: bytes, says: str) -> None:
+    with pytest.raises(BadRequest) as refusal:
+        read_wanted(body, models=lambda: ["b", "a"])
+
+    assert says in refusal.value.message
+
+
+def test_long_lists_of_models_are_cut_short() -> None:
+    with pytest.raises(BadRequest, match="and 20 more"):
+        read_wanted(b"{}", models=lambda: [f"m{number}" for number in range(30)])
+
+
+def test_a_model_in_a_path_may_carry_a_split() -> None:
+    assert read_model("a/b?moe_cpu_layers=2") == Wanted("a/b", 2)
+
+
+def test_defaults_go_in_front_and_the_rest_stays_as_it_came() -> None:
+    body = b' {\n "model" : "a", "seed":1 }'
+
+    assert (
+        with_defaults(body, {"seed": 2, "top_k": 3}) == b' {"top_k":3,\n "model" : "a", "seed":1 }'
+    )
+    assert with_defaults(body, {"seed": 2}) is body
+    assert with_defaults(body, {}) is body
+    assert with_defaults(b"{}", {"seed": 2}) == b'{"seed":2}'
+
+
+@given(st.dictionaries(st.text(), st.integers()), st.dictionaries(st.text(), st.integers()))
+def test_a_request_counts_more_than_defaults(
+    asked: dict[str, int], defaults: dict[str, int]
+) -> None:
+    body = json.dumps(asked).encode()
+
+    assert json.loads(with_defaults(body, defaults)) == defaults | asked

@@ -1,0 +1,207 @@
+"""Requests through a whole proxy to a real engine and back."""
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import anthropic
+import openai
+import pytest
+
+from proxy.api.upstream import ask
+from proxy.app import Running
+from tests.api.conftest import ALIAS, MODEL
+
+pytestmark = pytest.mark.llama
+
+HANG_S = 60.0
+CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 6}
+
+
+async def slots_at_work(proxy: Running) -> int:
+    (backend,) = proxy.services.pool.backends()
+    async with ask(backend.engine.address, "GET", "/slots") as answer:
+        slots = json.loads(await answer.read())
+    return sum(slot["is_processing"] for slot in slots)
+
+
+async def test_answers_come_back_with_where_they_came_from(client: aiohttp.ClientSession) -> None:
+    async with client.post("/v1/chat/completions", json=CHAT) as answer:
+        body = await answer.json()
+
+        assert answer.status == 200, body
+        assert answer.headers["X-Moe-Proxy-Backend"] == "b1"
+        assert answer.headers["X-Moe-Proxy-Moe-Cpu-Layers"] == "4"
+    assert body["model"] == MODEL
+    assert body["usage"]["completion_tokens"] == 6
+
+
+async def test_bytes_are_those_of_the_engine(proxy: Running, client: aiohttp.ClientSession) -> None:
+    """The proxy's body is the engine's: here one that holds no changing parts."""
+    body = json.dumps({"model": MODEL, "content": "hello wörld", "with_pieces": True}).encode()
+    async with client.post("/tokenize", data=body) as answer:
+        through = await answer.read()
+    (backend,) = proxy.services.pool.backends()
+    async with ask(backend.engine.address, "POST", "/tokenize", body=body) as direct:
+        straight = await direct.read()
+
+    assert through == straight
+    assert answer.headers["Content-Type"] == direct.headers["Content-Type"]
+
+
+@pytest.mark.parametrize(
+    ("path", "extra"),
+    [
+        ("/v1/completions", {"prompt": "hi", "max_tokens": 2}),
+        ("/v1/responses", {"input": "hi", "max_output_tokens": 2}),
+        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("/apply-template", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("/detokenize", {"tokens": [1, 2]}),
+    ],
+)
+async def test_other_routes(client: aiohttp.ClientSession, path: str, extra: Any) -> None:
+    async with client.post(path, json={"model": ALIAS} | extra) as answer:
+        assert answer.status == 200, await answer.text()
+
+
+async def test_questions_about_a_model_go_to_its_engine(client: aiohttp.ClientSession) -> None:
+    async with client.get("/props", params={"model": MODEL}) as answer:
+        assert (await answer.json())["total_slots"] == 2
+    async with client.get("/slots", params={"model": MODEL}) as answer:
+        assert len(await answer.json()) == 2
+    async with client.get(f"/upstream/{MODEL}/v1/models") as answer:
+        assert (await answer.json())["data"][0]["id"] == MODEL
+
+
+async def test_policy_params_are_defaults(client: aiohttp.ClientSession) -> None:
+    """The policy's temperature of 0 makes answers equal; a request's own counts more."""
+
+    async def text(**more: Any) -> str:
+        async with client.post("/v1/chat/completions", json=CHAT | more) as answer:
+            body = await answer.json()
+            assert answer.status == 200, body
+            return str(body["choices"][0]["message"]["content"])
+
+    assert await text() == await text()
+    assert await text(temperature=1.5, seed=1) != await text(temperature=1.5, seed=2)
+
+
+async def test_official_clients(proxy: Running) -> None:
+    """OpenAI's and Anthropic's own, streaming and not, with the split in `extra_body`."""
+    async with openai.AsyncOpenAI(base_url=proxy.url + "/v1", api_key="-") as mine:
+        whole = await mine.chat.completions.create(
+            model=ALIAS,
+            messages=[{"role": "user", "content": "hi"}],
+            max_tokens=5,
+            extra_body={"moe_cpu_layers": "full"},
+        )
+        stream = await mine.chat.completions.create(
+            model=ALIAS, messages=[{"role": "user", "content": "hi"}], max_tokens=5, stream=True
+        )
+        pieces = [c.choices[0].delta.content or "" async for c in stream if c.choices]
+        models = [entry.id async for entry in mine.models.list()]
+        with pytest.raises(openai.NotFoundError, match="did you mean org/tiny:4l"):
+            await mine.chat.completions.create(model="tinny:4l", messages=[])
+    assert "".join(pieces) == whole.choices[0].message.content
+    assert models == [MODEL]
+
+    async with anthropic.AsyncAnthropic(base_url=proxy.url, api_key="-") as theirs:
+        message = await theirs.messages.create(
+            model=MODEL, max_tokens=5, messages=[{"role": "user", "content": "hi"}]
+        )
+        assert message.usage.output_tokens == 5
+        with pytest.raises(anthropic.BadRequestError, match="is not allowed"):
+            await theirs.messages.create(
+                model=MODEL,
+                max_tokens=5,
+                messages=[],
+                extra_body={"moe_cpu_layers": "x"},
+            )
+
+
+async def test_a_client_that_leaves_ends_its_generation(
+    proxy: Running, client: aiohttp.ClientSession
+) -> None:
+    long = CHAT | {"max_tokens": 1900, "stream": True, "ignore_eos": True}
+    async with client.post("/v1/chat/completions", json=long) as answer:
+        await answer.content.readany()
+        assert await slots_at_work(proxy) == 1
+        answer.close()
+
+    async with asyncio.timeout(HANG_S):
+        while await slots_at_work(proxy) or proxy.services.pool.backends()[0].in_flight:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"not json", 400, "not valid JSON"),
+        (b"{}", 400, f"there is {MODEL}"),
+        (b'{"model": "nobody"}', 404, "model 'nobody' not found"),
+        (b'{"model": "%b", "options": {"x": 1}}' % MODEL.encode(), 400, "options.x"),
+        (b'{"model": "%b", "messages": 5}' % MODEL.encode(), 400, "messages"),
+        (b'{"model": "a", "x": "' + b"a" * 70_000 + b'"}', 413, "64KiB"),
+    ],
+)
+async def test_bad_requests_are_refused_and_disturb_nobody(
+    client: aiohttp.ClientSession, body: bytes, status: int, says: str
+) -> None:
+    async with client.post("/v1/chat/completions", data=body) as answer:
+        error = (await answer.json())["error"]
+        assert (answer.status, says in error["message"]) == (status, True), error
+    async with client.post("/v1/chat/completions", json=CHAT) as answer:
+        assert answer.status == 200
+
+
+async def test_an_oversized_body_that_hides_its_length(client: aiohttp.ClientSession) -> None:
+    async def endless() -> Any:
+        for _ in range(100):
+            yield b" " * 1024
+
+    async with client.post("/v1/messages", data=endless()) as answer:
+        assert answer.status == 413
+        assert (await answer.json())["error"]["type"] == "request_too_large"
+
+
+async def test_a_worker_that_dies_before_the_first_byte_costs_no_request(
+    proxy: Running, client: aiohttp.ClientSession
+) -> None:
+    async with client.post("/v1/chat/completions", json=CHAT) as answer:
+        assert answer.status == 200
+    (backend,) = proxy.services.pool.backends()
+    assert backend.engine.pid is not None
+    long = CHAT | {"max_tokens": 1000, "ignore_eos": True}
+    waiting = asyncio.create_task(client.post("/v1/chat/completions", json=long).__aenter__())
+    async with asyncio.timeout(HANG_S):
+        while not await slots_at_work(proxy):
+            await asyncio.sleep(0.01)
+
+    os.kill(backend.engine.pid, signal.SIGKILL)
+    answered = await waiting
+
+    assert answered.status == 200
+    assert (await answered.json())["usage"]["completion_tokens"] == 1000
+
+
+async def test_keys(proxy: Running, policies: Path) -> None:
+    policies.with_name("keys.txt").write_text("secret\n")
+    policies.write_text(
+        policies.read_text().replace("[server]", '[server]\napi_keys_file = "keys.txt"')
+    )
+    async with asyncio.timeout(HANG_S):
+        while proxy.services.policies.generation == 1:
+            await asyncio.sleep(0.01)
+
+    async with aiohttp.ClientSession(proxy.url) as session:
+        async with session.get("/v1/models") as answer:
+            assert answer.status == 401
+            assert (await answer.json())["error"]["code"] == "invalid_api_key"
+        async with session.get("/health") as answer:
+            assert answer.status == 200
+        async with session.get("/v1/models", headers={"x-api-key": "secret"}) as answer:
+            assert answer.status == 200

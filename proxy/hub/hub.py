@@ -1,0 +1,190 @@
+"""Everything that changes which models there are: pull, create, copy, delete, upload."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from proxy.catalog.entry import Entry
+from proxy.catalog.local import Catalog
+from proxy.catalog.manifest import BadManifest, hex_of
+from proxy.catalog.reference import BadName, Reference, parse_reference
+from proxy.catalog.store import Store
+from proxy.errors import BadRequest, Conflict, ModelNotFound
+from proxy.hub.create import Creator, Recipe
+from proxy.hub.jobs import Jobs
+from proxy.hub.lines import Line, PullFailed, Report, status
+from proxy.hub.puller import Puller
+from proxy.hub.writer import Writer
+
+# A pull that nobody has taken up again for so long is given up.
+LEFT_BEHIND_S: Final = 7 * 86400.0
+
+
+class Hub:
+    """Owns our store, at `state`. The catalogue is told of every change."""
+
+    def __init__(self, state: Path, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._writer = Writer(Store(state, "own"))
+        self._jobs = Jobs()
+        change = asyncio.Lock()
+        self._change = change
+        self._puller = Puller(self._writer, change)
+        self._creator = Creator(self._writer, catalog, change, self._find_or_pull)
+
+    async def sweep(self) -> None:
+        """Remove what pulls and uploads left behind long ago; for the start of a proxy."""
+        async with self._change:
+            await asyncio.to_thread(self._writer.sweep, LEFT_BEHIND_S)
+
+    async def close(self) -> None:
+        """End what runs; what was downloaded stays for the next time."""
+        await self._jobs.close()
+        await self._puller.close()
+
+    def pull(self, name: str, *, insecure: bool = False) -> AsyncGenerator[Line, None]:
+        """The lines of a pull, which is shared by all who ask for it.
+
+        Raises BadRequest, PullFailed. Leaving early cancels it unless somebody else follows it.
+        """
+        reference = reference_of(name)
+
+        async def work(report: Report) -> None:
+            with _disk_troubles():
+                await self._pull(reference, report, insecure=insecure)
+            report(status("success"))
+
+        return self._jobs.follow(("pull", reference.folded, insecure), work)
+
+    def create(self, recipe: Recipe) -> AsyncGenerator[Line, None]:
+        """The lines of the making of a model. Raises BadRequest, ModelNotFound, PullFailed."""
+
+        async def work(report: Report) -> None:
+            with _disk_troubles():
+                await self._creator.create(recipe, report)
+            await self._look()
+            report(status("success"))
+
+        # Two recipes for one name are two pieces of work; the later one wins.
+        return self._jobs.follow(("create", recipe.name.folded, id(recipe)), work)
+
+    async def copy(self, source: str, destination: str) -> None:
+        """Raises ModelNotFound, BadRequest."""
+        name = reference_of(destination, "destination")
+        entry = self._catalog.find(source)
+        if entry is None:
+            raise ModelNotFound(f"model {source!r} not found")
+        if entry.refusal:
+            raise BadRequest(f"{entry.name} cannot be copied: {entry.refusal}")
+        with _disk_troubles():
+            await self._creator.copy(entry, name)
+        await self._look()
+
+    async def delete(self, name: str) -> None:
+        """Raises ModelNotFound, and Conflict for a model that is not in our store."""
+        entry = self._catalog.find(name)
+        if entry is None:
+            raise ModelNotFound(f"model '{name}' not found")
+        origin = self._catalog.origin(entry)
+        if origin is None:
+            raise Conflict(f"model '{name}' is the file {entry.path}, which is not ours to delete")
+        if entry.source != "own":
+            raise Conflict(
+                f"model '{name}' is in Ollama's own store ({origin[0].root}), which is only read "
+                "here; delete it with ollama rm"
+            )
+        async with self._change:
+            try:
+                await asyncio.to_thread(self._writer.remove, origin[1])
+            except FileNotFoundError as error:
+                raise ModelNotFound(f"model '{name}' not found") from error
+        await self._look()
+
+    def has_blob(self, digest: str) -> bool:
+        """Raises BadRequest for what is no digest."""
+        return any(store.blob(digest).exists() for store in self._stores(digest))
+
+    async def receive(self, digest: str, chunks: AsyncIterator[bytes]) -> bool:
+        """Keep an uploaded blob; whether it is new. Raises BadRequest where the digest is wrong."""
+        target = self._stores(digest)[0].blob(digest)
+        if target.exists():
+            return False
+        wanted = f"sha256:{hex_of(digest)}"
+        with _disk_troubles():
+            temporary = await asyncio.to_thread(self._writer.temporary)
+            await self._keep(chunks, temporary, target, wanted)
+        return True
+
+    async def _keep(
+        self, chunks: AsyncIterator[bytes], temporary: Path, target: Path, wanted: str
+    ) -> None:
+        found = hashlib.sha256()
+        try:
+            with temporary.open("wb") as file:
+
+                def keep(data: bytes) -> None:
+                    file.write(data)
+                    found.update(data)
+
+                async for chunk in chunks:
+                    await asyncio.to_thread(keep, chunk)
+            if f"sha256:{found.hexdigest()}" != wanted:
+                raise BadRequest(
+                    f"digest mismatch, expected {wanted!r}, got 'sha256:{found.hexdigest()}'"
+                )
+            await asyncio.to_thread(temporary.chmod, 0o644)
+            await asyncio.to_thread(temporary.replace, target)
+        finally:
+            await asyncio.to_thread(temporary.unlink, missing_ok=True)
+
+    def _stores(self, digest: str) -> list[Store]:
+        """Ours first, then the others."""
+        try:
+            hex_of(digest)
+        except BadManifest as error:
+            raise BadRequest("invalid digest format") from error
+        return [self._writer.store, *self._others()]
+
+    def _others(self) -> list[Store]:
+        stores = self._catalog.places.stores
+        return [store for store in stores if store.root != self._writer.store.root]
+
+    async def _pull(self, reference: Reference, report: Report, *, insecure: bool) -> None:
+        await self._puller.pull(reference, report, insecure=insecure, others=self._others())
+        await self._look()
+
+    async def _find_or_pull(self, name: str, report: Report) -> Entry:
+        entry = self._catalog.find(name)
+        if entry is None:
+            await self._look()
+            entry = self._catalog.find(name)
+        if entry is None:
+            await self._pull(reference_of(name, "from"), report, insecure=False)
+            entry = self._catalog.find(name)
+        if entry is None:
+            raise ModelNotFound(f"model '{name}' not found")
+        return entry
+
+    async def _look(self) -> None:
+        await asyncio.to_thread(self._catalog.refresh)
+
+
+@contextmanager
+def _disk_troubles() -> Iterator[None]:
+    """Tells what a disk refuses: it is full, or not ours to write to."""
+    try:
+        yield
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise PullFailed(f"{(error.strerror or str(error)).lower()}{where}") from error
+
+
+def reference_of(name: str, param: str = "model") -> Reference:
+    """A name from a request. Raises BadRequest."""
+    try:
+        return parse_reference(name)
+    except BadName as error:
+        raise BadRequest(f"invalid model name: {error}", param=param) from error

@@ -1,0 +1,166 @@
+"""Pulls a model into our own store: from Hugging Face, or from a registry like Ollama's."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from proxy.catalog import manifest as media
+from proxy.catalog.gguf import GgufError
+from proxy.catalog.manifest import Layer, Manifest, encode_manifest
+from proxy.catalog.reference import HUB_HOST, NAMESPACE, OLLAMA_HOST, Reference
+from proxy.catalog.store import Store
+from proxy.catalog.summary import summarise
+from proxy.hub import huggingface, registry
+from proxy.hub.fetch import Remote, check_room, fetch, partial_of
+from proxy.hub.lines import PullFailed, Report, progress, status
+from proxy.hub.writer import Writer
+
+# A model that is removed while a pull of it ends can take blobs away that the pull relied on.
+MAX_ROUNDS: Final = 3
+
+
+class Puller:
+    """Downloads what is missing. A blob that another store has, such as Ollama's, is linked."""
+
+    def __init__(self, writer: Writer, change: asyncio.Lock) -> None:
+        self._writer = writer
+        self._change = change  # held while manifests change
+        # What changes: the connections, and who downloads which blob just now.
+        self._session: aiohttp.ClientSession | None = None
+        self._blobs: dict[str, asyncio.Lock] = {}
+
+    async def close(self) -> None:
+        if self._session:
+            await self._session.close()
+
+    async def pull(
+        self, reference: Reference, report: Report, *, insecure: bool, others: Sequence[Store] = ()
+    ) -> None:
+        """Bring a model into our store. Raises PullFailed, BadRequest."""
+        reference = await asyncio.to_thread(self._writer.spelled, reference)
+        report(status("pulling manifest"))
+        if reference.on_hub:
+            await self._pull_repository(reference, report, others)
+            return
+        try:
+            data, manifest = await registry.read_manifest(
+                self._http(), reference, insecure=insecure
+            )
+        except registry.NotInRegistry as error:
+            repository = _as_repository(reference)
+            if repository is None:
+                raise
+            try:
+                await self._pull_repository(repository, report, others)
+            except PullFailed as other:
+                raise PullFailed(f"{error.message}; {other.message}") from other
+            return
+        remotes = registry.blobs_of(reference, manifest, insecure=insecure)
+        await self._install(reference, data, remotes, report, others)
+
+    async def _pull_repository(
+        self, reference: Reference, report: Report, others: Sequence[Store]
+    ) -> None:
+        commit, files = await asyncio.to_thread(huggingface.list_files, reference)
+        choice = huggingface.choose(files, reference.tag)
+        chosen = [*choice.parts, *([choice.projector] if choice.projector else [])]
+        remotes = [huggingface.remote_of(reference, commit, file) for file in chosen]
+        await self._bring(remotes, report, others)
+        named = len(choice.parts) > 1
+        layers = [
+            Layer(media.MODEL, file.digest, file.size, name=file.name if named else "")
+            for file in choice.parts
+        ]
+        if choice.projector:
+            layers.append(Layer(media.PROJECTOR, choice.projector.digest, choice.projector.size))
+        try:
+            first = await asyncio.to_thread(self._writer.link_parts, Manifest(layers=tuple(layers)))
+            config = await asyncio.to_thread(config_of, first)
+        except GgufError as error:
+            raise PullFailed(f"{chosen[0].path} cannot be used: {error}") from error
+        layer, _ = await asyncio.to_thread(self._writer.add, config, media.CONFIG)
+        data = encode_manifest(Manifest(layer, tuple(layers)))
+        await self._install(reference, data, remotes, report, others)
+
+    async def _install(
+        self,
+        reference: Reference,
+        data: bytes,
+        remotes: list[Remote],
+        report: Report,
+        others: Sequence[Store],
+    ) -> None:
+        for _ in range(MAX_ROUNDS):
+            await self._bring(remotes, report, others)
+            report(status("verifying sha256 digest"))
+            async with self._change:
+                if all(self._writer.store.blob(remote.digest).exists() for remote in remotes):
+                    report(status("writing manifest"))
+                    await asyncio.to_thread(self._writer.write_manifest, reference, data)
+                    return
+        raise PullFailed(f"the blobs of {reference.short} are removed as fast as they are pulled")
+
+    async def _bring(self, remotes: list[Remote], report: Report, others: Sequence[Store]) -> None:
+        store = self._writer.store
+        missing = [remote for remote in remotes if not store.blob(remote.digest).exists()]
+        await asyncio.to_thread(self._check_room, missing)
+        for remote in remotes:
+            lock = self._blobs.setdefault(remote.digest, asyncio.Lock())
+            async with lock:
+                target = store.blob(remote.digest)
+                if not target.exists() and not await asyncio.to_thread(
+                    self._link, remote.digest, others
+                ):
+                    await fetch(self._http(), remote, target, report)
+            report(progress(remote.digest, remote.size, remote.size))
+
+    def _link(self, digest: str, others: Sequence[Store]) -> bool:
+        """Whether another store had the blob, which is ours now too."""
+        for other in others:
+            if (blob := other.blob(digest)).is_file():
+                self._writer.adopt(blob, media.MODEL, digest)
+                return True
+        return False
+
+    def _check_room(self, missing: list[Remote]) -> None:
+        self._writer.blobs.mkdir(parents=True, exist_ok=True)
+        have = {}
+        for remote in missing:
+            partial = partial_of(self._writer.store.blob(remote.digest))
+            have[media.hex_of(remote.digest)] = partial.stat().st_size if partial.exists() else 0
+        check_room(self._writer.blobs, missing, have)
+
+    def _http(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            # Its total time is not limited: large files on slow lines take hours.
+            self._session = aiohttp.ClientSession(
+                trust_env=True, timeout=aiohttp.ClientTimeout(total=None, sock_connect=30)
+            )
+        return self._session
+
+
+def _as_repository(reference: Reference) -> Reference | None:
+    """The repository of Hugging Face that `org/repo` may mean, which Ollama's registry has not."""
+    if reference.host != OLLAMA_HOST or reference.namespace == NAMESPACE:
+        return None
+    return replace(reference, host=HUB_HOST)
+
+
+def config_of(file: Path) -> bytes:
+    """The configuration that goes with a GGUF, as lists of models show it. Raises GgufError."""
+    found = summarise(file)
+    config = {
+        "model_format": "gguf",
+        "model_family": found.architecture,
+        "model_families": [found.architecture],
+        "model_type": found.parameters,
+        "file_type": found.quantization,
+        "architecture": "amd64",
+        "os": "linux",
+    }
+    return msgspec.json.encode(config)

@@ -1,0 +1,70 @@
+"""Quantises a model with llama.cpp's own program."""
+
+import asyncio
+import importlib.util
+import re
+import shutil
+from collections import deque
+from pathlib import Path
+from typing import Final
+
+from proxy.errors import BadRequest
+from proxy.hub.lines import PullFailed, Report
+
+# What llama-quantize is asked for, in its own spelling; requests may write it in any case.
+TYPES: Final = (
+    "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q2_K_S", "Q3_K_S", "Q3_K_M", "Q3_K_L",
+    "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ3_XS", "IQ3_S", "IQ3_M", "IQ4_NL", "IQ4_XS",
+    "TQ1_0", "TQ2_0", "MXFP4_MOE", "F16", "BF16", "F32",
+)  # fmt: skip
+SOURCES: Final = ("F16", "BF16", "F32")
+_STEP: Final = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
+
+
+def type_of(text: str) -> str:
+    """The type that a request names. Raises BadRequest."""
+    if text.upper() not in TYPES:
+        raise BadRequest(f"{text!r} is no quantization; use {', '.join(TYPES)}", param="quantize")
+    return text.upper()
+
+
+async def quantize(source: Path, target: Path, kind: str, was: str, report: Report) -> None:
+    """Write `source` to `target` as `kind`. Cancelled, it ends the program. Raises PullFailed."""
+    size = (await asyncio.to_thread(source.stat)).st_size
+    line = {"status": f"quantizing {was} model to {kind}", "digest": "0", "total": size}
+    process = await asyncio.create_subprocess_exec(
+        _program(),
+        *(str(source), str(target), kind),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        limit=1 << 20,
+    )
+    last: deque[str] = deque(maxlen=5)
+    try:
+        assert process.stdout is not None
+        async for raw in process.stdout:
+            text = raw.decode("utf-8", "replace").strip()
+            last.append(text)
+            if step := _STEP.search(text):
+                report(line | {"completed": size * int(step[1]) // int(step[2])})
+        if await process.wait():
+            raise PullFailed(f"llama-quantize failed: {' | '.join(last)}")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    report(line | {"completed": size})
+
+
+def _program() -> str:
+    """Where llama-quantize is: beside llama-cpp-python, else on the path. Raises PullFailed."""
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec and spec.origin:
+        beside = Path(spec.origin).parent.parent / "bin" / "llama-quantize"
+        if beside.exists():
+            return str(beside)
+    found = shutil.which("llama-quantize")
+    if found is None:
+        raise PullFailed("there is no llama-quantize; make setup builds it")
+    return found

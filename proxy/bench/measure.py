@@ -1,0 +1,227 @@
+"""Measures a model at several splits, by moving the experts of one worker that is loaded once.
+
+It runs a whole proxy of its own, on a port of its own, under the same policies: so the model is
+loaded as it would be, and reserves and limits of the devices are kept.
+"""
+
+import asyncio
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from proxy.api.services import Services
+from proxy.app import Settings, running
+from proxy.bench.curve import Curve, Point, splits_to_try
+from proxy.bench.store import device_ids, engine_id, model_id, save
+from proxy.engine.types import Address, LoadOptions
+from proxy.errors import BackendDied, BadRequest, Conflict
+from proxy.placement.split import placed
+from proxy.policy.model import Policies
+from proxy.pool.state import Backend
+from proxy.router import Ask
+
+# Repacking what went to the CPU takes seconds for each GiB; a speed from before its end is too low.
+SETTLE_S = 900.0
+WORDS = (
+    "river mill winter stone bread letter market engine garden paper number silver window morning "
+    "music harbour table forest bridge kitchen mountain story field lantern copper village thread "
+    "summer question answer north little quick heavy yellow open carry build listen remember"
+).split()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to measure. `splits` of None: chosen by the number of layers; `ctx` of None: as the
+    policies say."""
+
+    model: str
+    policies: Path | None = None
+    splits: tuple[int, ...] | None = None
+    ctx: int | None = None
+    prompt: int = 512
+    tokens: int = 64
+    rounds: int = 3
+
+
+async def measure(question: Question, say: Callable[[str], None]) -> tuple[Curve, Path]:
+    """The curve, and the file that it was stored in. `say` is told how it goes on.
+
+    Raises StartupError for bad policies, and ProxyError: ModelNotFound, BadRequest for sizes that
+    do not go together, LoadFailed, Conflict where no experts can move.
+    """
+    settings = Settings(host="127.0.0.1", port=0, policies=question.policies)
+    async with running(settings) as proxy:
+        services = proxy.services
+        options = await _options(services, question)
+        if question.prompt + question.tokens > options.ctx:
+            raise BadRequest(
+                f"{question.prompt} + {question.tokens} tokens do not fit into a context of "
+                f"{options.ctx}; use --ctx"
+            )
+        say(f"loading {options.model}")
+        async with await services.pool.acquire(options) as lease:
+            bench = _Bench(services, lease.backend, question, say)
+            points = await bench.run()
+            devices = device_ids(await lease.backend.engine.devices())
+            curve = Curve(
+                model=options.model,
+                model_id=await asyncio.to_thread(model_id, options.path),
+                devices=devices,
+                engine=engine_id(options.libdir),
+                at=datetime.now(UTC).isoformat(timespec="seconds"),
+                block_count=lease.backend.engine.known().block_count,
+                ctx=options.ctx,
+                prompt_tokens=question.prompt,
+                generated_tokens=question.tokens,
+                rounds=question.rounds,
+                points=points,
+            )
+        state = services.policies.current.catalog.state
+        return curve, await asyncio.to_thread(save, state, curve)
+
+
+async def _options(services: Services, question: Question) -> LoadOptions:
+    """How the model would be loaded, with experts that can move. A file need not be in the
+    catalogue."""
+    policies = services.policies.current
+    name, file = _named(question.model, policies)
+    if file is not None:
+        usual = policies.defaults
+        return LoadOptions(
+            name,
+            file,
+            ctx=question.ctx or usual.ctx,
+            parallel=usual.parallel,
+            rpc=usual.rpc,
+            repack=usual.repack,
+            libdir=policies.engine.libdir,
+            threads=policies.engine.threads,
+        )
+    plan = await services.router.plan(Ask(name, ctx=question.ctx), "generation")
+    if plan.options.engine != "hosted":
+        raise Conflict(f"{name} has a command for an engine: its experts cannot move")
+    return replace(plan.options, split=None)
+
+
+def _named(model: str, policies: Policies) -> tuple[str, Path | None]:
+    """The model's name, and its file where only the file is known."""
+    path = Path(model)
+    if not model.lower().endswith(".gguf") or not path.is_file():
+        return model, None
+    path = path.resolve()
+    for known in policies.models.values():
+        if known.path and known.path.resolve() == path:
+            return known.name, None
+    return path.stem, path
+
+
+class _Bench:
+    """One loaded backend, measured in rounds that take turns, so that whatever else the machine
+    does falls on all splits."""
+
+    def __init__(
+        self,
+        services: Services,
+        backend: Backend,
+        question: Question,
+        say: Callable[[str], None],
+    ) -> None:
+        self._services, self._backend = services, backend
+        self._question, self._say = question, say
+        # Split -> (generation, prompt) tokens per second of each round.
+        self._seen: dict[int, list[tuple[float, float]]] = {}
+
+    async def run(self) -> tuple[Point, ...]:
+        engine = self._backend.engine
+        if not engine.live_moves or not engine.known().layers:
+            raise Conflict(
+                f"there is nothing to compare: {engine.why_no_moves or 'the model has no experts'}"
+            )
+        layers = engine.known().block_count
+        wanted = self._question.splits or splits_to_try(layers)
+        async with _session(engine.address) as session:
+            prompt = await _prompt(session, self._question.prompt)
+            splits = await self._reachable(session, prompt, [min(n, layers) for n in wanted])
+            for number in range(self._question.rounds):
+                # Forth and back: what warms up or slows down over time falls on all alike.
+                for split in splits if number % 2 else reversed(splits):
+                    await self._go_to(split)
+                    speed = await _speed(session, prompt, self._question.tokens)
+                    self._seen[split].append(speed)
+                    where = f"round {number + 1} of {self._question.rounds}, N = {split}"
+                    self._say(f"{where}: {speed[0]:.1f} tok/s, prompt {speed[1]:.1f} tok/s")
+        return tuple(_point(split, self._seen[split]) for split in splits)
+
+    async def _reachable(
+        self, session: aiohttp.ClientSession, prompt: list[int], wanted: Sequence[int]
+    ) -> list[int]:
+        """What there is room for, each warmed up: pages are read, buffers have their size."""
+        for split in sorted(set(wanted), reverse=True):
+            reached = await self._go_to(split)
+            if reached != split:
+                self._say(f"N = {split} has no room on the device; N = {reached} has")
+            if reached not in self._seen:
+                self._seen[reached] = []
+                await _speed(session, prompt, 1)
+        return sorted(self._seen)
+
+    async def _go_to(self, split: int) -> int:
+        """Move there, and wait until that is all done; returns the split that was reached."""
+        engine = self._backend.engine
+        await self._services.splits.operator(self._backend.id, split)
+        await engine.place(placed(engine.known()), settle_s=SETTLE_S)
+        return engine.known().moe_cpu_layers
+
+
+def _point(split: int, speeds: Sequence[tuple[float, float]]) -> Point:
+    generation = [speed[0] for speed in speeds]
+    middle = statistics.median(generation)
+    spread = (max(generation) - min(generation)) / middle if middle else 0.0
+    prompt = statistics.median(speed[1] for speed in speeds)
+    return Point(split, round(middle, 3), round(prompt, 3), round(spread, 4))
+
+
+def _session(address: Address) -> aiohttp.ClientSession:
+    connector = aiohttp.UnixConnector(address.socket) if address.socket else None
+    return aiohttp.ClientSession(
+        address.origin, connector=connector, timeout=aiohttp.ClientTimeout(total=None)
+    )
+
+
+async def _post(session: aiohttp.ClientSession, path: str, body: dict[str, object]) -> Any:
+    try:
+        async with session.post(path, json=body) as answer:
+            if answer.status != 200:
+                raise BackendDied(f"llama-server answered {answer.status}: {await answer.text()}")
+            return await answer.json()
+    except aiohttp.ClientError as error:
+        raise BackendDied(f"the worker is gone: {error}") from error
+
+
+async def _prompt(session: aiohttp.ClientSession, count: int) -> list[int]:
+    """`count` tokens of varied words, the same at every run: other words, other experts."""
+    chosen = random.Random(0).choices(WORDS, k=count)
+    answer = await _post(session, "/tokenize", {"content": " ".join(chosen)})
+    tokens: list[int] = answer["tokens"]
+    return tokens[:count]
+
+
+async def _speed(
+    session: aiohttp.ClientSession, prompt: list[int], tokens: int
+) -> tuple[float, float]:
+    """(generated, read) tokens per second of one answer, as the server itself measured."""
+    body = {
+        "prompt": prompt,
+        "n_predict": tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "cache_prompt": False,
+    }
+    timings = (await _post(session, "/completion", body))["timings"]
+    return timings["predicted_per_second"], timings["prompt_per_second"]

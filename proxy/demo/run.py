@@ -1,0 +1,339 @@
+"""`moe-proxy demo`: the main job in front of the user's eyes, with the real server on a small
+generated model.
+
+It writes a model, starts the proxy as a user would, streams an answer while experts move to the
+device by an edit of `policies.toml` and back by the operator's word, and compares with an answer
+without moves.
+"""
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from proxy.demo.model import demo_model
+from proxy.engine.command import free_port
+
+MODEL = "demo"
+PROMPT = "Tell me a long story about a river, a mill and a winter without snow."
+TOKENS = 240
+# At which tokens the experts are moved: to the device by the operator, back by the policy file.
+TO_DEVICE_AT, TO_CPU_AT = 40, 140
+START_S = 120.0
+POLICY = """\
+# Edited by the demo while it runs: the proxy notices, and moves experts between two tokens.
+[server]
+port = {port}
+drain = "5s"
+{rpc}{threads}
+[models.{model}]
+path = {path}
+moe_cpu_layers = {split}
+ctx = 4096
+parallel = 2
+"""
+
+
+class DemoError(Exception):
+    """Why the demo cannot go on, for people."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """One streamed answer: its text, and the time between its tokens in seconds."""
+
+    text: str = ""
+    gaps_s: list[float] = field(default_factory=list)
+
+    @property
+    def longest_ms(self) -> float:
+        return max(self.gaps_s, default=0.0) * 1000
+
+    @property
+    def usual_ms(self) -> float:
+        ordered = sorted(self.gaps_s)
+        return ordered[len(ordered) // 2] * 1000 if ordered else 0.0
+
+
+def main(*, keep: bool = False) -> int:
+    """Run the demo; returns the exit status."""
+    try:
+        asyncio.run(_demo(keep))
+    except DemoError as error:
+        print(f"moe-proxy demo: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("\nstopped")
+        return 130
+    return 0
+
+
+async def _demo(keep: bool) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    # Otherwise the server and the device would outlive us.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moe-proxy"
+    print(f"1. A small mixture-of-experts model with random weights, in {cache}")
+    path = await asyncio.to_thread(demo_model, cache)
+    print(f"   {path.name}, {path.stat().st_size / 1e6:.0f} MB")
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moe-proxy-demo-")))
+        rpc = await _device(stack)
+        port = free_port()
+        policy = _Policy(folder / "policies.toml", port=port, path=path, rpc=rpc)
+        policy.write(split="full")
+        url = f"http://127.0.0.1:{port}"
+        print(f"3. moe-proxy serve --policies {folder}")
+        log = folder / "serve.log"
+        server = await stack.enter_async_context(_serve(folder, log))
+        session = await stack.enter_async_context(aiohttp.ClientSession(url))
+        await _until_up(session, server, log)
+        print(f"   serves at {url}, its log is {log}")
+        await _show(session, policy)
+        _what_next(url, keep)
+        if keep:
+            print("\nIt goes on serving until Ctrl-C.")
+            await server.wait()
+
+
+async def _device(stack: contextlib.AsyncExitStack) -> str | None:
+    """A GPU that llama.cpp sees, or else an RPC server on loopback in its place; its address if
+    so."""
+    found = await asyncio.to_thread(_gpus)
+    if found:
+        print(f"2. The accelerator: {', '.join(found)}")
+        return None
+    port = free_port()
+    print("2. No GPU here: llama.cpp's ggml-rpc-server stands in for one. It is a device with")
+    print("   memory of its own, on this CPU: it shows that moves work, not how fast a GPU is.")
+    threads = str(_half_the_cores())
+    server = (_program("ggml-rpc-server"), "-H", "127.0.0.1", "-p", str(port), "-t", threads)
+    await stack.enter_async_context(_child(*server))
+    return f"127.0.0.1:{port}"
+
+
+def _half_the_cores() -> int:
+    return max((os.cpu_count() or 2) // 2, 1)
+
+
+def _gpus() -> list[str]:
+    """The devices that llama-server lists, without those of this CPU."""
+    listed = subprocess.run(
+        [_program("llama-server"), "--list-devices"], capture_output=True, text=True, check=False
+    )
+    lines = (listed.stdout + listed.stderr).partition("Available devices:")[2].splitlines()
+    return [line.strip() for line in lines if line.startswith("  ") and ":" in line]
+
+
+@dataclass(slots=True)
+class _Policy:
+    """The demo's policy file."""
+
+    file: Path
+    port: int
+    path: Path
+    rpc: str | None
+
+    def write(self, split: str) -> None:
+        """As an editor does it: a temporary file, then a rename."""
+        rpc = f'[devices]\nrpc = ["{self.rpc}"]\n' if self.rpc else ""
+        # The stand-in computes on the same cores: two sides that fight over them are slower than
+        # either.
+        threads = f"[engine]\nthreads = {_half_the_cores()}\n" if self.rpc else ""
+        text = POLICY.format(
+            port=self.port,
+            rpc=rpc,
+            threads=threads,
+            model=MODEL,
+            path=json.dumps(str(self.path)),
+            split=json.dumps(split),
+        )
+        temporary = self.file.with_suffix(".tmp")
+        temporary.write_text(text)
+        temporary.replace(self.file)
+
+
+async def _show(session: aiohttp.ClientSession, policy: _Policy) -> None:
+    print("\n4. One answer without moves, to compare with. All experts are on the CPU.\n")
+    await _settled(session)
+    still = await _stream(session, {})
+    print("\n\n5. The same again, while experts move.\n")
+
+    async def by_policy() -> None:
+        policy.write(split="none")
+
+    async def by_operator() -> None:
+        backend = (await _backend(session))["id"]
+        body = {"moe_cpu_layers": "full"}
+        async with session.put(f"/admin/backends/{backend}/split", json=body) as answer:
+            answer.raise_for_status()
+
+    moved = await _stream(
+        session,
+        {
+            TO_DEVICE_AT: ('policies.toml is edited: moe_cpu_layers = "none"', by_policy),
+            TO_CPU_AT: (f"moe-proxy set {MODEL} --moe-cpu-layers full", by_operator),
+        },
+    )
+    await _settled(session)
+    _report(await _backend(session), still, moved)
+
+
+async def _stream(
+    session: aiohttp.ClientSession, at: dict[int, tuple[str, Callable[[], Awaitable[None]]]]
+) -> Answer:
+    """Stream one answer to the terminal, and do at a token's number what `at` says, without waiting
+    for it."""
+    answer = Answer()
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": PROMPT}],
+        "max_tokens": TOKENS,
+        "temperature": 0,
+        "stream": True,
+        "ignore_eos": True,
+        "cache_prompt": False,
+    }
+    tasks = []
+    async with session.post("/v1/chat/completions", json=body) as response:
+        if response.status != 200:
+            raise DemoError(f"the proxy answered {response.status}: {await response.text()}")
+        last, count = None, 0
+        async for line in response.content:
+            if not line.startswith(b"data: {"):
+                continue
+            delta = json.loads(line[6:])["choices"][0]["delta"]
+            piece = delta.get("content") or delta.get("reasoning_content") or ""
+            if not piece:
+                continue
+            now = time.perf_counter()
+            if last is not None:
+                answer.gaps_s.append(now - last)
+            last, count = now, count + 1
+            answer.text += piece
+            print(piece, end="", flush=True)
+            if count in at:
+                what, act = at[count]
+                print(f"\n   >> {what}", flush=True)
+                tasks.append(asyncio.ensure_future(act()))
+    await asyncio.gather(*tasks)
+    return answer
+
+
+def _report(backend: dict[str, Any], still: Answer, moved: Answer) -> None:
+    print("\n\n6. What happened")
+    for move in backend["migrations"][-4:]:
+        print(
+            f"   {move['why']:9} experts of {move['layers']} layers moved, "
+            f"moe_cpu_layers {move['from']} -> {move['to']}: "
+            f"copied in {move['staged_s'] * 1000:.0f} ms beside the answer, "
+            f"tokens held for {move['gate_s'] * 1000:.1f} ms"
+        )
+    for name, answer in (("without moves", still), ("with moves", moved)):
+        print(
+            f"   {name:13}: longest gap between two tokens {answer.longest_ms:.0f} ms "
+            f"(usual {answer.usual_ms:.0f} ms)"
+        )
+    same = still.text == moved.text
+    print(f"   The text is {'the same' if same else 'NOT the same'} as without moves.")
+    if not same:
+        raise DemoError("a move changed the text, which it must not")
+
+
+def _what_next(url: str, keep: bool) -> None:
+    print("\n7. Try next" + ("" if keep else ", with moe-proxy demo --keep still running"))
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 40,
+        "moe_cpu_layers": 6,
+    }
+    print(f"   curl {url}/v1/chat/completions -d '{json.dumps(body)}'")
+    print(
+        f"   moe-proxy set {MODEL} --moe-cpu-layers 3 --url {url}   (and: moe-proxy ps --url {url})"
+    )
+    print(f"   export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=any      # for every OpenAI client")
+    print(
+        f"   export OLLAMA_HOST={url}                                # for ollama and its clients"
+    )
+
+
+async def _backend(session: aiohttp.ClientSession) -> dict[str, Any]:
+    async with session.get("/admin/state") as answer:
+        backends = (await answer.json())["backends"]
+    return dict(next(b for b in backends if b["model"] == MODEL and b["state"] == "ready"))
+
+
+async def _settled(session: aiohttp.ClientSession) -> None:
+    """Load the model, and wait until its experts are where they were asked to be."""
+    async with session.post(f"/admin/models/{MODEL}/load") as answer:
+        if answer.status != 200:
+            raise DemoError(f"the model cannot be loaded: {await answer.text()}")
+    async with asyncio.timeout(START_S):
+        while not (await _backend(session))["settled"]:
+            await asyncio.sleep(0.05)
+
+
+async def _until_up(
+    session: aiohttp.ClientSession, server: asyncio.subprocess.Process, log: Path
+) -> None:
+    async with asyncio.timeout(START_S):
+        while server.returncode is None:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get("/health") as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(0.05)
+    raise DemoError(f"the proxy did not start:\n{log.read_text()}")
+
+
+@contextlib.asynccontextmanager
+async def _serve(folder: Path, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    with log.open("wb") as output:
+        argv = (sys.executable, "-m", "proxy.cli", "serve", "--policies", str(folder))
+        async with _child(*argv, output=output) as process:
+            yield process
+
+
+@contextlib.asynccontextmanager
+async def _child(
+    *argv: str, output: Any = subprocess.DEVNULL
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process that ends with the block. In a group of its own: a Ctrl-C is for us, who then end
+    it in order."""
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), 20)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+def _program(name: str) -> str:
+    spec = importlib.util.find_spec("llama_cpp")
+    folder = Path(spec.origin).parent.parent / "bin" if spec and spec.origin else None
+    found = shutil.which(name, path=str(folder)) or shutil.which(name)
+    if found is None:
+        raise DemoError(f"{name} is missing; `make setup` builds it")
+    return found

@@ -1,0 +1,371 @@
+"""The eye on memory: what the devices show, and who has to move because of it.
+
+Counterparts: proxy.placement.balance decides, proxy.memory reads, the controller moves. Devices
+that show the same card (two RPC servers that a test points at one) are one *domain*: they share its
+memory.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import structlog
+
+from proxy.clock import Clock
+from proxy.controller import Controller
+from proxy.engine.types import CPU, Device, LoadOptions, Status
+from proxy.errors import ProxyError
+from proxy.memory.ledger import Ledger
+from proxy.memory.picture import Snapshot
+from proxy.memory.watch import MemoryWatch
+from proxy.observe.events import EventLog
+from proxy.placement.balance import Changes, Room, Tenant, balance, make_way
+from proxy.policy.model import Policies
+from proxy.pool.pool import Pool
+from proxy.pool.state import Backend, BackendState
+from proxy.split import AUTO, cpu_layers
+from proxy.tasks import spawn
+
+log = structlog.get_logger()
+
+Measured = Callable[[LoadOptions, Sequence[Device]], Awaitable[int | None]]
+# Who is busy now may be idle by then.
+LOOK_AGAIN_S = 0.5
+
+Needs = Callable[[LoadOptions, Sequence[str]], Awaitable[Mapping[str, int]]]
+
+
+@dataclass(slots=True)
+class _Domain:
+    """What is remembered of one card."""
+
+    short_at_s: float = float("-inf")  # when memory was short last
+    shrinking: bool = False  # it was short, and the reserve is not free again yet
+    recovering: bool = False  # since then not all has come back
+    traded_at_s: float = float("-inf")
+
+
+class Balancer:
+    """One for all devices. Called by the memory watch after each poll, and before a backend is
+    started."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        controller: Controller,
+        watch: MemoryWatch,
+        ledger: Ledger,
+        policies: Callable[[], Policies],
+        needs: Needs,
+        measured: Measured,
+        use: Callable[[str], float],
+        events: EventLog,
+        clock: Clock,
+    ) -> None:
+        """`needs`: of which devices a model takes how many bytes without its experts. `use`: a
+        backend's tokens a second."""
+        self._pool, self._controller, self._watch, self._ledger = pool, controller, watch, ledger
+        self._policies, self._needs, self._use = policies, needs, use
+        self._measured = measured
+        self._events, self._clock = events, clock
+        # The mutable state: devices by backend, when each backend's books changed last, the
+        # domains.
+        self._devices: dict[str, tuple[Device, ...]] = {}
+        self._booked_s: dict[str, float] = {}
+        self._domains: dict[str, _Domain] = {}
+        self._freed = asyncio.Event()
+        controller.spare, controller.on_short = self.spare, self._was_short
+        pool.on_ready.insert(0, self._ready)
+        pool.on_gone.append(self._gone)
+        watch.subscribe(self._look)
+
+    # --- what there is ---
+
+    def devices(self) -> dict[str, Device]:
+        """Every device that a worker has reported, by name."""
+        return {device.name: device for devices in self._devices.values() for device in devices}
+
+    async def ask_workers(self) -> list[Device]:
+        """The devices as workers report them now: for those whose memory only they know."""
+        found: dict[str, Device] = {}
+        for backend in self._serving():
+            try:
+                found |= {device.name: device for device in await backend.engine.devices()}
+            except ProxyError:
+                continue  # it is about to be gone
+        return list(found.values())
+
+    def spare(self) -> dict[str, int | None]:
+        """Device -> bytes that experts may still take there; None: not known."""
+        self._book()
+        rooms = self._rooms()
+        found: dict[str, int | None] = {}
+        for name in self.devices():
+            room = rooms[self._domain_of(name)]
+            known = room.free is not None or room.over_limit is not None
+            found[name] = room.spare if known else None
+        return found
+
+    def _domain_of(self, device: str) -> str:
+        """The card that a device is on, or the device itself where nothing more is known of it."""
+        reading = self._watch.latest().devices.get(device)
+        return reading.source if reading is not None and ":" in reading.source else device
+
+    def _serving(self) -> list[Backend]:
+        ready = (BackendState.READY, BackendState.DRAINING)
+        return [backend for backend in self._pool.backends() if backend.state in ready]
+
+    def _rooms(self) -> dict[str, Room]:
+        """Domain -> its room. Of several devices on one card the pessimist's view of each
+        counts."""
+        policies, now = self._policies().devices, self._clock.now()
+        rooms: dict[str, Room] = {}
+        coming = self._coming()
+        for name in self.devices():
+            domain = self._domain_of(name)
+            rules, memory = policies.for_device(name), self._domains.setdefault(domain, _Domain())
+            # What is on its way back is not short any more, though nothing may be promised of it
+            # yet.
+            free = self._ledger.free(name)
+            quiet = now - memory.short_at_s >= policies.settle_s
+            ours = self._ledger.ours(name)
+            room = Room(
+                free=free,
+                reserve=rules.reserve_bytes,
+                # Once it is short, enough is what brings the reserve back: moves change what is
+                # needed to compute, so the first go may fall short of it.
+                low=rules.reserve_bytes if memory.shrinking else policies.low_bytes,
+                over_limit=None if rules.limit_bytes is None else ours - rules.limit_bytes,
+                promised=coming.get(domain, 0),
+                pace="stand" if not quiet else "one" if memory.recovering else "fill",
+                trade=now - memory.traded_at_s >= policies.settle_s,
+                experts=rules.experts,
+            )
+            rooms[domain] = _stricter(rooms[domain], room) if domain in rooms else room
+        return rooms
+
+    def _coming(self) -> dict[str, int]:
+        """Domain -> bytes of experts that are being copied there."""
+        sums: dict[str, int] = {}
+        for backend in self._serving():
+            goal = self._controller.goal(backend) or {}
+            for layer in backend.engine.known().layers:
+                place = goal.get(layer.index, layer.experts)
+                if place not in (CPU, layer.experts):
+                    domain = self._domain_of(place)
+                    sums[domain] = sums.get(domain, 0) + layer.experts_bytes
+        return sums
+
+    def _leaving(self) -> dict[str, int]:
+        """Domain -> bytes of experts that are about to leave it, or have left and are not shown
+        yet."""
+        sums: dict[str, int] = {}
+        for name in self.devices():
+            domain = self._domain_of(name)
+            sums[domain] = sums.get(domain, 0) + self._ledger.due(name)
+        for backend in self._serving():
+            goal = self._controller.goal(backend) or {}
+            for layer in backend.engine.known().layers:
+                if layer.experts not in (CPU, goal.get(layer.index, layer.experts)):
+                    domain = self._domain_of(layer.experts)
+                    sums[domain] = sums.get(domain, 0) + layer.experts_bytes
+        return sums
+
+    def _tenants(self) -> list[Tenant]:
+        found = []
+        for backend in self._serving():
+            asked = self._controller.asked(backend.id)
+            status = backend.engine.known()
+            if asked is None or not backend.engine.live_moves:
+                continue
+            goal = self._controller.goal(backend) or {}
+            found.append(
+                Tenant(
+                    id=backend.id,
+                    layers=[
+                        # A layer that is on its way counts as where it will be.
+                        replace(
+                            layer,
+                            experts=self._place(goal.get(layer.index, layer.experts)),
+                            home=self._place(layer.home),
+                        )
+                        for layer in status.layers
+                    ],
+                    wish=cpu_layers(
+                        self._controller.floors.get(backend.id, 0) if asked == AUTO else asked,
+                        status.block_count,
+                    ),
+                    auto=asked == AUTO,
+                    busy=backend.in_flight > 0,
+                    use=self._use(backend.id),
+                    last_used_s=backend.last_used_s,
+                    moving=self._controller.moving(backend),
+                    extra=frozenset(map(self._domain_of, self._controller.extra())),
+                )
+            )
+        return found
+
+    def _place(self, place: str) -> str:
+        return place if place == CPU else self._domain_of(place)
+
+    # --- news ---
+
+    def _ready(self, backend: Backend) -> None:
+        spawn(self._learn(backend), name=f"{backend.id}:devices")
+
+    async def _learn(self, backend: Backend) -> None:
+        try:
+            devices = await backend.engine.devices()
+        except ProxyError as error:
+            log.warning("devices_not_known", backend=backend.id, error=error.message)
+            devices = ()
+        if (floor := await self._measured(backend.options, devices)) is not None:
+            self._controller.floors[backend.id] = floor
+        self._devices[backend.id] = tuple(d for d in devices if d.kind != "cpu")
+        self._watch.set_devices(self.devices().values())
+        self._watch.set_pids([b.engine.pid for b in self._serving() if b.engine.pid is not None])
+        # Whoever is "auto" is placed by what the devices show, which nobody knew before.
+        await self._watch.fresh()
+        await self._controller.learned(backend)
+
+    def _was_short(self, device: str) -> None:
+        """An allocation failed though there seemed to be room: do not try again before it has
+        settled."""
+        memory = self._domains.setdefault(self._domain_of(device), _Domain())
+        memory.short_at_s, memory.recovering = self._clock.now(), True
+
+    def _gone(self, backend: Backend) -> None:
+        if self._booked_s.pop(backend.id, None) is not None:
+            self._ledger.forget(backend.id, at_s=self._clock.now())
+        # What devices there are stays known: the next backend will find the same ones.
+        self._watch.set_pids([b.engine.pid for b in self._serving() if b.engine.pid is not None])
+        self._freed.set()
+
+    def _book(self) -> None:
+        """Enter what every backend holds now."""
+        now = self._clock.now()
+        for backend in self._serving():
+            status: Status = backend.engine.known()
+            # What changed since the last look began to change after the look before it.
+            since = self._booked_s.get(backend.id, now)
+            self._ledger.hold(backend.id, status.held, at_s=since)
+            self._booked_s[backend.id] = now
+
+    def _look(self, snapshot: Snapshot) -> None:
+        """After each poll: give what has to be given, take what may be taken."""
+        self._ledger.observe(snapshot.devices.values())
+        self._book()
+        rooms, leaving, now = self._rooms(), self._leaving(), self._clock.now()
+        for domain, room in rooms.items():
+            gained = leaving.get(domain, 0)
+            if gained:
+                # Counted once: as free for the question whether more has to leave, as not there
+                # otherwise.
+                free = None if room.free is None else room.free + gained
+                over = None if room.over_limit is None else room.over_limit - gained
+                after = replace(room, free=free, over_limit=over, pace="stand")
+                rooms[domain] = after
+            memory, short = self._domains[domain], rooms[domain].short > 0
+            memory.shrinking = short or (memory.shrinking and gained > 0)
+            if short:
+                memory.short_at_s, memory.recovering = now, True
+        changes = balance(self._tenants(), rooms)
+        self._perform(changes)
+        for domain, room in rooms.items():
+            # All that was given is back once nobody has anything more to take.
+            if room.pace == "one" and not changes.moves:
+                self._domains[domain].recovering = False
+        if "use" in changes.why.values():
+            for domain in rooms:
+                self._domains[domain].traded_at_s = now
+
+    def _perform(self, changes: Changes) -> None:
+        backends = {backend.id: backend for backend in self._serving()}
+        for name, moves in changes.moves.items():
+            backend = backends[name]
+            homes = {layer.index: layer.home for layer in backend.engine.known().layers}
+            places = {i: self._device_of(place, homes[i]) for i, place in moves.items()}
+            why = changes.why[name]
+            log.info("balance", backend=name, why=why, layers=len(places), to=set(places.values()))
+            self._controller.shift(backend, places, why)
+
+    def _device_of(self, place: str, home: str) -> str:
+        """A domain is no place: of the devices in it, the layer's own, or one for experts only."""
+        if place in (CPU, self._domain_of(home)):
+            return CPU if place == CPU else home
+        extra = (name for name in self._controller.extra() if self._domain_of(name) == place)
+        return next(extra, home)
+
+    # --- newcomers ---
+
+    async def make_way(self, backend: Backend) -> None:
+        """Before `backend` is started: have others shrink, then leave, until it fits; wait while
+        they are busy.
+
+        Returns at once where nobody else is there, or where nothing is known: then it simply has to
+        try.
+        """
+        needed = await self._needs(backend.options, self._devices_for(backend.options))
+        while True:
+            self._freed.clear()
+            others = [b for b in self._serving() if b.id != backend.id]
+            if not others or not needed:
+                return
+            await self._watch.fresh()
+            self._book()
+            domains: dict[str, int] = {}
+            for device, size in needed.items():
+                domain = self._domain_of(device)
+                domains[domain] = domains.get(domain, 0) + size
+            changes, missing = make_way(self._tenants(), domains, self._rooms())
+            self._perform(changes)
+            if changes.moves:
+                await self._controller.until_still(others)
+            elif missing:
+                await self._evict(backend, others, missing)
+            else:
+                return
+
+    def _devices_for(self, options: LoadOptions) -> list[str]:
+        """The devices that a backend with these options will use, among those that are known."""
+        servers = set(options.rpc)
+        return [
+            device.name
+            for device in self.devices().values()
+            if not device.name.startswith("RPC") or device.description in servers
+        ]
+
+    async def _evict(
+        self, newcomer: Backend, others: list[Backend], missing: Mapping[str, int]
+    ) -> None:
+        """Unload the idle backend that was not used for the longest time, or wait until there is
+        one."""
+        idle = sorted((b for b in others if b.idle), key=lambda b: b.last_used_s)
+        self._events.publish(
+            "room_missing",
+            backend=newcomer.id,
+            model=newcomer.options.model,
+            missing=dict(missing),
+            unloads=idle[0].id if idle else None,
+        )
+        if idle:
+            await self._pool.unload(idle[0].id)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_AGAIN_S):
+                await self._freed.wait()
+
+
+def _stricter(one: Room, other: Room) -> Room:
+    """The room on a card of which two devices tell."""
+    frees = [room.free for room in (one, other) if room.free is not None]
+    overs = [room.over_limit for room in (one, other) if room.over_limit is not None]
+    return replace(
+        one,
+        free=min(frees, default=None),
+        reserve=max(one.reserve, other.reserve),
+        over_limit=max(overs, default=None),
+        experts=one.experts and other.experts,
+    )

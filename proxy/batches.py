@@ -1,0 +1,72 @@
+"""Which batch a model is loaded with: what `tune` comes to on the devices there are."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from proxy.catalog.entry import Entry
+from proxy.catalog.gguf import GgufError, Header
+from proxy.catalog.local import Catalog
+from proxy.engine.types import LoadOptions
+from proxy.placement.budget import Budget
+from proxy.placement.needs import settings_of, ubatch_of
+from proxy.placement.ubatch import UNKNOWN, choose_ubatch
+from proxy.policy.model import ModelPolicy
+from proxy.split import AUTO, cpu_layers
+
+log = structlog.get_logger()
+
+# Not to the byte, so that the same choice is not made anew for each request.
+CAPACITY_STEP: Final = 256 << 20
+KEPT: Final = 256
+
+Capacity = Callable[[Sequence[str]], Sequence[Budget]]
+
+
+class Batches:
+    """Chooses batches, and remembers the choices: a plan takes too long for each request."""
+
+    def __init__(self, catalog: Catalog, capacity: Capacity) -> None:
+        """`capacity` tells what of the devices, with these RPC servers, a model could have."""
+        self._catalog, self._capacity = catalog, capacity
+        # What changes:
+        self._chosen: dict[object, int] = {}
+
+    async def choose(
+        self, entry: Entry | None, policy: ModelPolicy, options: LoadOptions, layers: int
+    ) -> int | None:
+        """The batch for a model of `layers` layers; None where that is the engine's business.
+
+        Embeddings are made of whole inputs, for which llama-server sees to it.
+        """
+        if options.engine != "hosted" or options.mode != "generation" or ubatch_of(options.args):
+            return None
+        split = policy.moe_cpu_layers if options.split is None else options.split
+        given = None if split == AUTO else len(cpu_layers(split, layers))
+        devices = tuple(
+            replace(budget, size_bytes=budget.size_bytes // CAPACITY_STEP * CAPACITY_STEP)
+            for budget in self._capacity(options.rpc)
+        )
+        key = (entry, options, policy.tune, given, devices)
+        if key not in self._chosen:
+            if len(self._chosen) >= KEPT:
+                self._chosen.clear()
+            header = await asyncio.to_thread(self._header, entry)
+            choice = (policy.tune, header, settings_of(options), devices, given)
+            try:
+                self._chosen[key] = await asyncio.to_thread(choose_ubatch, *choice)
+            except Exception:
+                # A model of a kind that nobody has estimated yet: no reason to refuse a request.
+                log.exception("ubatch_not_chosen", model=options.model)
+                self._chosen[key] = UNKNOWN[policy.tune]
+        return self._chosen[key]
+
+    def _header(self, entry: Entry | None) -> Header | None:
+        """What is in a model's file; None where that cannot be read."""
+        try:
+            return self._catalog.header(entry) if entry and not entry.refusal else None
+        except (GgufError, OSError):
+            return None

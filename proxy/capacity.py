@@ -1,0 +1,25 @@
+"""What of each device's memory can be ours: for what is decided once, when a model is loaded."""
+
+from collections.abc import Sequence
+
+from proxy.memory.ledger import Ledger
+from proxy.memory.watch import MemoryWatch
+from proxy.placement.budget import Budget
+from proxy.plan import budgets_of
+from proxy.policy.model import Policies
+
+
+def capacity(
+    watch: MemoryWatch, ledger: Ledger, policies: Policies, rpc: Sequence[str]
+) -> list[Budget]:
+    """What is free or ours on each device that a model with these RPC servers will use, within
+    reserves and limits. Devices are known once a worker has reported them, sizes where they can be
+    read.
+    """
+    sizes = {
+        name: reading.free_bytes + (ledger.ours(name) or 0)
+        for name, reading in watch.latest().devices.items()
+        if reading.free_bytes is not None
+        and (not name.startswith("RPC") or reading.description in rpc)
+    }
+    return budgets_of(sizes, policies)

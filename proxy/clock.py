@@ -1,0 +1,76 @@
+"""Time as a thing that is handed in, so that tests own it: `RealClock` here, `ManualClock` for
+them."""
+
+import asyncio
+import heapq
+import itertools
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where a part that waits or measures gets its time from."""
+
+    def now(self) -> float:
+        """Seconds that never go backwards, from an arbitrary start."""
+
+    def wall(self) -> datetime:
+        """The time of day, with its zone, for people and for protocols."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return when `seconds` have passed on this clock."""
+
+
+class RealClock:
+    """The machine's time."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> datetime:
+        return datetime.now(UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class ManualClock:
+    """Time that stands still until `advance` is called."""
+
+    # Enough turns of the loop for a woken task, and for what it wakes in turn, to come to rest.
+    _TURNS = 10
+
+    def __init__(self, wall: datetime = datetime(2025, 1, 1, tzinfo=UTC)) -> None:
+        self._now_s = 0.0
+        self._start = wall
+        self._order = itertools.count()
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def now(self) -> float:
+        return self._now_s
+
+    def wall(self) -> datetime:
+        return self._start + timedelta(seconds=self._now_s)
+
+    async def sleep(self, seconds: float) -> None:
+        woken = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._now_s + seconds, next(self._order), woken))
+        await woken
+
+    async def advance(self, seconds: float) -> None:
+        """Let `seconds` pass: sleepers wake in order, each at its own time."""
+        await self._settle()  # tasks that were just started go to sleep now, not later
+        until = self._now_s + seconds
+        while self._sleepers and self._sleepers[0][0] <= until:
+            at, _, woken = heapq.heappop(self._sleepers)
+            self._now_s = max(self._now_s, at)
+            if not woken.done():
+                woken.set_result(None)
+            await self._settle()
+        self._now_s = until
+        await self._settle()
+
+    async def _settle(self) -> None:
+        for _ in range(self._TURNS):
+            await asyncio.sleep(0)

@@ -1,0 +1,327 @@
+"""Who decides where a backend's experts are, and since when: requests, the operator, the policies.
+
+It turns what was asked for into a placement (proxy.placement), has the engine move, and keeps a
+record of it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from proxy.clock import Clock
+from proxy.engine.types import LoadOptions, Mode, Move, Status
+from proxy.errors import Conflict, NotFound, ProxyError
+from proxy.observe.events import EventLog
+from proxy.placement.split import Placement, Spare, placed, plan
+from proxy.policy.diff import Changes
+from proxy.policy.model import ModelPolicy, Policies
+from proxy.pool.pool import Pool
+from proxy.pool.state import Backend, BackendState
+from proxy.split import AUTO, Split, resolve
+from proxy.tasks import spawn
+
+log = structlog.get_logger()
+
+MIGRATIONS_KEPT = 50
+# How long a request that asked for a split waits for repacking, once its experts are where they
+# should be: then its text is the one that llama-server gives with this split. A large model takes
+# longer and answers meanwhile.
+REQUEST_SETTLE_S = 3.0
+
+
+@dataclass(slots=True)
+class Asked:
+    """What is asked of one backend, by level; the first that is set counts."""
+
+    policy: Split
+    request: Split | None = None
+    operator: Split | None = None
+    migrations: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MIGRATIONS_KEPT))
+    goal: Placement | None = None
+    moving: "asyncio.Task[Move] | None" = None
+    # Set once it is known what devices there are and what they have room for.
+    learned: asyncio.Event = field(default_factory=asyncio.Event)
+    # Counts the ends of use: a timer that was set at an earlier one is of no interest any more.
+    idle_number: int = 0
+
+    @property
+    def split(self) -> Split:
+        for level in (self.request, self.operator):
+            if level is not None:
+                return level
+        return self.policy
+
+
+class Controller:
+    """One for all backends. Runs on the event loop; moves of one backend may supersede each
+    other."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        policies: Callable[[], Policies],
+        policy_of: Callable[[str], ModelPolicy],
+        options_for: Callable[[str, Mode], Awaitable[LoadOptions]],
+        events: EventLog,
+        clock: Clock,
+    ) -> None:
+        """`policy_of` tells what holds for a model, its manifest counted in; `options_for` what it
+        would be loaded with now."""
+        self._policy_of, self._options_for = policy_of, options_for
+        self._pool, self._policies, self._events, self._clock = pool, policies, events, clock
+        # The mutable state: what is asked of each backend, by its id.
+        self._asked: dict[str, Asked] = {}
+        # What experts may still take of each device. Set by whoever watches memory.
+        self.spare: Callable[[], Spare] = dict
+        # Backend -> layers that are faster on the CPU, as `moe-proxy bench` has measured.
+        self.floors: dict[str, int] = {}
+        # Told when a device turned out to have no room for what was planned.
+        self.on_short: Callable[[str], None] = lambda _: None
+        pool.on_ready.append(self._ready)
+        pool.on_idle.append(self._idle)
+        pool.on_gone.append(self._gone)
+
+    async def close(self) -> None:
+        """Stop waiting for moves; the engines end with the pool."""
+        for asked in self._asked.values():
+            if asked.moving is not None:
+                asked.moving.cancel()
+        self._asked.clear()
+
+    # --- what the handlers look at ---
+
+    def asked(self, backend_id: str) -> Split | None:
+        """What is asked for, by whoever counts most."""
+        asked = self._asked.get(backend_id)
+        return asked.split if asked else None
+
+    def current(self, backend: Backend) -> int | None:
+        """`moe_cpu_layers` as it is now; None before the backend is ready, or where that is not
+        known."""
+        if backend.id not in self._asked:
+            return None
+        status = backend.engine.known()
+        return status.moe_cpu_layers if status.block_count else backend.options.split
+
+    def migrations(self, backend_id: str) -> list[dict[str, Any]]:
+        """The last moves, oldest first: {"at", "why", "from", "to", "layers", "staged_s",
+        "gate_s"}."""
+        asked = self._asked.get(backend_id)
+        return list(asked.migrations) if asked else []
+
+    def extra(self) -> list[str]:
+        """The devices that the policies keep for experts only."""
+        named = self._policies().devices.named.items()
+        return [name for name, rules in named if rules.experts and not rules.attention]
+
+    def goal(self, backend: Backend) -> Placement | None:
+        """Where its experts are to be, once they have moved."""
+        asked = self._asked.get(backend.id)
+        return asked.goal if asked else None
+
+    def moving(self, backend: Backend) -> bool:
+        asked = self._asked.get(backend.id)
+        return asked is not None and asked.moving is not None and not asked.moving.done()
+
+    # --- who asks ---
+
+    async def ask(self, backend: Backend, split: Split) -> bool:
+        """A request asks for a split; returns when it is there. False: it takes another process.
+
+        It holds until another request asks, or until the backend has been idle for
+        `devices.settle`.
+        """
+        if backend.engine.moves_by_reload:
+            return backend.options.split == _fixed(split, backend.engine.known())
+        if (asked := self._asked.get(backend.id)) is not None:
+            asked.request = split
+            await self._apply(backend, asked, "request", settle_s=REQUEST_SETTLE_S)
+        return True
+
+    async def operator(self, target: str, split: Split) -> list[Backend]:
+        """The operator sets the split of a backend (by id) or of all of a model's; returns once
+        moved.
+
+        It holds until that backend is unloaded or the policy's own number is edited.
+        Raises NotFound where nothing of that name is loaded, Conflict where live moves are not
+        possible.
+        """
+        found = [
+            backend
+            for backend in self._pool.backends()
+            if target in (backend.id, backend.options.model) and backend.id in self._asked
+        ]
+        if not found:
+            raise NotFound(f"{target!r} is not loaded")
+        for backend in found:
+            if backend.engine.moves_by_reload:
+                raise Conflict(
+                    f"{backend.id}: its experts cannot move: {backend.engine.why_no_moves}"
+                )
+            asked = self._asked[backend.id]
+            asked.operator, asked.request = split, None
+            await self._apply(backend, asked, "operator")
+        return found
+
+    async def policies_changed(self, old: Policies, new: Policies, changes: Changes) -> None:
+        """Move what moves, and start the successors of backends whose model is to be loaded
+        otherwise."""
+        for backend in self._pool.backends():
+            asked = self._asked.get(backend.id)
+            change = changes.for_model(backend.options.model)
+            if asked is None:
+                continue
+            moves = change is not None and change.moves(dense=backend.options.dense)
+            if moves:
+                asked.policy = self._policy_split(backend)
+                asked.operator = None
+            reload = change.reload if change is not None else ()
+            reload += tuple(key for key in changes.keys if _is_for_all(key))
+            ready = backend.state is BackendState.READY
+            if ready and (reload or (change is not None and change.makes_movable)):
+                spawn(self._reload(backend, reload), name=f"{backend.id}:reload")
+            if not (ready and reload) and (moves or "devices" in _tables(changes)):
+                spawn(self._apply(backend, asked, "policy"), name=f"{backend.id}:policy")
+
+    async def _reload(self, backend: Backend, keys: tuple[str, ...]) -> None:
+        options = await self._options_for(backend.options.model, backend.options.mode)
+        if options.dense != backend.options.dense:
+            keys += ("dense_cpu_layers",)
+        # Without a key that says so, only the batch may be another one, by what is free just now.
+        if keys and options != backend.options:
+            self._events.publish("backend_reloading", backend=backend.id, keys=list(keys))
+            await self._pool.replace(backend.id, options)
+
+    # --- what memory demands ---
+
+    def shift(self, backend: Backend, moves: Mapping[int, str], why: str) -> None:
+        """Change the goal of some layers, whatever was asked for: memory comes first."""
+        asked = self._asked.get(backend.id)
+        if asked is not None and backend.engine.live_moves:
+            goal = (asked.goal or placed(backend.engine.known())) | dict(moves)
+            self._start_move(backend, asked, goal, why)
+
+    async def learned(self, backend: Backend) -> None:
+        """What there is to know of its devices is known: place its experts for the first time."""
+        if (asked := self._asked.get(backend.id)) is not None:
+            asked.learned.set()
+            await self._apply(backend, asked, "load")
+
+    async def until_still(self, backends: Iterable[Backend]) -> None:
+        """Wait until none of these has a move under way."""
+        for backend in backends:
+            asked = self._asked.get(backend.id)
+            while asked is not None and asked.moving is not None and not asked.moving.done():
+                await asyncio.wait((asked.moving,))
+
+    # --- the pool's news ---
+
+    def _ready(self, backend: Backend) -> None:
+        self._asked[backend.id] = Asked(self._policy_split(backend))
+        if not backend.engine.live_moves:
+            log.info("no_live_moves", backend=backend.id, why=backend.engine.why_no_moves)
+
+    def _policy_split(self, backend: Backend) -> Split:
+        """What the policies say of this backend's weights, experts or not."""
+        policy = self._policy_of(backend.options.model)
+        if not backend.options.dense:
+            return policy.moe_cpu_layers
+        # It is unset where a successor that has everything on the device is on its way.
+        return AUTO if policy.dense_cpu_layers is None else policy.dense_cpu_layers
+
+    def _idle(self, backend: Backend) -> None:
+        asked = self._asked.get(backend.id)
+        if asked is not None and asked.request is not None:
+            asked.idle_number += 1
+            timer = self._forget_request(backend, asked, asked.idle_number)
+            spawn(timer, name=f"{backend.id}:settle")
+
+    async def _forget_request(self, backend: Backend, asked: Asked, number: int) -> None:
+        await self._clock.sleep(self._policies().devices.settle_s)
+        if backend.idle and asked.idle_number == number and self._asked.get(backend.id) is asked:
+            asked.request = None
+            await self._apply(backend, asked, "settle")
+
+    def _gone(self, backend: Backend) -> None:
+        self._asked.pop(backend.id, None)
+        self.floors.pop(backend.id, None)
+
+    # --- moving ---
+
+    async def _apply(
+        self, backend: Backend, asked: Asked, why: str, *, settle_s: float = 0.0
+    ) -> None:
+        """Have the engine reach what is asked now. Joins a move to the same goal, supersedes any
+        other."""
+        engine = backend.engine
+        if not engine.live_moves:
+            return
+        await asked.learned.wait()
+        status = engine.known()
+        floor = self.floors.get(backend.id, 0)
+        goal = plan(status, asked.split, self.spare(), self.extra(), floor=floor)
+        moving = asked.moving
+        if goal == asked.goal and moving is not None and not moving.done():
+            await asyncio.shield(moving)
+            return
+        if goal == asked.goal == placed(status) and (status.settled or not settle_s):
+            return
+        # Whoever asked may leave: the move goes on.
+        await asyncio.shield(self._start_move(backend, asked, goal, why, settle_s))
+
+    def _start_move(
+        self, backend: Backend, asked: Asked, goal: Placement, why: str, settle_s: float = 0.0
+    ) -> "asyncio.Task[Move]":
+        asked.goal = goal
+        move = self._move(backend, asked, goal, why, settle_s)
+        asked.moving = spawn(move, name=f"{backend.id}:move")
+        return asked.moving
+
+    async def _move(
+        self, backend: Backend, asked: Asked, goal: Placement, why: str, settle_s: float
+    ) -> Move:
+        before, at = backend.engine.known(), self._clock.wall()
+        try:
+            move = await backend.engine.place(goal, settle_s=settle_s)
+        except ProxyError as error:
+            log.warning("move_failed", backend=backend.id, why=why, error=error.message)
+            return Move(0, 0.0, 0.0)
+        if asked.goal is goal:
+            # What could not be had is not on its way any more.
+            asked.goal = placed(backend.engine.known())
+        if move.short_of_memory is not None:
+            self.on_short(move.short_of_memory)
+        if move.layers or move.short_of_memory:
+            record = {
+                "at": at.isoformat(),
+                "why": why,
+                "from": before.moe_cpu_layers,
+                "to": backend.engine.known().moe_cpu_layers,
+                "layers": move.layers,
+                "staged_s": round(move.staged_s, 6),
+                "gate_s": round(move.gate_s, 6),
+                "short_of_memory": move.short_of_memory,
+            }
+            asked.migrations.append(record)
+            self._events.publish("moved", backend=backend.id, model=backend.options.model, **record)
+        return move
+
+
+def _fixed(split: Split, status: Status) -> int:
+    """The number to load with, where a split has to be loaded: all on the CPU is what always
+    fits. Raises BadRequest for ranges, which cannot be loaded."""
+    return status.block_count if split == AUTO else resolve(split, status.block_count)
+
+
+def _tables(changes: Changes) -> set[str]:
+    return {key.partition(".")[0] for key in changes.keys}
+
+
+def _is_for_all(key: str) -> bool:
+    """Whether a changed key outside of models changes what every model is loaded with."""
+    return key.startswith("engine.") or key.endswith(".attention")

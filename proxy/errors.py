@@ -1,0 +1,100 @@
+"""Every error a client can be told about: what went wrong, with which HTTP status, and when to try
+again.
+
+Inner parts raise these; `proxy.dialect.errors` renders them in the shape of each protocol.
+Nobody decides anything by the text of a message.
+"""
+
+
+class ProxyError(Exception):
+    """An error with its own HTTP answer. `param` names the field of the request that is to blame,
+    if one is."""
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class BadRequest(ProxyError):
+    """The request itself is wrong: not JSON, a missing or unknown field, a value that is not
+    allowed."""
+
+    status = 400
+    code = "invalid_request_error"
+
+
+class Unauthorized(ProxyError):
+    """An API key is required and was missing or wrong."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class NotFound(ProxyError):
+    """No such path, backend or file."""
+
+    status = 404
+    code = "not_found_error"
+
+
+class ModelNotFound(NotFound):
+    """The model named in the request is in no catalogue."""
+
+    code = "model_not_found"
+
+
+class MethodNotAllowed(ProxyError):
+    """The path exists, but not for this method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class Conflict(ProxyError):
+    """What is asked for cannot be done in the present state (a split on a backend that cannot
+    move)."""
+
+    status = 409
+    code = "conflict"
+
+
+class BodyTooLarge(ProxyError):
+    """The body is larger than `server.max_body`."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class LoadFailed(ProxyError):
+    """The model could not be loaded; the message carries the engine's own last words.
+
+    `killed`: the process was ended from outside while it loaded, so that trying again is worth it.
+    """
+
+    status = 500
+    code = "model_load_failed"
+
+    def __init__(self, message: str, *, killed: bool = False) -> None:
+        super().__init__(message)
+        self.killed = killed
+
+
+class BackendDied(ProxyError):
+    """The worker went away before the first byte of the answer, and once more on the retry."""
+
+    status = 502
+    code = "backend_error"
+
+
+class Busy(ProxyError):
+    """The queue is full, or the proxy is draining. Carries `retry_after_s`."""
+
+    status = 503
+    code = "server_busy"

@@ -1,0 +1,88 @@
+"""The policies that are in force: the last good set, what is wrong with the newest text, and who is
+told of changes.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from proxy.observe.events import EventLog
+from proxy.policy.diff import Changes, diff
+from proxy.policy.load import Loaded
+from proxy.policy.model import Policies
+from proxy.policy.problems import Problem
+from proxy.policy.watch import watch
+
+log = structlog.get_logger()
+Listener = Callable[[Policies, Policies, Changes], Awaitable[None]]
+
+
+class LivePolicies:
+    """Owns the snapshot. Readers take `current` once per request and never see half of an edit."""
+
+    def __init__(self, first: Loaded, *, events: EventLog) -> None:
+        if first.policies is None:
+            raise ValueError("the first policies have to be good")
+        self._events = events
+        self.listeners: list[Listener] = []
+        # What changes:
+        self.current: Policies = first.policies
+        self.generation = 1
+        self.newest = first  # may be bad
+
+    def __repr__(self) -> str:
+        return f"<LivePolicies generation={self.generation} problems={len(self.problems)}>"
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Why the newest text is not in force; empty if it is."""
+        return self.newest.problems
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "generation": self.generation,
+            "files": [str(file) for file in self.newest.files],
+            "problems": [problem_to_json(problem) for problem in self.problems],
+        }
+
+    async def follow(self, path: Path | None, env: Mapping[str, str]) -> None:
+        """Apply each change of the files, until cancelled."""
+        async for loaded in watch(path, env, stop=asyncio.Event(), since=self.newest):
+            await self.take(loaded)
+
+    async def take(self, loaded: Loaded) -> None:
+        """Put a newly read set into force if it is good; say what is wrong with it otherwise."""
+        self.newest = loaded
+        if loaded.policies is None:
+            problems = [problem_to_json(problem) for problem in loaded.problems]
+            self._events.publish("policies_refused", problems=problems)
+            return
+        old, new = self.current, loaded.policies
+        changes = diff(old, new)
+        self.current = new
+        self.generation += 1
+        self._events.publish(
+            "policies_changed",
+            generation=self.generation,
+            keys=sorted(changes.keys),
+            models={name: list(change.keys) for name, change in changes.models.items()},
+            defaults=list(changes.defaults_changed.keys) if changes.defaults_changed else [],
+        )
+        for listener in self.listeners:
+            # One part that fails to follow must not keep the others from it.
+            try:
+                await listener(old, new, changes)
+            except Exception:
+                log.exception("policy_change_failed", listener=repr(listener))
+
+
+def problem_to_json(problem: Problem) -> dict[str, Any]:
+    return {
+        "file": problem.file,
+        "line": problem.line,
+        "key": problem.key,
+        "message": problem.message,
+    }

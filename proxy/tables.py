@@ -1,0 +1,36 @@
+"""Text for terminals: aligned columns, sizes, counts."""
+
+from collections.abc import Iterable, Sequence
+
+GIB = 2**30
+
+
+def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """Columns two spaces apart; those that hold only numbers are aligned to the right."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [len(column) > 1 and all(map(_is_number, column[1:])) for column in columns]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if to_the_right else cell.ljust(width)
+            for cell, width, to_the_right in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in cells
+    )
+
+
+def gib(size_bytes: int | None) -> str:
+    """A size in GiB, with as many digits as a small model needs; "?" where it is not known."""
+    if size_bytes is None:
+        return "?"
+    size = size_bytes / GIB
+    return f"{size:.1f} GiB" if size >= 10 else f"{size:.2f} GiB"
+
+
+def in_words(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _is_number(cell: str) -> bool:
+    return cell.removesuffix(" GiB").replace(".", "", 1).isdecimal()

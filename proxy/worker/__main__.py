@@ -1,0 +1,101 @@
+"""`python -m proxy.worker`: host one llama-server, with a control socket beside it.
+
+Ends when llama-server does, when it is told to, or when its standard input ends: that is how it
+notices that the proxy is gone, whatever became of it.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import threading
+from pathlib import Path
+
+from proxy.worker.control import Control
+from proxy.worker.host import Host
+from proxy.worker.llama import LlamaError, default_libdir
+
+# How long llama-server may take to finish once it is told to; its threads cannot be ended one by
+# one.
+TERMINATE_S = 8.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m proxy.worker", description=__doc__)
+    parser.add_argument(
+        "--socket", required=True, help="Unix socket on which llama-server listens (*.sock)"
+    )
+    parser.add_argument("--control", required=True, help="Unix socket of the control protocol")
+    parser.add_argument("--libdir", type=Path, help="folder with llama.cpp's libraries")
+    parser.add_argument("--repack", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument(
+        "--per-token-outputs", action="store_true", help="embedding and reranking servers"
+    )
+    parser.add_argument(
+        "--fixed-split",
+        type=int,
+        metavar="N",
+        help="load with --n-cpu-moe N (--n-cpu-ffn N with --dense) and without live moves",
+    )
+    parser.add_argument(
+        "--dense",
+        action="store_true",
+        help="a model without experts: its feed-forward weights move in their place",
+    )
+    parser.add_argument(
+        "--no-attention", action="append", default=[], metavar="DEVICE", help="for experts only"
+    )
+    parser.add_argument("arguments", nargs="*", help="after --: llama-server's own arguments")
+    options = parser.parse_args()
+    try:
+        host = Host(
+            options.libdir or default_libdir(),
+            options.socket,
+            repack=options.repack,
+            per_token_outputs=options.per_token_outputs,
+            fixed_split=options.fixed_split,
+            no_attention=options.no_attention,
+            dense=options.dense,
+        )
+    except (LlamaError, OSError) as error:
+        sys.exit(f"worker: {error}")
+    status = asyncio.run(_serve(host, options))
+    sys.stdout.flush()
+    # llama.cpp's libraries have global destructors that fight over devices; there is nothing left
+    # to tidy up.
+    os._exit(status)
+
+
+async def _serve(host: Host, options: argparse.Namespace) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    control = Control(host, stopping.set)
+    server = await control.serve(options.control)
+    threading.Thread(
+        target=_wait_for_parent, args=(loop, stopping), daemon=True, name="parent"
+    ).start()
+    ended: asyncio.Future[int] = loop.create_future()
+
+    def run() -> None:
+        status = host.run(options.arguments)
+        loop.call_soon_threadsafe(ended.set_result, status)
+
+    # Daemons, both: llama-server may hang in a driver, and then the process has to end all the
+    # same.
+    threading.Thread(target=run, daemon=True, name="host").start()
+    told = loop.create_task(stopping.wait(), name="stopping")
+    await asyncio.wait((ended, told), return_when=asyncio.FIRST_COMPLETED)
+    if not ended.done():
+        threading.Thread(target=host.terminate, daemon=True, name="terminate").start()
+        await asyncio.wait((ended,), timeout=TERMINATE_S)
+    server.close()
+    return ended.result() if ended.done() else 1
+
+
+def _wait_for_parent(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
+    while os.read(0, 4096):
+        pass
+    loop.call_soon_threadsafe(stopping.set)
+
+
+main()

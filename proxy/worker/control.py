@@ -1,0 +1,136 @@
+"""The worker's control socket: one JSON object a line, each with an id that its answer repeats.
+
+    {"id": 1, "op": "state"}                                   -> {"id": 1, "ok": {...}}
+    {"id": 2, "op": "place", "layers": {"3": "CPU"}, ...}      -> {"id": 2, "ok": {Move}}
+    {"id": 3, "op": "sing"}                                    -> {"id": 3, "error": "..."}
+    unasked, after each change:                                   {"event": "state", ...}
+
+Counterpart: proxy/engine/hosted.py. By hand: `nc -U control.sock`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from proxy.worker.host import Host
+from proxy.worker.llama import LlamaError
+
+MAX_LINE_BYTES = 1 << 20
+
+
+class Request(msgspec.Struct):
+    """One line from a client."""
+
+    id: int
+    op: str
+    layers: dict[str, str] = {}
+    settle_s: float = 0.0
+
+
+class Control:
+    """Serves any number of clients on one Unix socket."""
+
+    def __init__(self, host: Host, terminate: Callable[[], None]) -> None:
+        self._host = host
+        self._terminate = terminate
+        self._loop = asyncio.get_running_loop()
+        self._clients: set[asyncio.StreamWriter] = set()
+        self._operations: dict[str, Callable[[Request], Awaitable[Any]]] = {
+            "state": self._state,
+            "devices": self._devices,
+            "layers": self._layers,
+            "memory": self._memory,
+            "place": self._place,
+            "terminate": self._stop,
+        }
+        host.changed = self._changed
+
+    async def serve(self, path: str) -> asyncio.Server:
+        return await asyncio.start_unix_server(self._client, path, limit=MAX_LINE_BYTES)
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients.add(writer)
+        answers: set[asyncio.Task[None]] = set()
+        try:
+            self._send(writer, self._event())
+            while line := await reader.readline():
+                # One client's long move must not keep its next question waiting.
+                task = self._loop.create_task(self._answer(line, writer), name="control-answer")
+                answers.add(task)
+                task.add_done_callback(answers.discard)
+        except (ConnectionError, ValueError, asyncio.CancelledError):
+            pass  # a client that left or sent a line without an end; or the worker ends
+        finally:
+            self._clients.discard(writer)
+            writer.close()
+
+    async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> None:
+        try:
+            request = msgspec.json.decode(line, type=Request)
+        except msgspec.MsgspecError as error:
+            self._send(writer, {"id": None, "error": str(error)})
+            return
+        operation = self._operations.get(request.op)
+        if operation is None:
+            allowed = ", ".join(self._operations)
+            self._send(
+                writer, {"id": request.id, "error": f"op: {request.op!r} is not one of {allowed}"}
+            )
+            return
+        try:
+            self._send(writer, {"id": request.id, "ok": await operation(request)})
+        except (LlamaError, ValueError) as error:
+            self._send(writer, {"id": request.id, "error": str(error)})
+
+    def _event(self) -> dict[str, Any]:
+        host = self._host
+        return {
+            "event": "state",
+            "state": host.state,
+            "live_moves": host.live_moves,
+            "moves_by_reload": host.moves_by_reload,
+            "why_no_moves": host.why_no_moves,
+            "status": host.status(),
+        }
+
+    def _changed(self) -> None:
+        """Called on the host's threads."""
+        self._loop.call_soon_threadsafe(self._broadcast)
+
+    def _broadcast(self) -> None:
+        event = self._event()
+        for writer in self._clients:
+            self._send(writer, event)
+
+    def _send(self, writer: asyncio.StreamWriter, message: object) -> None:
+        if not writer.is_closing():
+            writer.write(msgspec.json.encode(message) + b"\n")
+
+    async def _state(self, _: Request) -> object:
+        return self._event()
+
+    async def _devices(self, _: Request) -> object:
+        return await asyncio.to_thread(self._host.devices)
+
+    async def _layers(self, _: Request) -> object:
+        return self._host.status().layers
+
+    async def _memory(self, _: Request) -> object:
+        return self._host.memory()
+
+    async def _place(self, request: Request) -> object:
+        placement = {int(layer): place for layer, place in request.layers.items()}
+        # Not in a thread: orders count in the order in which they came.
+        move = await asyncio.wrap_future(self._host.place(placement))
+        if request.settle_s > 0 and not move.superseded:
+            settled = await asyncio.to_thread(self._host.wait_settled, request.settle_s)
+            move = replace(move, settled=settled)
+        self._broadcast()  # so that whoever gets the answer knows the state that it led to
+        return move
+
+    async def _stop(self, _: Request) -> object:
+        self._terminate()
+        return {}

@@ -1,0 +1,178 @@
+"""The thread that moves experts: one target at a time, the newest wins, the gate held only to swap.
+
+`moves.next_step` decides, `Experts` does the work; this is the loop between them and the callers
+that wait.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from proxy.engine.types import Move
+from proxy.worker.experts import Experts
+from proxy.worker.gate import Gate
+from proxy.worker.moves import MAPPED, REPACKED, Demote, Promote, Repack, Step, is_placed, next_step
+
+
+@dataclass(slots=True)
+class _Order:
+    """What one caller asked for, and what has been done for it so far."""
+
+    target: dict[int, str]
+    future: "Future[Move]" = field(default_factory=Future)
+    moved: set[int] = field(default_factory=set)
+    staged_s: float = 0.0
+    gate_s: float = 0.0
+    short_of_memory: str | None = None
+
+
+class Mover:
+    """Owns the thread. `place` may be called from any other thread.
+
+    repack_room: says whether so many more bytes of RAM may be taken for a repacked layer.
+    notify: is told after each swap, on this thread.
+    """
+
+    def __init__(
+        self,
+        experts: Experts,
+        gate: Gate,
+        *,
+        repack_room: Callable[[int], bool],
+        notify: Callable[[], None],
+    ) -> None:
+        self._experts, self._gate = experts, gate
+        self._repack_room, self._notify = repack_room, notify
+        self._repackable = frozenset(experts.repackable())
+        # The mutable state, all under this condition: the order in work, whether nothing is left,
+        # the end.
+        self._changed = threading.Condition()
+        self._order = _Order(dict.fromkeys(experts.layers, MAPPED))
+        self._order.future.set_result(Move(0, 0.0, 0.0))
+        self._settled = False
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="mover", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread at its next piece of work. What it has placed stays where it is."""
+        with self._changed:
+            self._stopping = True
+            self._supersede()
+            self._changed.notify_all()
+        self._thread.join()
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is left to move or to repack."""
+        return self._settled
+
+    def place(self, placement: Mapping[int, str]) -> "Future[Move]":
+        """Change the target of the layers named. The future ends when every layer is where the
+        target says, when memory ran out, or when a later call came first."""
+        with self._changed:
+            self._supersede()
+            self._order = _Order(self._order.target | dict(placement))
+            self._settled = False
+            self._changed.notify_all()
+            return self._order.future
+
+    def wait_settled(self, timeout_s: float) -> bool:
+        """Block until nothing is left to repack, a later order came, or the time is over."""
+        with self._changed:
+            order = self._order
+            self._changed.wait_for(lambda: self._settled or self._order is not order, timeout_s)
+            return self._settled
+
+    def _supersede(self) -> None:
+        if not self._order.future.done():
+            self._order.future.set_result(self._result(superseded=True))
+
+    def _result(self, *, superseded: bool = False) -> Move:
+        order = self._order
+        return Move(
+            layers=len(order.moved),
+            staged_s=order.staged_s,
+            gate_s=order.gate_s,
+            short_of_memory=order.short_of_memory,
+            superseded=superseded,
+            settled=self._settled,
+        )
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                order, step = self._order, self._next_step()
+                if self._stopping:
+                    return
+                if step is None and self._settled:
+                    self._changed.wait()
+                    continue
+                if step is None:
+                    self._settled = True
+                    self._changed.notify_all()
+            if step is None:
+                self._notify()
+                continue
+            self._perform(order, step)
+            with self._changed:
+                if not order.future.done() and is_placed(self._experts.places(), order.target):
+                    order.future.set_result(self._result())
+            self._notify()
+
+    def _next_step(self) -> Step | None:
+        places = self._experts.places()
+        if not self._order.future.done() and is_placed(places, self._order.target):
+            self._order.future.set_result(self._result())
+        step = next_step(places, self._order.target, repackable=self._repackable)
+        if isinstance(step, Repack) and not self._repack_room(
+            self._experts.layer_bytes(step.layer)
+        ):
+            return None  # the mapped file is slower but always works
+        return step
+
+    def _perform(self, order: _Order, step: Step) -> None:
+        match step:
+            case Demote(layers):
+                with self._gate.hold() as closed:
+                    unused = self._experts.swap(closed, demote=layers)
+                    order.gate_s = max(order.gate_s, closed.held_s())
+                order.moved.update(layers)
+                self._experts.free(unused)
+            case Promote(layer, device):
+                if self._copy_and_swap(order, layer, device):
+                    order.moved.add(layer)
+                elif not self._given_up(order):
+                    self._short_of_memory(order, device)
+            case Repack(layer):
+                if not self._copy_and_swap(order, layer, REPACKED) and not self._given_up(order):
+                    self._repackable -= {layer}
+
+    def _copy_and_swap(self, order: _Order, layer: int, place: str) -> bool:
+        """Whether the layer is in its new place now."""
+        started = time.perf_counter()
+        staged = self._experts.stage(layer, place, stop=lambda: self._given_up(order))
+        if staged is None:
+            return False
+        if place != REPACKED:
+            order.staged_s += time.perf_counter() - started
+        with self._gate.hold() as closed:
+            unused = self._experts.swap(closed, promote=staged)
+            order.gate_s = max(order.gate_s, closed.held_s())
+        self._experts.free(unused)
+        return self._experts.layers[layer].place == place
+
+    def _given_up(self, order: _Order) -> bool:
+        return self._stopping or self._order is not order
+
+    def _short_of_memory(self, order: _Order, device: str) -> None:
+        """Take what was reached as the target: whoever decides about memory has to ask anew."""
+        with self._changed:
+            order.short_of_memory = device
+            for layer, place in self._experts.places().items():
+                if order.target[layer] == device != place:
+                    order.target[layer] = MAPPED

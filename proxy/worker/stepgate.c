@@ -1,0 +1,154 @@
+/* The step gate: where llama-server's decode thread lets a migration in.
+ *
+ * llama-server calls llama_process() (older ones llama_decode()) for each decode step, and ggml_time_ms() each
+ * time its task loop goes round. Both are undefined in libllama-server-impl, so a library that defines them and
+ * is loaded first, globally, wins the symbol lookup: plain ELF interposition. What we define counts and forwards.
+ *
+ * A mover asks for the gate with gate_want(), waits with gate_wait() until the decode thread is parked, works
+ * on the context from its own thread, and calls gate_open(). While it is parked nothing of the model is in use:
+ *   GATE_STEP   parks at the entry of a step only: the outputs of the step before have been read by then;
+ *   GATE_ANY    also where the task loop goes round, which an idle server does once it is sent any task.
+ *               What is left of a step there are its outputs in host memory, and moving experts keeps those.
+ *
+ * Our counterpart in Python is proxy/worker/gate.py.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <time.h>
+
+#define EXPORT __attribute__((visibility("default")))
+#define MAX_CONTEXTS 16
+
+enum { GATE_OPEN = 0, GATE_STEP = 1, GATE_ANY = 2 };
+
+static atomic_int wanted;
+static atomic_long steps;
+static atomic_int steps_running;
+
+/* Written by the decode thread at its first step, read by itself and by whoever calls ggml_time_ms(). */
+static atomic_int server_known;
+static pthread_t server;
+
+/* All below is under `lock`. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static int parked;
+static void *contexts[MAX_CONTEXTS];
+static int n_contexts;
+
+static int32_t (*real_process)(void *, int, void *);
+static int64_t (*real_time_ms)(void);
+static void (*real_free)(void *);
+
+/* Takes the real functions. Returns 0, or -1 where llama_process is missing (then there is nothing to gate). */
+EXPORT int gate_install(void *process, void *time_ms, void *free_context) {
+  real_process = (int32_t (*)(void *, int, void *))process;
+  real_time_ms = (int64_t (*)(void))time_ms;
+  real_free = (void (*)(void *))free_context;
+  return process && time_ms && free_context ? 0 : -1;
+}
+
+EXPORT long gate_steps(void) { return atomic_load(&steps); }
+
+/* The contexts that have stepped so far (a server can have several: draft, MTP). Returns how many. */
+EXPORT int gate_contexts(void **out, int room) {
+  pthread_mutex_lock(&lock);
+  int n = n_contexts < room ? n_contexts : room;
+  for (int i = 0; i < n; i++) out[i] = contexts[i];
+  pthread_mutex_unlock(&lock);
+  return n;
+}
+
+EXPORT void gate_want(int where) {
+  pthread_mutex_lock(&lock);
+  atomic_store(&wanted, where);
+  pthread_mutex_unlock(&lock);
+}
+
+/* Waits until the decode thread is parked: 1, or 0 after timeout_ms (it then still is wanted). */
+EXPORT int gate_wait(long timeout_ms) {
+  struct timespec until;
+  clock_gettime(CLOCK_REALTIME, &until);
+  until.tv_sec += timeout_ms / 1000;
+  until.tv_nsec += (timeout_ms % 1000) * 1000000L;
+  if (until.tv_nsec >= 1000000000L) {
+    until.tv_sec += 1;
+    until.tv_nsec -= 1000000000L;
+  }
+  pthread_mutex_lock(&lock);
+  int late = 0;
+  while (!parked && !late) late = pthread_cond_timedwait(&changed, &lock, &until);
+  int held = parked;
+  pthread_mutex_unlock(&lock);
+  return held;
+}
+
+EXPORT void gate_open(void) {
+  pthread_mutex_lock(&lock);
+  atomic_store(&wanted, GATE_OPEN);
+  pthread_cond_broadcast(&changed);
+  pthread_mutex_unlock(&lock);
+}
+
+static void park(int here) {
+  pthread_mutex_lock(&lock);
+  if (atomic_load(&wanted) >= here) {
+    parked = 1;
+    pthread_cond_broadcast(&changed);
+    while (atomic_load(&wanted) != GATE_OPEN) pthread_cond_wait(&changed, &lock);
+    parked = 0;
+  }
+  pthread_mutex_unlock(&lock);
+}
+
+static void remember(void *context) {
+  pthread_mutex_lock(&lock);
+  int i = 0;
+  while (i < n_contexts && contexts[i] != context) i++;
+  if (i == n_contexts && n_contexts < MAX_CONTEXTS) contexts[n_contexts++] = context;
+  pthread_mutex_unlock(&lock);
+}
+
+EXPORT int32_t llama_process(void *context, int type, void *batch) {
+  static _Thread_local void *last;
+  if (context != last) {
+    remember(context);
+    last = context;
+    if (!atomic_load(&server_known)) {
+      server = pthread_self();
+      atomic_store(&server_known, 1);
+    }
+  }
+  atomic_fetch_add(&steps, 1);
+  if (atomic_load(&wanted) >= GATE_STEP) park(GATE_STEP);
+  atomic_fetch_add(&steps_running, 1);
+  int32_t result = real_process(context, type, batch);
+  atomic_fetch_sub(&steps_running, 1);
+  return result;
+}
+
+EXPORT int64_t ggml_time_ms(void) {
+  if (atomic_load(&wanted) >= GATE_ANY && atomic_load(&server_known) && pthread_equal(server, pthread_self()) &&
+      atomic_load(&steps_running) == 0)
+    park(GATE_ANY);
+  if (real_time_ms) return real_time_ms();
+  struct timespec now; /* before gate_install(): the same clock that ggml uses */
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+EXPORT void llama_free(void *context) {
+  pthread_mutex_lock(&lock);
+  for (int i = 0; i < n_contexts; i++)
+    if (contexts[i] == context) contexts[i--] = contexts[--n_contexts];
+  pthread_mutex_unlock(&lock);
+  if (real_free) real_free(context);
+}
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_stepgate", NULL, -1, NULL, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__stepgate(void) { return PyModule_Create(&module); }

@@ -1,0 +1,63 @@
+"""A small server that speaks enough of the OpenAI API to be a backend, and waits at gates that a
+test holds.
+
+A gate is a named pipe: opening it waits until the test opens the other end. `--hold-load` is one
+before it listens; a request's `"gates"` are one before the first byte and one before each further
+piece of the answer.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+PIECES = 3
+LENGTH = "content-length:"
+
+
+async def pass_gate(gate: str | None) -> None:
+    if gate:
+        await asyncio.to_thread(Path(gate).read_bytes)
+
+
+async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        path = head.split(" ", 2)[1]
+        lengths = [line[15:] for line in head.splitlines() if line.lower().startswith(LENGTH)]
+        length = int(lengths[0]) if lengths else 0
+        body = json.loads(await reader.readexactly(length)) if length else {}
+        if path == "/health":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+        else:
+            gates = [*body.get("gates", []), *[None] * PIECES]
+            for number in range(PIECES):
+                await pass_gate(gates[number])
+                if number == 0:
+                    writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+                writer.write(f"data: {number}\n\n".encode())
+                await writer.drain()
+    except (ConnectionError, asyncio.IncompleteReadError):
+        pass  # the client left
+    finally:
+        writer.close()
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--hold-load")
+    parser.add_argument("--fail")
+    given = parser.parse_args()
+    print("loading", flush=True)  # noqa: T201 - what it says is a part of what is tested
+    await pass_gate(given.hold_load)
+    if given.fail and await asyncio.to_thread(Path(given.fail).exists):
+        sys.exit("these are my last words")
+    server = await asyncio.start_server(serve, "127.0.0.1", given.port)
+    print("serving", flush=True)  # noqa: T201
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,124 @@
+"""Real llama.cpp processes for tests: the RPC server that stands in for a GPU, and plain
+llama-server to compare with."""
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from proxy.engine.command import free_port
+from proxy.engine.types import Address
+
+START_S = 60.0
+
+
+def program(name: str) -> str:
+    """The path of one of the programs that llama-cpp-python's build leaves in site-packages/bin."""
+    spec = importlib.util.find_spec("llama_cpp")
+    assert spec is not None
+    assert spec.origin is not None
+    return str(Path(spec.origin).parent.parent / "bin" / name)
+
+
+@contextlib.asynccontextmanager
+async def child(*argv: str, **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process that is ended with the block. Its output goes nowhere."""
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=os.environ | env,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+class RpcServer(str):
+    """The address of an RPC server."""
+
+    pid: int
+
+
+@contextlib.asynccontextmanager
+async def rpc_server(threads: int = 1, **env: str) -> AsyncIterator["RpcServer"]:
+    """A device with memory of its own, as `host:port`."""
+    port = free_port()
+    argv = (program("ggml-rpc-server"), "-H", "127.0.0.1", "-p", str(port), "-t", str(threads))
+    async with child(*argv, **env) as process:
+        async with asyncio.timeout(START_S):
+            while True:
+                assert process.returncode is None, "ggml-rpc-server ended"
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    break
+                except OSError:
+                    await asyncio.sleep(0.05)
+            writer.close()
+        server = RpcServer(f"127.0.0.1:{port}")
+        server.pid = process.pid
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def plain_server(model: Path, *arguments: str) -> AsyncIterator[Address]:
+    """llama-server itself, from the same build, with the arguments given."""
+    port = free_port()
+    argv = (program("llama-server"), "-m", str(model), "--host", "127.0.0.1", "--port", str(port))
+    async with child(*argv, "--fit", "off", *arguments) as process:
+        address = Address(port=port)
+        async with asyncio.timeout(START_S), aiohttp.ClientSession() as session:
+            while True:
+                assert process.returncode is None, "llama-server ended"
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with session.get(f"{address.origin}/health") as answer:
+                        if answer.status == 200:
+                            break
+                await asyncio.sleep(0.05)
+        yield address
+
+
+class Client:
+    """Asks a llama-server, wherever it listens."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        connector = aiohttp.UnixConnector(address.socket) if address.socket else None
+        self._session = aiohttp.ClientSession(
+            address.origin, connector=connector, timeout=aiohttp.ClientTimeout(total=None)
+        )
+
+    async def __aenter__(self) -> "Client":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        async with self._session.post(path, json=body) as answer:
+            result = await answer.json()
+            assert answer.status == 200, result
+            return dict(result)
+
+    async def complete(self, prompt: str, tokens: int, **more: Any) -> dict[str, Any]:
+        """llama-server's own /completion: greedy, to the end, without the prompt cache unless asked
+        for."""
+        body = {
+            "prompt": prompt,
+            "n_predict": tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "cache_prompt": False,
+        }
+        return await self.post("/completion", body | more)
+
+    async def text(self, prompt: str, tokens: int = 24) -> str:
+        return str((await self.complete(prompt, tokens))["content"])

@@ -1,0 +1,125 @@
+"""The proxy as a process: how it starts, why it does not, and how it ends."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.support.models import model
+
+pytestmark = pytest.mark.llama
+
+HANG_S = 60.0
+
+
+@contextlib.asynccontextmanager
+async def serve(folder: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy.cli", "serve", "--log-format", "json", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"XDG_RUNTIME_DIR": str(folder), "HOME": str(folder)},
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def until(process: asyncio.subprocess.Process, event: str) -> dict[str, object]:
+    """The first log line with this event."""
+    assert process.stderr is not None
+    async with asyncio.timeout(HANG_S):
+        while line := await process.stderr.readline():
+            if line.startswith(b"{") and json.loads(line)["event"] == event:
+                return dict(json.loads(line))
+    raise AssertionError(f"it ended without {event}")
+
+
+def policies(folder: Path) -> str:
+    file = folder / "p.toml"
+    path = json.dumps(str(model(layers=4)))
+    file.write_text(f"[engine]\nthreads = 1\n[defaults]\nctx = 4096\n[models.m]\npath = {path}\n")
+    return str(file)
+
+
+async def test_bad_policies_are_told_and_nothing_starts(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text("[server]\nprot = 1\n")
+    async with serve(tmp_path, "--policies", str(tmp_path / "p.toml")) as process:
+        _, errors = await process.communicate()
+
+    assert process.returncode == 2
+    assert b"p.toml:2: server.prot" in errors
+    assert b"Traceback" not in errors
+
+
+async def test_an_address_in_use_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        async with serve(tmp_path, "--port", port) as process:
+            _, errors = await process.communicate()
+
+    assert process.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}".encode() in errors
+    assert b"--port" in errors
+    assert b"Traceback" not in errors
+
+
+async def test_what_runs_is_finished_before_the_end(tmp_path: Path) -> None:
+    """SIGTERM while an answer streams: it comes to its end, then every process is gone."""
+    arguments = ("--port", "0", "--policies", policies(tmp_path))
+    async with serve(tmp_path, *arguments) as process:
+        url = str((await until(process, "serving"))["url"])
+        body = {"model": "m", "prompt": "hi", "max_tokens": 1500, "ignore_eos": True}
+        async with aiohttp.ClientSession(
+            url, connector=aiohttp.TCPConnector(force_close=True)
+        ) as session:
+            streaming = body | {"stream": True}
+            async with session.post("/v1/completions", json=streaming) as answer:
+                await answer.content.readany()
+                async with session.get("/admin/state") as looked:
+                    state = await looked.json()
+                process.send_signal(signal.SIGTERM)
+                await until(process, "draining")
+                with pytest.raises(aiohttp.ClientConnectorError):
+                    await session.get("/health", headers={"Connection": "close"})
+                rest = await answer.content.read()
+        async with asyncio.timeout(HANG_S):
+            await process.communicate()
+
+    assert rest.endswith(b"data: [DONE]\n\n")
+    assert process.returncode == 0
+    assert state["backends"][0]["in_flight"] == 1
+    assert not Path(f"/proc/{state['backends'][0]['pid']}").exists()
+    assert not list(tmp_path.glob("moe-proxy-*"))
+
+
+async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    arguments = ("--port", "0", "--policies", policies(tmp_path))
+    async with serve(tmp_path, *arguments) as process:
+        url = str((await until(process, "serving"))["url"])
+        body = {"model": "m", "prompt": "hi", "max_tokens": 4000, "ignore_eos": True}
+        async with aiohttp.ClientSession(url) as session:
+            streaming = body | {"stream": True}
+            async with session.post("/v1/completions", json=streaming) as answer:
+                await answer.content.readany()
+                process.send_signal(signal.SIGINT)
+                await until(process, "draining")
+                process.send_signal(signal.SIGINT)
+                with pytest.raises(aiohttp.ClientError):
+                    await answer.content.read()
+        async with asyncio.timeout(HANG_S):
+            await process.communicate()
+
+    assert process.returncode == 0
+    assert not list(tmp_path.glob("moe-proxy-*"))

@@ -1,0 +1,93 @@
+"""A model without experts from outside: whole, or with feed-forward weights that move, by request
+and by an edit of the policies."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.llama import rpc_server
+from tests.support.models import model
+from tests.support.proxy import Proxy, proxy
+
+LAYERS = 6
+POLICIES = """
+[devices]
+rpc = ["{rpc}"]
+[engine]
+threads = 1
+[models.m]
+path = "{path}"
+ctx = 512
+parallel = 2
+{split}
+"""
+BODY = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 12, "temperature": 0}
+
+
+class Rig:
+    def __init__(self, rpc: str) -> None:
+        self._values = {"rpc": rpc, "path": model("qwen3", layers=LAYERS)}
+        self.proxy: Proxy
+
+    def text(self, split: str) -> str:
+        return POLICIES.format(**self._values, split=split)
+
+    async def ask(self, **more: object) -> str:
+        result = await self.proxy.post("/v1/completions", BODY | more)
+        return str(result["choices"][0]["text"])
+
+    async def until(self, *, movable: bool, layers: int) -> dict[str, Any]:
+        """The backend, once it is the only one and its weights are where they should be."""
+        async with asyncio.timeout(60):
+            while True:
+                backends = (await self.proxy.get("/admin/state"))["backends"]
+                ready = [b for b in backends if b["state"] == "ready"]
+                found = [(b["live_moves"], b["moe_cpu_layers"]) for b in ready]
+                if found == [(movable, layers)]:
+                    return dict(ready[0])
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with rpc_server(threads=1) as rpc:
+        rig = Rig(rpc)
+        async with proxy(tmp_path, rig.text("")) as rig.proxy:
+            yield rig
+
+
+async def test_whole_then_movable_then_whole_again(rig: Rig) -> None:
+    """Each of the two changes takes a new backend; the splits between them do not."""
+    text = await rig.ask(moe_cpu_layers=3)
+    whole = await rig.until(movable=False, layers=0)
+    assert whole["layers"] == []
+    assert "no experts" in whole["why_no_moves"]
+
+    rig.proxy.edit(rig.text('dense_cpu_layers = "full"'))
+    movable = await rig.until(movable=True, layers=LAYERS)
+    assert movable["pid"] != whole["pid"]
+    assert [x["index"] for x in movable["layers"]] == list(range(LAYERS))
+    for n in (0, 4, 1):
+        rig.proxy.edit(rig.text(f"dense_cpu_layers = {n}"))
+        assert (await rig.until(movable=True, layers=n))["pid"] == movable["pid"]
+        assert await rig.ask() == text
+    assert await rig.ask(moe_cpu_layers=5) == text
+    await rig.until(movable=True, layers=5)
+
+    rig.proxy.edit(rig.text("moe_cpu_layers = 2"))
+    again = await rig.until(movable=False, layers=0)
+    assert again["pid"] != movable["pid"]
+    assert await rig.ask() == text
+
+
+async def test_auto_brings_all_that_fits_to_the_device(rig: Rig) -> None:
+    rig.proxy.edit(rig.text('dense_cpu_layers = "auto"'))
+    await asyncio.sleep(0.5)
+    await rig.ask()
+    on_device = await rig.until(movable=True, layers=0)
+    size = sum(layer["experts_bytes"] for layer in on_device["layers"])
+
+    assert on_device["bytes"]["RPC0"]["experts"] >= size > 0

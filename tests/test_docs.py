@@ -1,0 +1,177 @@
+"""What the documentation names is there: modules, targets, commands, routes, links, policies."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from proxy.api.options import read_wanted
+from proxy.api.server import make_app
+from proxy.cli import main
+from proxy.policy.load import load
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+PAGES = sorted(
+    page for folder in ("", "docs", "deploy", "bench") for page in (ROOT / folder).glob("*.md")
+)
+page = pytest.mark.parametrize("path", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
+
+BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+CURL = re.compile(r"curl (?:-\S+ )*http://127\.0\.0\.1:11434(/\S*)(?: -d '([^']*)')?", re.DOTALL)
+# Folders that are somebody's own, and places that packages come from: each reader has others.
+SOMEBODYS = re.compile(r"(?<![\w.~-])/(?:root|home|Users|work|tmp)\b")
+PACKAGE_INDEX = re.compile(r"\b(?:pypi|pythonhosted|npmjs|mirrors?|artifactory|nexus)\.\w")
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall(path.read_text()) if kind == language]
+
+
+def code(path: Path) -> str:
+    """Everything on a page that is set as code, one piece a line."""
+    text = path.read_text()
+    pieces = [block for _, block in BLOCK.findall(text)]
+    return "\n".join(pieces + INLINE.findall(BLOCK.sub("", text)))
+
+
+def command_lines(path: Path) -> Iterator[list[str]]:
+    """The words after `moe-proxy` wherever it begins a line of code."""
+    for line in code(path).splitlines():
+        if re.match(r" *moe-proxy [a-z]", line):
+            # Inline code may end in the middle of a command, but quotes it does close.
+            yield shlex.split(line, comments=True)[1:]
+
+
+def anchor(heading: str) -> str:
+    """A heading's link target, as Markdown renderers make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+# --- what is named is there ---
+
+
+def test_every_part_of_the_package_is_in_the_architecture() -> None:
+    text = ARCHITECTURE.read_text()
+    package = ROOT / "proxy"
+    folders = [init.parent for init in package.rglob("__init__.py") if init.parent != package]
+    files = [file for file in package.glob("*.py") if file.name != "__init__.py"]
+    parts = [f"{folder.relative_to(ROOT)}/" for folder in folders]
+    parts += [str(file.relative_to(ROOT)) for file in files]
+
+    assert [part for part in sorted(parts) if f"`{part}`" not in text] == []
+
+
+@page
+def test_files_that_a_page_names_exist(path: Path) -> None:
+    names = re.findall(r"(?<![\w-])(?:proxy|tests|bench)/[\w./]*\w/?", code(path))
+    modules = [
+        f"bench/{name.replace('.', '/')}.py"
+        for name in re.findall(r"\bbench\.([a-z]\w*(?:\.[a-z]\w*)?)", code(path))
+    ]
+
+    assert [name for name in (*names, *modules) if not (ROOT / name).exists()] == []
+
+
+def test_modules_that_the_architecture_names_by_their_file_exist() -> None:
+    names = re.findall(r"^(\w+\.(?:py|c))$", code(ARCHITECTURE), re.MULTILINE)
+
+    assert names
+    assert [name for name in names if not list((ROOT / "proxy").rglob(name))] == []
+
+
+@page
+def test_targets_exist(path: Path) -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = re.findall(r"(?:^|[ (])make (?:\w+=\S+ )*([a-z]+)", code(path), re.MULTILINE)
+
+    assert [name for name in named if name not in targets] == []
+
+
+@page
+def test_commands_and_their_options_exist(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in command_lines(path):
+        with pytest.raises(SystemExit) as end:
+            main([words[0], "--help"])
+        known = capsys.readouterr().out
+
+        assert end.value.code == 0, words
+        options = [w.partition("=")[0] for w in words if re.match(r"--?[a-z]", w)]
+        assert [o for o in options if not re.search(rf"{o}\b", known)] == [], words
+
+
+def test_readme_shows_the_commands_that_people_need() -> None:
+    shown = {words[0] for words in command_lines(README)}
+
+    assert {"serve", "check", "ps", "show", "set", "plan", "pull", "create"} <= shown
+
+
+def test_requests_of_the_readme_are_good_ones() -> None:
+    routes = {resource.canonical for resource in make_app(cast(Any, None)).router.resources()}
+    found = CURL.findall("\n".join(blocks(README, "")))
+
+    assert len(found) >= 5
+    assert [route for route, _ in found if route not in routes] == []
+    for route, body in found:
+        if body:
+            assert json.loads(body)["messages"], route
+            if not route.startswith("/api/"):
+                assert read_wanted(body.encode(), models=list).split == 24, route
+
+
+def test_python_of_the_readme_compiles() -> None:
+    for text in blocks(README, "python"):
+        compile(text, "README.md", "exec")
+
+
+@page
+def test_links_lead_somewhere(path: Path) -> None:
+    broken = []
+    for link in LINK.findall(BLOCK.sub("", path.read_text())):
+        name, _, part = link.partition("#")
+        target = path.parent / name if name else path
+        if not target.exists():
+            broken.append(link)
+        elif part and part not in map(anchor, HEADING.findall(target.read_text())):
+            broken.append(link)
+
+    assert broken == []
+
+
+@page
+def test_policies_on_a_page_are_valid(path: Path, tmp_path: Path) -> None:
+    for number, text in enumerate(blocks(path, "toml")):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(text)
+
+        assert load(file, {"HOME": str(tmp_path)}).problems == (), text
+
+
+# --- what is for everybody ---
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 200
+
+
+@page
+def test_nothing_is_only_so_on_one_machine(path: Path) -> None:
+    text = path.read_text()
+
+    assert SOMEBODYS.findall(text) == []
+    assert PACKAGE_INDEX.findall(text) == []
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = [page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md"]
+
+    assert [name for name in sorted(pages) if f"]({name})" not in index] == []

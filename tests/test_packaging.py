@@ -1,0 +1,127 @@
+"""What the files around the package promise: pins, commands, units."""
+
+import ast
+import re
+import tomllib
+from configparser import RawConfigParser
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PIN = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*)==([0-9][0-9a-z.+!]*)")
+UNITS = sorted((ROOT / "deploy").glob("*.service"))
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [PIN.fullmatch(line) for line in lines if not line.startswith("#")]
+    assert all(pins), "a line that is not name==version, such as an address or a range"
+    return {pin[1]: pin[2] for pin in pins if pin}
+
+
+def requirements() -> list[Requirement]:
+    """Everything that pyproject.toml asks for on this machine."""
+    texts = [
+        *PROJECT["project"]["dependencies"],
+        *PROJECT["project"]["optional-dependencies"]["dev"],
+        *PROJECT["build-system"]["requires"],
+    ]
+    parsed = [Requirement(text) for text in texts]
+    return [one for one in parsed if one.marker is None or one.marker.evaluate()]
+
+
+def unit(path: Path) -> RawConfigParser:
+    # A key may come several times in a unit; here the last one is enough.
+    parser = RawConfigParser(strict=False)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read_string(path.read_text())
+    return parser
+
+
+def test_every_requirement_is_pinned_to_a_version_it_allows() -> None:
+    pins = constraints()
+
+    unmet = [
+        str(one)
+        for one in requirements()
+        if pins.get(canonicalize_name(one.name), "") not in one.specifier
+    ]
+
+    assert unmet == []
+
+
+def imported(*folders: str) -> set[str]:
+    """The distributions whose modules the Python files of `folders` import, as pip names them."""
+    statements = [
+        node
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+    ]
+    names = [one.name for node in statements if isinstance(node, ast.Import) for one in node.names]
+    names += [node.module or "" for node in statements if isinstance(node, ast.ImportFrom)]
+    whose = packages_distributions()
+    modules = {name.partition(".")[0] for name in names} - {"proxy"}
+    return {canonicalize_name(owner) for module in modules for owner in whose.get(module, [])}
+
+
+def test_the_package_imports_only_what_it_asks_for() -> None:
+    asked = {canonicalize_name(Requirement(one).name) for one in PROJECT["project"]["dependencies"]}
+    # Drawing a curve is an extra; who asks for it without is told.
+    plot = PROJECT["project"]["optional-dependencies"]["plot"]
+    extra = {canonicalize_name(Requirement(one).name) for one in plot}
+
+    assert imported("proxy") - asked == extra
+
+
+def test_tests_and_measurements_import_only_what_is_asked_for() -> None:
+    asked = {canonicalize_name(one.name) for one in requirements()}
+
+    assert imported("tests", "bench", "deploy") - asked == set()
+
+
+def test_constraints_name_no_address() -> None:
+    text = (ROOT / "constraints.txt").read_text()
+
+    assert not re.search(r"://|--|@|\.(com|org|net|io)\b", text)
+
+
+def test_llama_cpp_python_is_pinned_where_it_is_asked_for() -> None:
+    asked = next(one for one in requirements() if one.name == "llama-cpp-python")
+
+    assert str(asked.specifier) == f"=={constraints()['llama-cpp-python']}"
+
+
+def test_the_command_is_the_packages_own() -> None:
+    assert PROJECT["project"]["scripts"] == {"moe-proxy": "proxy.cli:main"}
+
+
+def test_ci_runs_the_tests_and_nothing_else() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    commands = [line for line in script.splitlines() if line and not line.startswith("#")]
+
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    assert commands[0] == "set -euo pipefail"
+    assert [line for line in commands if "make" in line] == [commands[-1]]
+    assert re.fullmatch(r"make (--\S+ )*test </dev/null", commands[-1])
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_a_unit_starts_the_real_command_and_waits_longer_than_the_drain(path: Path) -> None:
+    service = unit(path)["Service"]
+    program, command, *_ = service["ExecStart"].split()
+
+    assert Path(program).name == "moe-proxy"
+    assert command == "serve"
+    assert service["Type"] == "notify"
+    assert service["KillMode"] == "mixed"  # SIGTERM to a worker would cut its answers
+    assert int(service["TimeoutStopSec"]) > 30 + 30  # the default of server.drain, and the workers
+
+
+def test_there_is_a_unit_for_the_machine_and_one_for_a_user() -> None:
+    assert [path.name for path in UNITS] == ["moe-proxy.service", "moe-proxy.user.service"]

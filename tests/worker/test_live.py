@@ -1,0 +1,249 @@
+"""Live moves on a real worker with a real device: same text as plain llama-server, while streams
+run."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.engine.hosted import HostedEngine
+from proxy.engine.types import CPU, Status
+from proxy.errors import Conflict
+from tests.support.llama import Client, plain_server, rpc_server
+from tests.support.models import MOE_SHAPES, model
+from tests.worker.conftest import Hosted
+
+PROMPT = "the quick brown fox jumps over the lazy dog and then"
+SETTLE_S = 30.0
+
+
+def first_on_cpu(status: Status, n: int) -> dict[int, str]:
+    return {layer.index: CPU if layer.index < n else layer.home for layer in status.layers}
+
+
+async def split(engine: HostedEngine, n: int, settle_s: float = SETTLE_S) -> None:
+    status = await engine.status()
+    move = await engine.place(first_on_cpu(status, n), settle_s=settle_s)
+    assert move.short_of_memory is None
+    assert not move.superseded
+    # A dense first layer has no experts, so that N below it and N at it are the same state.
+    indices = [layer.index for layer in status.layers]
+    reached = (await engine.status()).moe_cpu_layers
+    assert [i < reached for i in indices] == [i < n for i in indices]
+
+
+@contextlib.asynccontextmanager
+async def streams(client: Client, count: int) -> AsyncIterator[list[str]]:
+    """Keeps `count` completions running; gives the list of those that ended. Fails if one of them
+    does."""
+    done: list[str] = []
+
+    async def one(number: int) -> None:
+        while True:
+            done.append(await client.text(f"{PROMPT} {number}", 40))
+
+    tasks = [asyncio.ensure_future(one(i)) for i in range(count)]
+    try:
+        yield done
+        for task in tasks:
+            assert not task.done(), task.exception()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("shape", MOE_SHAPES)
+async def test_text_equals_plain_llama_server_at_every_split(shape: str, hosted: Hosted) -> None:
+    """Asked in random order while four streams run; compared with llama-server --n-cpu-moe N."""
+    path = model(shape)
+    async with hosted(path) as engine, Client(engine.address) as client:
+        blocks = (await engine.status()).block_count
+        order = list(range(blocks + 1))
+        random.Random(shape).shuffle(order)
+        texts: dict[int, str] = {}
+        for n in order:
+            async with streams(client, 4):
+                await split(engine, n)
+            texts[n] = await client.text(PROMPT)
+    expected = {n: await plain_text(path, n) for n in order}
+
+    assert texts == expected
+    assert len(set(texts[blocks].split())) > 3, "the text should be able to differ"
+
+
+async def plain_text(path: Path, n: int) -> str:
+    """What plain llama-server says with `--n-cpu-moe N`. (An RPC server has one client at a
+    time.)"""
+    async with rpc_server() as rpc:
+        arguments = ("--rpc", rpc, "-ngl", "999", "--n-cpu-moe", str(n), "-t", "1")
+        more = ("-c", "8192", "-np", "4")
+        async with plain_server(path, *arguments, *more) as address, Client(address) as plain:
+            return await plain.text(PROMPT)
+
+
+async def test_no_prompt_is_evaluated_again_after_a_move(hosted: Hosted) -> None:
+    async with hosted(model()) as engine, Client(engine.address) as client:
+        first = await client.complete(PROMPT, 16, cache_prompt=True, id_slot=0)
+        await split(engine, 0)
+        follow_up = PROMPT + first["content"] + " and more"
+        second = await client.complete(follow_up, 4, cache_prompt=True, id_slot=0)
+
+        # All of the first turn but its last token, which was never decoded.
+        known = first["tokens_evaluated"] + first["tokens_predicted"] - 1
+        assert second["timings"]["cache_n"] >= known - 1
+        assert second["timings"]["prompt_n"] < 10
+
+
+async def test_moves_while_idle_need_no_slot(hosted: Hosted) -> None:
+    async with hosted(model(), parallel=1) as engine, Client(engine.address) as client:
+        before = await client.complete(PROMPT, 8, cache_prompt=True)
+        steps = (await engine.memory())["steps"]
+        for n in (0, 12, 6):
+            await split(engine, n)
+        assert (await engine.memory())["steps"] == steps
+        again = await client.complete(PROMPT, 8, cache_prompt=True)
+
+    assert again["content"] == before["content"]
+    assert again["timings"]["prompt_n"] == 1, "the slot's cached prompt is still there"
+
+
+async def test_demoting_everything_is_quick_and_gives_the_memory_back(hosted: Hosted) -> None:
+    async with hosted(model()) as engine:
+        await split(engine, 0)
+        held = (await engine.status()).held["RPC0"]["experts"]
+        total = sum(layer.experts_bytes for layer in (await engine.status()).layers)
+        move = await engine.place(first_on_cpu(await engine.status(), 12))
+        after = (await engine.status()).held["RPC0"]["experts"]
+
+    assert held >= total
+    assert after == 0
+    assert move.layers == 12
+    assert move.staged_s == 0
+
+
+async def test_each_layer_goes_to_the_device_that_has_its_attention(hosted: Hosted) -> None:
+    async with hosted(model(), devices=2) as engine, Client(engine.address) as client:
+        await split(engine, 12)
+        expected = await client.text(PROMPT)
+        homes = {layer.index: layer.home for layer in (await engine.status()).layers}
+        assert set(homes.values()) == {"RPC0", "RPC1"}
+
+        await split(engine, 0)
+        assert {x.index: x.experts for x in (await engine.status()).layers} == homes
+        assert await client.text(PROMPT) == expected
+
+        # The placement may say otherwise: all experts to one of them.
+        await engine.place(dict.fromkeys(homes, "RPC1"))
+        assert {x.experts for x in (await engine.status()).layers} == {"RPC1"}
+        assert await client.text(PROMPT) == expected
+
+
+async def test_a_later_target_supersedes_an_earlier_one(hosted: Hosted) -> None:
+    async with hosted(model()) as engine:
+        status = await engine.status()
+        earlier = asyncio.ensure_future(engine.place(first_on_cpu(status, 0)))
+        await asyncio.sleep(0)
+        later = await engine.place(first_on_cpu(status, 12))
+
+        assert (await earlier).superseded
+        assert not later.superseded
+        assert (await engine.status()).moe_cpu_layers == 12
+
+
+async def test_repacked_experts_are_a_place_of_their_own(hosted: Hosted) -> None:
+    """Q4_0 has a faster layout on this CPU: experts that stay are kept in it, those that leave free
+    it."""
+    path = model(quant="Q4_0")
+    async with hosted(path) as engine, Client(engine.address) as client:
+        await split(engine, 12)
+        repacked = (await engine.status()).held["CPU"]["experts"]
+        text = await client.text(PROMPT)
+        await split(engine, 0)
+        assert (await engine.status()).held["CPU"]["experts"] == 0
+        await split(engine, 12)
+        again = await client.text(PROMPT)
+    expected = await plain_text(path, 12)
+    async with hosted(path, repack="off") as engine:
+        await split(engine, 12)
+        mapped = (await engine.status()).held["CPU"]["experts"]
+
+    assert repacked > 0
+    assert mapped == 0
+    assert text == again == expected
+
+
+async def test_the_end_of_repacking_is_told(hosted: Hosted) -> None:
+    """Whoever waits for a quiet worker need not ask it."""
+    async with hosted(model(quant="Q4_0")) as engine:
+        for n in (0, 12):
+            await engine.place(first_on_cpu(await engine.status(), n))
+            async with asyncio.timeout(60):
+                while not engine.known().settled:
+                    await asyncio.sleep(0.01)
+
+
+async def test_a_bad_placement_changes_nothing(hosted: Hosted) -> None:
+    async with hosted(model("deepseek2")) as engine:
+        before = await engine.status()
+        with pytest.raises(Conflict, match="layer 0 has no experts"):
+            await engine.place({0: CPU})
+        with pytest.raises(Conflict, match=r"layer 3: no device 'CUDA7'; there are CPU, RPC0"):
+            await engine.place({3: "CUDA7"})
+
+        assert await engine.status() == before
+
+
+@pytest.mark.parametrize(
+    ("shape", "devices", "why"),
+    [("qwen3", 1, "no experts"), ("qwen3moe", 0, "no device besides the CPU")],
+)
+async def test_says_why_nothing_can_move(
+    shape: str, devices: int, why: str, hosted: Hosted
+) -> None:
+    async with hosted(model(shape), devices=devices) as engine, Client(engine.address) as client:
+        assert not engine.live_moves
+        assert not engine.moves_by_reload
+        assert why in (engine.why_no_moves or "")
+        assert await client.text(PROMPT)
+        with pytest.raises(Conflict, match=why):
+            await engine.place({3: "RPC0"})
+
+
+async def test_without_live_moves_a_split_is_loaded(
+    hosted: Hosted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosted(model(), split=5) as engine, Client(engine.address) as client:
+        fixed = await client.text(PROMPT)
+        assert engine.moves_by_reload
+    monkeypatch.setenv("MOE_PROXY_NO_LIVE_MOVES", "1")
+    async with hosted(model()) as engine:
+        assert engine.moves_by_reload
+        assert engine.why_no_moves == "MOE_PROXY_NO_LIVE_MOVES is set"
+    monkeypatch.delenv("MOE_PROXY_NO_LIVE_MOVES")
+    async with hosted(model()) as engine, Client(engine.address) as client:
+        await split(engine, 5)
+        assert await client.text(PROMPT) == fixed
+
+
+async def test_a_worker_ends_when_the_proxy_is_gone(hosted: Hosted) -> None:
+    """Whatever became of the proxy, its end of the worker's stdin is closed."""
+    async with hosted(model()) as engine:
+        process = engine._child._process
+        assert process is not None
+        assert process.stdin is not None
+        process.stdin.close()
+        assert await asyncio.wait_for(engine.wait_exit(), 30) == 0
+
+
+async def test_a_model_that_cannot_be_loaded_says_why(hosted: Hosted, tmp_path: Path) -> None:
+    from proxy.errors import LoadFailed
+
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(LoadFailed, match="failed to load model"):
+        async with hosted(broken):
+            pass

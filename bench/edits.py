@@ -1,0 +1,86 @@
+"""From saving `policies.toml` to the first layer moved, and to a broken file being reported.
+
+python -m bench.edits [--rounds 10] [--check 500]
+"""
+
+import argparse
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from proxy.observe.log import setup
+from tests.support.llama import rpc_server
+from tests.support.models import model
+from tests.support.proxy import Proxy, proxy
+
+POLICIES = """
+[devices]
+rpc = ["{rpc}"]
+[engine]
+threads = 1
+[models.m]
+path = "{path}"
+moe_cpu_layers = {split}
+ctx = 512
+parallel = 1
+"""
+
+
+async def moved(served: Proxy, text: str) -> float:
+    """Seconds from saving `text` until the worker has told of the first layer that it swapped."""
+    backend = served.app.services.pool.backends()[0]
+    before = backend.engine.known().layers
+    started = time.perf_counter()
+    served.edit(text)
+    while backend.engine.known().layers == before:
+        await asyncio.sleep(0.002)
+    return time.perf_counter() - started
+
+
+async def reported(served: Proxy, text: str) -> float:
+    """Seconds from saving a broken file until its problem is known."""
+    policies = served.app.services.policies
+    started = time.perf_counter()
+    served.edit(text)
+    while not policies.problems:
+        await asyncio.sleep(0.002)
+    return time.perf_counter() - started
+
+
+async def bench(rounds: int) -> float:
+    first_layer, problem = [], []
+    async with rpc_server(threads=1) as rpc:
+        with tempfile.TemporaryDirectory(prefix="moe-") as folder:
+
+            def policies(split: int) -> str:
+                return POLICIES.format(rpc=rpc, path=model(), split=split)
+
+            async with proxy(Path(folder), policies(12)) as served:
+                body = {"model": "m", "prompt": "hi", "max_tokens": 1}
+                await served.post("/v1/completions", body)
+                for number in range(rounds):
+                    first_layer.append(await moved(served, policies(0 if number % 2 else 11)))
+                    await asyncio.sleep(0.5)
+                    problem.append(await reported(served, policies(7).replace("ctx", "cxt")))
+                    await asyncio.sleep(0.3)
+    for name, seconds in (("first layer moved", first_layer), ("problem reported", problem)):
+        middle, longest = statistics.median(seconds) * 1e3, max(seconds) * 1e3
+        print(f"{name:18}: median {middle:.0f} ms, longest {longest:.0f} ms, {len(seconds)} edits")
+    return statistics.median(first_layer)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--check", type=float, help="fail if the median is above this many ms")
+    options = parser.parse_args()
+    setup("console", "error")
+    middle_ms = asyncio.run(bench(options.rounds)) * 1e3
+    return int(options.check is not None and middle_ms > options.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The step `moves`: same text as plain llama-server, memory returned, gap between tokens."""
+
+import asyncio
+import itertools
+import json
+import statistics
+import time
+from functools import partial
+from typing import Any
+
+from bench.gpu.bigmodel import path_of
+from bench.gpu.rig import Rig, rig, still
+from bench.gpu.work import Results, Settings
+from proxy.engine.types import Layer
+from proxy.pool.state import Backend
+from tests.support.llama import Client
+from tests.support.proxy import Proxy
+
+PROMPT = "the quick brown fox jumps over the lazy dog while the river runs to the mill " * 4
+TOKENS = 32
+STREAMED = 400
+UNDER_WAY = 10  # tokens
+RELEASED_S = 3.0
+# A cell loads the model four times, and repacks it; none is begun with less time left.
+CELL_S, BYTES_A_SECOND = 30.0, 2e8
+
+
+async def moves(settings: Settings, results: Results) -> None:
+    """At the smallest and the largest cap: what each cell says is in Results."""
+    for cap in sorted({settings.caps[0], settings.caps[-1]}):
+        key = f"moves/{cap}"
+        if key in results.cells:
+            continue
+        size = path_of(settings).stat().st_size
+        settings.need(CELL_S + size / BYTES_A_SECOND, key)
+        async with rig(settings, cap) as machine:
+            await results.once(key, partial(_moves, machine))
+        print(f"  {key}: {results.cells[key]}", flush=True)
+
+
+async def _moves(machine: Rig) -> dict[str, Any]:
+    async with machine.proxy() as (running, backend):
+        layers = backend.engine.known().block_count
+        lowest = await _go(running, backend, 0)
+        splits = sorted({lowest, (lowest + layers) // 2, layers}, reverse=True)
+        texts, used = {}, {}
+        async with Client(backend.engine.address) as client:
+            for split in splits:
+                await _go(running, backend, split)
+                texts[split] = await client.text(PROMPT, TOKENS)
+                used[split] = await machine.used_bytes()
+        await _go(running, backend, layers)
+        await asyncio.sleep(RELEASED_S)
+        after = await machine.used_bytes()
+        gaps = await _gaps_while_moving(running, lowest, layers)
+        moved = [layer for layer in backend.engine.known().layers if layer.index >= lowest]
+        history = running.app.services.splits.migrations(backend.id)
+    same = {}
+    for split in splits:
+        arguments = ("--fit", "off", "-ngl", "999", "--n-cpu-moe", str(split))
+        async with machine.plain(*arguments) as address, Client(address) as client:
+            same[split] = await client.text(PROMPT, TOKENS) == texts[split]
+    return {
+        "splits": splits,
+        "same_text": same,
+        "experts_moved_bytes": _size(moved),
+        "used_with_experts_bytes": used[lowest],
+        "used_without_bytes": used[layers],
+        "used_after_bytes": after,
+        "longest_gate_s": max((move["gate_s"] for move in history), default=0.0),
+        "staged_s": max((move["staged_s"] for move in history), default=0.0),
+        **gaps,
+    }
+
+
+def _size(layers: list[Layer]) -> int:
+    return sum(layer.experts_bytes for layer in layers)
+
+
+async def _go(running: Proxy, backend: Backend, split: int) -> int:
+    await running.put(f"/admin/backends/{backend.id}/split", {"moe_cpu_layers": split})
+    return await still(backend)
+
+
+async def _gaps_while_moving(running: Proxy, lowest: int, layers: int) -> dict[str, Any]:
+    """Stream one answer, and meanwhile move all there is to the device and back, once and again."""
+    arrived: list[float] = []
+    under_way = asyncio.Event()
+    body = {"model": "m", "prompt": PROMPT, "max_tokens": STREAMED, "ignore_eos": True}
+
+    async def stream() -> None:
+        async with running.session.post("/v1/completions", json=body | {"stream": True}) as answer:
+            async for line in answer.content:
+                if line.startswith(b"data: {") and json.loads(line[6:]).get("choices"):
+                    arrived.append(time.perf_counter())
+                    if len(arrived) == UNDER_WAY:
+                        under_way.set()
+        under_way.set()
+
+    async def move() -> None:
+        for split in (lowest, layers) * 2:
+            await running.put("/admin/backends/b1/split", {"moe_cpu_layers": split})
+            await asyncio.sleep(0.2)
+
+    streaming = asyncio.ensure_future(stream())
+    await under_way.wait()
+    await move()
+    moved_within = not streaming.done()
+    await streaming
+    gaps = [later - earlier for earlier, later in itertools.pairwise(arrived)]
+    return {
+        "tokens_streamed": len(arrived),
+        "moves_ended_within_the_answer": moved_within,
+        "usual_gap_s": round(statistics.median(gaps), 5) if gaps else None,
+        "longest_gap_s": round(max(gaps), 5) if gaps else None,
+    }

@@ -1,0 +1,78 @@
+"""Packs what a machine without a network needs: llama.cpp's source, and wheels for its Python.
+
+    python -m bench.gpu.pack [--python 3.12] [--cmake] [--to build/gpu-pack]
+
+Needs llama-cpp-python's source archive, which `make test` keeps in .cache, and for wheels pip.
+"""
+
+import argparse
+import subprocess
+import sys
+import tarfile
+import tomllib
+from pathlib import Path
+
+from tests.support.archive import REPOSITORY, source_archive
+
+SOURCE = "llama.cpp.tar.xz"
+PLACE = "vendor/llama.cpp/"
+# Most of the archive, and nothing that is compiled here.
+LEFT_OUT = (
+    *("models", "docs", "media", "tests", "benches", "gguf-py", ".git", ".github"),
+    *("tools/ui/src", "tools/ui/tests", "tools/ui/static", "tools/ui/package-lock.json"),
+)
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+
+
+def wanted(name: str) -> bool:
+    """Whether a member of the archive goes along."""
+    _, _, inside = name.partition("/")  # the archive's own folder
+    path = inside.removeprefix(PLACE)
+    return path != inside and not any(path == p or path.startswith(p + "/") for p in LEFT_OUT)
+
+
+def pack_source(archive: Path, to: Path) -> None:
+    """Write llama.cpp's source, without what is not compiled, to `to`."""
+    with tarfile.open(archive) as source, tarfile.open(to, "w:xz") as packed:
+        for member in source:
+            if wanted(member.name):
+                member.name = "llama.cpp/" + member.name.partition("/")[2].removeprefix(PLACE)
+                packed.addfile(member, source.extractfile(member) if member.isfile() else None)
+
+
+def download_wheels(folder: Path, python: str, *, cmake: bool) -> None:
+    """The project's own dependencies but llama-cpp-python, which is built there."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    needed = [d for d in project["dependencies"] if not d.startswith("llama-cpp-python")]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+    ]
+    command += ["--python-version", python, "--constraint", str(REPOSITORY / "constraints.txt")]
+    command += [word for platform in PLATFORMS for word in ("--platform", platform)]
+    subprocess.run([*command, *needed], check=True)
+    if cmake:
+        subprocess.run([*command, "cmake", "ninja"], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--python", help="that machine's Python, as 3.12; without it, no wheels")
+    parser.add_argument("--cmake", action="store_true", help="take CMake and ninja along")
+    parser.add_argument("--to", type=Path, default=REPOSITORY / "build" / "gpu-pack")
+    options = parser.parse_args()
+    options.to.mkdir(parents=True, exist_ok=True)
+    pack_source(source_archive(), options.to / SOURCE)
+    if options.python:
+        download_wheels(options.to / "wheels", options.python, cmake=options.cmake)
+    size = sum(file.stat().st_size for file in options.to.rglob("*") if file.is_file())
+    print(f"{options.to}: {size / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -13,11 +13,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.support.guard import HANG_S
 from tests.support.models import model
 
 pytestmark = pytest.mark.llama
 
-HANG_S = 60.0
 
 
 @contextlib.asynccontextmanager

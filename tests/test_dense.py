@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.proxy import Proxy, proxy
@@ -41,7 +42,7 @@ class Rig:
 
     async def until(self, *, movable: bool, layers: int) -> dict[str, Any]:
         """The backend, once it is the only one and its weights are where they should be."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_S):
             while True:
                 backends = (await self.proxy.get("/admin/state"))["backends"]
                 ready = [b for b in backends if b["state"] == "ready"]

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.proxy import Proxy, proxy
@@ -27,7 +28,7 @@ BODY = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 12, "temper
 
 async def places(served: Proxy, count: int) -> dict[str, int]:
     """How many layers' experts are where, once `count` of them are on the CPU."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANG_S):
         while True:
             layers = (await served.backend("m"))["layers"]
             found = [layer["experts"] for layer in layers]

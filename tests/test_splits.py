@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.proxy import Proxy, proxy
@@ -53,7 +54,7 @@ class Rig:
             return result["choices"][0]["text"], layers
 
     async def until(self, layers: int) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_S):
             while (await self.proxy.backend("m"))["moe_cpu_layers"] != layers:
                 await asyncio.sleep(0.02)
 
@@ -169,7 +170,7 @@ async def test_a_broken_file_changes_nothing_and_is_reported(rig: Rig) -> None:
     await rig.ask()
     good = rig.text()
     rig.proxy.edit(good.replace("moe_cpu_layers", "moe_cpu_layer") + 'parallel = "many"\n')
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         while not (problems := (await rig.proxy.get("/admin/state"))["policies"]["problems"]):
             await asyncio.sleep(0.02)
 
@@ -187,7 +188,7 @@ async def test_a_changed_ctx_starts_the_next_backend_and_loses_no_request(rig: R
     await asyncio.sleep(0.3)
     # The RPC server has one client at a time: the next backend comes after this one has finished.
     rig.edit(ctx=1024)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANG_S):
         while True:
             backends = (await rig.proxy.get("/admin/state"))["backends"]
             ready = [b for b in backends if b["state"] == "ready"]
@@ -211,7 +212,7 @@ async def test_another_tune_is_loaded_with_another_batch(rig: Rig) -> None:
     assert batch(first) == "512"
 
     rig.proxy.edit(rig.text() + 'tune = "prompt"\n')
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANG_S):
         while True:
             backends = (await rig.proxy.get("/admin/state"))["backends"]
             ready = [b for b in backends if b["state"] == "ready" and b["pid"] != first]

@@ -15,10 +15,10 @@ import pytest
 from proxy.api.upstream import ask
 from proxy.app import Running
 from tests.api.conftest import ALIAS, MODEL
+from tests.support.guard import HANG_S
 
 pytestmark = pytest.mark.llama
 
-HANG_S = 60.0
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 6}
 
 

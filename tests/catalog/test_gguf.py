@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.catalog.gguf import MAX_ARRAY_STRINGS, GgufError, Header, read_header
@@ -15,7 +15,6 @@ from tests.support.archive import member
 from tests.support.models import model
 
 # A guard against hanging in one example of a property, not a measure of speed.
-HANG_S = 30
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +208,6 @@ def test_a_file_may_not_ask_for_endless_work(tmp_path: Path) -> None:
             assert read_header(path).array_lengths == {"k": count}
 
 
-@settings(max_examples=300, deadline=HANG_S * 1000)
 @given(st.data())
 def test_mutations_raise_nothing_else(
     tiny: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -9,8 +9,7 @@ from proxy.catalog import watch
 from proxy.catalog.local import Catalog
 from proxy.catalog.store import Store
 from tests.catalog.test_store import put
-
-HANG_S = 60
+from tests.support.guard import HANG_S
 
 
 async def until(catalog: Catalog, *names: str) -> None:

@@ -16,8 +16,7 @@ from proxy.hub.lines import Line, PullFailed
 from tests.hub import servers
 from tests.hub.conftest import MakeGguf
 from tests.hub.servers import digest
-
-HANG_S = 60
+from tests.support.guard import HANG_S
 
 
 async def pulled(hub: Hub, name: str) -> list[Line]:

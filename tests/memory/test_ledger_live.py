@@ -16,7 +16,8 @@ from proxy.engine.logbook import LogBook
 from proxy.engine.types import CPU, LoadOptions
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
-from tests.support.llama import START_S, child, program
+from tests.support.guard import HANG_S
+from tests.support.llama import child, program
 from tests.support.models import model
 from tests.support.nvml import RETURNS_MEMORY, StandInCard, StandInNvml
 
@@ -40,7 +41,7 @@ async def test_the_book_agrees_with_a_device_while_experts_move(
         rpc=(f"127.0.0.1:{port}",),
         threads=2,
     )
-    async with asyncio.timeout(4 * START_S), child("env", RETURNS_MEMORY, *rpc_server) as rpc:
+    async with asyncio.timeout(HANG_S), child("env", RETURNS_MEMORY, *rpc_server) as rpc:
         await listening(port)
         with driver.loaded(), tempfile.TemporaryDirectory(prefix="moe-") as folder:
             engine = HostedEngine("b1", options, runtime_dir=Path(folder), logbook=LogBook())

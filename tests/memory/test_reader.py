@@ -5,8 +5,7 @@ import threading
 
 from proxy.memory.reader import Answer, Reader
 from proxy.memory.readings import Unreadable
-
-GUARD_S = 10
+from tests.support.guard import HANG_S
 
 
 class Source:
@@ -19,7 +18,7 @@ class Source:
 
     def read(self) -> object:
         self.calls += 1
-        answer = self.answers.get(timeout=GUARD_S)
+        answer = self.answers.get(timeout=HANG_S)
         self.clock += 1
         if isinstance(answer, Exception):
             raise answer
@@ -30,7 +29,7 @@ def ask(reader: Reader[object], source: Source, answer: object) -> None:
     done = threading.Event()
     source.answers.put(answer)
     assert reader.ask(done.set)
-    assert done.wait(GUARD_S)
+    assert done.wait(HANG_S)
 
 
 def test_an_answer_is_as_old_as_its_question() -> None:
@@ -72,7 +71,7 @@ def test_a_hanging_call_is_not_joined_by_another() -> None:
     assert threading.active_count() == threads
 
     source.answers.put("at last")
-    assert done.wait(GUARD_S)
+    assert done.wait(HANG_S)
     assert (source.calls, reader.busy, reader.answer.value) == (1, False, "at last")
     reader.stop()
 
@@ -84,5 +83,5 @@ def test_a_stopped_reader_leaves_no_thread() -> None:
 
     reader.stop()
 
-    thread.join(GUARD_S)
+    thread.join(HANG_S)
     assert not thread.is_alive()

@@ -13,10 +13,10 @@ from proxy.engine.types import Device
 from proxy.memory.picture import Snapshot
 from proxy.memory.readings import DeviceReading
 from proxy.memory.watch import PATIENCE_S, MemoryWatch
+from tests.support.guard import HANG_S
 from tests.support.nvml import DRIVER_NOT_LOADED, GPU_IS_LOST, StandInCard, StandInNvml
 
 GIB = 1 << 30
-GUARD_S = 20
 CPU = Device("CPU", "", "cpu", 8 * GIB, 4 * GIB)
 CUDA0 = Device("CUDA0", "RTX", "gpu", 8 * GIB, 8 * GIB, "0000:c1:00.0")
 CUDA1 = Device("CUDA1", "GTX", "gpu", 8 * GIB, 8 * GIB, "0000:c2:00.0")
@@ -32,7 +32,7 @@ def driver(tmp_path: Path) -> Iterator[StandInNvml]:
 
 @asynccontextmanager
 async def running(watch: MemoryWatch) -> AsyncIterator[MemoryWatch]:
-    async with asyncio.timeout(GUARD_S):
+    async with asyncio.timeout(HANG_S):
         task = asyncio.create_task(watch.run())
         yield watch
         task.cancel()
@@ -50,7 +50,7 @@ async def until(watch: MemoryWatch, name: str, **fields: object) -> DeviceReadin
 
 async def test_devices_are_read_where_their_driver_tells_most(driver: StandInNvml) -> None:
     driver.process(7, used=GIB)
-    watch = MemoryWatch(patience_s=GUARD_S)
+    watch = MemoryWatch(patience_s=HANG_S)
     watch.set_devices([CPU, CUDA0, CUDA1, RPC0])
     watch.set_pids([7])
 
@@ -72,7 +72,7 @@ async def test_devices_are_read_where_their_driver_tells_most(driver: StandInNvm
 
 async def test_a_policy_points_a_device_anywhere_and_at_once(driver: StandInNvml) -> None:
     settings: dict[str, str] = {}
-    watch = MemoryWatch(patience_s=GUARD_S, setting=settings.get)
+    watch = MemoryWatch(patience_s=HANG_S, setting=settings.get)
     watch.set_devices([RPC0])
 
     async with running(watch):
@@ -138,7 +138,7 @@ async def test_a_device_that_comes_back_while_it_hangs_is_read_by_the_same_threa
 
 
 async def test_a_driver_that_vanishes_and_comes_back(driver: StandInNvml) -> None:
-    watch = MemoryWatch(patience_s=GUARD_S, poll_s=0.01)
+    watch = MemoryWatch(patience_s=HANG_S, poll_s=0.01)
     watch.set_devices([CUDA0, RPC0])
 
     async with running(watch):
@@ -162,7 +162,7 @@ async def test_a_driver_that_vanishes_and_comes_back(driver: StandInNvml) -> Non
 
 async def test_a_driver_that_comes_late_is_found(driver: StandInNvml) -> None:
     driver.driver(error=DRIVER_NOT_LOADED)
-    watch = MemoryWatch(patience_s=GUARD_S)
+    watch = MemoryWatch(patience_s=HANG_S)
     watch.set_devices([CUDA0])
 
     async with running(watch):
@@ -187,7 +187,7 @@ async def test_a_listing_that_hangs_holds_up_nothing_else(driver: StandInNvml) -
 
 
 async def test_a_wrong_card_in_the_policy_is_unknown_and_says_why(driver: StandInNvml) -> None:
-    watch = MemoryWatch(patience_s=GUARD_S, setting=lambda _: "nvml:GPU-9")
+    watch = MemoryWatch(patience_s=HANG_S, setting=lambda _: "nvml:GPU-9")
     watch.set_devices([RPC0])
 
     async with running(watch):
@@ -207,7 +207,7 @@ async def test_workers_are_asked_for_what_only_they_know(driver: StandInNvml) ->
             raise ConnectionError("the worker went away")
         return reports.pop(0)
 
-    watch = MemoryWatch(patience_s=GUARD_S, ask_workers=ask)
+    watch = MemoryWatch(patience_s=HANG_S, ask_workers=ask)
     watch.set_devices([RPC0, CUDA0])
 
     async with running(watch):
@@ -248,7 +248,7 @@ async def test_a_worker_that_does_not_answer_is_asked_once(driver: StandInNvml) 
 
 
 async def test_listeners_hear_of_each_poll_until_they_leave(driver: StandInNvml) -> None:
-    watch = MemoryWatch(patience_s=GUARD_S)
+    watch = MemoryWatch(patience_s=HANG_S)
     heard: list[int] = []
 
     def broken(_: Snapshot) -> None:
@@ -270,7 +270,7 @@ async def test_listeners_hear_of_each_poll_until_they_leave(driver: StandInNvml)
 
 async def test_it_polls_less_while_nothing_is_loaded(driver: StandInNvml) -> None:
     # With an idle poll of an hour, only being told of a process makes it go on.
-    watch = MemoryWatch(patience_s=GUARD_S, poll_s=0.01, idle_poll_s=3600)
+    watch = MemoryWatch(patience_s=HANG_S, poll_s=0.01, idle_poll_s=3600)
     third = asyncio.Event()
     watch.subscribe(lambda snapshot: third.set() if snapshot.number >= 3 else None)
 
@@ -284,7 +284,7 @@ async def test_it_polls_less_while_nothing_is_loaded(driver: StandInNvml) -> Non
 async def test_nothing_is_known_before_the_first_poll_and_its_cost_after_it(
     driver: StandInNvml,
 ) -> None:
-    watch = MemoryWatch(patience_s=GUARD_S)
+    watch = MemoryWatch(patience_s=HANG_S)
     assert watch.latest() == Snapshot()
     watch.set_devices([CUDA0])
 
@@ -297,7 +297,7 @@ async def test_nothing_is_known_before_the_first_poll_and_its_cost_after_it(
 
 async def test_ending_it_ends_its_threads(driver: StandInNvml) -> None:
     before = set(threading.enumerate())
-    watch = MemoryWatch(patience_s=GUARD_S)
+    watch = MemoryWatch(patience_s=HANG_S)
     watch.set_devices([CUDA0])
     async with running(watch):
         await watch.fresh()
@@ -310,12 +310,12 @@ async def test_ending_it_ends_its_threads(driver: StandInNvml) -> None:
         }
 
     for thread in threads:
-        await asyncio.to_thread(thread.join, GUARD_S)
+        await asyncio.to_thread(thread.join, HANG_S)
         assert not thread.is_alive()
 
 
 async def test_a_card_that_is_lost_leaves_its_last_numbers(driver: StandInNvml) -> None:
-    watch = MemoryWatch(patience_s=GUARD_S)
+    watch = MemoryWatch(patience_s=HANG_S)
     watch.set_devices([CUDA0, CUDA1])
 
     async with running(watch):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from proxy.catalog.gguf import Header
 from proxy.placement.work import by_block, is_expert
+from tests.support.guard import HANG_S
 from tests.support.llama import program
 
 MIB = 1 << 20
@@ -24,7 +25,7 @@ class Measured:
 
 def run(model: Path, rpc: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     argv = [program("llama-fit-params"), "--model", str(model), "--rpc", rpc, *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=HANG_S)
 
 
 def measure(model: Path, rpc: str, *arguments: str) -> dict[str, Measured]:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.engine.types import CPU, Layer
@@ -177,7 +177,6 @@ class Machine:
                 self.log.append((self.tick, place))
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.integers(0, 24), min_size=1, max_size=120),
     st.integers(1, 12),

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.engine.types import CPU
@@ -26,7 +26,6 @@ sizes = st.lists(st.integers(0, 2000), min_size=1, max_size=3)
 layer_counts = st.integers(1, 12)
 
 
-@settings(deadline=None)
 @given(
     layers=layer_counts,
     mib=sizes,
@@ -66,7 +65,6 @@ def test_a_plan_keeps_every_budget_and_its_neighbour_does_not(
         )
 
 
-@settings(deadline=None)
 @given(layers=layer_counts, mib=sizes, more=st.integers(0, 500))
 def test_more_memory_never_means_more_on_the_cpu(layers: int, mib: list[int], more: int) -> None:
     def layers_on_cpu(extra: int) -> int:
@@ -77,7 +75,6 @@ def test_more_memory_never_means_more_on_the_cpu(layers: int, mib: list[int], mo
     assert layers_on_cpu(more) <= layers_on_cpu(0)
 
 
-@settings(deadline=None)
 @given(layers=layer_counts, mib=sizes, cpu_layers=st.integers(0, 12))
 def test_the_tensor_split_gives_each_device_its_layers(
     layers: int, mib: list[int], cpu_layers: int

@@ -252,4 +252,4 @@ class Traces(RuleBasedStateMachine):
 
 
 TestTraces = Traces.TestCase
-TestTraces.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestTraces.settings = settings(stateful_step_count=50)

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ import aiohttp
 
 from proxy.engine.command import free_port
 from proxy.engine.types import Address
-
-START_S = 60.0
+from tests.support.guard import HANG_S
 
 
 def program(name: str) -> str:
@@ -54,7 +54,7 @@ async def rpc_server(threads: int = 1, **env: str) -> AsyncIterator["RpcServer"]
     port = free_port()
     argv = (program("ggml-rpc-server"), "-H", "127.0.0.1", "-p", str(port), "-t", str(threads))
     async with child(*argv, **env) as process:
-        async with asyncio.timeout(START_S):
+        async with asyncio.timeout(HANG_S):
             while True:
                 assert process.returncode is None, "ggml-rpc-server ended"
                 try:
@@ -68,14 +68,21 @@ async def rpc_server(threads: int = 1, **env: str) -> AsyncIterator["RpcServer"]
         yield server
 
 
+@dataclass(frozen=True, slots=True)
+class PlainServer(Address):
+    """Where a llama-server listens, and which process it is."""
+
+    pid: int = 0
+
+
 @contextlib.asynccontextmanager
-async def plain_server(model: Path, *arguments: str) -> AsyncIterator[Address]:
+async def plain_server(model: Path, *arguments: str) -> AsyncIterator["PlainServer"]:
     """llama-server itself, from the same build, with the arguments given."""
     port = free_port()
     argv = (program("llama-server"), "-m", str(model), "--host", "127.0.0.1", "--port", str(port))
     async with child(*argv, "--fit", "off", *arguments) as process:
-        address = Address(port=port)
-        async with asyncio.timeout(START_S), aiohttp.ClientSession() as session:
+        address = PlainServer(port=port, pid=process.pid)
+        async with asyncio.timeout(HANG_S), aiohttp.ClientSession() as session:
             while True:
                 assert process.returncode is None, "llama-server ended"
                 with contextlib.suppress(aiohttp.ClientError):

@@ -8,6 +8,7 @@ import pytest
 
 from proxy.engine.types import CPU
 from proxy.errors import Conflict
+from tests.support.guard import HANG_S
 from tests.support.llama import Client, plain_server, rpc_server
 from tests.support.models import model
 from tests.worker.conftest import Hosted
@@ -38,7 +39,7 @@ async def test_text_equals_plain_llama_server_while_streams_run(hosted: Hosted) 
         for n in order:
             async with streams(client, 2) as done:
                 await split(engine, n)
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(HANG_S):
                     while not done:
                         await asyncio.sleep(0.02)
             texts[n] = await client.text(PROMPT)

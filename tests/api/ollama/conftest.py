@@ -15,9 +15,9 @@ import aiohttp
 import ollama
 import pytest
 
+from tests.support.guard import HANG_S
 from tests.support.models import model
 
-HANG_S = 60.0
 TINY = "tiny:4l"
 EMBEDDER = "encoder"
 CODER = "coder"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.ollama.conftest import EMBEDDER, HANG_S, TINY
+from tests.api.ollama.conftest import EMBEDDER, TINY
 from tests.support.archive import cache_folder
+from tests.support.guard import HANG_S
 
 pytestmark = pytest.mark.llama
 VERSION = "0.6.4"

@@ -10,7 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.api.ollama.conftest import HANG_S, TINY
+from tests.api.ollama.conftest import TINY
+from tests.support.guard import HANG_S
 
 pytestmark = pytest.mark.llama
 ENDLESS = {"num_predict": 900, "num_ctx": 1024, "temperature": 0}

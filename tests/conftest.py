@@ -1,0 +1,42 @@
+"""How long a run of the tests is, and what it prints while it goes."""
+
+import pytest
+from hypothesis import settings
+
+# No deadline: an example may take as long as the machine needs.
+settings.register_profile("short", max_examples=30, deadline=None)
+settings.register_profile("thorough", max_examples=300, deadline=None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="every split of every shape, 1,000 placements, 200 changes of memory",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("thorough" if config.getoption("--thorough") else "short")
+    config.pluginmanager.register(_AtOnce(config), "failures-at-once")
+
+
+@pytest.fixture(scope="session")
+def thorough(request: pytest.FixtureRequest) -> bool:
+    """Whether to do all of something that is long, or the part of it that finds most mistakes."""
+    return bool(request.config.getoption("--thorough"))
+
+
+class _AtOnce:
+    """Prints a failure when it happens: a run that is broken off from outside shows no summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_sep("_", f"{report.nodeid} ({report.when}, {report.duration:.0f} s)")
+            reporter.write_line(report.longreprtext)

@@ -29,7 +29,7 @@ def main() -> None:
         make(root, arguments.models)
         cold_s, warm_s, again_s = [], [], []
         for number in range(arguments.repeat):
-            cache = root / f"headers-{number}.json"
+            cache = root / f"cache-{number}" / "headers.json"
             catalog, seconds = listed(root, cache)
             cold_s.append(seconds)
             warm_s.append(listed(root, cache)[1])
@@ -40,8 +40,8 @@ def main() -> None:
             assert len(catalog.list()) == arguments.models
     print(f"{arguments.models} models, best of {arguments.repeat}")
     print(f"  start, no cache of ours    {min(cold_s) * 1000:7.1f} ms   (1000 ms at most)")
-    print(f"  start, with the cache      {min(warm_s) * 1000:7.1f} ms")
-    print(f"  list again while it runs   {min(again_s) * 1000:7.1f} ms   (50 ms at most)")
+    print(f"  start, with the cache      {min(warm_s) * 1000:7.1f} ms   (50 ms at most)")
+    print(f"  list again while it runs   {min(again_s) * 1000:7.1f} ms")
 
 
 def listed(root: Path, cache: Path) -> tuple[Catalog, float]:

@@ -10,6 +10,7 @@ from proxy.catalog import names
 from proxy.catalog.entry import Entry as Entry  # what callers ask for here
 from proxy.catalog.folders import scan_folders, scan_named
 from proxy.catalog.gguf import Header, read_header
+from proxy.catalog.kept import load, save
 from proxy.catalog.reference import OLLAMA_HOST, Reference
 from proxy.catalog.store import Store
 from proxy.catalog.summary import Summaries, Summary
@@ -44,7 +45,8 @@ class Catalog:
 
     A scan reads folders and manifests, not model files; a header is read when asked for and kept
     while its file stays. `refresh` swaps the whole index at once, so other threads always see one
-    scan. `cache` is the file where summaries of headers outlive the process.
+    scan. `cache` is the file where summaries of headers outlive the process; what was read of
+    manifests is kept beside it.
     """
 
     def __init__(
@@ -56,6 +58,11 @@ class Catalog:
         cache: Path | None = None,
     ) -> None:
         self._summaries = Summaries(cache)
+        self._manifests_file = cache.with_name("manifests.json") if cache else None
+        for root, kept in load(self._manifests_file).items():
+            for store in stores:
+                if str(store.root) == root:
+                    store.kept = kept
         # What changes: where to look (by `use`), what the last scan found, and the headers of
         # files that have not changed since.
         self.places = Places(tuple(dirs), dict(named), tuple(stores))
@@ -79,6 +86,9 @@ class Catalog:
     def refresh(self) -> None:
         """Look at the folders and stores again."""
         self._index = _scan(self.places)
+        stores = self.places.stores
+        if self._manifests_file and any(store.changed for store in stores):
+            save(self._manifests_file, {str(store.root): store.kept for store in stores})
         known = {entry.path for entry in self._index.entries}
         self._headers = {path: kept for path, kept in self._headers.items() if path in known}
 

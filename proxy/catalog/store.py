@@ -4,8 +4,8 @@ Ollama's own store and ours are read by the same code. Only `proxy.hub.writer` w
 """
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -14,6 +14,7 @@ import msgspec
 
 from proxy.catalog import manifest as media
 from proxy.catalog.entry import Entry, Message
+from proxy.catalog.kept import Kept
 from proxy.catalog.manifest import BadManifest, Layer, Manifest, hex_of, parse_manifest
 from proxy.catalog.reference import BadName, Reference, from_manifest_path
 from proxy.catalog.templates import kind_of
@@ -23,16 +24,6 @@ MAX_MANIFEST_BYTES: Final = 4 << 20
 MAX_TEXT_BYTES: Final = 16 << 20
 MAX_MESSAGES: Final = 10_000
 
-_Signature = tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    signature: _Signature
-    reference: Reference
-    entry: Entry
-    whole: bool  # whether all of its files were there
-
 
 class Store:
     """One store. A scan reads what is new; an unchanged manifest costs a `stat`."""
@@ -40,8 +31,10 @@ class Store:
     def __init__(self, root: Path, source: Literal["own", "ollama"]) -> None:
         self.root = root
         self.source = source
-        # What changes: what was read, by the manifest's path below `manifests`.
-        self._kept: dict[str, _Kept] = {}
+        # What changes: what was read, by the manifest's path below `manifests`. May be set to what
+        # an earlier process read.
+        self.kept: Mapping[str, Kept] = {}
+        self.changed = False  # by the last scan
 
     @property
     def manifests(self) -> Path:
@@ -60,13 +53,16 @@ class Store:
 
     def scan(self, problems: dict[str, str]) -> list[tuple[Reference, Entry]]:
         """All models; what cannot be read is put into `problems`, by its path."""
-        kept: dict[str, _Kept] = {}
+        kept: dict[str, Kept] = {}
         for path, file in self._walk(problems):
             try:
                 kept[path] = self._read(path, file)
             except (OSError, BadManifest, BadName, msgspec.DecodeError) as error:
                 problems[file.path] = str(error)
-        self._kept = kept
+        self.changed = kept.keys() != self.kept.keys() or any(
+            found is not self.kept[path] for path, found in kept.items()
+        )
+        self.kept = kept
         return [(found.reference, found.entry) for found in kept.values()]
 
     def read(self, reference: Reference) -> Manifest:
@@ -97,10 +93,10 @@ class Store:
                 elif entry.is_dir():
                     pending.append((path, entry.path))
 
-    def _read(self, path: str, file: os.DirEntry[str]) -> _Kept:
+    def _read(self, path: str, file: os.DirEntry[str]) -> Kept:
         status = file.stat()
         signature = (status.st_size, status.st_mtime_ns, status.st_ino)
-        known = self._kept.get(path)
+        known = self.kept.get(path)
         # A blob may go while the manifest stays; a manifest that was refused may get its blob.
         if known and known.signature == signature and known.whole == _is_there(known.entry):
             return known
@@ -111,7 +107,7 @@ class Store:
         # Ollama shows the digest of a manifest without its kind.
         digest = hex_of(media.digest_of(data))
         entry = replace(entry, digest=digest, modified_at=status.st_mtime)
-        return _Kept(signature, reference, entry, _is_there(entry))
+        return Kept(signature, reference, entry, _is_there(entry))
 
     def _entry(self, reference: Reference, manifest: Manifest, path: PurePosixPath) -> Entry:
         config = self._config(manifest)

@@ -4,8 +4,6 @@ They stand before the vocabulary in every file, so that a list of hundreds of mo
 kilobytes of each instead of megabytes.
 """
 
-import contextlib
-import os
 import threading
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -16,6 +14,7 @@ import msgspec
 from proxy.catalog.entry import Entry
 from proxy.catalog.ggml_types import FILE_TYPES
 from proxy.catalog.gguf import GgufError, Value, read_beginning, read_header
+from proxy.catalog.kept import write
 
 VERSION: Final = 1
 Signature = tuple[int, int]
@@ -83,16 +82,7 @@ class Summaries:
             self._known = {key: value for key, value in self._known.items() if key in keys}
             data = msgspec.json.encode(_File(VERSION, self._known))
             self._dirty = False
-            temporary = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-            try:
-                # A home that is not there, as of some services, is not made for this.
-                self._file.parent.mkdir(exist_ok=True)
-                temporary.write_bytes(data)
-                temporary.replace(self._file)
-            except OSError:
-                # A disk that is full or read-only makes the next start slower, nothing else.
-                with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
+            write(self._file, data)
 
 
 def _load(file: Path | None) -> dict[str, tuple[Signature, Summary]]:

@@ -8,8 +8,9 @@ process's (a task of the pool's, which no request can cancel) and the proxy's (`
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from typing import Any
 
 import structlog
 
@@ -62,8 +63,9 @@ class Pool:
         clock: Clock,
         events: EventLog,
     ) -> None:
-        # Awaited before a backend's process is started: makes room for it.
-        self.before_start: Callable[[Backend], Awaitable[None]] | None = None
+        # Awaited before a backend's process is started: makes room for it. Cancelled if the backend
+        # is not wanted any more.
+        self.before_start: Callable[[Backend], Coroutine[Any, Any, None]] | None = None
         # Called in turn when a backend is ready (before a request gets it), has become idle, or is
         # gone.
         self.on_ready: list[Callable[[Backend], None]] = []
@@ -78,6 +80,7 @@ class Pool:
         self._inbox: deque[Event] = deque()
         self._answers: dict[int, asyncio.Future[Backend | ProxyError]] = {}
         self._live: dict[Name, Backend] = {}
+        self._preparing: dict[Name, asyncio.Task[None]] = {}  # starts that have no process yet
         self._timers: dict[Name, asyncio.Task[None]] = {}
         self._wakes: dict[Name, float] = {}  # when each timer wakes; what is due then may be later
         self._due: dict[Name, float] = {}
@@ -189,6 +192,17 @@ class Pool:
             self._tell(Abort())
             await self._until(self._empty)
 
+    async def kill(self) -> None:
+        """End every process at once, whatever it is at, and refuse all requests. Returns when no
+        process is left."""
+        self._grace_s = 0.0
+        self._tell(Drain())
+        self._tell(Abort())
+        for backend in self._live.values():
+            if hasattr(backend, "engine"):  # also one that is ending already, and takes its time
+                spawn(backend.engine.stop(0.0), name=f"{backend.id}.{backend.generation}:kill")
+        await self._until(self._empty)
+
     async def until_left(self, backend: Backend, timeout_s: float) -> bool:
         """Wait until `backend` takes no requests any more; False if it still does after
         `timeout_s`.
@@ -240,8 +254,11 @@ class Pool:
             case Start(backend, generation):
                 self._start(self._scheduler.backends[backend])
             case Stop(backend, generation):
-                stop = self._live[backend, generation].engine.stop(self._grace_s)
-                spawn(stop, name=f"{backend}.{generation}:stop")
+                if (preparing := self._preparing.get((backend, generation))) is not None:
+                    preparing.cancel()
+                else:
+                    stop = self._live[backend, generation].engine.stop(self._grace_s)
+                    spawn(stop, name=f"{backend}.{generation}:stop")
             case SetTimer(backend, generation, at_s):
                 self._set_timer(self._live[backend, generation], at_s)
             case Idle(backend, generation):
@@ -275,8 +292,9 @@ class Pool:
         or by `Stop`."""
         engine = backend.engine
         try:
-            if self.before_start is not None:
-                await self.before_start(backend)
+            if not await self._prepare(backend):
+                self._tell(StartFailed(*backend.name, "it was stopped before it was started"))
+                return
             await engine.start()
         except LoadFailed as error:
             await engine.stop()
@@ -294,6 +312,23 @@ class Pool:
         status = await engine.wait_exit()
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         self._tell(Exited(*backend.name, f"the worker ended by itself ({how})"))
+
+    async def _prepare(self, backend: Backend) -> bool:
+        """Whether the backend's process is to be started now: not if it was stopped meanwhile."""
+        if backend.state is BackendState.STOPPING:
+            return False
+        if self.before_start is None:
+            return True
+        task = spawn(self.before_start(backend), name=f"{backend.id}.{backend.generation}:prepare")
+        self._preparing[backend.name] = task
+        try:
+            await asyncio.wait((task,))
+        finally:
+            del self._preparing[backend.name]
+        if task.cancelled():
+            return False
+        task.result()
+        return True
 
     def _set_timer(self, backend: Backend, at_s: float | None) -> None:
         name, timer = backend.name, self._timers.get(backend.name)

@@ -339,6 +339,24 @@ class TestDrain:
         await draining
         assert repr(pool) == "<Pool empty queue=0/100 draining>"
 
+    async def test_a_start_that_still_waits_for_room_is_given_up(self, house: House) -> None:
+        pool = house.pool()
+        waits = asyncio.Event()
+
+        async def no_room(_: object) -> None:
+            waits.set()
+            await asyncio.Event().wait()
+
+        pool.before_start = no_room
+        client = asyncio.ensure_future(house.client(pool, house.options()))
+        await waits.wait()
+
+        await pool.drain(0.0)
+
+        with pytest.raises(Busy):
+            await client
+        assert repr(pool) == "<Pool empty queue=0/100 draining>"
+
     async def test_ends_what_is_left_when_time_is_up(self, house: House) -> None:
         pool, load, answer = house.pool(), house.gate(), house.gate()
         running = asyncio.ensure_future(house.client(pool, house.options("busy"), None, answer))

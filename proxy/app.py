@@ -3,12 +3,8 @@ their lifetimes.
 """
 
 import asyncio
-import errno
 import os
 import shutil
-import signal
-import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -21,7 +17,7 @@ import structlog
 from aiohttp import web
 
 from proxy.api.sampling import busy_backends, slots_progress
-from proxy.api.server import listen, make_runner
+from proxy.api.server import make_runner
 from proxy.api.services import Services
 from proxy.balancer import Balancer
 from proxy.bench.store import measured_floor
@@ -29,7 +25,7 @@ from proxy.capacity import capacity
 from proxy.catalog.cursor import GgufError
 from proxy.catalog.gguf import read_header
 from proxy.catalog.local import Catalog
-from proxy.catalog.store import Store, Stores
+from proxy.catalog.store import Stores
 from proxy.catalog.watch import watch
 from proxy.client import url_of
 from proxy.clock import RealClock
@@ -46,28 +42,23 @@ from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.observe import log as logging
 from proxy.observe.events import EventLog
-from proxy.observe.notify import feed_watchdog, notify, watchdog_interval_s
 from proxy.observe.rates import Rates
 from proxy.placement.budget import Budget
 from proxy.placement.needs import needs
+from proxy.places import places
 from proxy.policy.diff import Changes
-from proxy.policy.load import load
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.values import home_of
 from proxy.pool.pool import Pool
-from proxy.pool.state import Backend, BackendState
+from proxy.pool.state import Backend
 from proxy.router import Ask, Router
+from proxy.startup import good_policies, listening_sockets, runtime_folder
 from proxy.tasks import spawn
 
 log = structlog.get_logger()
 
-OLLAMA_PORT = 11434
-# A Unix socket's path has at most 107 bytes; the rest is for "/", a backend's id and an ending.
-LONGEST_RUNTIME_DIR = 80
-
-
-class StartupError(Exception):
-    """Why the proxy does not start, for people; one line or several."""
+# 0 would mean to wait for ever.
+AT_ONCE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +82,25 @@ class Running:
     _runner: web.AppRunner
 
     async def drain(self) -> None:
-        """Take no new connections, and let what runs end within the policies' drain time."""
-        for site in list(self._runner.sites):
-            await site.stop()
+        """Let what runs end within the policies' drain time. Whoever comes meanwhile is told to
+        come again, by a 503 with Retry-After: a closed port would look like a proxy that is not
+        there, for which few clients wait."""
         server = self.services.policies.current.server
-        log.info("draining", drain_s=server.drain_s, pool=repr(self.services.pool))
+        log.info(
+            "draining",
+            drain_s=server.drain_s,
+            pool=repr(self.services.pool),
+            hint="a second signal ends it at once",
+        )
         await self.services.pool.drain(server.drain_s)
 
-
-def main(settings: Settings) -> int:
-    """Serve until a signal ends it; returns the exit status."""
-    logging.setup(settings.log_format, settings.log_level)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        try:
-            runner.run(_serve(settings))
-        except StartupError as error:
-            print(f"moe-proxy: {error}", file=sys.stderr)  # noqa: T201 - the log may be JSON for machines
-            return 2
-    return 0
+    async def kill(self) -> None:
+        """End every worker and every connection, whatever they are at."""
+        for site in list(self._runner.sites):
+            await site.stop()
+        await self.services.pool.kill()
+        if self._runner.server:
+            await self._runner.server.shutdown(AT_ONCE_S)
 
 
 @asynccontextmanager
@@ -120,16 +112,16 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     """
     async with AsyncExitStack() as stack:
         events = EventLog()
-        policies = _first_policies(settings, events)
+        policies = LivePolicies(good_policies(settings.policies, settings.env), events=events)
         server = policies.current.server
         host = server.host if settings.host is None else settings.host
         port = server.port if settings.port is None else settings.port
-        sockets = _listen(host, port)
+        sockets = listening_sockets(host, port, keys=server.api_keys_file is not None)
         for sock in sockets:
             stack.callback(sock.close)
 
         logbook = LogBook()
-        runtime_dir = _runtime_dir(settings.env)
+        runtime_dir = runtime_folder(settings.env)
         stack.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
 
         pool = Pool(
@@ -138,11 +130,12 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             clock=RealClock(),
             events=events,
         )
-        stack.push_async_callback(_stop, pool)
+        # Nothing is left after a drain.
+        stack.push_async_callback(pool.kill)
         stores = Stores(home_of(settings.env))
         catalog = await asyncio.to_thread(
             Catalog,
-            *_places(policies.current, stores),
+            *places(policies.current, stores),
             cache=policies.current.catalog.state / "headers.json",
         )
         _background(stack, watch(catalog), name="catalog")
@@ -206,7 +199,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         host_memory = HostMemory(
             watch=memory,
             events=events,
-            split_of=lambda model: policy_of(model).moe_cpu_layers,
+            split_of=controller.policy_split,
             capacity=room_on_devices,
         )
 
@@ -216,6 +209,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
         pool.before_start = before_start
         _background(stack, memory.run(), name="memory")
+        await memory.fresh()  # whoever asks, from the first request on, finds the host's memory
 
         policies.listeners += [
             _apply_server(pool),
@@ -244,78 +238,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         for sock in sockets:
             await web.SockSite(runner, sock, backlog=1024).start()
         url = url_of(host, sockets[0].getsockname()[1])
-        events.publish("serving", url=url, files=[str(file) for file in policies.newest.files])
+        files = [str(file) for file in policies.newest.files]
+        events.publish("serving", url=url, files=files, models=len(catalog.list()))
         yield Running(services, url, runner)
-
-
-async def _serve(settings: Settings) -> None:
-    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, signals.put_nowait, number)
-    async with running(settings) as proxy:
-        notify("READY=1", env=settings.env)
-        watchdog_s = watchdog_interval_s(settings.env)
-        watchdog = spawn(feed_watchdog(watchdog_s), name="watchdog") if watchdog_s else None
-        received = await signals.get()
-        log.info("stopping", signal=received.name)
-        notify("STOPPING=1", env=settings.env)
-        drain = spawn(proxy.drain(), name="drain")
-        impatient = spawn(signals.get(), name="second signal")
-        await asyncio.wait((drain, impatient), return_when=asyncio.FIRST_COMPLETED)
-        for task in (drain, impatient, watchdog):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
-
-
-async def _stop(pool: Pool) -> None:
-    """End what still runs; nothing does after a drain."""
-    if any(backend.state is not BackendState.GONE for backend in pool.backends()):
-        await pool.drain(0.0)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # no wheel for this machine: asyncio's own loop is slower, nothing else
-        return None
-    return uvloop.new_event_loop
-
-
-def _first_policies(settings: Settings, events: EventLog) -> LivePolicies:
-    loaded = load(settings.policies, settings.env)
-    if loaded.policies is None:
-        problems = "\n".join(f"  {problem}" for problem in loaded.problems)
-        raise StartupError(f"the policies have problems:\n{problems}")
-    return LivePolicies(loaded, events=events)
-
-
-def _listen(host: str, port: int) -> list[Any]:
-    try:
-        return listen(host, port)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno == errno.EADDRINUSE:
-            holder = (
-                "Ollama uses this port, and may be running"
-                if port == OLLAMA_PORT
-                else "another program uses it"
-            )
-            reason = f"{reason.lower()}: {holder}; stop it, or choose another port with --port"
-        raise StartupError(f"cannot listen on {host}:{port}: {reason}") from error
-
-
-def _runtime_dir(env: Mapping[str, str]) -> Path:
-    """A new folder for the workers' sockets that only we can enter, with a short path."""
-    wanted = env.get("XDG_RUNTIME_DIR", "")
-    parent = (
-        wanted
-        if wanted and len(wanted) < LONGEST_RUNTIME_DIR - 20 and os.access(wanted, os.W_OK)
-        else "/tmp"
-    )
-    return Path(tempfile.mkdtemp(prefix="moe-proxy-", dir=parent))
 
 
 async def _needs(options: LoadOptions, devices: Sequence[str]) -> dict[str, int]:
@@ -338,9 +263,6 @@ def _engine_maker(
     def make(backend_id: str, options: LoadOptions) -> Engine:
         if options.engine == "command":
             return CommandEngine(backend_id, options, logbook=logbook)
-        # A worker that was killed leaves its sockets, and the next of this id could not listen.
-        for stale in runtime_dir.glob(f"{backend_id}.*"):
-            stale.unlink()
         rpc_names.know(policies().devices.rpc)
         names = rpc_names.of(options.rpc)
         return HostedEngine(
@@ -364,18 +286,9 @@ def _apply_catalog(
 ) -> Callable[[Policies, Policies, Changes], Coroutine[Any, Any, None]]:
     async def apply(_: Policies, new: Policies, changes: Changes) -> None:
         if any(key.startswith("catalog.") for key in changes.keys) or changes.models:
-            await asyncio.to_thread(catalog.use, *_places(new, stores))
+            await asyncio.to_thread(catalog.use, *places(new, stores))
 
     return apply
-
-
-def _places(
-    policies: Policies, stores: Stores
-) -> tuple[tuple[Path, ...], dict[str, Path], tuple[Store, ...]]:
-    """Where the catalogue looks: folders, the files that policies name, our store and Ollama's."""
-    named = {name: model.path for name, model in policies.models.items() if model.path}
-    place = policies.catalog
-    return place.dirs, named, stores.at(place.state, place.ollama_dir, ollama=place.ollama)
 
 
 def _background(stack: AsyncExitStack, work: Coroutine[Any, Any, None], *, name: str) -> None:

@@ -5,6 +5,12 @@ Inner parts raise these; `proxy.dialect.errors` renders them in the shape of eac
 Nobody decides anything by the text of a message.
 """
 
+import os
+import re
+from typing import Final
+
+_NUMBERS: Final = re.compile(r"\[Errno -?\d+\] ")
+
 
 class ProxyError(Exception):
     """An error with its own HTTP answer. `param` names the field of the request that is to blame,
@@ -98,3 +104,16 @@ class Busy(ProxyError):
 
     status = 503
     code = "server_busy"
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something failed, for the end of a sentence: what the system says, without the numbers
+    that Python and libraries put before it."""
+    # Where aiohttp and urllib keep what the system said.
+    cause = getattr(error, "os_error", None) or getattr(error, "reason", None) or error
+    if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
+        return os.strerror(cause.errno).lower()
+    if isinstance(cause, TimeoutError):
+        return "no answer in time"
+    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+    return _NUMBERS.sub("", text) or type(cause).__name__

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import structlog
 
+from proxy.startup import StartupError, listening_sockets
 from tests.support.guard import HANG_S
 from tests.support.models import model
 
 pytestmark = pytest.mark.llama
-
 
 
 @contextlib.asynccontextmanager
@@ -91,8 +92,10 @@ async def test_what_runs_is_finished_before_the_end(tmp_path: Path) -> None:
                     state = await looked.json()
                 process.send_signal(signal.SIGTERM)
                 await until(process, "draining")
-                with pytest.raises(aiohttp.ClientConnectorError):
-                    await session.get("/health", headers={"Connection": "close"})
+                async with session.post("/v1/completions", json=body) as refused:
+                    assert (refused.status, refused.headers["Retry-After"]) == (503, "10")
+                async with session.get("/health") as health:
+                    assert (health.status, await health.json()) == (503, {"status": "draining"})
                 rest = await answer.content.read()
         async with asyncio.timeout(HANG_S):
             await process.communicate()
@@ -116,10 +119,45 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
                 process.send_signal(signal.SIGINT)
                 await until(process, "draining")
                 process.send_signal(signal.SIGINT)
+                killed = await until(process, "child_gone")
                 with pytest.raises(aiohttp.ClientError):
                     await answer.content.read()
         async with asyncio.timeout(HANG_S):
             await process.communicate()
 
+    assert killed["status"] == -signal.SIGKILL, "it is not asked politely"
     assert process.returncode == 0
     assert not list(tmp_path.glob("moe-proxy-*"))
+
+
+async def test_people_are_told_where_it_is_and_what_to_do_next(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    arguments = ("--port", "0", "--policies", str(tmp_path / "empty"), "--log-format", "console")
+    async with serve(tmp_path, *arguments) as process:
+        assert process.stderr is not None
+        said = ""
+        async with asyncio.timeout(HANG_S):
+            while "Ctrl-C" not in said:
+                said += (await process.stderr.readline()).decode()
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
+
+    assert "empty: there is no *.toml in this folder, so the built-in defaults are used" in said
+    assert "moe-proxy 0" in said
+    assert " serves at http://127.0.0.1:" in said
+    assert "  no models yet: " in said
+    assert process.returncode == 0
+
+
+def test_who_may_come_from_elsewhere_without_a_key_is_told() -> None:
+    with structlog.testing.capture_logs() as logged:
+        for host, keys in (("127.0.0.1", False), ("::1", False), ("0.0.0.0", True)):
+            with contextlib.suppress(StartupError):  # there may be no IPv6
+                for sock in listening_sockets(host, 0, keys=keys):
+                    sock.close()
+    assert not logged
+
+    with structlog.testing.capture_logs() as logged:
+        for sock in listening_sockets("0.0.0.0", 0, keys=False):
+            sock.close()
+    assert [line["event"] for line in logged] == ["open_to_the_network"]

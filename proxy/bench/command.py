@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from proxy.app import StartupError
 from proxy.bench.curve import Curve, best_split, chart, floor_of
 from proxy.bench.measure import Question, measure
 from proxy.bench.plot import PlotError, need_matplotlib, plot
 from proxy.client import Client, ClientError
 from proxy.errors import ProxyError
 from proxy.observe.log import setup
+from proxy.startup import StartupError
 
 
 class BenchError(Exception):

@@ -8,10 +8,8 @@ without moves.
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +24,7 @@ import aiohttp
 
 from proxy.demo.model import demo_model
 from proxy.engine.command import free_port
+from proxy.installed import program
 
 MODEL = "demo"
 PROMPT = "Tell me a long story about a river, a mill and a winter without snow."
@@ -331,9 +330,7 @@ async def _child(
 
 
 def _program(name: str) -> str:
-    spec = importlib.util.find_spec("llama_cpp")
-    folder = Path(spec.origin).parent.parent / "bin" if spec and spec.origin else None
-    found = shutil.which(name, path=str(folder)) or shutil.which(name)
-    if found is None:
-        raise DemoError(f"{name} is missing; `make setup` builds it")
-    return found
+    try:
+        return program(name)
+    except LookupError as error:
+        raise DemoError(str(error)) from error

@@ -19,7 +19,7 @@ from proxy.engine.arguments import server_arguments
 from proxy.engine.logbook import LogBook
 from proxy.engine.process import ChildProcess
 from proxy.engine.types import Address, Device, LoadOptions, Move, Status
-from proxy.errors import BackendDied, Conflict, LoadFailed
+from proxy.errors import BackendDied, Conflict, LoadFailed, reason_of
 from proxy.tasks import spawn
 
 log = structlog.get_logger()
@@ -62,6 +62,7 @@ class HostedEngine:
         """
         self._names = dict(names or {})
         self._own_names = {outside: own for own, outside in self._names.items()}
+        self._options = options
         self._socket = runtime_dir / f"{backend_id}.sock"
         self._control = runtime_dir / f"{backend_id}.control"
         self._log = log.bind(backend=backend_id)
@@ -126,6 +127,8 @@ class HostedEngine:
         return self._last.why_no_moves
 
     async def start(self) -> None:
+        """Spawn the worker and wait until it serves. Raises LoadFailed."""
+        await asyncio.to_thread(self._prepare)
         await self._child.start()
         gone = spawn(self._child.wait(), name=f"{self._child.name}:exit")
         try:
@@ -138,6 +141,23 @@ class HostedEngine:
             await self._child.stop(grace_s=1.0)
             raise
 
+    def _prepare(self) -> None:
+        """What llama-server would not explain. Raises LoadFailed."""
+        model, path = self._options.model, self._options.path
+        try:
+            path.stat()
+        except FileNotFoundError as error:
+            raise LoadFailed(
+                f"model {model!r} cannot be loaded: its file does not exist: {path} (see `path` "
+                f'under [models."{model}"] of the policies, and whether its disk is mounted)'
+            ) from error
+        except OSError as error:
+            why = f"its file cannot be read: {path}: {reason_of(error)}"
+            raise LoadFailed(f"model {model!r} cannot be loaded: {why}") from error
+        # A worker that was killed leaves its sockets, and the next of this id could not listen.
+        for stale in (self._socket, self._control):
+            stale.unlink(missing_ok=True)
+
     async def _or_gone(self, gone: "asyncio.Task[int]", step: "asyncio.Task[Any]") -> None:
         """Wait for a step of the start. Raises LoadFailed if the worker ends first, or says nothing
         for too long."""
@@ -148,23 +168,15 @@ class HostedEngine:
                     (gone, step), return_when=asyncio.FIRST_COMPLETED, timeout=STALL_S
                 )
                 if gone.done():
-                    raise LoadFailed(
-                        f"llama-server ended with status {gone.result()}: {self._reason()}"
+                    raise self._child.load_failed(
+                        f"llama-server ended while loading ({gone.result()})"
                     )
                 if not step.done() and self._child.lines == lines:
-                    raise LoadFailed(
-                        f"llama-server has said nothing for {STALL_S:.0f} s: {self._reason()}"
+                    raise self._child.load_failed(
+                        f"llama-server has said nothing for {STALL_S:.0f} s"
                     )
         finally:
             step.cancel()
-
-    def _reason(self) -> str:
-        """The engine's own last words: what it logged as errors, else its last lines."""
-        lines = list(self._child.last_lines)
-        errors = [
-            line for line in lines if " E " in line[:20] or line.startswith(("error", "worker:"))
-        ]
-        return " | ".join(errors[-4:] or lines[-4:]) or "it said nothing"
 
     async def _connect(self) -> None:
         while True:

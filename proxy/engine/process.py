@@ -16,6 +16,8 @@ from proxy.tasks import spawn
 log = structlog.get_logger()
 
 LAST_LINES = 40
+# So many lines of a child are quoted where its load failed; the log has the others.
+QUOTED_LINES = 6
 # Warnings of llama.cpp's that are right for a server of its own, and mean nothing behind us: our
 # sockets are in a folder that only we can enter, and the mapped file and the buffers' sizes are as
 # we want them.
@@ -120,20 +122,28 @@ class ChildProcess:
         return await asyncio.shield(self._exit)
 
     async def stop(self, grace_s: float = 10.0) -> None:
-        """End it, and return when it is gone. May be called twice; cancelling the caller does not
-        stop the stop."""
+        """End it, and return when it is gone; without grace it is killed, also where a stop is
+        under way. May be called twice; cancelling the caller does not stop the stop."""
         if self._exit is None:
             self._unwanted = True
             return
         if self._stop is None:
             self._stop = spawn(self._ladder(grace_s), name=f"{self.name}:stop")
+        elif grace_s <= 0 and self.returncode is None:
+            self._signal(signal.SIGKILL)
         await asyncio.shield(self._stop)
 
     def load_failed(self, what: str) -> LoadFailed:
         """The error for a load that did not succeed: `what` happened, and the child's last
         words."""
-        words = "\n".join(self.last_lines)
-        return LoadFailed(f"{what}\n{words}".rstrip(), killed=self._killed_from_outside)
+        return LoadFailed(f"{what}\n{self._last_words()}", killed=self._killed_from_outside)
+
+    def _last_words(self) -> str:
+        """What it said as errors, and its very last line; else its last lines."""
+        lines = [line for line in self.last_lines if line.strip()]
+        errors = [line for line in lines[:-1] if _is_error(line)]
+        said = [*errors[1 - QUOTED_LINES :], lines[-1]] if errors else lines[-QUOTED_LINES:]
+        return "\n".join(said) or "it said nothing"
 
     @property
     def _killed_from_outside(self) -> bool:
@@ -141,6 +151,10 @@ class ChildProcess:
         return self._stop is None and self.returncode in (-signal.SIGKILL, -signal.SIGTERM)
 
     async def _ladder(self, grace_s: float) -> None:
+        if grace_s <= 0:
+            self._signal(signal.SIGKILL)
+            await self.wait()
+            return
         # 1. EOF: the worker finishes what it is at and goes. Others do not notice, and are not
         # waited for.
         self._close_stdin()
@@ -207,10 +221,9 @@ class ChildProcess:
         self._quiet = True
 
     def _speak(self, text: str) -> Callable[..., object]:
-        """The log's method for one line: llama.cpp writes a letter for the level behind the
-        time."""
-        level = text.split(" ", 2)[1:2]
-        name = "warning" if level in (["W"], ["E"]) else "debug" if self._quiet else "info"
+        """The log's method for one line."""
+        alarming = _is_error(text) or _level(text) == "W"
+        name = "warning" if alarming else "debug" if self._quiet else "info"
         if any(words in text for words in NO_CAUSE_FOR_ALARM):
             name = "debug"
         speak: Callable[..., object] = getattr(self._log, name)
@@ -223,3 +236,12 @@ class ChildProcess:
         self._speak(text)("child_says", line=text)
         if self._on_line:
             self._on_line(text)
+
+
+def _level(line: str) -> str:
+    """The letter for the level that llama.cpp writes behind the time."""
+    return "".join(line.split(" ", 2)[1:2])
+
+
+def _is_error(line: str) -> bool:
+    return _level(line) == "E" or line.lower().startswith(("error", "worker:"))

@@ -15,12 +15,12 @@ from proxy.catalog import manifest as media
 from proxy.catalog.local import Catalog
 from proxy.catalog.modelfile import Modelfile, ModelfileError, parse_modelfile
 from proxy.catalog.store import Store, Stores
-from proxy.client import ClientError
-from proxy.errors import ProxyError
+from proxy.client import ClientError, Nobody
+from proxy.errors import ProxyError, reason_of
 from proxy.hub.create import Recipe
 from proxy.hub.hub import Hub, reference_of
 from proxy.hub.lines import Line, status
-from proxy.hub.remote import Nobody, Remote
+from proxy.hub.remote import Remote
 from proxy.hub.writer import Writer, digest_of_file
 from proxy.policy.load import load
 from proxy.policy.model import Policies
@@ -44,15 +44,23 @@ def pull(name: str, remote: Remote, show: Show, *, insecure: bool) -> None:
     try:
         _show(remote.lines("/api/pull", body), show)
     except Nobody:
+        if not remote.is_local:
+            raise
         asyncio.run(_directly(lambda hub: hub.pull(name, insecure=insecure), show))
 
 
 def create(name: str, file: Path, remote: Remote, show: Show, *, quantize: str | None) -> None:
     """Raises ClientError."""
     try:
-        wanted = parse_modelfile(file.read_text(encoding="utf-8"))
         reference = reference_of(name)
-    except (OSError, UnicodeDecodeError, ModelfileError, ProxyError) as error:
+        wanted = parse_modelfile(file.read_text(encoding="utf-8"))
+    except ProxyError as error:
+        raise ClientError(error.message) from error
+    except OSError as error:
+        raise ClientError(f"{file}: {reason_of(error)}; name the Modelfile with -f FILE") from error
+    except UnicodeDecodeError as error:
+        raise ClientError(f"{file}: the text is not UTF-8") from error
+    except ModelfileError as error:
         raise ClientError(f"{file}: {error}") from error
     for note in wanted.notes:
         show(status(f"note: {note}"))
@@ -72,8 +80,7 @@ def create(name: str, file: Path, remote: Remote, show: Show, *, quantize: str |
     )
     # The file is linked into the store, so that it need not be copied; where that store is another
     # one than the proxy's, it is uploaded.
-    if remote.is_local:
-        _link(digests)
+    why_not_linked = _link(digests) if remote.is_local else None
     try:
         for path, digest in digests.items():
             if not remote.has_blob(digest):
@@ -81,6 +88,10 @@ def create(name: str, file: Path, remote: Remote, show: Show, *, quantize: str |
                 remote.upload(digest, path)
         _show(remote.lines("/api/create", _body(recipe)), show)
     except Nobody:
+        if not remote.is_local:
+            raise
+        if why_not_linked:
+            raise ClientError(why_not_linked) from None
         asyncio.run(_directly(lambda hub: hub.create(recipe), show))
 
 
@@ -120,7 +131,10 @@ def _digests(source: Source, show: Show) -> dict[Path, str]:
     digests = {}
     for path in (*source.files.values(), *source.adapters.values()):
         show(status(f"hashing {path.name}"))
-        digests[path] = digest_of_file(path)
+        try:
+            digests[path] = digest_of_file(path)
+        except OSError as error:
+            raise ClientError(f"{path}: {reason_of(error)}") from error
     return digests
 
 
@@ -140,14 +154,16 @@ def _body(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _link(digests: Mapping[Path, str]) -> None:
+def _link(digests: Mapping[Path, str]) -> str | None:
+    """Link files into our store; why not, if it cannot be written: it may be a service's, which
+    gets them by upload."""
     writer = Writer(Store(_policies().catalog.state, "own"))
     for path, digest in digests.items():
         try:
             writer.adopt(path, media.MODEL, digest)
-        except OSError:
-            # A service's store is not ours to write; it gets the file by upload.
-            return
+        except OSError as error:
+            return f"{error.filename or path}: {reason_of(error)}"
+    return None
 
 
 def _show(lines: Iterator[Line], show: Show) -> None:

@@ -14,6 +14,7 @@ import aiohttp
 import structlog
 
 from proxy.catalog.manifest import hex_of
+from proxy.errors import reason_of
 from proxy.hub.lines import PullFailed, Report, progress
 
 log = structlog.get_logger()
@@ -58,7 +59,7 @@ async def fetch(
         await asyncio.to_thread(download.sync)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise PullFailed(f"cannot write {partial}: {error.strerror or error}") from error
+            raise PullFailed(f"cannot write {partial}: {reason_of(error)}") from error
         await asyncio.to_thread(partial.unlink, missing_ok=True)
         raise PullFailed(
             f"no space left on device: {remote.digest[7:19]} has {remote.size} bytes, of which "
@@ -175,8 +176,8 @@ def told(answer: aiohttp.ClientResponse) -> str:
 
 def unreachable(url: str, error: BaseException) -> str:
     """What to say when a server cannot be reached, or does not come to an end."""
-    reason = str(error) or type(error).__name__
-    return f"cannot get it from {_host(url)}: {reason}; is this machine online? try again to resume"
+    where = f"cannot get it from {_host(url)}: {reason_of(error)}"
+    return f"{where}; is this machine online? try again to resume"
 
 
 def _host(url: str) -> str:

@@ -12,7 +12,7 @@ from proxy.catalog.local import Catalog
 from proxy.catalog.manifest import BadManifest, hex_of
 from proxy.catalog.reference import BadName, Reference, parse_reference
 from proxy.catalog.store import Store
-from proxy.errors import BadRequest, Conflict, ModelNotFound
+from proxy.errors import BadRequest, Conflict, ModelNotFound, reason_of
 from proxy.hub.create import Creator, Recipe
 from proxy.hub.jobs import Jobs
 from proxy.hub.lines import Line, PullFailed, Report, status
@@ -97,10 +97,11 @@ class Hub:
                 "here; delete it with ollama rm"
             )
         async with self._change:
-            try:
-                await asyncio.to_thread(self._writer.remove, origin[1])
-            except FileNotFoundError as error:
-                raise ModelNotFound(f"model '{name}' not found") from error
+            with _disk_troubles():
+                try:
+                    await asyncio.to_thread(self._writer.remove, origin[1])
+                except FileNotFoundError as error:
+                    raise ModelNotFound(f"model '{name}' not found") from error
         await self._look()
 
     def has_blob(self, digest: str) -> bool:
@@ -179,7 +180,7 @@ def _disk_troubles() -> Iterator[None]:
         yield
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        raise PullFailed(f"{(error.strerror or str(error)).lower()}{where}") from error
+        raise PullFailed(f"{reason_of(error)}{where}") from error
 
 
 def reference_of(name: str, param: str = "model") -> Reference:

@@ -13,6 +13,7 @@ from typing import Final
 from proxy.catalog import names
 from proxy.catalog.gguf import PART
 from proxy.catalog.reference import LATEST, Reference
+from proxy.errors import reason_of
 from proxy.hub.fetch import Remote
 from proxy.hub.lines import PullFailed
 from proxy.hub.registry import NotInRegistry
@@ -126,7 +127,7 @@ def list_files(reference: Reference) -> tuple[str, list[File]]:
     except Exception as error:
         # Its HTTP library's errors are not part of its interface; all that is left is the network.
         raise PullFailed(
-            f"cannot reach {endpoint}: {error or type(error).__name__}; is this machine online?"
+            f"cannot reach {endpoint}: {reason_of(error)}; is this machine online?"
         ) from error
     files = [
         File(item.rfilename, f"sha256:{item.lfs.sha256}" if item.lfs else "", item.size or 0)

@@ -1,15 +1,14 @@
 """Quantises a model with llama.cpp's own program."""
 
 import asyncio
-import importlib.util
 import re
-import shutil
 from collections import deque
 from pathlib import Path
 from typing import Final
 
 from proxy.errors import BadRequest
 from proxy.hub.lines import PullFailed, Report
+from proxy.installed import program
 
 # What llama-quantize is asked for, in its own spelling; requests may write it in any case.
 TYPES: Final = (
@@ -32,8 +31,12 @@ async def quantize(source: Path, target: Path, kind: str, was: str, report: Repo
     """Write `source` to `target` as `kind`. Cancelled, it ends the program. Raises PullFailed."""
     size = (await asyncio.to_thread(source.stat)).st_size
     line = {"status": f"quantizing {was} model to {kind}", "digest": "0", "total": size}
+    try:
+        quantizer = program("llama-quantize")
+    except LookupError as error:
+        raise PullFailed(str(error)) from error
     process = await asyncio.create_subprocess_exec(
-        _program(),
+        quantizer,
         *(str(source), str(target), kind),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -55,16 +58,3 @@ async def quantize(source: Path, target: Path, kind: str, was: str, report: Repo
             process.kill()
             await process.wait()
     report(line | {"completed": size})
-
-
-def _program() -> str:
-    """Where llama-quantize is: beside llama-cpp-python, else on the path. Raises PullFailed."""
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec and spec.origin:
-        beside = Path(spec.origin).parent.parent / "bin" / "llama-quantize"
-        if beside.exists():
-            return str(beside)
-    found = shutil.which("llama-quantize")
-    if found is None:
-        raise PullFailed("there is no llama-quantize; make setup builds it")
-    return found

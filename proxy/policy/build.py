@@ -1,6 +1,6 @@
 """From the documents to typed policies: merged, converted, with defaults and inheritance."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,8 @@ from proxy.policy.values import Folders, convert
 
 # What a variant does not take over: how its base is called and found.
 NOT_OF_A_BASE: Final = ("path", "base", "aliases")
+# A folder that is made when it is first needed.
+STATE: Final = ("catalog", "state")
 
 
 @dataclass(slots=True)
@@ -77,6 +79,21 @@ def _convert_entry(settings: Settings, entry: Entry, folders: Folders) -> None:
     value = convert(entry.field, entry.value, folders, report)
     if entry.path not in settings.spoiled:
         settings.values[entry.path] = value
+
+
+def named_paths(settings: Settings) -> Iterator[tuple[Path, Problem]]:
+    """The files and folders that the keys name and that are not made by us, and where each is
+    named: a problem that has no message yet."""
+    for key, value in settings.values.items():
+        if key == STATE:
+            continue
+        document = settings.origins[key]
+        if isinstance(value, Path):
+            yield value, document.problem(key, "")
+        elif isinstance(value, tuple):
+            for index, item in enumerate(value):
+                if isinstance(item, Path):
+                    yield item, document.problem((*key, index), "")
 
 
 def build(settings: Settings, environment: Environment, home: Path) -> Policies:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxy.policy.build import build, merge
+from proxy.policy.build import build, merge, named_paths
 from proxy.policy.check import check
 from proxy.policy.document import parse_document
 from proxy.policy.environment import read_environment
@@ -16,12 +16,14 @@ from proxy.policy.values import home_of
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """`policies` is None exactly if there are `problems`. `files` are those that were read."""
+    """`policies` is None exactly if there are `problems`. `files` are those that were read, `named`
+    the files and folders that keys name, each with the place where it is named."""
 
     policies: Policies | None
     problems: tuple[Problem, ...]
     files: tuple[Path, ...]
     sources: Sources = field(repr=False)
+    named: tuple[tuple[Path, Problem], ...] = field(default=(), repr=False)
 
 
 def load(path: Path | None, env: Mapping[str, str]) -> Loaded:
@@ -41,7 +43,8 @@ def parse(sources: Sources, env: Mapping[str, str]) -> Loaded:
     check(settings, policies)
     unreadable = [Problem(str(file), None, "", message) for file, message in sources.failed]
     problems = tuple(_in_order(unreadable + settings.problems) + environment.problems)
-    return Loaded(None if problems else policies, problems, sources.files, sources)
+    named = tuple(named_paths(settings))
+    return Loaded(None if problems else policies, problems, sources.files, sources, named)
 
 
 def _in_order(problems: list[Problem]) -> list[Problem]:

@@ -1,7 +1,7 @@
 """Where the policies are, and their text as it stands there at one moment."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from proxy.policy.values import home_of
@@ -9,13 +9,15 @@ from proxy.policy.values import home_of
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The policy files and their bytes; `failed` are files that could not be read, and why.
+    """The policy files and their bytes; `failed` are files that could not be read, and why;
+    `folder` is the one that was looked through, if it was one.
 
     Two of these are equal when the policies are: this is what the watcher compares.
     """
 
     texts: tuple[tuple[Path, bytes], ...]
     failed: tuple[tuple[Path, str], ...] = ()
+    folder: Path | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -36,9 +38,10 @@ def read(path: Path | None, env: Mapping[str, str]) -> Sources:
     places = candidates(path, env)
     for place in places:
         try:
-            is_folder = place.is_dir()
-            if is_folder or place.exists():
-                return _read_files(policy_files(place) if is_folder else (place,))
+            if place.is_dir():
+                return replace(_read_files(policy_files(place)), folder=place)
+            if place.exists():
+                return _read_files((place,))
         except OSError as error:
             return Sources((), ((place, f"cannot be read: {error.strerror}"),))
     if len(places) == 1:

@@ -6,9 +6,10 @@ that is laid out otherwise in another version would make a move write to the wro
 """
 
 import ctypes as c
-import importlib.util
 from pathlib import Path
 from typing import Any
+
+from proxy import installed
 
 # Dependency order: a library's own dependencies are then already there, whatever its RPATH says.
 LOAD_ORDER = ("ggml-base", "ggml-cpu", "ggml", "llama", "mtmd", "llama-common", "llama-server-impl")
@@ -81,10 +82,10 @@ class LlamaError(RuntimeError):
 def default_libdir() -> Path:
     """The folder into which llama-cpp-python's build puts llama-server's library:
     <site-packages>/lib."""
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or spec.origin is None:
+    found = installed.folder("lib")
+    if found is None:
         raise LlamaError("llama-cpp-python is not installed")
-    return Path(spec.origin).parent.parent / "lib"
+    return found
 
 
 class LlamaLibrary:

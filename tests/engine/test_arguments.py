@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from proxy.engine.arguments import server_arguments
-from proxy.engine.types import LoadOptions
+from proxy.engine.types import LoadOptions, Mode
 
 
 def test_what_goes_with_a_model() -> None:
@@ -41,6 +41,14 @@ def test_the_logical_batch_is_no_smaller_than_the_physical_one(
     )
 
     assert [argument for argument in given if argument not in bare] == expected
+
+
+@pytest.mark.parametrize("mode", ["embedding", "rerank"])
+def test_whole_inputs_are_one_batch(mode: Mode) -> None:
+    arguments = server_arguments(LoadOptions("m", Path("m.gguf"), mode=mode, ubatch=1024))
+
+    for name in ("--batch-size", "--ubatch-size"):
+        assert arguments[arguments.index(name) + 1] == "1024"
 
 
 def test_what_the_policy_says_comes_last() -> None:

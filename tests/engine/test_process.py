@@ -12,6 +12,7 @@ import pytest
 
 from proxy.engine.process import LINE_BYTES, ChildProcess
 from proxy.errors import LoadFailed
+from tests.support.guard import HANG_S
 
 Run = Callable[..., Awaitable[ChildProcess]]
 
@@ -179,6 +180,26 @@ async def test_stop_before_start() -> None:
         await child.start()
 
 
+async def test_stop_without_grace_kills_at_once(run: Run) -> None:
+    child = await run(UNTIL_EOF)
+
+    await child.stop(grace_s=0.0)
+
+    assert child.returncode == -signal.SIGKILL
+    assert list(child.last_lines) == ["up"]
+
+
+async def test_stop_without_grace_hurries_one_that_is_under_way(run: Run) -> None:
+    child = await run(STUBBORN, ends_at_eof=False)
+    patient = asyncio.ensure_future(child.stop(grace_s=HANG_S))
+    await asyncio.sleep(0)
+
+    await child.stop(grace_s=0.0)
+
+    await patient
+    assert child.returncode == -signal.SIGKILL
+
+
 async def test_stop_while_it_is_spawned() -> None:
     child = python(DEAF, ends_at_eof=False)
     start = asyncio.ensure_future(child.start())
@@ -241,3 +262,21 @@ async def test_load_failed_does_not_take_our_own_stop_for_a_kill(run: Run) -> No
     await child.stop()
 
     assert not child.load_failed("it ended").killed
+
+
+async def test_load_failed_quotes_errors_and_the_last_line(run: Run) -> None:
+    code = (
+        "print('up'); print('0.1 E no room'); print('error: so it goes');"
+        "[print('0.2 I', n) for n in range(20)]; print(); print('done')"
+    )
+    child = await run(code)
+    await child.wait()
+
+    assert child.load_failed("x").message == "x\n0.1 E no room\nerror: so it goes\ndone"
+
+
+async def test_load_failed_quotes_the_last_lines_where_none_is_an_error(run: Run) -> None:
+    child = await run("print('up'); [print(n) for n in range(20)]")
+    await child.wait()
+
+    assert child.load_failed("x").message.splitlines() == ["x", *map(str, range(14, 20))]

@@ -118,6 +118,36 @@ def test_errors_name_file_and_line(
     assert "Modelfile: line 2: unknown parameter 'temprature'" in capsys.readouterr().err
 
 
+def test_what_the_system_says_is_told_without_numbers(
+    state: Path, modelfile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*arguments: str) -> str:
+        assert main([*arguments, "--url", NOBODY]) == 1
+        return capsys.readouterr().err
+
+    assert told("create", "mine", "-f", "nothing") == (
+        "moe-proxy: nothing: no such file or directory; name the Modelfile with -f FILE\n"
+    )
+    assert told("create", "mine", "-f", str(tmp_path)).endswith(
+        ": is a directory; name the Modelfile with -f FILE\n"
+    )
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies/p.toml").write_text(f'[catalog]\nstate = "{modelfile}/below"\n')
+    assert told("create", "mine", "-f", str(modelfile)) == (
+        f"moe-proxy: {modelfile}/below/blobs: not a directory\n"
+    )
+
+
+@pytest.mark.parametrize("command", [["pull", "hf.co/org/repo"], ["create", "mine"]])
+def test_what_another_machine_should_have_is_not_made_here(
+    command: list[str], state: Path, modelfile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--url", "http://127.0.0.2:9"]) == 1
+
+    assert "nothing answers at http://127.0.0.2:9 (connection refused)" in capsys.readouterr().err
+    assert not state.exists()
+
+
 def test_progress_stays_in_its_line() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -3,7 +3,6 @@ llama-server to compare with."""
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -14,15 +13,8 @@ import aiohttp
 
 from proxy.engine.command import free_port
 from proxy.engine.types import Address
+from proxy.installed import program as program  # what callers ask for here
 from tests.support.guard import HANG_S
-
-
-def program(name: str) -> str:
-    """The path of one of the programs that llama-cpp-python's build leaves in site-packages/bin."""
-    spec = importlib.util.find_spec("llama_cpp")
-    assert spec is not None
-    assert spec.origin is not None
-    return str(Path(spec.origin).parent.parent / "bin" / name)
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,25 @@
+"""What every command ends with: its exit status, and text for people or JSON for programs."""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+# Done; refused or not found; used or set up wrongly.
+OK, FAILED, MISUSED = 0, 1, 2
+
+
+def tell(arguments: Namespace, value: Any, text: Callable[[], str]) -> int:
+    """Print `value` as JSON if the command line asks for that, else `text`."""
+    print(json.dumps(value, indent=2) if arguments.json else text())
+    return OK
+
+
+def complain(message: object) -> None:
+    note(f"moe-proxy: {message}")
+
+
+def note(text: str) -> None:
+    """Say something beside what is asked for, which standard output is kept for."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,26 @@
+"""Where llama-cpp-python's build has put llama.cpp's programs and libraries."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+
+def folder(name: str) -> Path | None:
+    """The folder "bin" or "lib" beside the package; None where llama-cpp-python is not installed.
+
+    Its import is spared: that would load llama.cpp into this process.
+    """
+    spec = importlib.util.find_spec("llama_cpp")
+    return Path(spec.origin).parent.parent / name if spec and spec.origin else None
+
+
+def program(name: str) -> str:
+    """The path of one of llama.cpp's programs: of our own build, else one on the PATH.
+
+    Raises LookupError, with words for people.
+    """
+    ours = folder("bin")
+    found = (ours and shutil.which(name, path=str(ours))) or shutil.which(name)
+    if not found:
+        raise LookupError(f"{name} is missing; make setup builds it")
+    return found

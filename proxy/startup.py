@@ -1,0 +1,82 @@
+"""What has to be right before anything runs: policies, an address, a folder. Else why not."""
+
+import errno
+import ipaddress
+import os
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+
+from proxy.api.server import listen
+from proxy.errors import reason_of
+from proxy.policy.load import Loaded, load
+from proxy.policy.warnings import warnings_of
+
+log = structlog.get_logger()
+
+OLLAMA_PORT = 11434
+# A Unix socket's path has at most 107 bytes; the rest is for "/", a backend's id and an ending.
+LONGEST_RUNTIME_DIR = 80
+
+
+class StartupError(Exception):
+    """Why the proxy does not start, for people; one line or several."""
+
+
+def good_policies(path: Path | None, env: Mapping[str, str]) -> Loaded:
+    """Policies that can be served with; what may yet be a mistake in them is logged. Raises
+    StartupError."""
+    loaded = load(path, env)
+    if loaded.policies is None:
+        problems = "\n".join(f"  {problem}" for problem in loaded.problems)
+        raise StartupError(f"the policies have problems:\n{problems}")
+    for warning in warnings_of(loaded):
+        log.warning("policy_warning", warning=str(warning))
+    return loaded
+
+
+def listening_sockets(host: str, port: int, *, keys: bool) -> list[socket.socket]:
+    """Sockets for an address, where clients need `keys` or not. Raises StartupError."""
+    try:
+        sockets = listen(host, port)
+    except OSError as error:
+        why = f"cannot listen on {host}:{port}: {reason_of(error)}"
+        raise StartupError(why + _hint(error, port)) from error
+    if not keys and not all(_is_loopback(sock) for sock in sockets):
+        log.warning(
+            "open_to_the_network",
+            host=host,
+            hint="who reaches it may do everything; server.api_keys_file makes it ask for a key",
+        )
+    return sockets
+
+
+def runtime_folder(env: Mapping[str, str]) -> Path:
+    """A new folder for the workers' sockets that only we can enter, with a short path."""
+    wanted = env.get("XDG_RUNTIME_DIR", "")
+    parent = (
+        wanted
+        if wanted and len(wanted) < LONGEST_RUNTIME_DIR - 20 and os.access(wanted, os.W_OK)
+        else "/tmp"
+    )
+    return Path(tempfile.mkdtemp(prefix="moe-proxy-", dir=parent))
+
+
+def _hint(error: OSError, port: int) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            ollama = "Ollama uses this port, and may be running"
+            holder = ollama if port == OLLAMA_PORT else "another program uses it"
+            return f": {holder}; stop it, or choose another port with --port"
+        case errno.EADDRNOTAVAIL:
+            return ": this machine does not have it; use --host 127.0.0.1, or 0.0.0.0 for all"
+        case errno.EACCES:
+            return ": ports below 1024 are the system's; choose another one with --port"
+    return ""
+
+
+def _is_loopback(sock: socket.socket) -> bool:
+    return ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback

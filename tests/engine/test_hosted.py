@@ -1,0 +1,73 @@
+"""Our side of a worker: what its start leaves and finds, and why it fails."""
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.engine.hosted import HostedEngine
+from proxy.engine.logbook import LogBook
+from proxy.engine.types import LoadOptions
+from proxy.errors import LoadFailed
+from tests.support.models import model
+
+pytestmark = pytest.mark.llama
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="moe-") as name:
+        yield Path(name)
+
+
+def hosted(folder: Path, path: Path) -> HostedEngine:
+    options = LoadOptions(model="m", path=path, ctx=512, parallel=1, threads=1)
+    return HostedEngine("b1", options, runtime_dir=folder, logbook=LogBook())
+
+
+async def test_a_file_that_is_not_there_is_told_without_a_worker(folder: Path) -> None:
+    engine = hosted(folder, folder / "no.gguf")
+
+    with pytest.raises(LoadFailed, match=rf"'m' .* does not exist: {folder}/no.gguf .*models\."):
+        await engine.start()
+
+    assert engine.pid is None
+
+
+async def test_the_reason_is_in_its_own_words(folder: Path) -> None:
+    bad = folder / "bad.gguf"
+    bad.write_bytes(b"GGUF" + bytes(100))
+    engine = hosted(folder, bad)
+
+    with pytest.raises(LoadFailed, match=r"(?s)ended while loading .*failed to load") as error:
+        await engine.start()
+
+    assert not error.value.killed
+
+
+async def test_one_that_is_killed_while_it_loads_may_be_tried_again(folder: Path) -> None:
+    engine = hosted(folder, model(layers=4))
+    start = asyncio.ensure_future(engine.start())
+    while engine.pid is None:
+        await asyncio.sleep(0.001)
+    os.kill(engine.pid, signal.SIGKILL)
+
+    with pytest.raises(LoadFailed) as error:
+        await start
+
+    assert error.value.killed
+
+
+async def test_what_an_earlier_worker_left_is_not_in_the_way(folder: Path) -> None:
+    for ending in ("sock", "control"):
+        (folder / f"b1.{ending}").write_text("left behind")
+    engine = hosted(folder, model(layers=4))
+
+    await engine.start()
+
+    assert engine.known().block_count == 4
+    await engine.stop()

@@ -1,0 +1,50 @@
+"""What good policies name that is not there."""
+
+from pathlib import Path
+
+from proxy.policy.load import load
+from proxy.policy.warnings import warnings_of
+
+
+def told(path: Path) -> list[str]:
+    return [str(warning) for warning in warnings_of(load(path, {"HOME": "/home"}))]
+
+
+def test_what_is_named_and_not_there(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    file = tmp_path / "p.toml"
+    file.write_text(
+        """[server]
+api_keys_file = "keys.txt"
+[catalog]
+dirs = [
+  "there",
+  "nowhere",
+]
+state = "made-when-needed"
+[models.a]
+path = "there"
+[models.b]
+path = "b.gguf"
+"""
+    )
+
+    assert told(file) == [
+        f"{file}:2: server.api_keys_file: no such file or directory: {tmp_path}/keys.txt",
+        f"{file}:6: catalog.dirs[1]: no such file or directory: {tmp_path}/nowhere",
+        f"{file}:12: models.b.path: no such file or directory: {tmp_path}/b.gguf",
+    ]
+
+
+def test_a_folder_without_policies(tmp_path: Path) -> None:
+    (tmp_path / ".hidden.toml").touch()
+    empty = "there is no *.toml in this folder, so the built-in defaults are used"
+    assert told(tmp_path) == [f"{tmp_path}: {empty}"]
+
+    (tmp_path / "p.toml").touch()
+    assert told(tmp_path) == []
+
+
+def test_a_file_that_is_empty_is_meant_so(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").touch()
+    assert told(tmp_path / "p.toml") == []

@@ -4,7 +4,7 @@ split."""
 import asyncio
 import difflib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -12,16 +12,17 @@ import structlog
 
 from proxy.batches import Batches, Capacity
 from proxy.catalog.engine_only import why_not
-from proxy.catalog.gguf import GgufError
+from proxy.catalog.gguf import GgufError, Header
 from proxy.catalog.local import Catalog, Entry
 from proxy.effective import effective_policy
 from proxy.engine.types import LoadOptions, Mode
 from proxy.errors import BackendDied, BadRequest, Conflict, ModelNotFound
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.pool.events import Terms
+from proxy.pool.key import serves
 from proxy.pool.lease import Lease
 from proxy.pool.pool import Pool
-from proxy.pool.state import Backend
+from proxy.pool.state import Backend, BackendState
 from proxy.split import ALL, AUTO, Split, resolve
 
 log = structlog.get_logger()
@@ -31,6 +32,9 @@ T = TypeVar("T")
 DEATH_IS_KNOWN_S: Final = 2.0
 # "All layers" for a file whose number of layers we cannot read: more than any model has.
 MORE_THAN_ALL: Final = 999
+# Of what requests asked for, this much is remembered; names and numbers are the clients' to choose.
+MOST_KEPT: Final = 4096
+MODES: Final[tuple[Mode, ...]] = ("generation", "embedding", "rerank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,22 @@ class Model:
     policies: Policies  # the set that all of this comes from: one request sees one set
     loaded_as: str = ""  # the base, where this is a variant that shares its backend
 
+    @property
+    def takes_media(self) -> bool:
+        """Whether pictures and sounds may have a way into it; where that is not known, the engine
+        has to say."""
+        known = self.entry is not None and self.policy.engine == "hosted"
+        projector = self.entry and self.entry.projector
+        return not known or projector is not None or "--mmproj" in self.policy.args
+
+    def check_media(self) -> None:
+        """Raise BadRequest for pictures and sounds where there is no way for them."""
+        if not self.takes_media:
+            raise BadRequest(
+                f"{self.name} does not take images or audio: it has no projector (an mmproj file)",
+                param="model",
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -71,6 +91,18 @@ class Shape:
     trained_ctx: int | None
     refusal: str | None = None  # why llama.cpp cannot load it
     dense: bool = False  # it has no experts
+    pools: bool = True  # it makes one vector of a text by itself
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What requests came to under one set of policies and one scan of the folders; requests are
+    many, and these change rarely."""
+
+    policies: Policies
+    scan: object
+    models: dict[str, Model] = field(default_factory=dict)
+    plans: dict[tuple[Ask, Mode], Plan] = field(default_factory=dict)
 
 
 class Controller(Protocol):
@@ -102,12 +134,27 @@ class Router:
         # What changes: headers that were read, by entry; another file under the same name is
         # another entry.
         self._shapes: dict[Entry, Shape] = {}
+        self._known = _Known(policies(), catalog.scan)
 
     def resolve(self, name: str) -> Model:
         """The model that `name` means: a name or alias of a policy, or what the catalogue finds.
 
         Raises ModelNotFound with the names that come close.
         """
+        models = self._now().models
+        if (model := models.get(name)) is None:
+            model = self._resolve(name)
+            if len(models) < MOST_KEPT:
+                models[name] = model
+        return model
+
+    def _now(self) -> _Known:
+        policies, scan = self._policies(), self._catalog.scan
+        if self._known.policies is not policies or self._known.scan is not scan:
+            self._known = _Known(policies, scan)
+        return self._known
+
+    def _resolve(self, name: str) -> Model:
         policies = self._policies()
         own = policies.models.get(policies.resolve(name))
         entry = self._catalog.find(own.name if own else name)
@@ -127,6 +174,24 @@ class Router:
             return Model(policy.name, entry.path, policy, entry, policies)
         raise ModelNotFound(self._not_found(name, policies), param="model")
 
+    async def backends_of(self, model: Model) -> list[Backend]:
+        """The backends that are there for `model`: all of that name, or, of a variant, those of
+        its base that would serve it."""
+        name = model.loaded_as or model.name
+        found = [
+            backend
+            for backend in self._pool.backends()
+            if backend.options.model == name and backend.state is not BackendState.GONE
+        ]
+        if not found or not model.loaded_as:
+            return found
+        plans = [await self._plan(Ask(model.name), mode) for mode in MODES]
+        return [
+            backend
+            for backend in found
+            if any(serves(backend.options, p.options, p.terms.leaves_open) for p in plans)
+        ]
+
     async def plan(self, ask: Ask, mode: Mode) -> Plan:
         """The load options for a request, and how free the pool is with them.
 
@@ -143,8 +208,18 @@ class Router:
         return replace(plan, options=replace(plan.options, ubatch=ubatch))
 
     async def _plan(self, ask: Ask, mode: Mode) -> Plan:
+        known = self._now()
+        if (plan := known.plans.get((ask, mode))) is not None:
+            return plan
         model = self.resolve(ask.model)
         shape = await self._shape(model)
+        plan = self._plan_for(ask, mode, model, shape)
+        # A header that could not be read may be there the next time.
+        if len(known.plans) < MOST_KEPT and (model.entry is None or model.entry in self._shapes):
+            known.plans[ask, mode] = plan
+        return plan
+
+    def _plan_for(self, ask: Ask, mode: Mode, model: Model, shape: Shape) -> Plan:
         policy = model.policy
         hosted = policy.engine == "hosted"
         if hosted and shape.refusal:
@@ -162,7 +237,8 @@ class Router:
                 param="moe_cpu_layers",
             )
         options = _load_options(model, mode, ctx, _key_split(ask, policy, shape))
-        options = replace(options, dense=_moves_ffn(policy, shape))
+        dense, pooling = _moves_ffn(policy, shape), _pooling(options, shape)
+        options = replace(options, dense=dense, args=(*pooling, *options.args))
         return Plan(options, _terms(ask, policy, ctx_is_ours=ctx_is_ours))
 
     async def route(self, ask: Ask, mode: Mode) -> Lease:
@@ -252,10 +328,14 @@ class Router:
                 "folder of [catalog] dirs"
             )
         shown = name if len(name) <= 80 else name[:80] + "..."
-        known = [n for p in policies.models.values() for n in (p.name, *p.aliases)]
+        return f"model {shown!r} not found{self.did_you_mean(name)}"
+
+    def did_you_mean(self, name: str) -> str:
+        """The end of the sentence that there is no such model; empty where no name comes close."""
+        known = [n for p in self._policies().models.values() for n in (p.name, *p.aliases)]
         near = [*self._catalog.nearest(name), *difflib.get_close_matches(name, known, n=3)]
         names = ", ".join(dict.fromkeys(near))
-        return f"model {shown!r} not found" + (f"; did you mean {names}?" if names else "")
+        return f"; did you mean {names}?" if names else ""
 
     async def _shape(self, model: Model) -> Shape:
         entry = model.entry
@@ -272,10 +352,18 @@ class Router:
                 # cannot.
                 log.warning("header_not_read", model=model.name, error=str(error))
                 return Shape(0, None)
-            self._shapes[entry] = Shape(
-                header.layers, header.context_length, why_not(header), dense=not header.is_moe
-            )
+            self._shapes[entry] = _shape_of(header)
         return self._shapes[entry]
+
+
+def _shape_of(header: Header) -> Shape:
+    return Shape(
+        header.layers,
+        header.context_length,
+        why_not(header),
+        dense=not header.is_moe,
+        pools=header.pooling not in (None, "none"),
+    )
 
 
 def _placeholders(policy: ModelPolicy) -> str:
@@ -348,6 +436,14 @@ def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> Load
         threads=model.policies.engine.threads,
         split=split,
     )
+
+
+def _pooling(options: LoadOptions, shape: Shape) -> tuple[str, ...]:
+    """How a model that was not made for embeddings makes one vector of a text: as Ollama does, of
+    its last token, which has seen all others."""
+    if options.mode != "embedding" or options.engine != "hosted" or shape.pools:
+        return ()
+    return () if "--pooling" in options.args else ("--pooling", "last")
 
 
 def _terms(ask: Ask, policy: ModelPolicy, *, ctx_is_ours: bool) -> Terms:

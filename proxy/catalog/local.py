@@ -75,6 +75,11 @@ class Catalog:
         """What the last scan could not use: model's name or path, and the reason."""
         return self._index.problems
 
+    @property
+    def scan(self) -> object:
+        """What the last scan found, to be compared by identity: another one may differ."""
+        return self._index
+
     def use(
         self, dirs: Sequence[Path], named: Mapping[str, Path], stores: Sequence[Store] | None = None
     ) -> None:

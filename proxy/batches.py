@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Final
 
 import structlog
@@ -22,6 +23,9 @@ log = structlog.get_logger()
 # Not to the byte, so that the same choice is not made anew for each request.
 CAPACITY_STEP: Final = 256 << 20
 KEPT: Final = 256
+# An embedding or a score is computed of a whole input at once, and so no input may be longer than
+# this batch; a larger one costs scratch memory.
+WHOLE_INPUT: Final = 2048
 
 Capacity = Callable[[Sequence[str]], Sequence[Budget]]
 
@@ -38,14 +42,16 @@ class Batches:
     async def choose(
         self, entry: Entry | None, policy: ModelPolicy, options: LoadOptions, layers: int
     ) -> int | None:
-        """The batch for a model of `layers` layers; None where that is the engine's business.
-
-        Embeddings are made of whole inputs, for which llama-server sees to it.
-        """
-        if options.engine != "hosted" or options.mode != "generation" or ubatch_of(options.args):
+        """The batch for a model of `layers` layers; None where that is the engine's business, or
+        the policy's `args` say it."""
+        if options.engine != "hosted" or ubatch_of(options.args):
             return None
-        split = policy.moe_cpu_layers if options.split is None else options.split
-        given = None if split == AUTO else len(cpu_layers(split, layers))
+        if options.mode != "generation":
+            whole = await asyncio.to_thread(self._needs_whole_inputs, entry, options)
+            return min(options.ctx, WHOLE_INPUT) if whole else None
+        own = policy.dense_cpu_layers if options.dense else policy.moe_cpu_layers
+        split = own if options.split is None else options.split
+        given = None if split in (None, AUTO) else len(cpu_layers(split, layers))
         devices = tuple(
             replace(budget, size_bytes=budget.size_bytes // CAPACITY_STEP * CAPACITY_STEP)
             for budget in self._capacity(options.rpc)
@@ -63,6 +69,15 @@ class Batches:
                 log.exception("ubatch_not_chosen", model=options.model)
                 self._chosen[key] = UNKNOWN[policy.tune]
         return self._chosen[key]
+
+    def _needs_whole_inputs(self, entry: Entry | None, options: LoadOptions) -> bool:
+        """Whether an input has to fit one batch: not where its last token alone counts and has
+        seen all others."""
+        header = self._header(entry)
+        said = [value for name, value in pairwise(options.args) if name == "--pooling"]
+        pooling = said[-1] if said else header.pooling if header else None
+        causal = header is not None and header.hyper("attention.causal") is not False
+        return not (pooling == "last" or (pooling == "rank" and causal))
 
     def _header(self, entry: Entry | None) -> Header | None:
         """What is in a model's file; None where that cannot be read."""

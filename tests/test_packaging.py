@@ -2,6 +2,8 @@
 
 import ast
 import re
+import shutil
+import subprocess
 import tomllib
 from configparser import RawConfigParser
 from importlib.metadata import packages_distributions
@@ -125,3 +127,17 @@ def test_a_unit_starts_the_real_command_and_waits_longer_than_the_drain(path: Pa
 
 def test_there_is_a_unit_for_the_machine_and_one_for_a_user() -> None:
     assert [path.name for path in UNITS] == ["moe-proxy.service", "moe-proxy.user.service"]
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+def test_policies_of_users_are_theirs(tmp_path: Path) -> None:
+    """Only the reference is committed; README has users write their own beside it."""
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    names = ["policies/default.toml", "policies/keys.txt", "policies/mine.toml"]
+
+    asked = subprocess.run(
+        ["git", "check-ignore", *names], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert asked.stdout.split() == names[1:]

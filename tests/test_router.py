@@ -54,6 +54,14 @@ split = "separate"
 [models.embedder]
 path = "tiny.gguf"
 mode = "embedding"
+[models.averaged]
+path = "tiny.gguf"
+args = ["--pooling", "mean"]
+[models.by-hand]
+path = "tiny.gguf"
+args = ["--pooling", "mean", "--ubatch-size", "1024"]
+[models.encoder]
+path = "encoder.gguf"
 [models.foreign]
 path = "tiny.gguf"
 engine = "command"
@@ -77,6 +85,9 @@ moe_cpu_layers = 4
 params = { temperature = 0.1 }
 [models.same]
 base = "tiny"
+[models.larger]
+base = "tiny"
+ctx = 8192
 [models.dense]
 path = "dense.gguf"
 dense_cpu_layers = 1
@@ -119,6 +130,7 @@ class Setting:
         self.house = house
         (folder / "tiny.gguf").symlink_to(models.model(layers=LAYERS))
         (folder / "dense.gguf").symlink_to(models.model("qwen3", layers=LAYERS))
+        (folder / "encoder.gguf").symlink_to(models.model("bert", layers=2))
         (folder / "more").mkdir()
         other = models.model(layers=LAYERS, seed=1)
         (folder / "more" / "Folded-Q8_0.gguf").symlink_to(other)
@@ -189,6 +201,29 @@ class TestPlan:
         assert (await router.plan(Ask("tiny"), "generation")).options.ubatch == 512
         size = 64 << 30
         assert (await router.plan(Ask("tiny"), "generation")).options.ubatch == 2048
+
+    async def test_a_model_that_pools_by_itself_is_not_told_how(self, setting: Setting) -> None:
+        async def args(name: str, mode: Mode) -> tuple[str, ...]:
+            return (await setting.router.plan(Ask(name), mode)).options.args
+
+        assert await args("tiny", "embedding") == ("--pooling", "last", "--jinja")
+        assert await args("embedder", "generation") == ("--pooling", "last")
+        assert await args("averaged", "embedding") == ("--pooling", "mean")
+        assert await args("encoder", "embedding") == ()
+        assert await args("tiny", "generation") == ("--jinja",)
+        assert await args("foreign", "embedding") == ()
+
+    async def test_a_batch_takes_a_whole_input_where_it_has_to(self, setting: Setting) -> None:
+        """What looks at all tokens at once, or adds up what all of them say."""
+
+        async def batch(name: str, mode: Mode, ctx: int | None = None) -> int | None:
+            return (await setting.router.plan(Ask(name, ctx=ctx), mode)).options.ubatch
+
+        assert await batch("encoder", "embedding") == 512, "its context"
+        assert await batch("averaged", "embedding") == 2048
+        assert await batch("averaged", "embedding", ctx=1024) == 1024
+        assert await batch("by-hand", "embedding") is None
+        assert await batch("tiny", "rerank") == 2048
 
     @pytest.mark.parametrize(("model", "mode"), [("foreign", "generation"), ("tiny", "embedding")])
     async def test_no_batch_is_chosen_where_it_is_the_engines_business(
@@ -349,6 +384,17 @@ class TestRoute:
 
 
 class TestVariants:
+    async def test_the_backends_of_a_variant_are_those_that_serve_it(
+        self, setting: Setting
+    ) -> None:
+        resolve, backends_of = setting.router.resolve, setting.router.backends_of
+        assert await backends_of(resolve("variant")) == []
+        async with await setting.router.route(Ask("tiny"), "generation") as lease:
+            for name in ("tiny", "gpt-4o", "variant", "same"):
+                assert await backends_of(resolve(name)) == [lease.backend]
+            assert await backends_of(resolve("larger")) == [], "it needs another context"
+            assert await backends_of(resolve("apart")) == []
+
     async def test_a_variant_shares_the_backend_of_its_base(self, setting: Setting) -> None:
         """It asks for its own split unless the request has one; its base takes what is there."""
         for name, split in (("variant", None), ("variant", 1), ("same", None), ("tiny", None)):

@@ -83,10 +83,12 @@ async def put_model_split(request: web.Request) -> web.Response:
     """The same for all backends of a model, which has to be loaded."""
     services = request.app[SERVICES]
     split = await _read_split(request)
-    model = (await services.resolve(request.match_info["name"])).name
-    await services.splits.operator(model, split)
+    model = await services.resolve(request.match_info["name"])
+    ids = [backend.id for backend in await services.router.backends_of(model)]
+    for target in ids or [model.name]:
+        await services.splits.operator(target, split)
     backends = state(services)["backends"]
-    return json_response({"backends": [b for b in backends if b["model"] == model]})
+    return json_response({"backends": [b for b in backends if b["id"] in ids]})
 
 
 async def load(request: web.Request) -> web.Response:
@@ -101,8 +103,8 @@ async def load(request: web.Request) -> web.Response:
 
 async def unload(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    model = (await services.resolve(request.match_info["name"])).name
-    return json_response({"unloaded": await services.pool.unload(model)})
+    model = await services.resolve(request.match_info["name"])
+    return json_response({"unloaded": await services.unload(model)})
 
 
 async def get_policy_file(request: web.Request) -> web.Response:

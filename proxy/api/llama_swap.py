@@ -53,7 +53,8 @@ async def stream_logs(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     model = request.match_info.get("model")
     if model is not None:
-        model = (await services.resolve(model)).name
+        found = await services.resolve(model)
+        model = found.loaded_as or found.name
     with services.logbook.read(model) as lines:
         response = await start_stream(request, "text/plain; charset=utf-8")
         if "no-history" not in request.query:

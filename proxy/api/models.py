@@ -39,6 +39,7 @@ def _entry(model: Model) -> dict[str, Any]:
         "owned_by": OWNER,
         "aliases": list(policy.aliases),
         "meta": {
+            "base": model.loaded_as or None,  # whose backend it shares
             "ctx": policy.ctx,
             "parallel": policy.parallel,
             "moe_cpu_layers": plain(policy.moe_cpu_layers),

@@ -19,6 +19,7 @@ from proxy.dialect.ollama.bodies import sampling
 from proxy.dialect.ollama.models import Abilities, abilities
 from proxy.dialect.ollama.options import LOADING, SAMPLING, Options, read_options
 from proxy.dialect.ollama.requests import Body
+from proxy.dialect.opening import Opening, opening_of
 from proxy.errors import BadRequest, ModelNotFound, ProxyError
 from proxy.router import Ask, Model
 from proxy.split import Split
@@ -50,9 +51,9 @@ class Asked:
     ask: Ask
 
     @property
-    def system(self) -> str | None:
-        """The system prompt that belongs to the model."""
-        return self.model.entry.system if self.model.entry else None
+    def opening(self) -> Opening:
+        """What the model says before every conversation."""
+        return opening_of(self.model.entry)
 
 
 class Notes:
@@ -101,7 +102,8 @@ async def find(services: Services, name: str, *, missing: str) -> tuple[Model, S
     """The model of this name, and the split that its name may carry.
 
     As in Ollama, `:latest` and upper or lower case make no difference.
-    Raises ModelNotFound with the text `missing`, and CloudRefused.
+    Raises CloudRefused, and ModelNotFound with the text `missing` and behind it the names that come
+    close: clients look at the status, or for Ollama's words somewhere in the text.
     """
     if not name:
         raise ModelNotFound(missing, param="model")
@@ -115,7 +117,7 @@ async def find(services: Services, name: str, *, missing: str) -> tuple[Model, S
                 return services.router.resolve(known), wanted.split
     if wanted.model.lower().endswith(CLOUD_ENDINGS):
         raise CloudRefused("remote model")
-    raise ModelNotFound(missing, param="model")
+    raise ModelNotFound(missing + services.router.did_you_mean(wanted.model), param="model")
 
 
 async def look(services: Services, model: Model) -> Abilities:

@@ -30,7 +30,6 @@ async def embed(notes: Notes, request: web.Request) -> web.StreamResponse:
     body = read(await read_request(request), EmbedBody)
     texts = body.texts
     asked = await understand(request, body, notes, missing=_missing(body.model))
-    _check(asked)
     truncate = body.truncate is not False
 
     async def send(lease: Lease) -> web.Response:
@@ -54,7 +53,6 @@ async def embeddings(notes: Notes, request: web.Request) -> web.StreamResponse:
     if not body.model:
         raise BadRequest("model is required", param="model")
     asked = await understand(request, body, notes, missing=_missing(body.model))
-    _check(asked)
 
     async def send(lease: Lease) -> web.Response:
         texts = [body.prompt] if body.prompt else []
@@ -86,14 +84,6 @@ async def _embed(
 
 def _missing(name: str | None) -> str:
     return f'model "{name}" not found, try pulling it first' if name else "model '' not found"
-
-
-def _check(asked: Asked) -> None:
-    """Refuse what could only fail once it is loaded: a model that makes no one vector of a text."""
-    policy = asked.model.policy
-    pools = not asked.can.chat or policy.mode == "embedding" or "--pooling" in policy.args
-    if asked.model.entry and policy.engine == "hosted" and not pools:
-        raise BadRequest(f'"{asked.shown}" does not support embeddings', param="model")
 
 
 def _read(answer: Any) -> tuple[list[list[float]], int]:

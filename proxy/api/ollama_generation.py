@@ -35,6 +35,8 @@ async def generate(notes: Notes, request: web.Request) -> web.StreamResponse:
     if not body.prompt and asked.ask.keep_alive_s == 0:
         return await _unload(request, asked, "generate")
     _check(asked, body, "generate")
+    if body.images:
+        asked.model.check_media()
     if not body.prompt:
         return await _load(request, asked, "generate")
     if body.template:
@@ -46,6 +48,7 @@ async def generate(notes: Notes, request: web.Request) -> web.StreamResponse:
         prepare = prompts.as_gap
     elif body.context:
         prepare = prompts.after_context
+    after = partial(prompts.context_after, asked.can.marks)
     job = Job(
         "generate",
         asked.shown,
@@ -53,7 +56,7 @@ async def generate(notes: Notes, request: web.Request) -> web.StreamResponse:
         body.streams,
         started_ns,
         prepare=partial(prepare, asked, body),
-        context=None if body.raw or body.suffix else prompts.context_after,
+        context=None if body.raw or body.suffix else after,
     )
     try:
         return await run(request, job)
@@ -75,9 +78,11 @@ async def chat(notes: Notes, request: web.Request) -> web.StreamResponse:
     _check(asked, body, "chat")
     if body.tools and not asked.can.tools:
         raise BadRequest(f"{asked.model.name} does not support tools", param="tools")
+    if any(message.images for message in body.messages or ()):
+        asked.model.check_media()
     if not body.messages:
         return await _load(request, asked, "chat")
-    messages = bodies.chat_messages(prompts.before(asked), body.messages, asked.system)
+    messages = bodies.chat_messages(body.messages, asked.opening)
     make = partial(bodies.chat, body, params=asked.params, tools=body.tools or ())
 
     async def prepare(_: Engine) -> Generation:
@@ -117,9 +122,8 @@ async def _load(request: web.Request, asked: Asked, endpoint: Endpoint) -> web.R
 
 async def _unload(request: web.Request, asked: Asked, endpoint: Endpoint) -> web.Response:
     """Take the model away as soon as nobody uses it; whoever does is not cut off."""
-    pool = request.app[SERVICES].pool
-    loaded_as = asked.model.loaded_as or asked.model.name
-    gone = spawn(pool.unload(loaded_as), name=f"unload {loaded_as}")
+    unload = request.app[SERVICES].unload(asked.model)
+    gone = spawn(unload, name=f"unload {asked.model.name}")
     await asyncio.wait((gone,), timeout=UNLOADED_S)
     return _empty(asked, endpoint, "unload")
 

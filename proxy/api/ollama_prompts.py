@@ -9,10 +9,12 @@ from proxy.api.ollama_engine import Engine, EngineRefused, Generation
 from proxy.dialect.ollama import bodies
 from proxy.dialect.ollama.reading import read_chat, read_completion
 from proxy.dialect.ollama.requests import ChatMessage, GenerateBody
+from proxy.dialect.ollama.thoughts import NO_MARKS, Marks, telling_apart
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETION: Final = "/completion"
 INFILL: Final = "/infill"
+LONGEST_MARK: Final = 64  # tokens, if each were a byte
 Prepare = Callable[[Asked, GenerateBody, Engine], Awaitable[Generation]]
 
 
@@ -23,7 +25,7 @@ async def as_conversation(asked: Asked, body: GenerateBody, _: Engine) -> Genera
 
 async def as_text(asked: Asked, body: GenerateBody, _: Engine) -> Generation:
     """The prompt as it is; without a template the system prompt stands before it."""
-    system = "" if body.raw else body.system or asked.system
+    system = "" if body.raw else body.system or asked.opening.system
     prompt = f"{system}\n\n{body.prompt}" if system else body.prompt or ""
     return Generation(COMPLETION, bodies.completion(body, prompt, asked.params), read_completion)
 
@@ -35,21 +37,29 @@ async def as_gap(asked: Asked, body: GenerateBody, _: Engine) -> Generation:
 
 async def after_context(asked: Asked, body: GenerateBody, engine: Engine) -> Generation:
     """The prompt after the tokens of an earlier answer's `context`."""
-    prompt = body.prompt or ""
+    prompt, marks = body.prompt or "", NO_MARKS
     if asked.can.template:
         prompt = await engine.prompt_of(_conversation(asked, body))
+        marks = asked.can.marks
     tokens = [*(body.context or ()), *await engine.tokens_of(prompt, begins=False)]
-    return Generation(COMPLETION, bodies.completion(body, tokens, asked.params), read_completion)
+    made = bodies.completion(body, tokens, asked.params)
+    if marks.tokens:
+        made["preserved_tokens"] = list(marks.tokens)
+    read = telling_apart(read_completion, marks, thinks=marks.open_at_end(prompt))
+    return Generation(COMPLETION, made, read)
 
 
-async def context_after(engine: Engine, generation: Generation, text: str) -> Sequence[int]:
-    """The tokens of the prompt and of the `text` that answered it."""
+async def context_after(
+    marks: Marks, engine: Engine, generation: Generation, text: str
+) -> Sequence[int]:
+    """The tokens of the prompt and of the `text` that answered it, without the thoughts between."""
     prompt = generation.body.get("prompt")
     if isinstance(prompt, list):
-        return [*prompt, *await engine.tokens_of(text, begins=False)]
+        end = await engine.text_of(prompt[-LONGEST_MARK:])
+        return [*prompt, *await engine.tokens_of(marks.closing(end) + text, begins=False)]
     if prompt is None:
         prompt = await engine.prompt_of(generation.body)
-    return await engine.tokens_of(prompt + text, begins=True)
+    return await engine.tokens_of(prompt + marks.closing(prompt) + text, begins=True)
 
 
 async def shortened(
@@ -76,16 +86,5 @@ async def shortened(
     return None
 
 
-def before(asked: Asked) -> list[ChatMessage]:
-    """The messages that the model's own manifest puts before every conversation."""
-    entry = asked.model.entry
-    kept = entry.messages if entry else ()
-    return [ChatMessage(role=message.role, content=message.content) for message in kept]
-
-
 def _conversation(asked: Asked, body: GenerateBody) -> dict[str, Any]:
-    messages = bodies.generate_messages(body, asked.system)
-    if not body.context:
-        # After what the system says, before what is asked now.
-        messages[-1:-1] = before(asked)
-    return bodies.chat(body, messages, asked.params)
+    return bodies.chat(body, bodies.generate_messages(body, asked.opening), asked.params)

@@ -3,6 +3,7 @@ answer is not.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,28 +14,31 @@ from proxy.api.bodies import read_body
 from proxy.api.middleware import FACTS, Handler
 from proxy.api.options import Wanted, read_model, read_wanted, with_defaults
 from proxy.api.services import SERVICES, Services
-from proxy.api.upstream import BrokenAnswer, end_to_end
+from proxy.api.upstream import HOP_BY_HOP, BrokenAnswer, end_to_end
 from proxy.api.upstream import ask as ask_engine
+from proxy.dialect.media import has_media
 from proxy.dialect.ollama.options import read_options
+from proxy.dialect.opening import Protocol, open_body, opening_of
+from proxy.dialect.tool_choice import narrow_tools
 from proxy.engine.types import Mode
 from proxy.errors import BackendDied, ModelNotFound
 from proxy.pool.lease import Lease
 from proxy.pool.state import Backend
-from proxy.router import Ask
+from proxy.router import Ask, Model
 
 BACKEND_HEADER: Final = "X-Moe-Proxy-Backend"
 EVENT_STREAM: Final = "text/event-stream"
 SPLIT_HEADER: Final = "X-Moe-Proxy-Moe-Cpu-Layers"
 # What is between the client and us: our name, our keys, and the body's encoding, which is undone
 # already.
-REQUEST_ONLY_OURS: Final = (
-    *("host", "content-length", "content-encoding", "expect"),
-    *("authorization", "x-api-key", "cookie", "origin"),
+REQUEST_ONLY_OURS: Final = HOP_BY_HOP.union(
+    ("host", "content-length", "content-encoding", "expect"),
+    ("authorization", "x-api-key", "cookie", "origin"),
 )
 # Whom browsers may answer to is ours to say.
-ANSWER_ONLY_OURS: Final = (
-    *("access-control-allow-origin", "access-control-allow-credentials"),
-    *("access-control-allow-methods", "access-control-allow-headers"),
+ANSWER_ONLY_OURS: Final = HOP_BY_HOP.union(
+    ("access-control-allow-origin", "access-control-allow-credentials"),
+    ("access-control-allow-methods", "access-control-allow-headers"),
 )
 
 # Paths with a JSON body that names the model. The last column: whether the policy's `params` apply.
@@ -79,32 +83,44 @@ class Forward:
 
 def add_routes(router: web.UrlDispatcher) -> None:
     for path, mode, has_params in POSTS:
-        router.add_post(path, _post(mode, has_params=has_params))
+        router.add_post(path, _post(mode, has_params=has_params, protocol=_protocol(path)))
     for path in GETS:
         router.add_get(path, _get, allow_head=False)
 
 
-def _post(mode: Mode, *, has_params: bool) -> Handler:
+def _protocol(path: str) -> Protocol | None:
+    """Whose conversations a path takes; None where it takes none."""
+    if path.startswith("/v1/messages"):
+        return "messages"
+    if "/chat/completions" in path or path == "/apply-template":
+        return "chat"
+    return "responses" if "/responses" in path else None
+
+
+def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
         policies = services.policies.current
         body = await read_body(request, policies.server.max_body_bytes)
         wanted = read_wanted(body, models=services.model_names)
-        if has_params:
-            body = with_defaults(body, _defaults(services, wanted.model))
+        with suppress(ModelNotFound):  # told below, as for every path
+            model = await services.resolve(wanted.model)
+            if has_params:
+                body = with_defaults(body, _defaults(model))
+            if protocol:
+                if not model.takes_media and has_media(body):
+                    model.check_media()
+                body = open_body(body, opening_of(model.entry), protocol)
+                body = narrow_tools(body, protocol)
         forward = Forward("POST", request.rel_url.raw_path_qs, request_headers(request), body)
         return await answer(request, wanted, mode, forward)
 
     return handle
 
 
-def _defaults(services: Services, name: str) -> Mapping[str, object]:
+def _defaults(model: Model) -> Mapping[str, object]:
     """What requests for a model have unless they say otherwise: its manifest's parameters, then its
     policy's."""
-    try:
-        model = services.router.resolve(name)
-    except ModelNotFound:
-        return {}  # it may be found later; if not, nothing of this matters
     if model.entry is None or not model.entry.params:
         return model.policy.params
     return {**read_options(model.entry.params).sampling, **model.policy.params}

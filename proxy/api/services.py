@@ -93,6 +93,14 @@ class Services:
         await self.look_again()
         return self.router.resolve(name)
 
+    async def unload(self, model: Model) -> int:
+        """Unload what serves `model`, once nobody uses it; returns how many, when they are gone.
+
+        A variant and its base share a backend: unloading one unloads the other.
+        """
+        backends = await self.router.backends_of(model)
+        return sum(await asyncio.gather(*(self.pool.unload(b.id) for b in backends)))
+
     async def look_again(self) -> None:
         """Have the catalogue read its folders again, unless it has just done so."""
         now_s = time.monotonic()

@@ -9,7 +9,7 @@ told from a crash. The parser is llhttp's; a whole client session took half of t
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -32,6 +32,7 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
+HOP_BY_HOP_VALUES = frozenset({"close", "keep-alive"})  # of `Connection`: they name no header
 # What may lie here for a client that reads slower than its engine writes.
 MOST_BUFFERED_BYTES = 1 << 18
 FIRST_FINAL_STATUS = 200
@@ -268,11 +269,11 @@ class Answer(asyncio.Protocol):
 
 
 def end_to_end(
-    headers: CIMultiDict[str] | CIMultiDictProxy[str], without: Iterable[str] = ()
+    headers: CIMultiDict[str] | CIMultiDictProxy[str], dropped: Set[str] = HOP_BY_HOP
 ) -> CIMultiDict[str]:
-    """A copy without what concerns only one connection, and without those named (lower case)."""
+    """A copy without those `dropped` (lower case; HOP_BY_HOP among them), and without what is named
+    as this connection's own."""
     connection = headers.get("Connection", "").lower()
-    dropped = HOP_BY_HOP.union(without, (name.strip() for name in connection.split(",")))
-    return CIMultiDict(
-        (name, value) for name, value in headers.items() if name.lower() not in dropped
-    )
+    if connection and connection not in HOP_BY_HOP_VALUES:
+        dropped = dropped | {name.strip() for name in connection.split(",")}
+    return CIMultiDict([pair for pair in headers.items() if pair[0].lower() not in dropped])

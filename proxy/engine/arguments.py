@@ -20,7 +20,7 @@ def server_arguments(options: LoadOptions) -> list[str]:
         *("--model", str(options.path), "--alias", options.model),
         *("--ctx-size", str(options.ctx * options.parallel), "--parallel", str(options.parallel)),
         *("--fit", "off", "--metrics", "--no-webui"),
-        *_batches(options.ubatch),
+        *_batches(options),
         *(("--rpc", ",".join(options.rpc)) if options.rpc else ()),
         *(("--threads", str(options.threads)) if options.threads else ()),
         *(("--mmproj", str(options.projector)) if options.projector else ()),
@@ -31,9 +31,12 @@ def server_arguments(options: LoadOptions) -> list[str]:
     ]
 
 
-def _batches(ubatch: int | None) -> tuple[str, ...]:
-    """A physical batch is at most as large as the logical one."""
+def _batches(options: LoadOptions) -> tuple[str, ...]:
+    """A physical batch is at most as large as the logical one; where whole inputs are computed at
+    once, as for embeddings, llama-server wants both to be the same."""
+    ubatch = options.ubatch
     if ubatch is None:
         return ()
-    logical = ("--batch-size", str(ubatch)) if ubatch > DEFAULT_BATCH else ()
+    whole = options.mode != "generation"
+    logical = ("--batch-size", str(ubatch)) if whole or ubatch > DEFAULT_BATCH else ()
     return ("--ubatch-size", str(ubatch), *logical)

@@ -10,10 +10,10 @@ import pytest
 
 from proxy.app import Running
 from tests.api.conftest import ALIAS, MODEL
+from tests.support.guard import HANG_S
 
 pytestmark = pytest.mark.llama
 
-HANG_S = 60.0
 
 
 async def get(client: aiohttp.ClientSession, path: str) -> Any:

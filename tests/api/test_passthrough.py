@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import anthropic
-import openai
 import pytest
 
 from proxy.api.upstream import ask
@@ -88,39 +86,6 @@ async def test_policy_params_are_defaults(client: aiohttp.ClientSession) -> None
 
     assert await text() == await text()
     assert await text(temperature=1.5, seed=1) != await text(temperature=1.5, seed=2)
-
-
-async def test_official_clients(proxy: Running) -> None:
-    """OpenAI's and Anthropic's own, streaming and not, with the split in `extra_body`."""
-    async with openai.AsyncOpenAI(base_url=proxy.url + "/v1", api_key="-") as mine:
-        whole = await mine.chat.completions.create(
-            model=ALIAS,
-            messages=[{"role": "user", "content": "hi"}],
-            max_tokens=5,
-            extra_body={"moe_cpu_layers": "full"},
-        )
-        stream = await mine.chat.completions.create(
-            model=ALIAS, messages=[{"role": "user", "content": "hi"}], max_tokens=5, stream=True
-        )
-        pieces = [c.choices[0].delta.content or "" async for c in stream if c.choices]
-        models = [entry.id async for entry in mine.models.list()]
-        with pytest.raises(openai.NotFoundError, match="did you mean org/tiny:4l"):
-            await mine.chat.completions.create(model="tinny:4l", messages=[])
-    assert "".join(pieces) == whole.choices[0].message.content
-    assert models == [MODEL]
-
-    async with anthropic.AsyncAnthropic(base_url=proxy.url, api_key="-") as theirs:
-        message = await theirs.messages.create(
-            model=MODEL, max_tokens=5, messages=[{"role": "user", "content": "hi"}]
-        )
-        assert message.usage.output_tokens == 5
-        with pytest.raises(anthropic.BadRequestError, match="is not allowed"):
-            await theirs.messages.create(
-                model=MODEL,
-                max_tokens=5,
-                messages=[],
-                extra_body={"moe_cpu_layers": "x"},
-            )
 
 
 async def test_a_client_that_leaves_ends_its_generation(

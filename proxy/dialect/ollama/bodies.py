@@ -1,11 +1,14 @@
 """What an engine is asked for an Ollama request: bodies of llama-server's endpoints. Pure."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from proxy.catalog.entry import Message
 from proxy.dialect.ollama.messages import to_openai
 from proxy.dialect.ollama.options import DEFAULTS
 from proxy.dialect.ollama.requests import ChatMessage, GenerateBody, Generation
+from proxy.dialect.opening import Opening
 
 # gpt-oss and its like know three levels; Ollama's clients may ask for one more.
 EFFORTS = {"max": "high"}
@@ -69,23 +72,24 @@ def infill(body: GenerateBody, params: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def generate_messages(body: GenerateBody, system: str | None) -> list[ChatMessage]:
-    """A prompt as the chat that it is for a model with a template."""
+def generate_messages(body: GenerateBody, opening: Opening) -> list[ChatMessage]:
+    """A prompt as the chat that it is for a model with a template, which opens with `opening`."""
     messages = [ChatMessage(role="user", content=body.prompt or "", images=body.images)]
-    if words := body.system or system:
-        messages.insert(0, ChatMessage(role="system", content=words))
-    return messages
+    if body.system:
+        messages.insert(0, ChatMessage(role="system", content=body.system))
+    if body.context:
+        # They were in the prompt that it comes from.
+        opening = replace(opening, messages=())
+    return chat_messages(messages, opening)
 
 
-def chat_messages(
-    before: Sequence[ChatMessage], messages: Sequence[ChatMessage], system: str | None
-) -> list[ChatMessage]:
-    """The messages after those `before` every conversation, and first of all the model's own
-    system prompt, unless they bring one.
-    """
-    first = messages[0].role.lower() if messages else ""
-    own = [ChatMessage(role="system", content=system)] if system and first != "system" else []
-    return [*own, *before, *messages]
+def chat_messages(messages: Sequence[ChatMessage], opening: Opening) -> list[ChatMessage]:
+    """The messages after what the model says before every conversation."""
+
+    def own(message: Message) -> ChatMessage:
+        return ChatMessage(role=message.role, content=message.content)
+
+    return opening.before(messages, own, role=lambda message: message.role.lower())
 
 
 def drop_oldest(messages: Sequence[ChatMessage], count: int) -> list[ChatMessage]:

@@ -11,6 +11,7 @@ from proxy.catalog.entry import Entry
 from proxy.catalog.gguf import Header
 from proxy.catalog.names import LATEST
 from proxy.catalog.summary import Summary
+from proxy.dialect.ollama.thoughts import NO_MARKS, Marks, marks_of
 from proxy.dialect.ollama.times import NANOSECONDS, rfc3339
 
 # Longer arrays are left empty in answers that do not ask for everything.
@@ -29,6 +30,7 @@ class Abilities:
     tools: bool = True
     thinking: bool = True
     template: bool = True  # it has one, so that prompts are conversations
+    marks: Marks = NO_MARKS  # of its thoughts
 
 
 def display_name(name: str) -> str:
@@ -52,6 +54,7 @@ def abilities(entry: Entry, header: Header) -> Abilities:
         tools="tools" in template or "tool_call" in template,
         thinking=any(mark in template for mark in THINKING_MARKS),
         template=bool(template),
+        marks=marks_of(template),
     )
 
 

@@ -1,10 +1,6 @@
 """One proxy, as a process, for all tests of Ollama's API, and its clients."""
 
 import json
-import os
-import subprocess
-import sys
-import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -17,6 +13,7 @@ import pytest
 
 from tests.support.guard import HANG_S
 from tests.support.models import model
+from tests.support.served import served
 
 TINY = "tiny:4l"
 EMBEDDER = "encoder"
@@ -34,24 +31,8 @@ TEMPLATES = {
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the proxy listens."""
     folder = tmp_path_factory.mktemp("ollama")
-    policies = folder / "policies.toml"
-    policies.write_text(policy_text(folder))
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            (
-                *(sys.executable, "-m", "proxy.cli", "serve", "--port", "0"),
-                *("--policies", str(policies), "--log-format", "json"),
-            ),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=os.environ | {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)},
-        )
-        try:
-            yield _address(process, folder / "log")
-        finally:
-            process.terminate()
-            process.wait(HANG_S)
+    with served(folder, policy_text(folder)) as url:
+        yield url
 
 
 def policy_text(folder: Path) -> str:
@@ -92,16 +73,6 @@ def policy_text(folder: Path) -> str:
             "cache_prompt = false }"
         ]
     return "\n".join(lines) + "\n"
-
-
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + HANG_S
-    while time.monotonic() < deadline and process.poll() is None:
-        for line in log.read_bytes().splitlines():
-            if line.startswith(b"{") and json.loads(line).get("event") == "serving":
-                return str(json.loads(line)["url"])
-        time.sleep(0.05)
-    raise AssertionError(log.read_text())
 
 
 @pytest.fixture

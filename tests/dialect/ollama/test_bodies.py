@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from proxy.catalog.entry import Message
 from proxy.dialect.ollama import bodies
 from proxy.dialect.ollama.options import DEFAULTS
 from proxy.dialect.ollama.requests import ChatBody, ChatMessage, GenerateBody
+from proxy.dialect.opening import Opening
 
 USER = ChatMessage(role="user", content="hi")
 
@@ -94,14 +96,16 @@ def test_plain_prompts() -> None:
 
 
 def test_the_models_own_words_come_first() -> None:
-    before = [ChatMessage(role="assistant", content="b")]
+    opening = Opening("s", (Message("assistant", "b"),))
 
-    assert roles(bodies.chat_messages(before, [USER], "s")) == ["system", "assistant", "user"]
+    assert roles(bodies.chat_messages([USER], opening)) == ["system", "assistant", "user"]
     own = [ChatMessage(role="System", content="mine"), USER]
-    assert [m.content for m in bodies.chat_messages([], own, "s")] == ["mine", "hi"]
-    assert roles(bodies.generate_messages(GenerateBody(prompt="p"), None)) == ["user"]
-    said = bodies.generate_messages(GenerateBody(prompt="p", system="mine"), "s")
-    assert [m.content for m in said] == ["mine", "p"]
+    assert [m.content for m in bodies.chat_messages(own, opening)] == ["mine", "b", "hi"]
+    assert roles(bodies.generate_messages(GenerateBody(prompt="p"), Opening())) == ["user"]
+    said = bodies.generate_messages(GenerateBody(prompt="p", system="mine"), opening)
+    assert [m.content for m in said] == ["mine", "b", "p"]
+    goes_on = bodies.generate_messages(GenerateBody(prompt="p", context=[1]), opening)
+    assert [m.content for m in goes_on] == ["s", "p"], "the others are in the context"
 
 
 def test_the_oldest_go_first() -> None:

@@ -1,0 +1,65 @@
+"""A request that wants one certain tool: llama-server knows "some tool" and "none" only, and takes
+the name of one for "as you like". So the tools go on without the others. Pure.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from proxy.dialect.opening import Protocol
+from proxy.errors import BadRequest
+
+KEY: Final = b'"tool_choice"'
+
+
+class _Named(msgspec.Struct):
+    """A tool, or the choice of one, in each protocol's shape."""
+
+    type: Any = None
+    name: Any = None
+    function: Any = None
+
+    @property
+    def tool(self) -> str | None:
+        name = self.function.get("name") if isinstance(self.function, dict) else self.name
+        return name if isinstance(name, str) else None
+
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_tools = msgspec.json.Decoder(list[msgspec.Raw])
+_named = msgspec.json.Decoder(_Named)
+
+
+def narrow_tools(body: bytes, protocol: Protocol) -> bytes:
+    """The body with the tools that its `tool_choice` leaves; byte for byte the same where that
+    names none.
+
+    Raises BadRequest for a choice that is not among the tools.
+    """
+    if KEY not in body:
+        return body
+    fields = _fields.decode(body)
+    try:
+        choice = _named.decode(fields["tool_choice"])
+        tools = _tools.decode(fields["tools"])
+    except (KeyError, msgspec.ValidationError):
+        return body
+    if choice.type == "none":
+        # Anthropic's way to say it, which llama-server does not know.
+        return msgspec.json.encode({**fields, "tools": []})
+    if choice.tool is None:
+        return body
+    left = [tool for tool in tools if _name(tool) == choice.tool]
+    if not left:
+        raise BadRequest(
+            f"tool_choice: {choice.tool[:80]!r} is not among the tools", param="tool_choice"
+        )
+    only: object = {"type": "any"} if protocol == "messages" else "required"
+    return msgspec.json.encode({**fields, "tools": left, "tool_choice": only})
+
+
+def _name(tool: msgspec.Raw) -> str | None:
+    try:
+        return _named.decode(tool).tool
+    except msgspec.ValidationError:
+        return None

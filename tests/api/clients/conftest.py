@@ -1,0 +1,142 @@
+"""One proxy, as a process, for all tests with the official clients of OpenAI and Anthropic."""
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import ollama
+import openai
+import pytest
+
+from proxy.client import Client
+from proxy.engine.command import free_port
+from tests.support.extras import projector
+from tests.support.guard import HANG_S
+from tests.support.llama import program
+from tests.support.models import model
+from tests.support.served import served
+
+TINY, ALIAS = "tiny:4l", "gpt-4o"
+VARIANT = "tiny-fast"  # the same file with another split
+ENCODER, EMBEDDING_ALIAS = "encoder", "text-embedding-3-small"
+MEANS = "means"  # a chat model whose vectors are the mean of all tokens
+SEER = "seer"  # with a projector
+TEMPLATES = {"qwen3": "Qwen-Qwen3-0.6B", "gpt-oss": "openai-gpt-oss-120b"}
+THOUGHT = "<think>\\nI think\\n</think>\\n\\nRome"
+USER: Any = {"role": "user", "content": "hello"}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clients")
+
+
+@pytest.fixture(scope="session")
+def device() -> Iterator[str]:
+    """What stands in for a GPU, for one worker: that of TINY and its variant."""
+    port = free_port()
+    argv = (program("ggml-rpc-server"), "-H", "127.0.0.1", "-p", str(port), "-t", "1")
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + HANG_S
+            while time.monotonic() < deadline and process.poll() is None:
+                with contextlib.suppress(OSError):
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                time.sleep(0.05)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="session")
+def url(folder: Path, device: str) -> Iterator[str]:
+    """Where the proxy listens."""
+    with served(folder, policy_text(folder, device)) as url:
+        yield url
+
+
+def policy_text(folder: Path, device: str) -> str:
+    # A projector goes with the only model of its folder.
+    seer = folder / "seer" / "seer.gguf"
+    seer.parent.mkdir()
+    shutil.copyfile(model(layers=2), seer)
+    projector(seer.with_name("mmproj.gguf"))
+    # Texts are compared: other kernels, and prompts of which a part is cached, round otherwise.
+    params = "temperature = 0.0, cache_prompt = false"
+    tables = {
+        TINY: [
+            *(f"path = {_toml(model(layers=4))}", f'aliases = ["{ALIAS}"]', 'repack = "off"'),
+            *(f'rpc = ["{device}"]', 'moe_cpu_layers = "full"'),
+        ],
+        VARIANT: [f'base = "{TINY}"', "moe_cpu_layers = 1"],
+        ENCODER: [f"path = {_toml(model('bert', layers=2))}", f'aliases = ["{EMBEDDING_ALIAS}"]'],
+        MEANS: [f"path = {_toml(model(layers=2))}", 'args = ["--pooling", "mean"]', "ctx = 2048"],
+        SEER: [f"path = {_toml(seer)}"],
+    }
+    for name, template in TEMPLATES.items():
+        tables[name] = [f"path = {_toml(model(layers=2, template=template))}"]
+    tables["thinker"] = tables["qwen3"]
+    lines = [
+        *("[catalog]", "ollama = false", f"state = {_toml(folder / 'state')}"),
+        *("[engine]", "threads = 1"),
+        *("[defaults]", "ctx = 1024", "parallel = 2"),
+    ]
+    for name, table in tables.items():
+        own = f", grammar = 'root ::= \"{THOUGHT}\"'" if name == "thinker" else ""
+        lines += [f'[models."{name}"]', *table, f"params = {{ {params}{own} }}"]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(path: Path) -> str:
+    return json.dumps(str(path))
+
+
+@pytest.fixture(scope="session")
+def mine(url: str) -> Iterator[openai.OpenAI]:
+    """OpenAI's client. It asks once: what a test sees is the first answer."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="-", timeout=HANG_S, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+async def mine_async(url: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(
+        base_url=f"{url}/v1", api_key="-", timeout=HANG_S, max_retries=0
+    ) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def theirs(url: str) -> Iterator[anthropic.Anthropic]:
+    """Anthropic's client."""
+    with anthropic.Anthropic(base_url=url, api_key="-", timeout=HANG_S, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+async def theirs_async(url: str) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    async with anthropic.AsyncAnthropic(
+        base_url=url, api_key="-", timeout=HANG_S, max_retries=0
+    ) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def llama(url: str) -> Iterator[ollama.Client]:
+    """Ollama's client, which also makes models."""
+    with ollama.Client(url, timeout=HANG_S) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def operator(url: str) -> Client:
+    """What the command line asks with."""
+    return Client(url)

@@ -1,0 +1,58 @@
+"""The choice of a certain tool."""
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.dialect.opening import Protocol
+from proxy.dialect.tool_choice import narrow_tools
+from proxy.errors import BadRequest
+
+OPENAIS = [{"type": "function", "function": {"name": name}} for name in "ab"]
+OTHERS = [{"name": name} for name in "ab"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "tools", "choice", "only"),
+    [
+        ("chat", OPENAIS, {"type": "function", "function": {"name": "b"}}, "required"),
+        ("responses", OTHERS, {"type": "function", "name": "b"}, "required"),
+        ("messages", OTHERS, {"type": "tool", "name": "b"}, {"type": "any"}),
+    ],
+)
+def test_the_others_are_left_out(protocol: Protocol, tools: Any, choice: Any, only: Any) -> None:
+    body = {"model": "m", "tools": tools, "tool_choice": choice}
+    made = json.loads(narrow_tools(json.dumps(body).encode(), protocol))
+
+    assert made == {"model": "m", "tools": tools[1:], "tool_choice": only}
+
+
+def test_none_in_anthropics_words() -> None:
+    body = json.dumps({"tools": OTHERS, "tool_choice": {"type": "none"}}).encode()
+
+    assert json.loads(narrow_tools(body, "messages"))["tools"] == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"tools": [{}]}',
+        b'{"tools": [{}], "tool_choice": "auto"}',
+        b'{"tools": [{}], "tool_choice": {"type": "any"}}',
+        b'{"tools": [{}], "tool_choice": {"type": "function", "function": 5}}',
+        b'{"tools": 5, "tool_choice": {"type": "function", "function": {"name": "a"}}}',
+        b'{"tool_choice": {"type": "function", "function": {"name": "a"}}}',
+        b'{"messages": [{"content": "\\"tool_choice\\""}]}',
+    ],
+)
+def test_other_bodies_stay_as_they_are(body: bytes) -> None:
+    assert narrow_tools(body, "chat") == body
+
+
+def test_a_tool_that_is_not_there() -> None:
+    body = b'{"tools": [5, {"name": "a"}], "tool_choice": {"type": "tool", "name": "c"}}'
+
+    with pytest.raises(BadRequest, match="'c' is not among the tools") as error:
+        narrow_tools(body, "messages")
+    assert error.value.param == "tool_choice"

@@ -1,0 +1,45 @@
+"""A proxy as a process of its own, for clients that block while they wait for it."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.support.guard import HANG_S
+
+
+@contextlib.contextmanager
+def served(folder: Path, policies: str) -> Iterator[str]:
+    """Where it listens. `policies` is TOML, kept in `folder`/policies.toml."""
+    file = folder / "policies.toml"
+    file.write_text(policies)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            (
+                *(sys.executable, "-m", "proxy.cli", "serve", "--port", "0"),
+                *("--policies", str(file), "--log-format", "json"),
+            ),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)},
+        )
+        try:
+            yield _address(process, folder / "log")
+        finally:
+            process.terminate()
+            process.wait(HANG_S)
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + HANG_S
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in log.read_bytes().splitlines():
+            if line.startswith(b"{") and json.loads(line).get("event") == "serving":
+                return str(json.loads(line)["url"])
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())

@@ -22,8 +22,8 @@ from proxy.api.services import Services
 from proxy.balancer import Balancer
 from proxy.bench.store import measured_floor
 from proxy.capacity import capacity
-from proxy.catalog.cursor import GgufError
-from proxy.catalog.gguf import read_header
+from proxy.catalog.gguf import GgufError
+from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.local import Catalog
 from proxy.catalog.store import Stores
 from proxy.catalog.watch import watch

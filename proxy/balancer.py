@@ -16,7 +16,7 @@ from proxy.clock import Clock
 from proxy.controller import Controller
 from proxy.engine.types import CPU, Device, LoadOptions, Status
 from proxy.errors import ProxyError
-from proxy.memory.ledger import Ledger
+from proxy.memory.ledger import SHOWN_WITHIN_S, Ledger
 from proxy.memory.picture import Snapshot
 from proxy.memory.watch import MemoryWatch
 from proxy.observe.events import EventLog
@@ -30,8 +30,12 @@ from proxy.tasks import spawn
 log = structlog.get_logger()
 
 Measured = Callable[[LoadOptions, Sequence[Device]], Awaitable[int | None]]
+SERVING = (BackendState.READY, BackendState.DRAINING)
 # Who is busy now may be idle by then.
 LOOK_AGAIN_S = 0.5
+# Between two looks at a device that has not shown yet what was given back, and how long for.
+SHOW_POLL_S = 0.05
+SHOW_LIMIT_S = 2 * SHOWN_WITHIN_S
 
 Needs = Callable[[LoadOptions, Sequence[str]], Awaitable[Mapping[str, int]]]
 
@@ -70,10 +74,14 @@ class Balancer:
         self._policies, self._needs, self._use = policies, needs, use
         self._measured = measured
         self._events, self._clock = events, clock
-        # The mutable state: devices by backend, when each backend's books changed last, the
-        # domains.
+        # The mutable state: devices by backend; what was promised to those that are being loaded,
+        # by domain, and since when; when each backend's books were kept last, and when it last
+        # had no move under way; the domains.
         self._devices: dict[str, tuple[Device, ...]] = {}
+        self._newcomers: dict[str, dict[str, int]] = {}
+        self._started_s: dict[str, float] = {}
         self._booked_s: dict[str, float] = {}
+        self._still_s: dict[str, float] = {}
         self._domains: dict[str, _Domain] = {}
         self._freed = asyncio.Event()
         controller.spare, controller.on_short = self.spare, self._was_short
@@ -114,15 +122,19 @@ class Balancer:
         return reading.source if reading is not None and ":" in reading.source else device
 
     def _serving(self) -> list[Backend]:
-        ready = (BackendState.READY, BackendState.DRAINING)
-        return [backend for backend in self._pool.backends() if backend.state in ready]
+        return [backend for backend in self._pool.backends() if backend.state in SERVING]
 
-    def _rooms(self) -> dict[str, Room]:
+    def _rooms(self, newcomer: str | None = None) -> dict[str, Room]:
         """Domain -> its room. Of several devices on one card the pessimist's view of each
-        counts."""
+        counts. For a newcomer, what was promised to later ones does not."""
         policies, now = self._policies().devices, self._clock.now()
         rooms: dict[str, Room] = {}
         coming = self._coming()
+        for backend, domains in self._newcomers.items():
+            if backend == newcomer:
+                break
+            for domain, size in domains.items():
+                coming[domain] = coming.get(domain, 0) + size
         for name in self.devices():
             domain = self._domain_of(name)
             rules, memory = policies.for_device(name), self._domains.setdefault(domain, _Domain())
@@ -146,16 +158,20 @@ class Balancer:
             rooms[domain] = _stricter(rooms[domain], room) if domain in rooms else room
         return rooms
 
-    def _coming(self) -> dict[str, int]:
-        """Domain -> bytes of experts that are being copied there."""
+    def _coming(self, *, but_one: bool = False) -> dict[str, int]:
+        """Domain -> bytes of experts that are being copied there. `but_one`: without the largest
+        layer of each backend, since one has its memory already while it is copied."""
         sums: dict[str, int] = {}
         for backend in self._serving():
             goal = self._controller.goal(backend) or {}
+            sizes: dict[str, list[int]] = {}
             for layer in backend.engine.known().layers:
                 place = goal.get(layer.index, layer.experts)
                 if place not in (CPU, layer.experts):
-                    domain = self._domain_of(place)
-                    sums[domain] = sums.get(domain, 0) + layer.experts_bytes
+                    sizes.setdefault(self._domain_of(place), []).append(layer.experts_bytes)
+            for domain, found in sizes.items():
+                taken = max(found) if but_one else 0
+                sums[domain] = sums.get(domain, 0) + sum(found) - taken
         return sums
 
     def _leaving(self) -> dict[str, int]:
@@ -221,9 +237,16 @@ class Balancer:
         except ProxyError as error:
             log.warning("devices_not_known", backend=backend.id, error=error.message)
             devices = ()
+        if backend.state not in SERVING:
+            return
         if (floor := await self._measured(backend.options, devices)) is not None:
             self._controller.floors[backend.id] = floor
         self._devices[backend.id] = tuple(d for d in devices if d.kind != "cpu")
+        # From here on it is in the book: with all that it took since it was started, so that
+        # readings which show that already are not taken for more room than there is.
+        started_s = self._started_s.pop(backend.id, self._clock.now())
+        self._booked_s[backend.id] = self._still_s[backend.id] = started_s
+        self._welcome(backend)
         self._watch.set_devices(self.devices().values())
         self._watch.set_pids([b.engine.pid for b in self._serving() if b.engine.pid is not None])
         # Whoever is "auto" is placed by what the devices show, which nobody knew before.
@@ -236,37 +259,51 @@ class Balancer:
         memory = self._domains.setdefault(self._domain_of(device), _Domain())
         memory.short_at_s, memory.recovering = self._clock.now(), True
 
+    def _welcome(self, backend: Backend) -> None:
+        """It is not a newcomer any more."""
+        self._newcomers.pop(backend.id, None)
+        self._freed.set()
+
     def _gone(self, backend: Backend) -> None:
+        self._welcome(backend)
+        self._started_s.pop(backend.id, None)
+        self._still_s.pop(backend.id, None)
         if self._booked_s.pop(backend.id, None) is not None:
             self._ledger.forget(backend.id, at_s=self._clock.now())
         # What devices there are stays known: the next backend will find the same ones.
         self._watch.set_pids([b.engine.pid for b in self._serving() if b.engine.pid is not None])
-        self._freed.set()
 
     def _book(self) -> None:
         """Enter what every backend holds now."""
         now = self._clock.now()
         for backend in self._serving():
+            # What changed since the last look began to change after the look before it; only what
+            # a move brings has its memory from that move's beginning on.
+            since = self._booked_s.get(backend.id)
+            if since is None:
+                continue
             status: Status = backend.engine.known()
-            # What changed since the last look began to change after the look before it.
-            since = self._booked_s.get(backend.id, now)
-            self._ledger.hold(backend.id, status.held, at_s=since)
+            still_s = self._still_s[backend.id]
+            self._ledger.hold(backend.id, status.held, at_s=since, taken_s=still_s)
             self._booked_s[backend.id] = now
+            if not self._controller.moving(backend):
+                self._still_s[backend.id] = now
 
     def _look(self, snapshot: Snapshot) -> None:
         """After each poll: give what has to be given, take what may be taken."""
         self._ledger.observe(snapshot.devices.values())
         self._book()
         rooms, leaving, now = self._rooms(), self._leaving(), self._clock.now()
+        coming = self._coming(but_one=True)
         for domain, room in rooms.items():
             gained = leaving.get(domain, 0)
+            if coming.get(domain, 0):
+                # Nothing more comes while this does; only whether all of it still may, is asked.
+                rooms[domain] = room = _with(room, -coming[domain])
             if gained:
                 # Counted once: as free for the question whether more has to leave, as not there
                 # otherwise.
-                free = None if room.free is None else room.free + gained
-                over = None if room.over_limit is None else room.over_limit - gained
-                after = replace(room, free=free, over_limit=over, pace="stand")
-                rooms[domain] = after
+                rooms[domain] = replace(_with(room, gained), pace="stand")
             memory, short = self._domains[domain], rooms[domain].short > 0
             memory.shrinking = short or (memory.shrinking and gained > 0)
             if short:
@@ -308,25 +345,47 @@ class Balancer:
         try.
         """
         needed = await self._needs(backend.options, self._devices_for(backend.options))
+        if needed:
+            # Nobody may grow into what is made free, neither now nor while the newcomer takes it.
+            self._newcomers[backend.id] = self._by_domain(needed)
+            await self._make_room(backend, needed)
+        self._started_s[backend.id] = self._clock.now()
+
+    async def _make_room(self, backend: Backend, needed: Mapping[str, int]) -> None:
+        shown_by_s = 0.0
         while True:
             self._freed.clear()
             others = [b for b in self._serving() if b.id != backend.id]
-            if not others or not needed:
+            if not others and len(self._newcomers) == 1:
                 return
             await self._watch.fresh()
             self._book()
-            domains: dict[str, int] = {}
-            for device, size in needed.items():
-                domain = self._domain_of(device)
-                domains[domain] = domains.get(domain, 0) + size
-            changes, missing = make_way(self._tenants(), domains, self._rooms())
+            domains, leaving = self._by_domain(needed), self._leaving()
+            # What was given back need not be given again, though the device may show it late.
+            rooms = {
+                domain: _with(room, leaving.get(domain, 0))
+                for domain, room in self._rooms(backend.id).items()
+            }
+            changes, missing = make_way(self._tenants(), domains, rooms)
             self._perform(changes)
+            now = self._clock.now()
             if changes.moves:
                 await self._controller.until_still(others)
+                shown_by_s = self._clock.now() + SHOW_LIMIT_S
             elif missing:
                 await self._evict(backend, others, missing)
+                shown_by_s = self._clock.now() + SHOW_LIMIT_S
+            elif any(leaving.get(domain) for domain in domains) and now < shown_by_s:
+                await self._clock.sleep(SHOW_POLL_S)
             else:
                 return
+
+    def _by_domain(self, needed: Mapping[str, int]) -> dict[str, int]:
+        domains: dict[str, int] = {}
+        for device, size in needed.items():
+            domain = self._domain_of(device)
+            domains[domain] = domains.get(domain, 0) + size
+        return domains
 
     def _devices_for(self, options: LoadOptions) -> list[str]:
         """The devices that a backend with these options will use, among those that are known."""
@@ -356,6 +415,13 @@ class Balancer:
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_AGAIN_S):
                 await self._freed.wait()
+
+
+def _with(room: Room, gained: int) -> Room:
+    """The room once what is about to leave has left."""
+    free = None if room.free is None else room.free + gained
+    over = None if room.over_limit is None else room.over_limit - gained
+    return replace(room, free=free, over_limit=over)
 
 
 def _stricter(one: Room, other: Room) -> Room:

@@ -14,11 +14,14 @@ def capacity(
 ) -> list[Budget]:
     """What is free or ours on each device that a model with these RPC servers will use, within
     reserves and limits. Devices are known once a worker has reported them, sizes where they can be
-    read.
+    read. Before that, it is what the drivers' cards have, unless a policy is about a device by a
+    name that no card has yet.
     """
+    snapshot = watch.latest()
+    readings = snapshot.devices or ({} if policies.devices.named else snapshot.cards)
     sizes = {
         name: reading.free_bytes + (ledger.ours(name) or 0)
-        for name, reading in watch.latest().devices.items()
+        for name, reading in readings.items()
         if reading.free_bytes is not None
         and (not name.startswith("RPC") or reading.description in rpc)
     }

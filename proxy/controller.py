@@ -74,8 +74,10 @@ class Controller:
         would be loaded with now."""
         self._policy_of, self._options_for = policy_of, options_for
         self._pool, self._policies, self._events, self._clock = pool, policies, events, clock
-        # The mutable state: what is asked of each backend, by its id.
+        # The mutable state: what is asked of each backend, by its id, and with which changed keys
+        # one has been loading while they changed.
         self._asked: dict[str, Asked] = {}
+        self._outdated: dict[str, tuple[str, ...]] = {}
         # What experts may still take of each device. Set by whoever watches memory.
         self.spare: Callable[[], Spare] = dict
         # Backend -> layers that are faster on the CPU, as `moe-proxy bench` has measured.
@@ -172,18 +174,20 @@ class Controller:
         """Move what moves, and start the successors of backends whose model is to be loaded
         otherwise."""
         for backend in self._pool.backends():
-            asked = self._asked.get(backend.id)
             change = changes.for_model(backend.options.model)
-            if asked is None:
+            reload = change.reload if change is not None else ()
+            reload += tuple(key for key in changes.keys if _is_for_all(key))
+            otherwise = bool(reload) or (change is not None and change.makes_movable)
+            if backend.state is BackendState.STARTING and otherwise:
+                self._outdated[backend.id] = self._outdated.get(backend.id, ()) + reload
+            if (asked := self._asked.get(backend.id)) is None:
                 continue
             moves = change is not None and change.moves(dense=backend.options.dense)
             if moves:
-                asked.policy = self._policy_split(backend)
+                asked.policy = self.policy_split(backend)
                 asked.operator = None
-            reload = change.reload if change is not None else ()
-            reload += tuple(key for key in changes.keys if _is_for_all(key))
             ready = backend.state is BackendState.READY
-            if ready and (reload or (change is not None and change.makes_movable)):
+            if ready and otherwise:
                 spawn(self._reload(backend, reload), name=f"{backend.id}:reload")
             if not (ready and reload) and (moves or "devices" in _tables(changes)):
                 spawn(self._apply(backend, asked, "policy"), name=f"{backend.id}:policy")
@@ -222,11 +226,13 @@ class Controller:
     # --- the pool's news ---
 
     def _ready(self, backend: Backend) -> None:
-        self._asked[backend.id] = Asked(self._policy_split(backend))
+        self._asked[backend.id] = Asked(self.policy_split(backend))
+        if (keys := self._outdated.pop(backend.id, None)) is not None:
+            spawn(self._reload(backend, keys), name=f"{backend.id}:reload")
         if not backend.engine.live_moves:
             log.info("no_live_moves", backend=backend.id, why=backend.engine.why_no_moves)
 
-    def _policy_split(self, backend: Backend) -> Split:
+    def policy_split(self, backend: Backend) -> Split:
         """What the policies say of this backend's weights, experts or not."""
         policy = self._policy_of(backend.options.model)
         if not backend.options.dense:
@@ -248,8 +254,10 @@ class Controller:
             await self._apply(backend, asked, "settle")
 
     def _gone(self, backend: Backend) -> None:
-        self._asked.pop(backend.id, None)
+        if (asked := self._asked.pop(backend.id, None)) is not None:
+            asked.learned.set()  # nothing more will be learned, and somebody may wait for it
         self.floors.pop(backend.id, None)
+        self._outdated.pop(backend.id, None)
 
     # --- moving ---
 

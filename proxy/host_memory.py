@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from proxy.batches import Capacity
-from proxy.catalog.gguf import GgufError, read_header
+from proxy.catalog.gguf import GgufError
+from proxy.catalog.gguf_reader import read_header
 from proxy.engine.types import LoadOptions
 from proxy.memory.picture import Snapshot
 from proxy.memory.pressure import Episodes, pressure_of
@@ -35,10 +36,10 @@ class HostMemory:
         *,
         watch: MemoryWatch,
         events: EventLog,
-        split_of: Callable[[str], Split],
+        split_of: Callable[[Backend], Split],
         capacity: Capacity,
     ) -> None:
-        """`split_of` tells the policies' split of a model, `capacity` what of the devices, with
+        """`split_of` tells the policies' split of a backend, `capacity` what of the devices, with
         these RPC servers, a model could have."""
         self._watch, self._events = watch, events
         self._split_of, self._capacity = split_of, capacity
@@ -52,7 +53,7 @@ class HostMemory:
         if options.engine != "hosted" or available is None:
             return
         budgets = tuple(self._capacity(options.rpc))
-        split = self._split_of(options.model)
+        split = self._split_of(backend)
         try:
             staying = await asyncio.to_thread(_staying, options, split, budgets)
         except Exception:

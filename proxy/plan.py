@@ -1,23 +1,34 @@
-"""The command `plan`: finds the model and the budgets, reads the header, plans. Loads nothing."""
+"""The command `plan`: finds the model, what holds for it and the budgets, reads the header, plans.
+
+Loads nothing. Everything is as `serve` would have it, except for what the command line says.
+"""
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from proxy.catalog.gguf import GgufError, Header, read_header
+from proxy.catalog.gguf import GgufError, Header
+from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.local import Catalog
+from proxy.catalog.store import Stores
 from proxy.client import Client
+from proxy.effective import effective_policy
+from proxy.engine.types import LoadOptions
 from proxy.errors import BadRequest, ModelNotFound
 from proxy.placement.budget import Budget
 from proxy.placement.commandline import server_args
 from proxy.placement.estimate import Settings
 from proxy.placement.kv import KV_TYPES
+from proxy.placement.needs import settings_of, ubatch_of
 from proxy.placement.plan import Plan, Tune, plan
+from proxy.placement.ubatch import choose_ubatch
+from proxy.places import places
 from proxy.policy.load import load
-from proxy.policy.model import Policies
+from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.units import parse_size
-from proxy.split import AUTO, Split, resolve
+from proxy.policy.values import home_of
+from proxy.split import AUTO, Split, cpu_layers
 
 # What a single device is called where nobody said so.
 UNNAMED = "GPU"
@@ -34,8 +45,8 @@ class Question:
     parallel: int | None = None
     kv_type: str | None = None
     ubatch: int | None = None
-    tune: Tune = "balanced"
-    split: Split = AUTO
+    tune: Tune | None = None
+    split: Split | None = None
     policies: Path | None = None
 
 
@@ -57,33 +68,50 @@ def answer(question: Question) -> Answer:
     if loaded.policies is None:
         raise BadRequest("; ".join(map(str, loaded.problems)))
     policies = loaded.policies
-    name, path = _model(question.model, policies)
-    policy = policies.for_model(name)
-    kv_type = question.kv_type or "f16"
-    if kv_type not in KV_TYPES:
-        raise BadRequest(f"KV type {kv_type!r} is unknown; use {', '.join(KV_TYPES)}")
+    policy, path = _model(question.model, policies)
     header = _header(path)
-    settings = Settings(
-        ctx=question.ctx or policy.ctx,
-        parallel=question.parallel or policy.parallel,
-        key_type=kv_type,
-        value_type=kv_type,
-        per_token_outputs=policy.mode != "generation",
-    )
+    settings = _settings(question, policy, header)
+    moves = policy.dense_cpu_layers if settings.dense else policy.moe_cpu_layers
+    split = next(split for split in (question.split, moves, AUTO) if split is not None)
+    given = None if split == AUTO else len(cpu_layers(split, header.layers))
+    budgets, tune = budgets_of(question.vram, policies), question.tune or policy.tune
     try:
         made = plan(
             header,
             settings,
-            budgets_of(question.vram, policies),
-            tune=question.tune,
-            ubatch=question.ubatch,
-            cpu_layers=_cpu_layers(question.split, header),
+            budgets,
+            ubatch=question.ubatch
+            or ubatch_of(policy.args)
+            or choose_ubatch(tune, header, settings, budgets, given),
+            cpu_layers=given,
             host_free_bytes=host_free_bytes(),
         )
     except ValueError as error:
         raise BadRequest(str(error)) from None
-    rpc = policies.devices.rpc if any(name.startswith("RPC") for name in question.vram) else ()
-    return Answer(made, name, tuple(server_args(made, path, rpc=rpc)))
+    rpc = policy.rpc if any(name.startswith("RPC") for name in question.vram) else ()
+    return Answer(made, policy.name, tuple(server_args(made, path, rpc=rpc)))
+
+
+def _settings(question: Question, policy: ModelPolicy, header: Header) -> Settings:
+    """What `serve` would load the model with, and over that what the question says."""
+    ctx = question.ctx or policy.ctx
+    settings = settings_of(
+        LoadOptions(
+            policy.name,
+            header.files[0],
+            mode=policy.mode,
+            ctx=min(ctx, header.context_length or ctx),
+            parallel=question.parallel or policy.parallel,
+            args=policy.args,
+            dense=not header.is_moe and policy.dense_cpu_layers is not None,
+        )
+    )
+    if question.kv_type is not None:
+        settings = replace(settings, key_type=question.kv_type, value_type=question.kv_type)
+    for kind in (settings.key_type, settings.value_type):
+        if kind not in KV_TYPES:
+            raise BadRequest(f"KV type {kind!r} is unknown; use {', '.join(KV_TYPES)}")
+    return settings
 
 
 def budgets_of(vram: Mapping[str, int], policies: Policies) -> list[Budget]:
@@ -142,26 +170,31 @@ def host_free_bytes() -> int | None:
     return next((int(count) * 1024 for count in kilobytes), None)
 
 
-def _model(name: str, policies: Policies) -> tuple[str, Path]:
-    """The model's name and file: a file of this name, or the catalogue's."""
+def _model(name: str, policies: Policies) -> tuple[ModelPolicy, Path]:
+    """What holds for a model, and its file: a file of this name, or the one that `serve` finds."""
     if name.lower().endswith(".gguf") and Path(name).exists():
         path = Path(name).resolve()
-        named = (m.name for m in policies.models.values() if m.path and m.path.resolve() == path)
-        return next(named, path.stem), path
-    own = policies.resolve(name)
-    files = {model.name: model.path for model in policies.models.values() if model.path}
-    catalog = Catalog(policies.catalog.dirs, files)
-    entry = catalog.find(own)
-    if entry is None:
-        near = ", ".join(catalog.nearest(own))
+        named = (m for m in policies.models.values() if m.path and m.path.resolve() == path)
+        return next(named, replace(policies.defaults, name=path.stem)), path
+    catalog = Catalog(*places(policies, Stores(home_of(os.environ))))
+    policy = found = policies.models.get(policies.resolve(name))
+    filed_as = found.name if found else name
+    while found and found.path is None and found.base is not None:
+        # A variant has its base's file.
+        filed_as, found = found.base, policies.models.get(policies.resolve(found.base))
+    entry = catalog.find(found.name if found else filed_as)
+    file = (found.path if found else None) or (entry.path if entry else None)
+    if file is None:
+        near = ", ".join(catalog.nearest(filed_as))
         raise ModelNotFound(
             f"no model {name!r}" + (f"; did you mean {near}?" if near else " and no such file")
         )
-    return entry.name, entry.path
-
-
-def _cpu_layers(split: Split, header: Header) -> int | None:
-    return None if split == AUTO else resolve(split, header.layers)
+    if policy is None and entry is not None:
+        # It may stand under another of the file's names.
+        unnamed = (m for m in policies.models.values() if m.path is None)
+        policy = next((m for m in unnamed if catalog.find(m.name) == entry), None)
+    policy = policy or replace(policies.defaults, name=entry.name if entry else name)
+    return effective_policy(policy, entry), file
 
 
 def _header(path: Path) -> Header:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from proxy.pool.state import Backend
 from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server
 from tests.support.models import model
@@ -19,6 +20,8 @@ POLICIES = """
 rpc = ["{rpc}"]
 [engine]
 threads = 1
+[defaults]
+keep_alive = "-1"
 [models.m]
 path = "{path}"
 ctx = 512
@@ -49,6 +52,12 @@ class Rig:
                 found = [(b["live_moves"], b["moe_cpu_layers"]) for b in ready]
                 if found == [(movable, layers)]:
                     return dict(ready[0])
+                await asyncio.sleep(0.02)
+
+    async def until_policies(self, generation: int) -> None:
+        """The edit is in force."""
+        async with asyncio.timeout(HANG_S):
+            while (await self.proxy.get("/admin/state"))["policies"]["generation"] < generation:
                 await asyncio.sleep(0.02)
 
 
@@ -86,9 +95,28 @@ async def test_whole_then_movable_then_whole_again(rig: Rig) -> None:
 
 async def test_auto_brings_all_that_fits_to_the_device(rig: Rig) -> None:
     rig.proxy.edit(rig.text('dense_cpu_layers = "auto"'))
-    await asyncio.sleep(0.5)
+    await rig.until_policies(2)
     await rig.ask()
     on_device = await rig.until(movable=True, layers=0)
     size = sum(layer["experts_bytes"] for layer in on_device["layers"])
 
     assert on_device["bytes"]["RPC0"]["experts"] >= size > 0
+
+
+async def test_an_edit_while_it_loads_is_not_lost(rig: Rig) -> None:
+    pool = rig.proxy.app.services.pool
+    make_way, edited = pool.before_start, False
+
+    async def before_start(backend: Backend) -> None:
+        nonlocal edited
+        if not edited:
+            edited = True
+            rig.proxy.edit(rig.text('dense_cpu_layers = "full"'))
+            await rig.until_policies(2)
+        if make_way is not None:
+            await make_way(backend)
+
+    pool.before_start = before_start
+    await rig.ask()
+
+    await rig.until(movable=True, layers=LAYERS)

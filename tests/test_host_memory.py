@@ -87,6 +87,16 @@ async def test_only_what_stays_on_the_cpu_counts(rig: Rig) -> None:
     assert three - embeddings == (every - embeddings) * 3 // 12
 
 
+async def test_of_a_model_without_experts_counts_what_is_left_on_the_cpu(rig: Rig) -> None:
+    rig.host = replace(rig.host, available_bytes=0)
+    options = {"path": model("qwen3", layers=6), "dense": True}
+    for rig.split in (-1, 3, 0):
+        await rig.check(**options)
+
+    every, half, embeddings = (event["cpu_bytes"] for event in rig.told("host_memory_short"))
+    assert half - embeddings == (every - embeddings) // 2 > 0
+
+
 async def test_before_any_device_is_known_it_says_so(rig: Rig) -> None:
     rig.budgets = []
     rig.host = replace(rig.host, available_bytes=5 * MIB)

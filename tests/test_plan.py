@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from proxy.cli import FAILED, MISUSED, OK, main
+from proxy.cli import main
+from proxy.commands.output import FAILED, MISUSED, OK
 from proxy.plan import parse_vram
+from tests.catalog.test_store import put
 from tests.support.models import model
 
 POLICIES = """
@@ -87,6 +89,118 @@ def test_what_cannot_fit_fails_and_says_why(
     assert main(["plan", "tiny", "--vram", "3MiB", "--policies", str(policies)]) == FAILED
 
     assert "even with all experts on the CPU" in capsys.readouterr().out
+
+
+def test_what_the_policy_says_holds_and_flags_come_before_it(
+    policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = (
+        'moe_cpu_layers = 5\ntune = "prompt"\nargs = ["-ctk", "q8_0", "--cache-type-v", "q4_0"]\n'
+    )
+    policies.write_text(policies.read_text() + more)
+    argv = ("tiny", "--vram", "1GiB", "--policies", str(policies))
+
+    own = ask(capsys, *argv)
+    flags = ask(
+        capsys,
+        *argv,
+        "--moe-cpu-layers",
+        "auto",
+        "--tune",
+        "generation",
+        "--kv",
+        "f16",
+        "--ctx",
+        "512",
+        "--parallel",
+        "1",
+    )
+
+    assert (own["moe_cpu_layers"], own["ubatch"]) == (5, 4096)
+    assert own["devices"][0]["kv_bytes"] == 12 * 2048 * 2 * 2 * (34 + 18)
+    assert own["args"][-4:] == ["--cache-type-k", "q8_0", "--cache-type-v", "q4_0"]
+    assert (flags["moe_cpu_layers"], flags["ubatch"]) == (0, 512)
+    assert flags["devices"][0]["kv_bytes"] == 12 * 512 * 2 * 2 * (2 * 32)
+    assert "--cache-type-k" not in flags["args"]
+
+
+def test_feed_forward_weights_that_may_move_are_placed_by_the_budget(
+    policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = model("qwen3", layers=6)
+    policies.write_text(policies.read_text() + f'[models.dense]\npath = "{path}"\n')
+    argv = ("dense", "--ctx", "256", "--parallel", "1", "--policies", str(policies))
+    whole = ask(capsys, *argv, "--vram", "1GiB")
+    policies.write_text(policies.read_text() + 'dense_cpu_layers = "auto"\n')
+
+    all_fits = ask(capsys, *argv, "--vram", "1GiB")
+    (device,) = all_fits["devices"]
+    held = sum(value for value in device.values() if isinstance(value, int))
+    # Its reserve, and two of the six layers too few.
+    part = ask(capsys, *argv, "--vram", str((1 << 20) + held - device["experts_bytes"] // 3))
+    assert main(["plan", *argv, "--vram", "1GiB", "--moe-cpu-layers", "2"]) == OK
+    text = capsys.readouterr().out
+
+    assert whole["devices"][0]["experts_bytes"] == 0
+    assert whole["devices"][0]["weights_bytes"] == device["weights_bytes"] + device["experts_bytes"]
+    assert all_fits["moe_cpu_layers"] == 0
+    assert part["moe_cpu_layers"] in (2, 3)
+    assert part["host_bytes"] > all_fits["host_bytes"] + device["experts_bytes"] // 4
+    assert part["args"][part["args"].index("--n-cpu-ffn") + 1] == str(part["moe_cpu_layers"])
+    assert "6 layers, 6 with feed-forward weights that move" in text
+    assert "dense_cpu_layers 2: " in text
+
+
+def test_models_are_found_where_serve_finds_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ollama's store, with a Modelfile's parameters; our own; a folder; variants and aliases."""
+    file = tmp_path / "policies.toml"
+    gguf = model(layers=2).read_bytes()
+    put(
+        tmp_path / "ollama",
+        "registry.ollama.ai/library/there/latest",
+        model=gguf,
+        params=b'{"num_ctx": 1024, "moe_cpu_layers": 1}',
+    )
+    put(tmp_path / "state", "registry.ollama.ai/library/ours/latest", model=gguf)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "plain.gguf").write_bytes(gguf)
+    file.write_text(f"""
+[catalog]
+dirs = ["{tmp_path}/files"]
+ollama_dir = "{tmp_path}/ollama"
+state = "{tmp_path}/state"
+[models.ours]
+aliases = ["nick"]
+moe_cpu_layers = 2
+[models.variant]
+base = "ours"
+ctx = 512
+""")
+    argv = ("--vram", "1GiB", "--policies", str(file))
+
+    found = {n: ask(capsys, n, *argv) for n in ("there", "ours", "nick", "plain", "variant")}
+
+    assert {name: plan["moe_cpu_layers"] for name, plan in found.items()} == {
+        "there": 1,
+        "ours": 2,
+        "nick": 2,
+        "plain": 0,
+        "variant": 2,
+    }
+    contexts = [p["args"][p["args"].index("--ctx-size") + 1] for p in found.values()]
+    assert contexts == ["4096", "32768", "32768", "32768", "2048"]
+
+
+def test_the_table_says_what_is_kept_free_and_what_the_next_layer_would_take(
+    policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "tiny", "--vram", "36MiB", "--policies", str(policies)]) == OK
+
+    text = capsys.readouterr().out
+    assert "RESERVE" in text
+    assert "RESERVE is what the policies keep free (devices.reserve, limit); one more layer" in text
 
 
 def test_mistakes_are_told(

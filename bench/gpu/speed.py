@@ -13,7 +13,7 @@ from typing import Any
 from bench.gpu.bigmodel import path_of
 from bench.gpu.rig import Rig, rig, still
 from bench.gpu.work import Results, Settings, StepFailed
-from proxy.catalog.gguf import read_header
+from proxy.catalog.gguf_reader import read_header
 from proxy.engine.types import Address
 from proxy.placement.estimate import Settings as LoadSettings
 from proxy.placement.estimate import estimate

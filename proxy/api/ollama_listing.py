@@ -11,7 +11,8 @@ from aiohttp import web
 from proxy.api.ollama_asks import find, read_request
 from proxy.api.services import SERVICES, Services
 from proxy.api.wire import json_response
-from proxy.catalog.gguf import GgufError, Header, read_header
+from proxy.catalog.gguf import GgufError, Header
+from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.summary import Summary
 from proxy.dialect.ollama import models
 from proxy.dialect.ollama.options import SAMPLING

@@ -16,7 +16,8 @@ import msgspec
 import structlog
 
 from proxy.bench.curve import Curve, floor_of
-from proxy.catalog.gguf import GgufError, parts_of
+from proxy.catalog.gguf import GgufError
+from proxy.catalog.gguf_reader import parts_of
 from proxy.engine.types import Device
 
 log = structlog.get_logger()

@@ -1,20 +1,18 @@
 """Reads the little-endian numbers and strings of a GGUF header, whatever the file turns out to be.
 
-Its counterpart `proxy.catalog.gguf` knows what they mean.
+Its counterpart `proxy.catalog.gguf_reader` knows what they mean.
 """
 
 import struct
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from proxy.catalog.gguf import GgufError
+
 # The largest real vocabularies (262k tokens) make headers of 20 MB.
 MAX_HEADER_BYTES: Final = 128 << 20
 MAX_STRING_BYTES: Final = 16 << 20
 READ_BYTES: Final = 1 << 20
-
-
-class GgufError(ValueError):
-    """Not a GGUF that can be used; the message names the file, the place and what is wrong."""
 
 
 class Cursor:

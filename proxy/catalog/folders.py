@@ -8,7 +8,8 @@ from pathlib import Path
 
 from proxy.catalog import names
 from proxy.catalog.entry import Entry
-from proxy.catalog.gguf import GgufError, parts_of
+from proxy.catalog.gguf import GgufError
+from proxy.catalog.gguf_reader import parts_of
 
 
 def scan_named(named: Mapping[str, Path], problems: dict[str, str]) -> list[Entry]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from proxy.catalog import names
 from proxy.catalog.entry import Entry as Entry  # what callers ask for here
 from proxy.catalog.folders import scan_folders, scan_named
-from proxy.catalog.gguf import Header, read_header
+from proxy.catalog.gguf import Header
+from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.kept import load, save
 from proxy.catalog.reference import OLLAMA_HOST, Reference
 from proxy.catalog.store import Store

@@ -1,7 +1,7 @@
 """Writes GGUF models with random weights, drawing the blocks of quantised types directly.
 
 Drawing costs a tenth of quantising and holds one tensor in memory at a time.
-The header side, reading, is `proxy.catalog.gguf`.
+The header side, reading, is `proxy.catalog.gguf_reader`.
 """
 
 import uuid

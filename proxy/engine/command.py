@@ -9,7 +9,8 @@ from typing import Final
 
 import aiohttp
 
-from proxy.catalog.gguf import GgufError, read_header
+from proxy.catalog.gguf import GgufError
+from proxy.catalog.gguf_reader import read_header
 from proxy.engine.logbook import LogBook
 from proxy.engine.process import ChildProcess
 from proxy.engine.types import CPU, Address, Device, Layer, LoadOptions, Move, Status

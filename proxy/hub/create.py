@@ -11,7 +11,8 @@ import msgspec
 
 from proxy.catalog import manifest as media
 from proxy.catalog.entry import Entry, Message
-from proxy.catalog.gguf import PART, GgufError, Value, read_beginning, read_header
+from proxy.catalog.gguf import GgufError, Value
+from proxy.catalog.gguf_reader import PART, read_beginning, read_header
 from proxy.catalog.local import Catalog
 from proxy.catalog.manifest import BadManifest, Layer, Manifest, encode_manifest
 from proxy.catalog.reference import Reference

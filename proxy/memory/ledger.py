@@ -58,14 +58,17 @@ class Ledger:
         self._held: dict[str, dict[str, dict[str, int]]] = {}
         self._accounts: dict[str, _Account] = {}
 
-    def hold(self, backend: str, held: Held, *, at_s: float) -> None:
-        """All that `backend` holds, as in `Status.held`. `at_s`: when that began to change."""
+    def hold(self, backend: str, held: Held, *, at_s: float, taken_s: float | None = None) -> None:
+        """All that `backend` holds, as in `Status.held`. `at_s`: when that began to change;
+        `taken_s`: when what was taken began to be, where that is earlier: a copy's memory is there
+        before the copy is."""
         before = self._held.get(backend, {})
         self._held[backend] = {device: dict(kinds) for device, kinds in held.items()}
         for device in before.keys() | held.keys():
             change = _total(held, device) - _total(before, device)
             if change:
-                self._due(self._account(device), change, at_s)
+                began_s = at_s if taken_s is None or change < 0 else taken_s
+                self._due(self._account(device), change, began_s)
                 self._judge(device)
                 self._account(device).others_before = self._account(device).others
 
@@ -157,7 +160,7 @@ class Ledger:
         else:
             # Not set off against what was taken: it may have been taken, and be slow to come back.
             account.returned += _left(-change, risen)
-        account.changed_s = at_s
+        account.changed_s = max(account.changed_s, at_s)
 
     def _shown(self, account: _Account, reading: DeviceReading) -> None:
         before = account.reading

@@ -18,6 +18,9 @@ class Snapshot:
     together."""
 
     devices: Mapping[str, DeviceReading] = field(default_factory=dict)
+    # The machine's cards as they were first read, by their drivers' names for them: until a worker
+    # has told which devices there are, and what they are called.
+    cards: Mapping[str, DeviceReading] = field(default_factory=dict)
     host: HostReading = NOTHING
     number: int = 0  # of the poll, from 1; 0: nothing has been read yet
     at_s: float = 0.0

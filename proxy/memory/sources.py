@@ -61,6 +61,18 @@ def choose(device: Device, setting: str | None, cards: Cards) -> Source:
     return Source("ggml", None, bus_id, integrated)
 
 
+def likely(cards: Cards) -> list[tuple[Device, Source]]:
+    """The cards that llama.cpp will use, as far as that can be known before it has said so: all
+    whose memory can be read, integrated ones only where there is no other."""
+    readable: list[tuple[Kind, Card]] = [("nvml", card) for card in cards.nvml if card.readable]
+    readable += [("sysfs", card) for card in cards.sysfs if card.readable]
+    discrete = [(driver, card) for driver, card in readable if not card.integrated]
+    return [
+        (Device(card.id, card.name, "gpu", None, None, card.pci_bus_id), _of(driver, card, None))
+        for driver, card in discrete or readable
+    ]
+
+
 def _named(
     kind: Kind, wanted: str, bus_id: str | None, integrated: bool | None, cards: Sequence[Card]
 ) -> Source:

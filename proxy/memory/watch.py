@@ -20,7 +20,7 @@ from proxy.memory.nvml import Nvml
 from proxy.memory.picture import Snapshot, as_reported, device_reading
 from proxy.memory.reader import Answer, Reader
 from proxy.memory.readings import DeviceReading, HostReading, Sample
-from proxy.memory.sources import Cards, Source, choose
+from proxy.memory.sources import Cards, Source, choose, likely
 from proxy.memory.sysfs import Sysfs
 from proxy.tasks import spawn
 
@@ -71,6 +71,10 @@ class MemoryWatch:
         self._pids: frozenset[int] = frozenset()
         self._cards = Cards()
         self._cards_due_s = 0.0
+        # Cards, until a worker has told which devices there are. Read once: asking wakes a card
+        # that sleeps, and nothing is to be moved yet.
+        self._unnamed: dict[str, DeviceReading] = {}
+        self._unnamed_done = False
         self._readers: dict[str, Reader[Any]] = {}
         self._reported: dict[str, Answer[Sample]] = {}
         self._asking: asyncio.Task[None] | None = None
@@ -101,6 +105,7 @@ class MemoryWatch:
     def set_devices(self, devices: Iterable[Device]) -> None:
         """The devices to watch, as workers report them; the CPU is left out. Their numbers count as
         read now."""
+        self._unnamed_done, self._unnamed = True, {}
         before = {(name, device.device_id) for name, device in self._devices.items()}
         self._devices = {device.name: device for device in devices if device.kind != "cpu"}
         self._report(self._devices.values(), self._now())
@@ -132,21 +137,37 @@ class MemoryWatch:
 
     async def _poll(self, began: float) -> None:
         self._begun += 1
-        if self._devices and began >= self._cards_due_s:
+        first = not self._unnamed_done
+        if (self._devices or first) and began >= self._cards_due_s:
             await self._look_for_cards(began)
+        unnamed = likely(self._cards) if first else []
         sources = {
             device.name: choose(device, self._setting(device.name), self._cards)
             for device in self._devices.values()
         }
         readers = [self._reader("host", self._read_host)]
         readers += [self._card_reader(source) for source in sources.values() if source.card]
+        readers += [self._card_reader(source) for _, source in unnamed]
         self._keep_readers({reader.name for reader in readers} | {"nvml cards", "sysfs cards"})
+        # What an earlier poll asked and still waits for hangs. An answer that only missed the
+        # patience of this poll does not: on a busy machine that may be all of them, and each is
+        # good for the time at which it was true.
+        hanging = {reader.name for reader in readers if reader.busy}
+        if self._asking is not None:
+            hanging.add(GGML)
         asked = [reader for reader in readers if self._ask(reader)]
+        if self._begun == 1:
+            await self._read(readers[0])
         await self._answers(asked, workers=self._ask_ggml(sources.values()))
+        if first and not self._unnamed_done:
+            self._unnamed = {d.name: self._reading(d, s, hanging) for d, s in unnamed}
+            read = [reading.at_s is not None for reading in self._unnamed.values()]
+            self._unnamed_done = bool(read) and all(read) and began < self._cards_due_s
         self._publish(
             Snapshot(
+                cards=self._unnamed,
                 devices={
-                    name: self._reading(self._devices[name], source)
+                    name: self._reading(self._devices[name], source, hanging)
                     for name, source in sources.items()
                 },
                 host=replace(
@@ -201,6 +222,13 @@ class MemoryWatch:
 
         return done
 
+    async def _read(self, reader: Reader[Any]) -> None:
+        """Wait as long as it takes. Only for the host's own memory, which is in files: so that no
+        picture is without it."""
+        while reader.busy:
+            self._answered.clear()
+            await self._answered.wait()
+
     async def _answers(self, asked: list[Reader[Any]], *, workers: bool = False) -> None:
         """Wait for what was asked in this poll, not for what hangs since an earlier one."""
         with suppress(TimeoutError):
@@ -236,15 +264,15 @@ class MemoryWatch:
         for device in devices:
             self._reported[device.name] = Answer(as_reported(device), at_s)
 
-    def _reading(self, device: Device, source: Source) -> DeviceReading:
+    def _reading(self, device: Device, source: Source, hanging: Collection[str]) -> DeviceReading:
         answer: Answer[Sample] = Answer()
         hangs = False
         if source.card is not None:
             reader: Reader[Sample] = self._readers[str(source)]
-            answer, hangs = reader.answer, reader.busy
+            answer, hangs = reader.answer, reader.busy and reader.name in hanging
         elif source.kind == GGML:
             answer = self._reported.get(device.name, answer)
-            hangs = self._asking is not None
+            hangs = self._asking is not None and GGML in hanging
         return device_reading(device, source, answer, hangs=hangs, pids=self._pids)
 
     def _publish(self, snapshot: Snapshot) -> None:

@@ -121,7 +121,7 @@ def make_way(
         room = rooms.get(device)
         if room is None or room.free is None:
             continue  # not known: the newcomer has to try
-        lacking = size - max(room.free - room.reserve, 0)
+        lacking = size - max(room.free - room.reserve - room.promised, 0)
         if room.over_limit is not None:
             lacking = max(lacking, size + room.over_limit)
         if lacking > 0:

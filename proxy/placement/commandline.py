@@ -8,6 +8,7 @@ from proxy.engine.types import CPU
 from proxy.placement.plan import Plan
 
 EXPERT_TENSORS: Final = r"ffn_(up|down|gate|gate_up)_(ch|)exps"
+FEED_FORWARD_TENSORS: Final = r"ffn_(up|down|gate)\."
 DEFAULT_BATCH: Final = 2048
 
 
@@ -15,10 +16,11 @@ def server_args(plan: Plan, model: Path, *, rpc: tuple[str, ...] = ()) -> list[s
     """Arguments for plain llama-server. It divides its context among its slots, and `--fit off`
     keeps it from changing any of this."""
     asked = plan.settings
+    on_cpu = "--n-cpu-ffn" if asked.dense else "--n-cpu-moe"
     args = [
         *("--model", str(model)),
         *("--ctx-size", str(asked.ctx * asked.parallel), "--parallel", str(asked.parallel)),
-        *("--n-gpu-layers", "999", "--n-cpu-moe", str(plan.moe_cpu_layers)),
+        *("--n-gpu-layers", "999", on_cpu, str(plan.moe_cpu_layers)),
         *("--ubatch-size", str(asked.ubatch)),
         *("--fit", "off"),
     ]
@@ -40,11 +42,12 @@ def _elsewhere(plan: Plan, rpc: tuple[str, ...]) -> str:
     """Experts that are on another device than their layer's attention."""
     # Named by its memory: the first (and only) device of the RPC server with this address.
     memory = {f"RPC{place}": f"RPC0[{address}]" for place, address in enumerate(rpc)}
+    tensors = FEED_FORWARD_TENSORS if plan.settings.dense else EXPERT_TENSORS
     by_device: dict[str, list[int]] = defaultdict(list)
     for index, place in enumerate(plan.layout.experts):
         if place not in (CPU, plan.layout.attention[index]):
             by_device[place].append(index)
     return ",".join(
-        rf"blk\.({'|'.join(map(str, indexes))})\.{EXPERT_TENSORS}={memory.get(device, device)}"
+        rf"blk\.({'|'.join(map(str, indexes))})\.{tensors}={memory.get(device, device)}"
         for device, indexes in by_device.items()
     )

@@ -6,6 +6,7 @@ Only results as wide as a token's are in it. Normalisation, rotation, biases and
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from proxy.placement.scratch import Node, Tape, peak_bytes
 from proxy.placement.work import Work
@@ -163,17 +164,26 @@ class _Graph:
         normed = self._rows(layer.width, before)
         out = self._experts(layer, normed, away=away) if layer.experts else -1
         if inner := layer.shared_inner or layer.inner:
-            dense = self._dense(layer, normed, inner)
+            dense = self._dense(layer, normed, inner, away=away)
             out = dense if out < 0 else self._sum(layer.width, out, dense)
         self._x = self._sum(layer.width, out, before)
 
-    def _dense(self, layer: Work, normed: int, inner: int) -> int:
-        up = self._rows(inner, normed)
+    def _dense(self, layer: Work, normed: int, inner: int, *, away: bool) -> int:
+        away = away and bool(layer.inner_steps)
+        if away and not self._stretch.streams_weights:
+            return self._rows(layer.width, self._tape.add(0, normed))
+        # What is away is copied here, one matrix after another.
+        steps = iter(layer.inner_steps if away else ())
+
+        def copied() -> tuple[int, ...]:
+            return tuple(self._tape.add(size) for size in islice(steps, 1))
+
+        up = self._rows(inner, normed, *copied())
         if layer.gated or layer.shared_inner:
-            active = self._rows(inner, self._rows(inner, normed), up)
+            active = self._rows(inner, self._rows(inner, normed, *copied()), up)
         else:
             active = self._sum(inner, up)
-        return self._rows(layer.width, active)
+        return self._rows(layer.width, active, *copied())
 
     def _experts(self, layer: Work, normed: int, *, away: bool) -> int:
         logits = self._rows(layer.experts, normed)

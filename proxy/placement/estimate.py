@@ -11,7 +11,7 @@ from proxy.catalog.gguf import Header
 from proxy.placement.attention import GUESSED, attention_of, trunk_layers
 from proxy.placement.compute import F32, Batch, Stretch, compute_bytes
 from proxy.placement.kv import cells, kv_bytes, padded, state_bytes
-from proxy.placement.work import Work, by_block, is_expert, work_of
+from proxy.placement.work import Work, by_block, is_movable, work_of
 
 DEFAULT_UBATCH: Final = 512
 FLOAT_TYPES: Final = ("f32", "f16", "bf16")
@@ -31,11 +31,14 @@ class Settings:
     flash_attention: bool = True
     # llama-server asks for one output per conversation, for embeddings one per token.
     per_token_outputs: bool = False
+    # A model without experts whose feed-forward weights move in their place.
+    dense: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LayerBytes:
-    """What one layer holds: `dense` stays where its attention is, `experts` can move."""
+    """What one layer holds: `dense` stays where its attention is, `experts` can move (or what moves
+    in their place)."""
 
     index: int
     dense: int
@@ -87,11 +90,19 @@ class Estimate:
 
     def experts_only_bytes(self) -> int:
         """The scratch memory of a device that has experts but no attention."""
-        work = max((w for w in self.work if w.experts), key=lambda w: w.expert_inner * w.used)
+        routed = [w for w in self.work if w.experts]
+        if not routed:
+            return max((2 * w.width + 3 * w.inner for w in self.work), default=0) * self._size
+        work = max(routed, key=lambda w: w.expert_inner * w.used)
         *inward, (outward, _) = work.expert_steps
         # At most a token's inner results and what is made of them, or that and the outer ones.
         inner = work.expert_inner + max(sum(width for width, _ in inward), outward)
-        return (2 * work.width + inner * work.used) * self._batch.tokens * F32
+        return (2 * work.width + inner * work.used) * self._size
+
+    @property
+    def _size(self) -> int:
+        """Bytes of one number for each token of a batch."""
+        return self._batch.tokens * F32
 
     @cached_property
     def _batch(self) -> Batch:
@@ -129,7 +140,8 @@ def estimate(header: Header, settings: Settings) -> Estimate:
     layers, work = [], []
     for index in range(trunk_layers(header)):
         tensors = blocks.get(index, {})
-        experts = sum(t.size_bytes for name, t in tensors.items() if is_expert(name))
+        moving = (t for name, t in tensors.items() if is_movable(name, dense=settings.dense))
+        experts = sum(tensor.size_bytes for tensor in moving)
         held = kv_bytes(
             attention[index],
             ctx=settings.ctx,
@@ -142,7 +154,7 @@ def estimate(header: Header, settings: Settings) -> Estimate:
             held += state or 0
         dense = sum(t.size_bytes for t in tensors.values()) - experts
         layers.append(LayerBytes(index, dense, experts, held))
-        work.append(work_of(header, index, attention[index], tensors))
+        work.append(work_of(header, index, attention[index], tensors, dense=settings.dense))
     ends = blocks.get(None, {})
     entry = sum(t.size_bytes for name, t in ends.items() if name.startswith(INPUT))
     leave = sum(t.size_bytes for t in ends.values()) - entry

@@ -1,19 +1,15 @@
 """What a newcomer takes of each device before any of its experts come: what others have to make
 room for. Pure."""
 
-import re
 from collections.abc import Sequence
 from itertools import pairwise
 
 from proxy.catalog.gguf import Header
 from proxy.engine.types import LoadOptions
 from proxy.placement.estimate import DEFAULT_UBATCH, Settings, estimate
-from proxy.placement.work import by_block
 
 KEY_TYPE, VALUE_TYPE = ("--cache-type-k", "-ctk"), ("--cache-type-v", "-ctv")
 UBATCH = ("--ubatch-size", "-ub")
-# What of a layer moves in a model without experts.
-FEED_FORWARD = re.compile(r"ffn_(?:up|gate|down)\.")
 
 
 def needs(header: Header, options: LoadOptions, devices: Sequence[str]) -> dict[str, int]:
@@ -27,10 +23,6 @@ def needs(header: Header, options: LoadOptions, devices: Sequence[str]) -> dict[
     found = estimate(header, settings_of(options))
     every = range(len(found.layers))
     dense = sum(layer.dense for layer in found.layers) + found.output_bytes
-    if options.dense:
-        blocks = by_block(header.tensors)
-        tensors = [item for index in every for item in blocks.get(index, {}).items()]
-        dense -= sum(tensor.size_bytes for name, tensor in tensors if FEED_FORWARD.match(name))
     compute = found.compute_bytes(every, every)
     share = -(-(dense + found.kv_bytes) // len(devices))
     return dict.fromkeys(devices, share + compute)
@@ -45,6 +37,7 @@ def settings_of(options: LoadOptions) -> Settings:
         value_type=_argument(options.args, VALUE_TYPE) or "f16",
         ubatch=ubatch_of(options.args) or options.ubatch or DEFAULT_UBATCH,
         per_token_outputs=options.mode != "generation",
+        dense=options.dense,
     )
 
 

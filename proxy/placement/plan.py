@@ -31,8 +31,8 @@ WORTH: Final[dict[Tune, float]] = {"balanced": 0.05, "prompt": 0.25, "generation
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A placement and what it needs. `problems` says what is wrong with it, `advice` what would
-    help, both for people; a plan with `fits` False goes over a budget."""
+    """A placement and what it needs, for these budgets. `problems` says what is wrong with it,
+    `advice` what would help, both for people; a plan with `fits` False goes over a budget."""
 
     settings: Settings
     estimate: Estimate
@@ -40,6 +40,7 @@ class Plan:
     moe_cpu_layers: int
     host_bytes: int  # weights that stay on the CPU: embeddings, and experts of these layers
     host_experts_bytes: int
+    budgets: tuple[Budget, ...] = ()
     problems: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
 
@@ -133,7 +134,7 @@ def _with_remarks(
             f"{gib(best.host_bytes)} of weights stay on the CPU and {gib(host_free_bytes)} of RAM "
             "are free: the rest is read from disk for every token"
         )
-    return replace(best, problems=tuple(problems), advice=tuple(advice))
+    return replace(best, budgets=tuple(budgets), problems=tuple(problems), advice=tuple(advice))
 
 
 def _advice(header: Header, best: Plan, budgets: Sequence[Budget]) -> Iterator[str]:

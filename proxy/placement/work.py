@@ -12,6 +12,8 @@ from proxy.placement.attention import Attention
 BLOCK: Final = re.compile(r"blk\.(\d+)\.(.+)")
 # What `--n-cpu-moe` moves, biases and scales included.
 EXPERTS: Final = re.compile(r"ffn_(up|gate|down|gate_up)_(ch|)exps(\.|$)")
+# What moves in its place of a model without experts, as with `--n-cpu-ffn`.
+FEED_FORWARD: Final = re.compile(r"ffn_(up|gate|down)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Work:
     recurrent: int  # all that a recurrent layer makes of a token before its state is applied
     inner: int  # of the dense feed-forward part
     gated: bool
+    # The matrices of the dense part in the order of use, in bytes, where it can move; else ().
+    inner_steps: tuple[int, ...]
     experts: int
     used: int
     expert_inner: int
@@ -59,10 +63,21 @@ def is_expert(name: str) -> bool:
     return EXPERTS.match(name) is not None
 
 
+def is_movable(name: str, *, dense: bool) -> bool:
+    """Whether a tensor is of what moves: experts, or in a `dense` model the feed-forward part."""
+    return bool(FEED_FORWARD.match(name)) if dense else is_expert(name)
+
+
 def work_of(
-    header: Header, index: int, attention: Attention, tensors: Mapping[str, Tensor]
+    header: Header,
+    index: int,
+    attention: Attention,
+    tensors: Mapping[str, Tensor],
+    *,
+    dense: bool = False,
 ) -> Work:
-    """The operations of layer `index`, whose tensors are given by their names within it."""
+    """The operations of layer `index`, whose tensors are given by their names within it. `dense`:
+    its feed-forward part can move."""
 
     def out(*names: str) -> int:
         return next((_rows(tensors[n]) for n in names if n in tensors), 0)
@@ -91,6 +106,11 @@ def work_of(
         recurrent=_recurrent(tensors) if attention.kind in ("recurrent", "both") else 0,
         inner=out("ffn_up.weight"),
         gated="ffn_gate.weight" in tensors,
+        inner_steps=tuple(
+            tensors[name].size_bytes
+            for part in ("up", "gate", "down")
+            if dense and (name := f"ffn_{part}.weight") in tensors
+        ),
         experts=header.expert_count if any(map(is_expert, tensors)) else 0,
         used=_used(header, index),
         expert_inner=merged // 2 or out("ffn_up_exps.weight"),

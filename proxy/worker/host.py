@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from proxy.engine.types import CPU, Device, Layer, Move, Status
-from proxy.memory.host import available_host_bytes
+from proxy.memory.host import available_host_bytes, read_host
+from proxy.memory.pressure import HIGH_PRESSURE, LOW_BYTES
 from proxy.worker.experts import Experts
 from proxy.worker.gate import Gate, preload
 from proxy.worker.llama import DEVICE_KINDS, LlamaError, LlamaLibrary
@@ -253,7 +254,11 @@ class Host:
             self.why_no_moves = "there is no device besides the CPU"
         else:
             self._mover = Mover(
-                experts, self._gate, repack_room=self._repack_room, notify=lambda: self.changed()
+                experts,
+                self._gate,
+                repack_room=self._repack_room,
+                ram_short=_ram_short,
+                notify=lambda: self.changed(),
             )
             self._mover.start()
 
@@ -274,3 +279,10 @@ class Host:
     def _set_state(self, state: State) -> None:
         self.state = state
         self.changed()
+
+
+def _ram_short() -> bool:
+    """So little is left, or all programs wait for memory for so long, that copies are no gain."""
+    host = read_host()
+    short = host.available_bytes is not None and host.available_bytes < LOW_BYTES
+    return short or (host.full_pressure is not None and host.full_pressure > HIGH_PRESSURE)

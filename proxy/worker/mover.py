@@ -13,7 +13,22 @@ from dataclasses import dataclass, field
 from proxy.engine.types import Move
 from proxy.worker.experts import Experts
 from proxy.worker.gate import Gate
-from proxy.worker.moves import MAPPED, REPACKED, Demote, Promote, Repack, Step, is_placed, next_step
+from proxy.worker.moves import (
+    MAPPED,
+    REPACKED,
+    Demote,
+    Promote,
+    Repack,
+    Step,
+    Unpack,
+    is_placed,
+    next_step,
+)
+
+# How often RAM is looked at while there are copies in it that could be given back, or were.
+LOOK_S = 2.0
+# RAM has to be quiet for so long before what was given back is copied anew.
+CALM_S = 60.0
 
 
 @dataclass(slots=True)
@@ -32,6 +47,8 @@ class Mover:
     """Owns the thread. `place` may be called from any other thread.
 
     repack_room: says whether so many more bytes of RAM may be taken for a repacked layer.
+    ram_short: says whether RAM is so short that repacked layers have to be given back: they are
+        all of our memory that the system cannot take by itself.
     notify: is told after each swap, on this thread.
     """
 
@@ -41,10 +58,14 @@ class Mover:
         gate: Gate,
         *,
         repack_room: Callable[[int], bool],
+        ram_short: Callable[[], bool],
         notify: Callable[[], None],
+        look_s: float = LOOK_S,
+        calm_s: float = CALM_S,
     ) -> None:
+        self._look_s, self._calm_s = look_s, calm_s
         self._experts, self._gate = experts, gate
-        self._repack_room, self._notify = repack_room, notify
+        self._repack_room, self._ram_short, self._notify = repack_room, ram_short, notify
         self._repackable = frozenset(experts.repackable())
         # The mutable state, all under this condition: the order in work, whether nothing is left,
         # the end.
@@ -52,6 +73,7 @@ class Mover:
         self._order = _Order(dict.fromkeys(experts.layers, MAPPED))
         self._order.future.set_result(Move(0, 0.0, 0.0))
         self._settled = False
+        self._short_s: float | None = None  # when RAM was short last
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="mover", daemon=True)
 
@@ -110,10 +132,10 @@ class Mover:
                 if self._stopping:
                     return
                 if step is None and self._settled:
-                    self._changed.wait()
+                    self._changed.wait(self._look_s if self._watches_ram() else None)
                     continue
+                self._settled = step is None or isinstance(step, Unpack)
                 if step is None:
-                    self._settled = True
                     self._changed.notify_all()
             if step is None:
                 self._notify()
@@ -129,11 +151,22 @@ class Mover:
         if not self._order.future.done() and is_placed(places, self._order.target):
             self._order.future.set_result(self._result())
         step = next_step(places, self._order.target, repackable=self._repackable)
-        if isinstance(step, Repack) and not self._repack_room(
-            self._experts.layer_bytes(step.layer)
+        if isinstance(step, Demote | Promote):
+            return step
+        if (step is not None or self._watches_ram()) and self._ram_short():
+            self._short_s = time.monotonic()
+            repacked = [layer for layer, place in places.items() if place == REPACKED]
+            # The last one: it is the first to go to a device when there is room.
+            return Unpack(max(repacked)) if repacked else None
+        if step is None or (
+            (self._short_s is None or time.monotonic() - self._short_s >= self._calm_s)
+            and self._repack_room(self._experts.layer_bytes(step.layer))
         ):
-            return None  # the mapped file is slower but always works
-        return step
+            return step
+        return None  # the mapped file is slower but always works
+
+    def _watches_ram(self) -> bool:
+        return self._short_s is not None or REPACKED in self._experts.places().values()
 
     def _perform(self, order: _Order, step: Step) -> None:
         match step:
@@ -148,6 +181,10 @@ class Mover:
                     order.moved.add(layer)
                 elif not self._given_up(order):
                     self._short_of_memory(order, device)
+            case Unpack(layer):
+                with self._gate.hold() as closed:
+                    unused = self._experts.swap(closed, demote=(layer,))
+                self._experts.free(unused)
             case Repack(layer):
                 if not self._copy_and_swap(order, layer, REPACKED) and not self._given_up(order):
                     self._repackable -= {layer}

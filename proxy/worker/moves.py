@@ -34,7 +34,14 @@ class Repack:
     layer: int
 
 
-Step = Demote | Promote | Repack
+@dataclass(frozen=True, slots=True)
+class Unpack:
+    """Give the RAM of a repacked layer back: it is in the mapped file again."""
+
+    layer: int
+
+
+Step = Demote | Promote | Repack | Unpack
 
 
 def on_cpu(place: str) -> bool:

@@ -18,7 +18,7 @@ from bench.gpu.build import build_gate
 from bench.gpu.pack import wanted
 from bench.gpu.report import report
 from bench.gpu.work import GO_ON, Results
-from proxy.catalog.gguf import read_header
+from proxy.catalog.gguf_reader import read_header
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "bench" / "gpu" / "run.sh"

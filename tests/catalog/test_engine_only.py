@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from proxy.catalog.engine_only import why_not
-from proxy.catalog.gguf import read_header
+from proxy.catalog.gguf_reader import read_header
 from proxy.demo.gguf_writer import TensorSpec, write_model
 from tests.support.models import model
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from proxy.catalog.gguf import read_header
+from proxy.catalog.gguf_reader import read_header
 from proxy.demo.model import Qwen3Moe, chatml_template, demo_model, write_demo_model
 from proxy.demo.vocabulary import WORDS
 from tests.support.llama import Client, plain_server, rpc_server

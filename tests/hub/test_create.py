@@ -4,7 +4,7 @@ import gguf as library
 import pytest
 
 from proxy.catalog.entry import Message
-from proxy.catalog.gguf import read_header
+from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.local import Catalog
 from proxy.catalog.reference import parse_reference
 from proxy.catalog.store import Store

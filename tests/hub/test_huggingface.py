@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.catalog.gguf import read_header
+from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.local import Catalog
 from proxy.hub.hub import Hub
 from proxy.hub.huggingface import File, choose

@@ -127,6 +127,27 @@ def test_what_we_take_is_off_the_reading_until_it_shows(scene: Scene) -> None:
     assert scene.ledger.settled(GPU)
 
 
+def test_what_shows_before_we_are_told_of_it_is_not_taken_off_twice(scene: Scene) -> None:
+    """A layer's memory is there from the beginning of its copy, its entry in the book at the
+    end."""
+    scene.observe()
+    began_s = scene.gpu.now
+    scene.tick()
+    scene.gpu.ours = 1500 * MIB
+    scene.observe()
+    scene.observe()
+    held = {GPU: {"experts": 1500 * MIB}}
+    scene.ledger.hold("b1", held, at_s=scene.gpu.now, taken_s=began_s)
+
+    assert scene.free == 7500 * MIB
+    assert scene.ledger.settled(GPU)
+
+    # What is given back began when it was, whenever the move before it did.
+    scene.gpu.ours, scene.gpu.lagging = 0, 1500 * MIB
+    scene.ledger.hold("b1", {}, at_s=scene.gpu.now, taken_s=began_s)
+    assert (scene.free, scene.ledger.due(GPU)) == (7500 * MIB, 1500 * MIB)
+
+
 def test_what_we_give_back_is_promised_when_it_shows(scene: Scene) -> None:
     scene.take(2000 * MIB)
     scene.observe()

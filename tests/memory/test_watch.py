@@ -19,6 +19,7 @@ from tests.support.nvml import DRIVER_NOT_LOADED, GPU_IS_LOST, StandInCard, Stan
 GIB = 1 << 30
 CPU = Device("CPU", "", "cpu", 8 * GIB, 4 * GIB)
 CUDA0 = Device("CUDA0", "RTX", "gpu", 8 * GIB, 8 * GIB, "0000:c1:00.0")
+NOT_READ = DeviceReading("", "", "")
 CUDA1 = Device("CUDA1", "GTX", "gpu", 8 * GIB, 8 * GIB, "0000:c2:00.0")
 RPC0 = Device("RPC0", "far away", "gpu", 4 * GIB, 3 * GIB)
 
@@ -112,6 +113,31 @@ async def test_a_hanging_card_makes_its_own_reading_old_and_no_other(driver: Sta
         driver.change(0, hang_s=0.0, others=0)
         back = await until(watch, "CUDA0", stale=False, free_bytes=8 * GIB)
         assert back.problem is None
+
+
+async def test_answers_that_miss_every_poll_are_good_all_the_same(driver: StandInNvml) -> None:
+    """On a machine that is busy enough, no source answers within a poll's patience."""
+    watch = MemoryWatch(poll_s=0.1, patience_s=0)
+    watch.set_devices([CUDA0])
+    watch.set_pids([7])
+    driver.change(0, others=5 * GIB, hang_s=0.02)
+    good: list[bool] = []
+    enough = asyncio.Event()
+
+    def look(snapshot: Snapshot) -> None:
+        reading = snapshot.devices["CUDA0"]
+        if reading.free_bytes == 3 * GIB:
+            good.append(not reading.stale)
+        if len(good) == 20:
+            enough.set()
+
+    async with running(watch):
+        assert (await watch.fresh()).host.available_bytes, "what is in files is waited for"
+        watch.subscribe(look)
+        await enough.wait()
+
+    # All of them where a call takes less than from one poll to the next.
+    assert good[:20].count(True) >= 5
 
 
 async def test_a_device_that_comes_back_while_it_hangs_is_read_by_the_same_thread(
@@ -293,6 +319,29 @@ async def test_nothing_is_known_before_the_first_poll_and_its_cost_after_it(
 
     assert watch.latest() is snapshot
     assert snapshot.cost_s > 0
+
+
+async def test_until_a_worker_names_the_devices_there_are_the_drivers_cards(
+    driver: StandInNvml,
+) -> None:
+    driver.driver(hang_s=float("inf"))
+    driver.change(1, others=5 * GIB)
+    watch = MemoryWatch(poll_s=0.01, idle_poll_s=0.01, patience_s=0)
+
+    async with running(watch):
+        assert not (await watch.fresh()).cards
+        driver.driver()
+        while not all(reading.at_s for reading in watch.latest().cards.values() or [NOT_READ]):
+            await watch.fresh()
+        cards = watch.latest().cards
+        watch.set_devices([CUDA0])
+        named = await watch.fresh()
+
+    assert {name: reading.free_bytes for name, reading in cards.items()} == {
+        "GPU-0": 7 * GIB,
+        "GPU-1": 3 * GIB,
+    }
+    assert (set(named.devices), dict(named.cards)) == ({"CUDA0"}, {})
 
 
 async def test_ending_it_ends_its_threads(driver: StandInNvml) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.catalog.gguf import read_header
+from proxy.catalog.gguf_reader import read_header
 from proxy.placement.budget import Budget
 from proxy.placement.commandline import server_args
 from proxy.placement.estimate import Settings, estimate

@@ -1,6 +1,6 @@
 """What a newcomer takes of a device before anything of it moves there."""
 
-from proxy.catalog.gguf import read_header
+from proxy.catalog.gguf_reader import read_header
 from proxy.engine.types import LoadOptions
 from proxy.placement.needs import needs
 from tests.support.models import model

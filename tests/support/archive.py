@@ -8,7 +8,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from proxy.catalog.gguf import read_header
+from proxy.catalog.gguf_reader import read_header
 from proxy.demo.vocabulary import NORMAL, Vocabulary
 
 REPOSITORY = Path(__file__).parents[2]

@@ -144,8 +144,11 @@ class StandInNvml:
         follows: int = 0,
         card: int = 0,
         graphics: bool = False,
+        instead_of: int = 0,
     ) -> None:
-        """Put a process into a card's list, or change it. `used` of None: it is not known."""
+        """Put a process into a card's list, or change it. `used` of None: it is not known.
+        `instead_of`: this one goes out of all lists in the same moment."""
+        self._processes = {k: p for k, p in self._processes.items() if p.pid != instead_of}
         self._processes[card, pid, graphics] = _Process(card, pid, used, follows, graphics)
         self._write()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from proxy.catalog.entry import Entry, Message
-from proxy.catalog.gguf import read_header
+from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.summary import Summary
 from proxy.dialect.ollama import models
 from tests.support.models import model

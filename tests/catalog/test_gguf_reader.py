@@ -9,7 +9,8 @@ from gguf import GGMLQuantizationType as Type
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.catalog.gguf import MAX_ARRAY_STRINGS, GgufError, Header, read_header
+from proxy.catalog.gguf import GgufError, Header
+from proxy.catalog.gguf_reader import MAX_ARRAY_STRINGS, read_header
 from proxy.demo.gguf_writer import TensorSpec, write_model
 from tests.support.archive import member
 from tests.support.models import model

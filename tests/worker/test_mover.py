@@ -1,0 +1,93 @@
+"""The thread that moves experts, where no model is needed to see what it does."""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+from proxy.worker.mover import Mover
+from proxy.worker.moves import MAPPED, REPACKED
+from tests.support.guard import HANG_S
+
+SIZE, LOW = 100, 150
+
+
+class Machine:
+    """Experts that are places and nothing else, a gate that is always open, and so much RAM."""
+
+    def __init__(self, ram: int) -> None:
+        self.layers = {index: SimpleNamespace(place=MAPPED) for index in range(4)}
+        self.ram = ram
+        self.changed = threading.Condition()
+
+    def repackable(self) -> list[int]:
+        return list(self.layers)
+
+    def places(self) -> dict[int, str]:
+        return {index: layer.place for index, layer in self.layers.items()}
+
+    def layer_bytes(self, _: int) -> int:
+        return SIZE
+
+    def stage(self, index: int, place: str, **_: object) -> tuple[int, str]:
+        return index, place
+
+    def swap(
+        self, _: object, *, demote: Sequence[int] = (), promote: tuple[int, str] | None = None
+    ) -> list[int]:
+        with self.changed:
+            for index, place in (*((i, MAPPED) for i in demote), *([promote] if promote else [])):
+                self.layers[index].place = place
+            self.changed.notify_all()
+        return []
+
+    def free(self, _: Sequence[int]) -> None:
+        """Nothing was allocated."""
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[Any]:
+        yield SimpleNamespace(held_s=lambda: 0.0)
+
+    def repacked(self) -> list[int]:
+        return [index for index, layer in self.layers.items() if layer.place == REPACKED]
+
+    @property
+    def available(self) -> int:
+        return self.ram - SIZE * len(self.repacked())
+
+    def until(self, *repacked: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.repacked() == [*repacked], HANG_S)
+
+
+def test_repacked_layers_are_given_back_when_ram_gets_short_and_come_back_after_it() -> None:
+    machine = Machine(ram=10 * SIZE)
+    mover = Mover(
+        cast(Any, machine),
+        cast(Any, machine),
+        repack_room=lambda size: machine.available - size >= LOW,
+        ram_short=lambda: machine.available < LOW,
+        notify=lambda: None,
+        look_s=0.01,
+        calm_s=0.0,
+    )
+    mover.start()
+    try:
+        machine.until(0, 1, 2, 3)
+        assert mover.wait_settled(HANG_S)
+        # Others take so much that two copies are too many, then so much that all are.
+        machine.ram = LOW + 2 * SIZE
+        machine.until(0, 1)
+        assert mover.wait_settled(HANG_S)
+        machine.ram = LOW
+        machine.until()
+        # An order from outside is carried out all the same.
+        assert mover.place({3: "CUDA0"}).result(HANG_S).layers == 1
+        assert machine.places() == {0: MAPPED, 1: MAPPED, 2: MAPPED, 3: "CUDA0"}
+
+        machine.ram = 10 * SIZE
+        machine.until(0, 1, 2)
+        assert mover.wait_settled(HANG_S)
+    finally:
+        mover.stop()

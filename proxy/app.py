@@ -38,8 +38,10 @@ from proxy.engine.types import Device, Engine, LoadOptions, Mode
 from proxy.errors import ModelNotFound
 from proxy.host_memory import HostMemory
 from proxy.live import LivePolicies
+from proxy.loading import Ask
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
+from proxy.models import Models
 from proxy.observe import log as logging
 from proxy.observe.events import EventLog
 from proxy.observe.rates import Rates
@@ -51,7 +53,7 @@ from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.values import home_of
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
-from proxy.router import Ask, Router
+from proxy.router import Router
 from proxy.startup import good_policies, listening_sockets, runtime_folder
 from proxy.tasks import spawn
 
@@ -140,12 +142,14 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         _background(stack, watch(catalog), name="catalog")
 
+        models = Models(lambda: policies.current, catalog)
+
         async def options_for(model: str, mode: Mode) -> LoadOptions:
             return (await router.plan(Ask(model), mode)).options
 
         def policy_of(model: str) -> ModelPolicy:
             try:
-                return router.resolve(model).policy
+                return models.resolve(model).policy
             except ModelNotFound:  # its file is gone, but it is loaded
                 return policies.current.for_model(model)
 
@@ -162,7 +166,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         stack.push_async_callback(controller.close)
         router = Router(
-            policies=lambda: policies.current,
+            models=models,
             catalog=catalog,
             pool=pool,
             controller=controller,
@@ -221,6 +225,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         services = Services(
             policies=policies,
             catalog=catalog,
+            models=models,
             pool=pool,
             router=router,
             splits=controller,

@@ -1,11 +1,10 @@
 """Who decides where a backend's experts are, and since when: requests, the operator, the policies.
 
-It turns what was asked for into a placement (proxy.placement), has the engine move, and keeps a
-record of it.
+It turns what was asked for into a placement (proxy.placement), and has the experts brought there
+(proxy.migration).
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +12,9 @@ from typing import Any
 import structlog
 
 from proxy.clock import Clock
-from proxy.engine.types import LoadOptions, Mode, Move, Status
-from proxy.errors import Conflict, NotFound, ProxyError
+from proxy.engine.types import LoadOptions, Mode, Status
+from proxy.errors import Conflict, NotFound
+from proxy.migration import Migration
 from proxy.observe.events import EventLog
 from proxy.placement.split import Placement, Spare, placed, plan
 from proxy.policy.diff import Changes
@@ -26,7 +26,6 @@ from proxy.tasks import spawn
 
 log = structlog.get_logger()
 
-MIGRATIONS_KEPT = 50
 # How long a request that asked for a split waits for repacking, once its experts are where they
 # should be: then its text is the one that llama-server gives with this split. A large model takes
 # longer and answers meanwhile.
@@ -38,11 +37,9 @@ class Asked:
     """What is asked of one backend, by level; the first that is set counts."""
 
     policy: Split
+    migration: Migration  # what comes of it
     request: Split | None = None
     operator: Split | None = None
-    migrations: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MIGRATIONS_KEPT))
-    goal: Placement | None = None
-    moving: "asyncio.Task[Move] | None" = None
     # Set once it is known what devices there are and what they have room for.
     learned: asyncio.Event = field(default_factory=asyncio.Event)
     # Counts the ends of use: a timer that was set at an earlier one is of no interest any more.
@@ -91,8 +88,7 @@ class Controller:
     async def close(self) -> None:
         """Stop waiting for moves; the engines end with the pool."""
         for asked in self._asked.values():
-            if asked.moving is not None:
-                asked.moving.cancel()
+            asked.migration.cancel()
         self._asked.clear()
 
     # --- what the handlers look at ---
@@ -114,7 +110,7 @@ class Controller:
         """The last moves, oldest first: {"at", "why", "from", "to", "layers", "staged_s",
         "gate_s"}."""
         asked = self._asked.get(backend_id)
-        return list(asked.migrations) if asked else []
+        return list(asked.migration.made) if asked else []
 
     def extra(self) -> list[str]:
         """The devices that the policies keep for experts only."""
@@ -124,11 +120,11 @@ class Controller:
     def goal(self, backend: Backend) -> Placement | None:
         """Where its experts are to be, once they have moved."""
         asked = self._asked.get(backend.id)
-        return asked.goal if asked else None
+        return asked.migration.goal if asked else None
 
     def moving(self, backend: Backend) -> bool:
         asked = self._asked.get(backend.id)
-        return asked is not None and asked.moving is not None and not asked.moving.done()
+        return asked is not None and asked.migration.moving
 
     # --- who asks ---
 
@@ -207,8 +203,8 @@ class Controller:
         """Change the goal of some layers, whatever was asked for: memory comes first."""
         asked = self._asked.get(backend.id)
         if asked is not None and backend.engine.live_moves:
-            goal = (asked.goal or placed(backend.engine.known())) | dict(moves)
-            self._start_move(backend, asked, goal, why)
+            goal = (asked.migration.goal or placed(backend.engine.known())) | dict(moves)
+            asked.migration.start(goal, why)
 
     async def learned(self, backend: Backend) -> None:
         """What there is to know of its devices is known: place its experts for the first time."""
@@ -219,14 +215,19 @@ class Controller:
     async def until_still(self, backends: Iterable[Backend]) -> None:
         """Wait until none of these has a move under way."""
         for backend in backends:
-            asked = self._asked.get(backend.id)
-            while asked is not None and asked.moving is not None and not asked.moving.done():
-                await asyncio.wait((asked.moving,))
+            if (asked := self._asked.get(backend.id)) is not None:
+                await asked.migration.until_still()
 
     # --- the pool's news ---
 
     def _ready(self, backend: Backend) -> None:
-        self._asked[backend.id] = Asked(self.policy_split(backend))
+        migration = Migration(
+            backend,
+            events=self._events,
+            clock=self._clock,
+            on_short=lambda device: self.on_short(device),
+        )
+        self._asked[backend.id] = Asked(self.policy_split(backend), migration)
         if (keys := self._outdated.pop(backend.id, None)) is not None:
             spawn(self._reload(backend, keys), name=f"{backend.id}:reload")
         if not backend.engine.live_moves:
@@ -259,65 +260,17 @@ class Controller:
         self.floors.pop(backend.id, None)
         self._outdated.pop(backend.id, None)
 
-    # --- moving ---
-
     async def _apply(
         self, backend: Backend, asked: Asked, why: str, *, settle_s: float = 0.0
     ) -> None:
-        """Have the engine reach what is asked now. Joins a move to the same goal, supersedes any
-        other."""
-        engine = backend.engine
-        if not engine.live_moves:
+        """Have the engine reach what is asked now."""
+        if not backend.engine.live_moves:
             return
         await asked.learned.wait()
-        status = engine.known()
         floor = self.floors.get(backend.id, 0)
+        status = backend.engine.known()
         goal = plan(status, asked.split, self.spare(), self.extra(), floor=floor)
-        moving = asked.moving
-        if goal == asked.goal and moving is not None and not moving.done():
-            await asyncio.shield(moving)
-            return
-        if goal == asked.goal == placed(status) and (status.settled or not settle_s):
-            return
-        # Whoever asked may leave: the move goes on.
-        await asyncio.shield(self._start_move(backend, asked, goal, why, settle_s))
-
-    def _start_move(
-        self, backend: Backend, asked: Asked, goal: Placement, why: str, settle_s: float = 0.0
-    ) -> "asyncio.Task[Move]":
-        asked.goal = goal
-        move = self._move(backend, asked, goal, why, settle_s)
-        asked.moving = spawn(move, name=f"{backend.id}:move")
-        return asked.moving
-
-    async def _move(
-        self, backend: Backend, asked: Asked, goal: Placement, why: str, settle_s: float
-    ) -> Move:
-        before, at = backend.engine.known(), self._clock.wall()
-        try:
-            move = await backend.engine.place(goal, settle_s=settle_s)
-        except ProxyError as error:
-            log.warning("move_failed", backend=backend.id, why=why, error=error.message)
-            return Move(0, 0.0, 0.0)
-        if asked.goal is goal:
-            # What could not be had is not on its way any more.
-            asked.goal = placed(backend.engine.known())
-        if move.short_of_memory is not None:
-            self.on_short(move.short_of_memory)
-        if move.layers or move.short_of_memory:
-            record = {
-                "at": at.isoformat(),
-                "why": why,
-                "from": before.moe_cpu_layers,
-                "to": backend.engine.known().moe_cpu_layers,
-                "layers": move.layers,
-                "staged_s": round(move.staged_s, 6),
-                "gate_s": round(move.gate_s, 6),
-                "short_of_memory": move.short_of_memory,
-            }
-            asked.migrations.append(record)
-            self._events.publish("moved", backend=backend.id, model=backend.options.model, **record)
-        return move
+        await asked.migration.reach(goal, why, settle_s=settle_s)
 
 
 def _fixed(split: Split, status: Status) -> int:

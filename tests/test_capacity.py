@@ -8,11 +8,11 @@ import pytest
 
 from proxy.capacity import capacity
 from proxy.engine.types import Device
+from proxy.loading import Ask
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.placement.budget import Budget
 from proxy.policy.load import load
-from proxy.router import Ask
 from tests.support.guard import HANG_S
 from tests.support.models import model
 from tests.support.nvml import StandInCard, StandInNvml

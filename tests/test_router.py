@@ -12,99 +12,20 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.catalog.local import Catalog
 from proxy.catalog.store import Store
 from proxy.engine.types import LoadOptions, Mode
-from proxy.errors import BackendDied, BadRequest, Conflict, ModelNotFound
+from proxy.errors import BackendDied, BadRequest, Conflict
+from proxy.loading import Ask
 from proxy.placement.budget import Budget
-from proxy.policy.load import load
 from proxy.pool.events import Terms
 from proxy.pool.lease import Lease
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
-from proxy.router import Ask, Router
-from proxy.split import AUTO, Layers, Split
+from proxy.router import Router
+from proxy.split import AUTO, Split
 from tests.catalog.test_store import put
 from tests.pool.conftest import House
-from tests.support import models
-
-LAYERS = 4
-TRAINED = 8192
-POLICY = """
-[engine]
-threads = 3
-[devices]
-rpc = ["127.0.0.1:50052"]
-[defaults]
-ctx = 4096
-keep_alive = "1m"
-[models.tiny]
-path = "tiny.gguf"
-aliases = ["gpt-4o"]
-moe_cpu_layers = 2
-args = ["--jinja"]
-keep_alive = "-1"
-[models.apart]
-path = "tiny.gguf"
-split = "separate"
-moe_cpu_layers = 3
-[models.apart-auto]
-path = "tiny.gguf"
-split = "separate"
-[models.embedder]
-path = "tiny.gguf"
-mode = "embedding"
-[models.averaged]
-path = "tiny.gguf"
-args = ["--pooling", "mean"]
-[models.by-hand]
-path = "tiny.gguf"
-args = ["--pooling", "mean", "--ubatch-size", "1024"]
-[models.encoder]
-path = "encoder.gguf"
-[models.foreign]
-path = "tiny.gguf"
-engine = "command"
-command = ["srv", "{port}", "-m", "{model}", "-c", "{ctx}", "--n-cpu-moe", "{moe_cpu_layers}"]
-[models.fixed]
-path = "tiny.gguf"
-engine = "command"
-command = ["srv", "{port}"]
-[models.elsewhere]
-engine = "command"
-command = ["srv", "{port}"]
-[models.folded]
-ctx = 2048
-[models.ghost]
-[models.long]
-path = "tiny.gguf"
-ctx = 99999
-[models.variant]
-base = "gpt-4o"
-moe_cpu_layers = 4
-params = { temperature = 0.1 }
-[models.same]
-base = "tiny"
-[models.larger]
-base = "tiny"
-ctx = 8192
-[models.dense]
-path = "dense.gguf"
-dense_cpu_layers = 1
-[models.whole]
-path = "dense.gguf"
-[models.expert]
-path = "tiny.gguf"
-dense_cpu_layers = 1
-[models.dense-apart]
-path = "dense.gguf"
-split = "separate"
-dense_cpu_layers = "full"
-[models.dense-variant]
-base = "dense"
-dense_cpu_layers = 2
-moe_cpu_layers = 3
-"""
+from tests.support.routing import LAYERS, Folder
 
 
 class Asked:
@@ -123,28 +44,15 @@ class Asked:
         return self.can_move
 
 
-class Setting:
+class Setting(Folder):
     """A router over real policies, a real catalogue and a pool of small servers."""
 
     def __init__(self, house: House, folder: Path) -> None:
+        super().__init__(folder)
         self.house = house
-        (folder / "tiny.gguf").symlink_to(models.model(layers=LAYERS))
-        (folder / "dense.gguf").symlink_to(models.model("qwen3", layers=LAYERS))
-        (folder / "encoder.gguf").symlink_to(models.model("bert", layers=2))
-        (folder / "more").mkdir()
-        other = models.model(layers=LAYERS, seed=1)
-        (folder / "more" / "Folded-Q8_0.gguf").symlink_to(other)
-        (folder / "more" / "broken.gguf").write_bytes(b"GGUF")
-        (folder / "policies.toml").write_text(POLICY)
-        loaded = load(folder / "policies.toml", {"HOME": str(folder)})
-        assert loaded.policies is not None, loaded.problems
-        self.policies = loaded.policies
-        named = {p.name: p.path for p in self.policies.models.values() if p.path}
-        self.catalog = Catalog([folder / "more"], named)
-        self.path = folder / "tiny.gguf"
         self.pool: Pool = house.pool()
         self.controller = Asked()
-        self.router = Router(lambda: self.policies, self.catalog, self.pool, self.controller)
+        self.router = Router(self.models, self.catalog, self.pool, self.controller)
 
     async def options(self, ask: Ask) -> LoadOptions:
         return (await self.router.plan(ask, "generation")).options
@@ -176,16 +84,6 @@ class TestPlan:
         )
         assert plan.terms == Terms(inf, frozenset({"ctx", "split"}))
 
-    async def test_a_model_without_experts_moves_only_where_a_policy_says_so(
-        self, setting: Setting
-    ) -> None:
-        names = ("dense", "whole", "expert", "dense-apart")
-        found = [await setting.options(Ask(name)) for name in names]
-
-        assert [x.dense for x in found] == [True, False, False, True]
-        assert [x.split for x in found] == [None, None, None, LAYERS]
-        assert (await setting.options(Ask("dense-apart", split=1))).split == 1
-
     async def test_the_batch_is_chosen_by_what_the_devices_have_room_for(
         self, setting: Setting
     ) -> None:
@@ -195,23 +93,10 @@ class TestPlan:
             assert rpc == ("127.0.0.1:50052",)
             return [Budget("CUDA0", size)]
 
-        router = Router(
-            lambda: setting.policies, setting.catalog, setting.pool, setting.controller, capacity
-        )
+        router = Router(setting.models, setting.catalog, setting.pool, setting.controller, capacity)
         assert (await router.plan(Ask("tiny"), "generation")).options.ubatch == 512
         size = 64 << 30
         assert (await router.plan(Ask("tiny"), "generation")).options.ubatch == 2048
-
-    async def test_a_model_that_pools_by_itself_is_not_told_how(self, setting: Setting) -> None:
-        async def args(name: str, mode: Mode) -> tuple[str, ...]:
-            return (await setting.router.plan(Ask(name), mode)).options.args
-
-        assert await args("tiny", "embedding") == ("--pooling", "last", "--jinja")
-        assert await args("embedder", "generation") == ("--pooling", "last")
-        assert await args("averaged", "embedding") == ("--pooling", "mean")
-        assert await args("encoder", "embedding") == ()
-        assert await args("tiny", "generation") == ("--jinja",)
-        assert await args("foreign", "embedding") == ()
 
     async def test_a_batch_takes_a_whole_input_where_it_has_to(self, setting: Setting) -> None:
         """What looks at all tokens at once, or adds up what all of them say."""
@@ -231,111 +116,8 @@ class TestPlan:
     ) -> None:
         assert (await setting.router.plan(Ask(model), mode)).options.ubatch is None
 
-    async def test_ranges_are_refused_where_the_split_is_loaded(self, setting: Setting) -> None:
-        for model in ("apart", "foreign"):
-            with pytest.raises(BadRequest, match="takes only a number"):
-                await setting.router.plan(Ask(model, Layers(((1, 2),))), "generation")
-        with pytest.raises(Conflict, match="does not take"):
-            await setting.router.plan(Ask("fixed", Layers(((1, 2),))), "generation")
-
-    async def test_what_a_request_names_is_not_open(self, setting: Setting) -> None:
-        plan = await setting.router.plan(Ask("foreign", split=1, ctx=512), "generation")
-
-        assert (plan.options.ctx, plan.options.split) == (512, 1)
-        assert plan.terms.leaves_open == frozenset()
-
-    async def test_a_split_that_can_be_moved_to_is_open(self, setting: Setting) -> None:
-        """A hosted backend serves a request for any split: the controller moves it there."""
-        plan = await setting.router.plan(Ask("tiny", split=1, ctx=512), "generation")
-
-        assert (plan.options.ctx, plan.options.split) == (512, None)
-        assert plan.terms.leaves_open == {"split"}
-
-    async def test_ctx_is_at_most_what_the_model_was_trained_for(self, setting: Setting) -> None:
-        assert (await setting.options(Ask("tiny", ctx=TRAINED))).ctx == TRAINED
-        assert (await setting.options(Ask("tiny", ctx=TRAINED + 1))).ctx == TRAINED
-        assert (await setting.options(Ask("long"))).ctx == TRAINED
-
-    async def test_the_mode_is_the_requests_but_for_models_of_one_mode(
-        self, setting: Setting
-    ) -> None:
-        plan = setting.router.plan
-
-        assert (await plan(Ask("tiny"), "rerank")).options.mode == "rerank"
-        assert (await plan(Ask("embedder"), "generation")).options.mode == "embedding"
-        assert (await plan(Ask("fixed"), "embedding")).options.mode == "generation"
-
-    @pytest.mark.parametrize(
-        ("model", "asked", "key"),
-        [
-            ("apart", None, 3),
-            ("apart", 1, 1),
-            ("apart", -1, LAYERS),
-            ("apart", AUTO, None),
-            ("apart-auto", None, None),
-            ("foreign", None, LAYERS),  # auto: all on the CPU is what surely fits
-            ("foreign", AUTO, LAYERS),
-            ("foreign", 0, 0),
-            ("foreign", 99, LAYERS),
-            ("fixed", None, None),
-            ("fixed", AUTO, None),
-        ],
-    )
-    async def test_the_split_is_in_the_key_where_it_takes_a_process(
-        self, setting: Setting, model: str, asked: Split | None, key: int | None
-    ) -> None:
-        assert (await setting.options(Ask(model, split=asked))).split == key
-
-    async def test_a_command_that_takes_no_split_cannot_have_one(self, setting: Setting) -> None:
-        with pytest.raises(Conflict, match="command of fixed does not take"):
-            await setting.router.plan(Ask("fixed", split=2), "generation")
-
-    async def test_a_command_that_takes_no_context_has_one(self, setting: Setting) -> None:
-        plan = await setting.router.plan(Ask("fixed", ctx=128), "generation")
-
-        assert plan.options.ctx == 4096
-        assert "ctx" in plan.terms.leaves_open
-        assert (await setting.options(Ask("foreign", ctx=128))).ctx == 128
-
-    async def test_separate_splits_stand_side_by_side(self, setting: Setting) -> None:
-        terms = (await setting.router.plan(Ask("apart"), "generation")).terms
-
-        assert terms == Terms(60.0, frozenset({"ctx"}), side_by_side=True)
-
     async def test_a_file_we_cannot_read_is_the_engines_to_refuse(self, setting: Setting) -> None:
         assert (await setting.options(Ask("broken"))).path.name == "broken.gguf"
-
-
-class TestResolve:
-    def test_a_policy_under_another_name_of_the_file(self, setting: Setting) -> None:
-        """Whatever spelling a request uses, it is the same model under the policy's name."""
-        for name in ("folded", "Folded-Q8_0", "folded:q8_0", "FOLDED:latest"):
-            model = setting.router.resolve(name)
-            assert (model.name, model.policy.ctx) == ("folded", 2048)
-            assert model.path.name == "Folded-Q8_0.gguf"
-
-    def test_another_spelling_of_a_policys_name(self, setting: Setting) -> None:
-        assert setting.router.resolve("Tiny:latest").policy.args == ("--jinja",)
-
-    def test_a_policy_without_a_file(self, setting: Setting) -> None:
-        with pytest.raises(ModelNotFound, match="'ghost' has a policy, but no file"):
-            setting.router.resolve("ghost")
-
-    def test_a_command_that_knows_its_model_itself(self, setting: Setting) -> None:
-        assert setting.router.resolve("elsewhere").path == Path("elsewhere")
-
-    @pytest.mark.parametrize(
-        ("name", "near"),
-        [("tinny", "tiny"), ("gpt-4", "gpt-4o"), ("foldet", "folded")],
-    )
-    def test_names_that_come_close(self, setting: Setting, name: str, near: str) -> None:
-        with pytest.raises(ModelNotFound, match=f"'{name}' not found; did you mean .*{near}") as e:
-            setting.router.resolve(name)
-        assert e.value.param == "model"
-
-    def test_nothing_comes_close(self, setting: Setting) -> None:
-        with pytest.raises(ModelNotFound, match=r"x\.\.\.' not found$"):
-            setting.router.resolve("x" * 5000)
 
 
 class TestRoute:
@@ -387,7 +169,7 @@ class TestVariants:
     async def test_the_backends_of_a_variant_are_those_that_serve_it(
         self, setting: Setting
     ) -> None:
-        resolve, backends_of = setting.router.resolve, setting.router.backends_of
+        resolve, backends_of = setting.models.resolve, setting.router.backends_of
         assert await backends_of(resolve("variant")) == []
         async with await setting.router.route(Ask("tiny"), "generation") as lease:
             for name in ("tiny", "gpt-4o", "variant", "same"):
@@ -403,7 +185,7 @@ class TestVariants:
                 assert lease.backend.options.model == "tiny"
 
         assert setting.controller.splits == [("b1", 4), ("b1", 1)]
-        model = setting.router.resolve("variant")
+        model = setting.models.resolve("variant")
         assert (model.name, model.path) == ("variant", setting.path)
         assert model.policy.args == ("--jinja",)
         assert model.policy.params == {"temperature": 0.1}
@@ -458,7 +240,7 @@ class TestManifests:
             async with await stored.router.route(Ask("mine", split=split), "generation"):
                 pass
 
-        assert stored.router.resolve("mine").policy.moe_cpu_layers == 3
+        assert stored.models.resolve("mine").policy.moe_cpu_layers == 3
         assert stored.controller.splits == [("b1", 1)]
 
     async def test_what_llama_cpp_cannot_load_is_refused(self, stored: Setting) -> None:

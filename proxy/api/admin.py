@@ -14,9 +14,9 @@ from proxy.api.services import SERVICES, Services
 from proxy.api.state import state
 from proxy.api.wire import json_response, sse_frame, start_stream
 from proxy.errors import BadRequest, NotFound
+from proxy.loading import Ask
 from proxy.observe.events import Event, Subscription
 from proxy.pool.state import Backend, BackendState
-from proxy.router import Ask
 from proxy.split import parse_split
 
 HEARTBEAT_S = 15.0

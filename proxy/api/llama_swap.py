@@ -87,7 +87,7 @@ def split_upstream(services: Services, rest: str) -> tuple[str, str]:
     for length in range(len(parts), 0, -1):
         name = unquote("/".join(parts[:length]))
         with suppress(ModelNotFound):
-            services.router.resolve(name)
+            services.models.resolve(name)
             return name, "/" + "/".join(parts[length:])
     raise ModelNotFound(f"there is no model at the start of {rest!r}", param="model")
 

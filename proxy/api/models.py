@@ -6,7 +6,7 @@ from aiohttp import web
 
 from proxy.api.services import SERVICES
 from proxy.api.wire import json_response
-from proxy.router import Model
+from proxy.models import Model
 from proxy.split import plain
 
 OWNER = "moe-proxy"
@@ -21,7 +21,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
 async def list_models(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     await services.look_again()
-    entries = [_entry(model) for model in services.models()]
+    entries = [_entry(model) for model in services.models.all()]
     return json_response({"object": "list", "data": entries})
 
 

@@ -21,7 +21,8 @@ from proxy.dialect.ollama.options import LOADING, SAMPLING, Options, read_option
 from proxy.dialect.ollama.requests import Body
 from proxy.dialect.opening import Opening, opening_of
 from proxy.errors import BadRequest, ModelNotFound, ProxyError
-from proxy.router import Ask, Model
+from proxy.loading import Ask
+from proxy.models import Model
 from proxy.split import Split
 
 log = structlog.get_logger()
@@ -114,10 +115,10 @@ async def find(services: Services, name: str, *, missing: str) -> tuple[Model, S
     for policy in services.policies.current.models.values():
         for known in (policy.name, *policy.aliases):
             if fold(known) == folded:
-                return services.router.resolve(known), wanted.split
+                return services.models.resolve(known), wanted.split
     if wanted.model.lower().endswith(CLOUD_ENDINGS):
         raise CloudRefused("remote model")
-    raise ModelNotFound(missing + services.router.did_you_mean(wanted.model), param="model")
+    raise ModelNotFound(missing + services.models.did_you_mean(wanted.model), param="model")
 
 
 async def look(services: Services, model: Model) -> Abilities:

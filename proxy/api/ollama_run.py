@@ -17,9 +17,9 @@ from proxy.dialect.ollama.answers import Durations, Endpoint, Writer, error_line
 from proxy.dialect.ollama.events import Failure
 from proxy.dialect.ollama.times import rfc3339
 from proxy.errors import BackendDied, ProxyError
+from proxy.loading import Ask
 from proxy.pool.lease import Lease
 from proxy.pool.state import Backend
-from proxy.router import Ask
 
 NDJSON: Final = "application/x-ndjson"
 JSON: Final = "application/json; charset=utf-8"

@@ -22,9 +22,10 @@ from proxy.dialect.opening import Protocol, open_body, opening_of
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.engine.types import Mode
 from proxy.errors import BackendDied, ModelNotFound
+from proxy.loading import Ask
+from proxy.models import Model
 from proxy.pool.lease import Lease
 from proxy.pool.state import Backend
-from proxy.router import Ask, Model
 
 BACKEND_HEADER: Final = "X-Moe-Proxy-Backend"
 EVENT_STREAM: Final = "text/event-stream"
@@ -102,7 +103,7 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
         services = request.app[SERVICES]
         policies = services.policies.current
         body = await read_body(request, policies.server.max_body_bytes)
-        wanted = read_wanted(body, models=services.model_names)
+        wanted = read_wanted(body, models=services.models.names)
         with suppress(ModelNotFound):  # told below, as for every path
             model = await services.resolve(wanted.model)
             if has_params:

@@ -17,12 +17,13 @@ from proxy.errors import ModelNotFound
 from proxy.live import LivePolicies
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
+from proxy.models import Model, Models
 from proxy.observe.events import EventLog
 from proxy.observe.metrics import BackendNumbers, Metrics
 from proxy.observe.rates import Rates
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
-from proxy.router import Model, Router
+from proxy.router import Router
 from proxy.split import Split
 
 # Unknown names make us look into the folders again, but no faster than this.
@@ -51,6 +52,7 @@ class Services:
 
     policies: LivePolicies
     catalog: Catalog
+    models: Models
     pool: Pool
     router: Router
     splits: Splits
@@ -69,29 +71,15 @@ class Services:
         metrics = Metrics(self._numbers, lambda: self.pool.queue_length)
         object.__setattr__(self, "metrics", metrics)
 
-    def models(self) -> list[Model]:
-        """Every model there is, once, by name: the catalogue's and what only policies know."""
-        found: dict[str, Model] = {}
-        names = (*(entry.name for entry in self.catalog.list()), *self.policies.current.models)
-        for name in names:
-            # A policy may name a file that is not there.
-            with suppress(ModelNotFound):
-                model = self.router.resolve(name)
-                found[model.name] = model
-        return [found[name] for name in sorted(found)]
-
-    def model_names(self) -> list[str]:
-        return [model.name for model in self.models()]
-
     async def resolve(self, name: str) -> Model:
         """The model called `name`. A file that was just put into a folder is found too.
 
         Raises ModelNotFound.
         """
         with suppress(ModelNotFound):
-            return self.router.resolve(name)
+            return self.models.resolve(name)
         await self.look_again()
-        return self.router.resolve(name)
+        return self.models.resolve(name)
 
     async def unload(self, model: Model) -> int:
         """Unload what serves `model`, once nobody uses it; returns how many, when they are gone.

@@ -28,11 +28,9 @@ def models(arguments: Namespace) -> int:
 def show(arguments: Namespace) -> int:
     client = client_of(arguments)
     model = client.get("/v1/models/" + quote(arguments.model, safe="/:"))
-    backends = [
-        backend
-        for backend in client.get("/admin/state")["backends"]
-        if backend["model"] == model["id"]
-    ]
+    # A variant's backends are under the name of its base.
+    name = model["meta"]["base"] or model["id"]
+    backends = [b for b in client.get("/admin/state")["backends"] if b["model"] == name]
     shown = {"model": model, "backends": backends}
     return tell(arguments, shown, lambda: text.model(model, backends))
 

@@ -11,11 +11,10 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,14 @@ from typing import Any
 import aiohttp
 
 from proxy.demo.model import demo_model
+from proxy.demo.servers import START_S, DemoError, device, half_the_cores, serve, until_up
 from proxy.engine.command import free_port
-from proxy.installed import program
 
 MODEL = "demo"
 PROMPT = "Tell me a long story about a river, a mill and a winter without snow."
 TOKENS = 240
 # At which tokens the experts are moved: to the device by the operator, back by the policy file.
 TO_DEVICE_AT, TO_CPU_AT = 40, 140
-START_S = 120.0
 POLICY = """\
 # Edited by the demo while it runs: the proxy notices, and moves experts between two tokens.
 [server]
@@ -44,10 +42,6 @@ moe_cpu_layers = {split}
 ctx = 4096
 parallel = 2
 """
-
-
-class DemoError(Exception):
-    """Why the demo cannot go on, for people."""
 
 
 @dataclass(slots=True)
@@ -91,51 +85,22 @@ async def _demo(keep: bool) -> None:
     print(f"   {path.name}, {path.stat().st_size / 1e6:.0f} MB")
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moe-proxy-demo-")))
-        rpc = await _device(stack)
+        rpc = await device(stack)
         port = free_port()
         policy = _Policy(folder / "policies.toml", port=port, path=path, rpc=rpc)
         policy.write(split="full")
         url = f"http://127.0.0.1:{port}"
         print(f"3. moe-proxy serve --policies {folder}")
         log = folder / "serve.log"
-        server = await stack.enter_async_context(_serve(folder, log))
+        server = await stack.enter_async_context(serve(folder, log))
         session = await stack.enter_async_context(aiohttp.ClientSession(url))
-        await _until_up(session, server, log)
+        await until_up(session, server, log)
         print(f"   serves at {url}, its log is {log}")
         await _show(session, policy)
         _what_next(url, keep)
         if keep:
             print("\nIt goes on serving until Ctrl-C.")
             await server.wait()
-
-
-async def _device(stack: contextlib.AsyncExitStack) -> str | None:
-    """A GPU that llama.cpp sees, or else an RPC server on loopback in its place; its address if
-    so."""
-    found = await asyncio.to_thread(_gpus)
-    if found:
-        print(f"2. The accelerator: {', '.join(found)}")
-        return None
-    port = free_port()
-    print("2. No GPU here: llama.cpp's ggml-rpc-server stands in for one. It is a device with")
-    print("   memory of its own, on this CPU: it shows that moves work, not how fast a GPU is.")
-    threads = str(_half_the_cores())
-    server = (_program("ggml-rpc-server"), "-H", "127.0.0.1", "-p", str(port), "-t", threads)
-    await stack.enter_async_context(_child(*server))
-    return f"127.0.0.1:{port}"
-
-
-def _half_the_cores() -> int:
-    return max((os.cpu_count() or 2) // 2, 1)
-
-
-def _gpus() -> list[str]:
-    """The devices that llama-server lists, without those of this CPU."""
-    listed = subprocess.run(
-        [_program("llama-server"), "--list-devices"], capture_output=True, text=True, check=False
-    )
-    lines = (listed.stdout + listed.stderr).partition("Available devices:")[2].splitlines()
-    return [line.strip() for line in lines if line.startswith("  ") and ":" in line]
 
 
 @dataclass(slots=True)
@@ -152,7 +117,7 @@ class _Policy:
         rpc = f'[devices]\nrpc = ["{self.rpc}"]\n' if self.rpc else ""
         # The stand-in computes on the same cores: two sides that fight over them are slower than
         # either.
-        threads = f"[engine]\nthreads = {_half_the_cores()}\n" if self.rpc else ""
+        threads = f"[engine]\nthreads = {half_the_cores()}\n" if self.rpc else ""
         text = POLICY.format(
             port=self.port,
             rpc=rpc,
@@ -285,52 +250,3 @@ async def _settled(session: aiohttp.ClientSession) -> None:
     async with asyncio.timeout(START_S):
         while not (await _backend(session))["settled"]:
             await asyncio.sleep(0.05)
-
-
-async def _until_up(
-    session: aiohttp.ClientSession, server: asyncio.subprocess.Process, log: Path
-) -> None:
-    async with asyncio.timeout(START_S):
-        while server.returncode is None:
-            with contextlib.suppress(aiohttp.ClientError):
-                async with session.get("/health") as answer:
-                    if answer.status == 200:
-                        return
-            await asyncio.sleep(0.05)
-    raise DemoError(f"the proxy did not start:\n{log.read_text()}")
-
-
-@contextlib.asynccontextmanager
-async def _serve(folder: Path, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    with log.open("wb") as output:
-        argv = (sys.executable, "-m", "proxy.cli", "serve", "--policies", str(folder))
-        async with _child(*argv, output=output) as process:
-            yield process
-
-
-@contextlib.asynccontextmanager
-async def _child(
-    *argv: str, output: Any = subprocess.DEVNULL
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process that ends with the block. In a group of its own: a Ctrl-C is for us, who then end
-    it in order."""
-    process = await asyncio.create_subprocess_exec(
-        *argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), 20)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-
-
-def _program(name: str) -> str:
-    try:
-        return program(name)
-    except LookupError as error:
-        raise DemoError(str(error)) from error

@@ -2,15 +2,13 @@
 
 Everything runs on one event loop and the scheduler never waits: one writer, no lock. Three
 lifetimes are kept apart: a request's (its own task; cancelling it only takes it off the list), a
-process's (a task of the pool's, which no request can cancel) and the proxy's (`drain`).
+process's (`proxy.pool.life`, which no request can cancel) and the proxy's (`drain`).
 """
 
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Coroutine
-from datetime import timedelta
-from typing import Any
+from collections.abc import Callable
 
 import structlog
 
@@ -24,10 +22,8 @@ from proxy.pool.events import (
     Acquire,
     Drain,
     Event,
-    Exited,
     Left,
     Replace,
-    Started,
     StartFailed,
     Terms,
     TimerFired,
@@ -35,9 +31,10 @@ from proxy.pool.events import (
 )
 from proxy.pool.key import serves
 from proxy.pool.lease import Lease
+from proxy.pool.life import BeforeStart, Life
 from proxy.pool.scheduler import Scheduler
-from proxy.pool.state import Backend, BackendState
-from proxy.tasks import spawn
+from proxy.pool.state import Backend, BackendState, Name
+from proxy.pool.timers import Timers
 
 log = structlog.get_logger()
 
@@ -48,7 +45,6 @@ DRAINING_RETRY_AFTER_S = 10.0
 STOP_GRACE_S = 10.0
 ABORT_GRACE_S = 2.0
 
-Name = tuple[str, int]  # id and generation of a backend: one start
 USUAL = Terms()
 
 
@@ -65,7 +61,7 @@ class Pool:
     ) -> None:
         # Awaited before a backend's process is started: makes room for it. Cancelled if the backend
         # is not wanted any more.
-        self.before_start: Callable[[Backend], Coroutine[Any, Any, None]] | None = None
+        self.before_start: BeforeStart | None = None
         # Called in turn when a backend is ready (before a request gets it), has become idle, or is
         # gone.
         self.on_ready: list[Callable[[Backend], None]] = []
@@ -79,11 +75,8 @@ class Pool:
         self._scheduler = Scheduler(max_queue=max_queue)
         self._inbox: deque[Event] = deque()
         self._answers: dict[int, asyncio.Future[Backend | ProxyError]] = {}
-        self._live: dict[Name, Backend] = {}
-        self._preparing: dict[Name, asyncio.Task[None]] = {}  # starts that have no process yet
-        self._timers: dict[Name, asyncio.Task[None]] = {}
-        self._wakes: dict[Name, float] = {}  # when each timer wakes; what is due then may be later
-        self._due: dict[Name, float] = {}
+        self._lives: dict[Name, Life] = {}
+        self._timers = Timers(clock, lambda name: self._tell(TimerFired(*name)))
         self._changed = asyncio.Event()
         self._telling = False
         self._grace_s = STOP_GRACE_S
@@ -198,9 +191,8 @@ class Pool:
         self._grace_s = 0.0
         self._tell(Drain())
         self._tell(Abort())
-        for backend in self._live.values():
-            if hasattr(backend, "engine"):  # also one that is ending already, and takes its time
-                spawn(backend.engine.stop(0.0), name=f"{backend.id}.{backend.generation}:kill")
+        for life in self._lives.values():
+            life.kill()  # also one that is ending already, and takes its time
         await self._until(self._empty)
 
     async def until_left(self, backend: Backend, timeout_s: float) -> bool:
@@ -218,7 +210,7 @@ class Pool:
         return True
 
     def _empty(self) -> bool:
-        return not self._live
+        return not self._lives
 
     async def _until(self, true: Callable[[], bool]) -> None:
         while not true():
@@ -242,7 +234,7 @@ class Pool:
     def _perform(self, effect: Effect) -> None:
         match effect:
             case Grant(request, backend, generation):
-                self._answer(request, self._live[backend, generation])
+                self._answer(request, self._lives[backend, generation].backend)
             case Refuse(request, "full"):
                 text = "server busy: too many requests are waiting for a model"
                 self._answer(request, Busy(text, retry_after_s=FULL_RETRY_AFTER_S))
@@ -254,15 +246,11 @@ class Pool:
             case Start(backend, generation):
                 self._start(self._scheduler.backends[backend])
             case Stop(backend, generation):
-                if (preparing := self._preparing.get((backend, generation))) is not None:
-                    preparing.cancel()
-                else:
-                    stop = self._live[backend, generation].engine.stop(self._grace_s)
-                    spawn(stop, name=f"{backend}.{generation}:stop")
+                self._lives[backend, generation].stop()
             case SetTimer(backend, generation, at_s):
-                self._set_timer(self._live[backend, generation], at_s)
+                self._timers.set(self._lives[backend, generation].backend, at_s)
             case Idle(backend, generation):
-                self._call(self.on_idle, self._live[backend, generation])
+                self._call(self.on_idle, self._lives[backend, generation].backend)
             case Changed():
                 self._say(effect)
 
@@ -272,7 +260,8 @@ class Pool:
             self._answers[request].set_result(answer)
 
     def _start(self, backend: Backend) -> None:
-        self._live[backend.name] = backend
+        life = Life(backend, self._tell, self.before_start, lambda: self._grace_s)
+        self._lives[backend.name] = life
         self._events.publish(
             "backend_starting",
             backend=backend.id,
@@ -285,89 +274,13 @@ class Pool:
             log.exception("engine_not_made", backend=backend.id)
             self._tell(StartFailed(*backend.name, str(error)))
         else:
-            spawn(self._life(backend), name=f"{backend.id}.{backend.generation}:life")
-
-    async def _life(self, backend: Backend) -> None:
-        """From the start of a process to its end. Never cancelled: the process ends it, by itself
-        or by `Stop`."""
-        engine = backend.engine
-        try:
-            if not await self._prepare(backend):
-                self._tell(StartFailed(*backend.name, "it was stopped before it was started"))
-                return
-            await engine.start()
-        except LoadFailed as error:
-            await engine.stop()
-            self._tell(StartFailed(*backend.name, error.message, error.killed))
-            return
-        except Exception as error:
-            log.exception("engine_start_crashed", backend=backend.id)
-            await engine.stop()
-            self._tell(StartFailed(*backend.name, f"{type(error).__name__}: {error}"))
-            return
-        self._tell(Started(*backend.name))
-        if backend.state is BackendState.STOPPING:
-            # The order to stop may have come before there was anything to stop.
-            await engine.stop(self._grace_s)
-        status = await engine.wait_exit()
-        how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        self._tell(Exited(*backend.name, f"the worker ended by itself ({how})"))
-
-    async def _prepare(self, backend: Backend) -> bool:
-        """Whether the backend's process is to be started now: not if it was stopped meanwhile."""
-        if backend.state is BackendState.STOPPING:
-            return False
-        if self.before_start is None:
-            return True
-        task = spawn(self.before_start(backend), name=f"{backend.id}.{backend.generation}:prepare")
-        self._preparing[backend.name] = task
-        try:
-            await asyncio.wait((task,))
-        finally:
-            del self._preparing[backend.name]
-        if task.cancelled():
-            return False
-        task.result()
-        return True
-
-    def _set_timer(self, backend: Backend, at_s: float | None) -> None:
-        name, timer = backend.name, self._timers.get(backend.name)
-        backend.expires_at = None
-        if at_s is None:
-            self._due.pop(name, None)
-            # One in use will be idle again: its timer sleeps on, and looks when it wakes.
-            if timer is not None and backend.state is not BackendState.READY:
-                self._end_timer(name)
-            return
-        backend.expires_at = self._clock.wall() + timedelta(seconds=at_s - self._clock.now())
-        self._due[name] = at_s
-        if timer is not None and self._wakes.get(name, at_s) > at_s:
-            self._end_timer(name)
-            timer = None
-        if timer is None:
-            self._timers[name] = spawn(self._time(name), name=f"{backend.id}:keep_alive")
-
-    def _end_timer(self, name: Name) -> None:
-        self._timers.pop(name).cancel()
-        self._wakes.pop(name, None)
-
-    async def _time(self, name: Name) -> None:
-        """Sleep until the time that counts when it is there: requests put it off all the while."""
-        while (at_s := self._due.get(name)) is not None:
-            # A sleep may end a hair too soon, and the scheduler would not take the word of that.
-            if (left_s := at_s - self._clock.now()) <= 0:
-                break
-            self._wakes[name] = at_s
-            await self._clock.sleep(left_s)
-        del self._timers[name]
-        self._wakes.pop(name, None)
-        if self._due.pop(name, None) is not None:
-            self._tell(TimerFired(*name))
+            life.begin()
 
     def _say(self, change: Changed) -> None:
-        backend = self._live.get((change.backend, change.generation))
-        if backend is None:
+        life = self._lives.get((change.backend, change.generation))
+        if life is None:
             return  # it was to be started later, and is not needed any more
+        backend = life.backend
         self._events.publish(
             f"backend_{change.new}",
             backend=backend.id,
@@ -379,7 +292,7 @@ class Pool:
         if change.new == BackendState.READY:
             self._call(self.on_ready, backend)
         elif change.new == BackendState.GONE:
-            del self._live[backend.name]
+            del self._lives[backend.name]
             self._call(self.on_gone, backend)
 
     def _call(self, listeners: list[Callable[[Backend], None]], backend: Backend) -> None:

@@ -1,5 +1,5 @@
 """Who runs and who waits: events in, effects out. No clock, no process, no await; the shell is
-`proxy.pool.pool`.
+`proxy.pool.pool`. Which backend is the one for a request, `proxy.pool.choice` says.
 
 Every request that comes in ends in exactly one of these, in `_acquire` and `_wait`:
   1. refused   the pool is draining
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from math import isinf
 
 from proxy.engine.types import LoadOptions
+from proxy.pool import choice
 from proxy.pool.effects import Effect, Fail, Grant, Idle, Refuse, SetTimer, Start, Stop
 from proxy.pool.events import (
     Abort,
@@ -31,7 +32,7 @@ from proxy.pool.events import (
     TimerFired,
     Unload,
 )
-from proxy.pool.key import in_the_way, serves
+from proxy.pool.key import in_the_way
 from proxy.pool.state import Backend, BackendState, advance
 
 STARTING, READY, DRAINING, STOPPING, GONE = BackendState
@@ -96,7 +97,7 @@ class Scheduler:
             self._effects.append(Refuse(event.request, "draining"))
             return
         # 2., 3. granted
-        if backend := self._ready_for(event):
+        if backend := choice.ready_for(event, self.backends.values()):
             self._grant(event, backend)
             return
         # 4. refused
@@ -106,34 +107,15 @@ class Scheduler:
         self._wait(event)
 
     def _wait(self, event: Acquire, *, retried: bool = False) -> None:
-        asked, leaves_open = event.options, event.terms.leaves_open
-        serving = [b for b in self.backends.values() if serves(b.options, asked, leaves_open)]
         # 5. joined
-        starting = [b for b in serving if b.state is STARTING]
-        leaving = [b for b in serving if b.state in (DRAINING, STOPPING)]
-        if starting:
-            # Its own options first: another one may be larger, and take longer to load.
-            self._join(event, min(starting, key=lambda b: b.options != asked), retried)
+        if starting := choice.starting_for(event, self.backends.values()):
+            self._join(event, starting, retried)
         # 6. queued
-        elif leaving:
-            self.waiting[event.request] = Waiting(
-                event, leaving[0].id, joined=False, retried=retried
-            )
+        elif leaving := choice.leaving_for(event, self.backends.values()):
+            self.waiting[event.request] = Waiting(event, leaving.id, joined=False, retried=retried)
         # 7. started
         else:
-            self._join(event, self._start(asked, event.terms), retried)
-
-    def _ready_for(self, event: Acquire) -> Backend | None:
-        """The ready backend for a request: exactly what it asked for, else the smallest, else the
-        last used."""
-        asked, leaves_open = event.options, event.terms.leaves_open
-        ready = [b for b in self.backends.values() if b.state is READY]
-        serving = [b for b in ready if serves(b.options, asked, leaves_open)] or [
-            b for b in ready if _stands_in(b, event)
-        ]
-        return min(
-            serving, key=lambda b: (b.options != asked, b.options.ctx, -b.last_used_s), default=None
-        )
+            self._join(event, self._start(event.options, event.terms), retried)
 
     def _join(self, event: Acquire, backend: Backend, retried: bool) -> None:
         backend.waiting += 1
@@ -226,23 +208,14 @@ class Scheduler:
         for waiting in list(self.waiting.values()):
             # Queued until another one is gone, which may take as long as an answer does.
             asked = waiting.acquire
-            if not waiting.joined and serves(
-                backend.options, asked.options, asked.terms.leaves_open
-            ):
+            if not waiting.joined and choice.can_serve(backend, asked):
                 del self.waiting[asked.request]
                 self._grant(asked, backend)
         for other in list(self.backends.values()):
-            if other is not backend and self._is_replaced(other, backend):
+            if other is not backend and choice.is_replaced(other, backend):
                 self._let_go(other, "replaced")
         if backend.idle:
             self._became_idle(backend)
-
-    def _is_replaced(self, other: Backend, by: Backend) -> bool:
-        if by.replaces == other.id:
-            return True
-        # What the new one does as well needs no second process: a smaller context, another split.
-        same = frozenset() if by.side_by_side else frozenset({"split"})
-        return other.state is READY and serves(by.options, other.options, same)
 
     def _became_idle(self, backend: Backend) -> None:
         self._effects.append(Idle(*backend.name))
@@ -312,7 +285,7 @@ class Scheduler:
     def _again(self, event: Acquire, *, retried: bool) -> None:
         # Accepted once, it is neither refused for a full queue now nor for a drain that began
         # since.
-        if backend := self._ready_for(event):
+        if backend := choice.ready_for(event, self.backends.values()):
             self._grant(event, backend)
         else:
             self._wait(event, retried=retried)
@@ -380,11 +353,3 @@ class Scheduler:
         if backend.expires_s != at_s:
             backend.expires_s = at_s
             self._effects.append(SetTimer(*backend.name, at_s))
-
-
-def _stands_in(old: Backend, event: Acquire) -> bool:
-    """Whether `old` may serve a request that is meant for its successor, as long as that one is not
-    ready."""
-    if old.successor is None or not serves(old.successor, event.options, event.terms.leaves_open):
-        return False
-    return "ctx" in event.terms.leaves_open or old.options.ctx >= event.options.ctx

@@ -10,6 +10,8 @@ from typing import Final
 from proxy.engine.types import Engine, LoadOptions
 from proxy.pool.effects import Changed
 
+Name = tuple[str, int]  # id and generation of a backend: one start
+
 
 class BackendState(StrEnum):
     """The life of a backend."""
@@ -76,7 +78,7 @@ class Backend:
         return f"<{' '.join(parts)}>"
 
     @property
-    def name(self) -> tuple[str, int]:
+    def name(self) -> Name:
         """Which start this is: what completions carry, so that a late one is not taken for a newer
         start's."""
         return self.id, self.generation

@@ -15,7 +15,6 @@ from tests.support.guard import HANG_S
 pytestmark = pytest.mark.llama
 
 
-
 async def get(client: aiohttp.ClientSession, path: str) -> Any:
     async with client.get(path) as answer:
         assert answer.status == 200, await answer.text()

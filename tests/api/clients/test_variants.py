@@ -1,5 +1,6 @@
 """A variant of a model, which shares its worker: what clients and the operator see of it."""
 
+import json
 from typing import Any
 
 import ollama
@@ -60,7 +61,12 @@ def test_from_the_command_line(
     url: str, operator: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["load", VARIANT, "--url", url]) == 0
-    assert capsys.readouterr().out.split()[1:] == [TINY, "ready"]
+    backend, *said = capsys.readouterr().out.split()
+    assert said == [TINY, "ready"]
+    assert main(["show", VARIANT, "--json", "--url", url]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["model"]["id"] == VARIANT
+    assert [b["id"] for b in shown["backends"]] == [backend]
     assert main(["unload", VARIANT, "--url", url]) == 0
     assert capsys.readouterr().out == "unloaded 1 backend\n"
     assert loaded(operator) == []

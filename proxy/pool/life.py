@@ -1,0 +1,94 @@
+"""One start of a backend, from before its process to the end of it."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from proxy.errors import LoadFailed
+from proxy.pool.events import Exited, Started, StartFailed
+from proxy.pool.state import Backend, BackendState
+from proxy.tasks import spawn
+
+log = structlog.get_logger()
+
+BeforeStart = Callable[[Backend], Coroutine[Any, Any, None]]
+Tell = Callable[[Started | StartFailed | Exited], None]
+
+
+class Life:
+    """Reports on the process of `backend`, whose engine is set before it begins."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        tell: Tell,
+        before_start: BeforeStart | None,
+        grace_s: Callable[[], float],
+    ) -> None:
+        """`before_start` is awaited before there is a process. `grace_s`: how long a process may
+        take to end, as of when it is told to."""
+        self.backend = backend
+        self._tell, self._before_start, self._grace_s = tell, before_start, grace_s
+        self._preparing: asyncio.Task[None] | None = None  # while there is no process yet
+
+    def begin(self) -> None:
+        spawn(self._run(), name=self._task("life"))
+
+    def stop(self) -> None:
+        """Give the start up, or tell the process to end; the report of that follows."""
+        if self._preparing is not None:
+            self._preparing.cancel()
+        else:
+            spawn(self.backend.engine.stop(self._grace_s()), name=self._task("stop"))
+
+    def kill(self) -> None:
+        """End the process at once, if there is one."""
+        if hasattr(self.backend, "engine"):
+            spawn(self.backend.engine.stop(0.0), name=self._task("kill"))
+
+    def _task(self, what: str) -> str:
+        return f"{self.backend.id}.{self.backend.generation}:{what}"
+
+    async def _run(self) -> None:
+        """Never cancelled: the process ends it, by itself or by `stop`."""
+        backend, engine = self.backend, self.backend.engine
+        try:
+            if not await self._prepare():
+                self._tell(StartFailed(*backend.name, "it was stopped before it was started"))
+                return
+            await engine.start()
+        except LoadFailed as error:
+            await engine.stop()
+            self._tell(StartFailed(*backend.name, error.message, error.killed))
+            return
+        except Exception as error:
+            log.exception("engine_start_crashed", backend=backend.id)
+            await engine.stop()
+            self._tell(StartFailed(*backend.name, f"{type(error).__name__}: {error}"))
+            return
+        self._tell(Started(*backend.name))
+        if backend.state is BackendState.STOPPING:
+            # The order to stop may have come before there was anything to stop.
+            await engine.stop(self._grace_s())
+        status = await engine.wait_exit()
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        self._tell(Exited(*backend.name, f"the worker ended by itself ({how})"))
+
+    async def _prepare(self) -> bool:
+        """Whether the process is to be started now: not if it was stopped meanwhile."""
+        if self.backend.state is BackendState.STOPPING:
+            return False
+        if self._before_start is None:
+            return True
+        preparing = spawn(self._before_start(self.backend), name=self._task("prepare"))
+        self._preparing = preparing
+        try:
+            await asyncio.wait((preparing,))
+        finally:
+            self._preparing = None
+        if preparing.cancelled():
+            return False
+        preparing.result()
+        return True

@@ -1,0 +1,49 @@
+"""Which model a name means."""
+
+from pathlib import Path
+
+import pytest
+
+from proxy.errors import ModelNotFound
+from tests.support.routing import Folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_a_policy_under_another_name_of_the_file(folder: Folder) -> None:
+    """Whatever spelling a request uses, it is the same model under the policy's name."""
+    for name in ("folded", "Folded-Q8_0", "folded:q8_0", "FOLDED:latest"):
+        model = folder.models.resolve(name)
+        assert (model.name, model.policy.ctx) == ("folded", 2048)
+        assert model.path.name == "Folded-Q8_0.gguf"
+
+
+def test_another_spelling_of_a_policys_name(folder: Folder) -> None:
+    assert folder.models.resolve("Tiny:latest").policy.args == ("--jinja",)
+
+
+def test_a_policy_without_a_file(folder: Folder) -> None:
+    with pytest.raises(ModelNotFound, match="'ghost' has a policy, but no file"):
+        folder.models.resolve("ghost")
+
+
+def test_a_command_that_knows_its_model_itself(folder: Folder) -> None:
+    assert folder.models.resolve("elsewhere").path == Path("elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("tinny", "tiny"), ("gpt-4", "gpt-4o"), ("foldet", "folded")],
+)
+def test_names_that_come_close(folder: Folder, name: str, near: str) -> None:
+    with pytest.raises(ModelNotFound, match=f"'{name}' not found; did you mean .*{near}") as e:
+        folder.models.resolve(name)
+    assert e.value.param == "model"
+
+
+def test_nothing_comes_close(folder: Folder) -> None:
+    with pytest.raises(ModelNotFound, match=r"x\.\.\.' not found$"):
+        folder.models.resolve("x" * 5000)

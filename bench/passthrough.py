@@ -3,7 +3,7 @@ socket.
 
 All ways take turns within one run, against the same worker, so that whatever else the machine does
 hits all of them. The third way is a relay that only copies bytes: what any process in between costs
-on this machine, whatever it does.
+on this machine, whatever it does. `--check` judges by what the proxy adds to that.
 
     python -m bench.passthrough [--rounds N] [--streams N] [--check]
 """
@@ -27,7 +27,7 @@ import uvloop
 
 from tests.support.models import model
 
-MOST_ADDED_S = 0.0005
+MOST_ADDED_S = 0.0005  # more than the relay does
 LEAST_RATE = 0.95
 START_S = 120.0
 WARM_UP_ROUNDS = 5
@@ -259,7 +259,8 @@ async def main() -> int:
     parser.add_argument(
         "--check",
         action="store_true",
-        help=f"fail above {MOST_ADDED_S * 1000} ms added or below {LEAST_RATE} of the tokens/s",
+        help=f"fail above {MOST_ADDED_S * 1000} ms more than the relay, below {LEAST_RATE} of the "
+        "tokens/s",
     )
     parser.add_argument("--relay", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -294,7 +295,7 @@ async def main() -> int:
         f"the proxy adds {added_s * 1000:.3f} ms to the first byte, {event_s * 1000:.3f} ms to the "
         f"first event, and keeps {kept:.3f} of tokens/s"
     )
-    missed = added_s > MOST_ADDED_S or kept < LEAST_RATE
+    missed = added_s - floor_s > MOST_ADDED_S or kept < LEAST_RATE
     return 1 if arguments.check and missed else 0
 
 

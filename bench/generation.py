@@ -6,7 +6,7 @@ Both are loaded at once, each with an RPC device of its own, and asked in turns,
 else the machine does falls on both. Each figure is hosted to plain: above 1 the worker is faster.
 By wall clock it is the median of the rounds' ratios, of the speed that the server itself reports.
 Where other machines share the processor that scatters by a fifth from run to run, so beside it
-stands the work: processor time of server and device together, each side's best round, since what
+stands the work: processor time of server and device together, the least of all rounds, since what
 others do can only add to it. With one thread each, and the two never computing at once, both are
 the same thing on a quiet machine.
 """
@@ -40,7 +40,8 @@ class Side:
     pids: tuple[int, ...]
 
     async def run(self) -> tuple[float, float, float, float]:
-        """Generated and read tokens per second, by wall clock and by processor time.
+        """Generated and read tokens per second by wall clock, then processor seconds of reading
+        alone, and of reading and generating.
 
         Reading is asked for alone once more, so that its processor time can be told apart.
         """
@@ -53,8 +54,8 @@ class Side:
         return (
             both["predicted_per_second"],
             both["prompt_per_second"],
-            (TOKENS - 1) / max(whole - reading, 1e-9),
-            both["prompt_n"] / reading,
+            reading,
+            whole,
         )
 
     def _cpu_s(self) -> float:
@@ -64,8 +65,8 @@ class Side:
 
 
 async def compare(hosted: Side, plain: Side, rounds: int) -> list[float]:
-    """Ratios hosted/plain of what `Side.run` gives, the first round not counted: medians by wall
-    clock, then those of each side's best by processor time."""
+    """Ratios hosted/plain of generation and prompt speed, the first round not counted: medians by
+    wall clock, then by each side's least processor time."""
     rounds_seen = []
     for number in range(rounds + 1):
         sides = (hosted, plain) if number % 2 else (plain, hosted)
@@ -73,10 +74,11 @@ async def compare(hosted: Side, plain: Side, rounds: int) -> list[float]:
         if number:
             rounds_seen.append(seen)
     medians = [statistics.median(s[True][i] / s[False][i] for s in rounds_seen) for i in (0, 1)]
-    best = [
-        max(s[True][i] for s in rounds_seen) / max(s[False][i] for s in rounds_seen) for i in (2, 3)
-    ]
-    return medians + best
+    reading, whole = (
+        {side: min(s[side][i] for s in rounds_seen) for side in (True, False)} for i in (2, 3)
+    )
+    generating = {side: whole[side] - reading[side] for side in (True, False)}
+    return [*medians, generating[False] / generating[True], reading[False] / reading[True]]
 
 
 async def bench(options: argparse.Namespace) -> float:

@@ -52,11 +52,15 @@ class Card:
 
     def __init__(self, nvml: StandInNvml, served: Proxy, servers: dict[str, int]) -> None:
         self._nvml, self._served, self._servers = nvml, served, servers
+        self._shown_as: dict[str, int] = {}
 
     async def show_workers(self) -> None:
         for backend in (await self._served.get("/admin/state"))["backends"]:
             if backend["state"] == "ready":
-                self._nvml.process(backend["pid"], follows=self._servers[backend["model"]])
+                name, pid = backend["model"], backend["pid"]
+                before = self._shown_as.get(name, 0)
+                self._nvml.process(pid, follows=self._servers[name], instead_of=before)
+                self._shown_as[name] = pid
 
     async def leave(self, free: int) -> None:
         """Let others take all but this much of what is free."""

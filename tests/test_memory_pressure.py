@@ -219,6 +219,30 @@ async def test_an_explicit_number_is_kept_unless_memory_runs_out(rig: Rig) -> No
     await rig.until(eight, "they are back, and no more of them")
 
 
+async def test_a_limit_counts_from_its_edit_on(rig: Rig) -> None:
+    text = await rig.ask("a")
+    await rig.all_of("a")
+    before = await rig.proxy.backend("a")
+    held = sum(before["bytes"]["RPC0"].values())
+    limit = (held - 40 * MIB) // MIB * MIB
+    policies = rig.proxy.policies.read_text()
+
+    rig.proxy.edit(policies.replace("[devices.RPC0]\n", f"[devices.RPC0]\nlimit = {limit}\n"))
+
+    async def within() -> bool:
+        backend = await rig.proxy.backend("a")
+        return sum(backend["bytes"]["RPC0"].values()) <= limit
+
+    await rig.until(within, "no more than the limit is held")
+    assert 0 < await rig.on_device("a") < LAYERS
+    assert await rig.ask("a") == text
+
+    rig.proxy.edit(policies)
+    await rig.all_of("a")
+    assert await rig.ask("a") == text
+    assert (await rig.proxy.backend("a"))["pid"] == before["pid"]
+
+
 async def test_a_second_model_makes_the_first_one_shrink_not_leave(rig: Rig) -> None:
     """Room for one with all its experts, but for two only without some of them."""
     await rig.know_both()

@@ -1,4 +1,4 @@
-"""One child process: spawned in a group of its own, its output pumped line by line, ended step by
+"""One child process: spawned in a group of its own, its output read line by line, ended step by
 step."""
 
 import asyncio
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
+from proxy.engine.output import Output
 from proxy.errors import LoadFailed
 from proxy.tasks import spawn
 
@@ -25,14 +26,13 @@ NO_CAUSE_FOR_ALARM = (
     "security: no API key is set",
     "tensor overrides to CPU are used with mmap",
     "does not match expectation of",
+    # A prompt that is cached as a whole, as when somebody asks for another answer.
+    "need to evaluate at least 1 token",
+    "n_past was set to",
 )
-CHUNK_BYTES = 64 * 1024
-# A longer line is cut into pieces of about this size, so that no child can fill our memory with one
-# line.
-LINE_BYTES = 64 * 1024
 TERM_GRACE_S = 3.0
 # After the whole group has been killed, only a process that left the group can still hold the pipe.
-PUMP_GRACE_S = 1.0
+OUTPUT_GRACE_S = 1.0
 
 
 class ChildProcess:
@@ -86,9 +86,8 @@ class ChildProcess:
         # A pipe of our own rather than asyncio's: it can be closed although a stray descendant
         # keeps its end.
         ours, theirs = os.pipe()
-        reader = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb", buffering=0)
+        transport, output = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: Output(self._say), os.fdopen(ours, "rb", buffering=0)
         )
         try:
             # start_new_session makes it the leader of its own group: what it starts in turn ends
@@ -110,8 +109,7 @@ class ChildProcess:
         finally:
             os.close(theirs)
         # No await since the spawn: nothing can come in between and leave it unwatched.
-        pump = spawn(self._pump(reader), name=f"{self.name}:log")
-        self._exit = spawn(self._reap(self._process, pump, transport), name=f"{self.name}:reap")
+        self._exit = spawn(self._reap(self._process, output, transport), name=f"{self.name}:reap")
         if self._unwanted:
             self._stop = spawn(self._ladder(0.0), name=f"{self.name}:stop")
 
@@ -189,7 +187,7 @@ class ChildProcess:
     async def _reap(
         self,
         process: asyncio.subprocess.Process,
-        pump: asyncio.Task[None],
+        output: Output,
         transport: asyncio.ReadTransport,
     ) -> int:
         status = await process.wait()
@@ -197,23 +195,10 @@ class ChildProcess:
         # pipe.
         self._signal(signal.SIGKILL)
         self._close_stdin()
-        await asyncio.wait([pump], timeout=PUMP_GRACE_S)
-        pump.cancel()
+        await asyncio.wait([output.ended], timeout=OUTPUT_GRACE_S)
         transport.close()
         self._log.info("child_gone", pid=process.pid, status=status)
         return status
-
-    async def _pump(self, reader: asyncio.StreamReader) -> None:
-        rest = b""
-        while chunk := await reader.read(CHUNK_BYTES):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                self._say(line)
-            if len(rest) > LINE_BYTES:
-                self._say(rest)
-                rest = b""
-        if rest:
-            self._say(rest)
 
     def quiet(self) -> None:
         """From now on, what it says as mere information is for the debug log: an engine that serves

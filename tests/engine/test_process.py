@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from proxy.engine.process import LINE_BYTES, ChildProcess
+from proxy.engine.output import LINE_BYTES
+from proxy.engine.process import ChildProcess
 from proxy.errors import LoadFailed
 from tests.support.guard import HANG_S
 

@@ -37,6 +37,7 @@ class Plan:
 
     options: LoadOptions
     terms: Terms
+    split: Split | None = None  # where its experts are to be moved to once there is a lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def shape_of(header: Header) -> Shape:
 
 
 def plan_for(ask: Ask, mode: Mode, model: Model, shape: Shape) -> Plan:
-    """The load options for a request, but for the batch, and how free the pool is with them.
+    """What to ask of the pool for a request, but for the batch.
 
     Raises BadRequest for a file that llama.cpp cannot load, and Conflict for a split that the
     model's engine cannot have.
@@ -86,7 +87,9 @@ def plan_for(ask: Ask, mode: Mode, model: Model, shape: Shape) -> Plan:
     options = _load_options(model, mode, ctx, _key_split(ask, policy, shape))
     dense, pooling = _moves_ffn(policy, shape), _pooling(options, shape)
     options = replace(options, dense=dense, args=(*pooling, *options.args))
-    return Plan(options, _terms(ask, policy, ctx_is_ours=ctx_is_ours))
+    terms = _terms(ask, policy, ctx_is_ours=ctx_is_ours)
+    # Elsewhere the split is part of the key, so the backend has it.
+    return Plan(options, terms, ask.split if hosted and not terms.side_by_side else None)
 
 
 def loaded_with(plan: Plan, split: Split, shape: Shape) -> Plan:
@@ -95,7 +98,7 @@ def loaded_with(plan: Plan, split: Split, shape: Shape) -> Plan:
     Raises BadRequest for ranges, which cannot be loaded."""
     options = replace(plan.options, split=_to_load(split, shape))
     leaves_open = plan.terms.leaves_open - {"split"}
-    return Plan(options, replace(plan.terms, leaves_open=leaves_open))
+    return Plan(options, replace(plan.terms, leaves_open=leaves_open))  # nothing is left to move
 
 
 def policy_split(policy: ModelPolicy, shape: Shape) -> Split:

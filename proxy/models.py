@@ -56,14 +56,14 @@ class Remembered(Generic[K, V]):
         self._basis = basis
         # What changes: the results, and what they come from.
         self._results: dict[K, V] = {}
-        self._of = basis()
+        self._policies, self._scan = basis()
 
     def now(self) -> dict[K, V]:
         """The results that hold now, for `keep` to add to. Who takes a while adds to those of when
         it began, so that nothing old gets among newer ones."""
-        basis = self._basis()
-        if any(now is not then for now, then in zip(basis, self._of, strict=True)):
-            self._results, self._of = {}, basis
+        policies, scan = self._basis()
+        if policies is not self._policies or scan is not self._scan:
+            self._results, self._policies, self._scan = {}, policies, scan
         return self._results
 
 

@@ -81,7 +81,7 @@ class Router:
         ]
 
     async def plan(self, ask: Ask, mode: Mode) -> Plan:
-        """The load options for a request, and how free the pool is with them.
+        """What to ask of the pool for a request.
 
         Raises ModelNotFound, BadRequest for a file that llama.cpp cannot load, and Conflict for a
         split that the model's engine cannot have.
@@ -101,27 +101,33 @@ class Router:
             return plan
         model = self._models.resolve(ask.model)
         shape = await self._shape(model)
-        plan = plan_for(ask, mode, model, shape)
+        plan = plan_for(self._with_own_split(ask, model, shape), mode, model, shape)
         # A header that could not be read may be there the next time.
         if model.entry is None or model.entry in self._shapes:
             keep(known, (ask, mode), plan)
         return plan
+
+    def _with_own_split(self, ask: Ask, model: Model, shape: Shape) -> Ask:
+        """A variant that shares its base's backend asks for its own split, as a request would."""
+        if ask.split is not None or not model.loaded_as:
+            return ask
+        split = policy_split(model.policy, shape)
+        bases = policy_split(self._models.resolve(model.loaded_as).policy, shape)
+        return ask if split == bases else replace(ask, split=split)
 
     async def route(self, ask: Ask, mode: Mode) -> Lease:
         """A lease on a backend that has what the request asks for.
 
         Raises what `plan`, `Pool.acquire` and the controller raise.
         """
-        ask = await self._with_own_split(ask)
         plan = await self._plan(ask, mode)
         if not self._pool.serves(plan.options, plan.terms):
             plan = await self._with_batch(ask, plan)
         lease = await self._acquire(ask, plan)
-        # Elsewhere the split is part of the key, so the backend has it.
-        if ask.split is None or plan.options.engine != "hosted" or plan.terms.side_by_side:
+        if plan.split is None:
             return lease
         try:
-            moved = await self._controller.ask(lease.backend, ask.split)
+            moved = await self._controller.ask(lease.backend, plan.split)
         except BackendDied:
             await self._bury(lease)
             raise
@@ -134,18 +140,8 @@ class Router:
         # This engine's build cannot move experts: a backend that is loaded with the split takes
         # over.
         shape = await self._shape(self._models.resolve(ask.model))
-        plan = loaded_with(plan, ask.split, shape)
+        plan = loaded_with(plan, plan.split, shape)
         return await self._acquire(ask, await self._with_batch(ask, plan))
-
-    async def _with_own_split(self, ask: Ask) -> Ask:
-        """A variant that shares its base's backend asks for its own split, as a request would."""
-        model = self._models.resolve(ask.model)
-        if ask.split is not None or not model.loaded_as:
-            return ask
-        shape = await self._shape(model)
-        split = policy_split(model.policy, shape)
-        bases = policy_split(self._models.resolve(model.loaded_as).policy, shape)
-        return ask if split == bases else replace(ask, split=split)
 
     async def with_retry(self, ask: Ask, mode: Mode, send: Callable[[Lease], Awaitable[T]]) -> T:
         """What `send` makes of a lease; once more, on a new backend, if it raises BackendDied.

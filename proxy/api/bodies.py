@@ -17,6 +17,11 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
     """The whole body. Raises BodyTooLarge, before reading where its length is announced."""
     if (request.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
+    if request.content.is_eof():  # it came with its head, as most do
+        body = request.content.read_nowait()
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+        return body
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.content.iter_any():

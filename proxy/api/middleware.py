@@ -2,9 +2,9 @@
 line.
 """
 
+import random
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,9 +55,11 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Outermost: binds the request's id for all log lines below, and writes the one line at the
     end.
     """
-    given = request.headers.get("X-Request-Id", "")
-    request_id = given if _USABLE_ID.fullmatch(given) else uuid.uuid4().hex
-    structlog.contextvars.clear_contextvars()
+    given = request.headers.get("X-Request-Id")
+    # Unlike any other, which is all that it has to be; a UUID would ask the kernel each time.
+    usable = given is not None and _USABLE_ID.fullmatch(given)
+    request_id = given if usable else f"{random.getrandbits(128):032x}"
+    # Each request has a task of its own, so nothing of an earlier one is bound.
     structlog.contextvars.bind_contextvars(request_id=request_id)
     facts = request[FACTS] = Facts()
     status = CLIENT_LEFT
@@ -94,8 +96,11 @@ def _count(request: web.Request, facts: Facts, status: int) -> None:
 
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turns every error into an answer of the protocol that was spoken."""
+    """Lets in who may, and turns every error into an answer of the protocol that was spoken."""
     try:
+        if request.path not in OPEN_PATHS:
+            services = request.app[SERVICES]
+            services.keys.admit(request.headers, services.policies.current.server.api_keys_file)
         return await handler(request)
     except ProxyError as error:
         return error_response(request, error)
@@ -118,14 +123,6 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:
         log.exception("request_failed")
         return error_response(request, ProxyError("an internal error; the log has the details"))
-
-
-@web.middleware
-async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-    if request.path not in OPEN_PATHS:
-        services = request.app[SERVICES]
-        services.keys.admit(request.headers, services.policies.current.server.api_keys_file)
-    return await handler(request)
 
 
 def error_response(request: web.Request, error: ProxyError) -> web.Response:

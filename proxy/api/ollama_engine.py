@@ -8,14 +8,14 @@ from typing import Any, Final
 
 import msgspec
 
-from proxy.api.upstream import Answer, BrokenAnswer, ask
+from proxy.api.upstream import Answer, BrokenAnswer, Call
 from proxy.dialect.ollama.events import Event
 from proxy.dialect.ollama.reading import failure
 from proxy.dialect.ollama.sse import SseDecoder, SseError
 from proxy.engine.types import Address
 from proxy.errors import BackendDied, ProxyError
 
-JSON_HEADERS: Final = {"Content-Type": "application/json"}
+JSON_HEADERS: Final = (("Content-Type", "application/json"),)
 TOO_LONG: Final = "exceed_context_size_error"  # llama-server's `type` of that error
 
 
@@ -74,7 +74,7 @@ class Engine:
         async with self._ask(generation.path, generation.body) as answer:
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer.status, await answer.read())
-            async for chunk in answer:
+            while chunk := await answer.piece():
                 try:
                     events = [e for data in decoder.feed(chunk) for e in generation.read(data)]
                 except (SseError, msgspec.DecodeError) as error:
@@ -102,7 +102,7 @@ class Engine:
         return str(answer["content"])
 
     def _ask(self, path: str, body: Mapping[str, Any]) -> AbstractAsyncContextManager[Answer]:
-        return ask(
+        return Call(
             self._address, "POST", path, headers=JSON_HEADERS, body=msgspec.json.encode(body)
         )
 

@@ -2,26 +2,23 @@
 answer is not.
 """
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from proxy.api.bodies import read_body
 from proxy.api.middleware import FACTS, Handler
 from proxy.api.options import Wanted, read_model, read_wanted, with_defaults
 from proxy.api.services import SERVICES, Services
-from proxy.api.upstream import HOP_BY_HOP, BrokenAnswer, end_to_end
-from proxy.api.upstream import ask as ask_engine
+from proxy.api.upstream import HOP_BY_HOP, BrokenAnswer, Call, end_to_end
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama.options import read_options
 from proxy.dialect.opening import Protocol, open_body, opening_of
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.engine.types import Mode
-from proxy.errors import BackendDied, ModelNotFound
+from proxy.errors import BackendDied
 from proxy.loading import Ask
 from proxy.models import Model
 from proxy.pool.lease import Lease
@@ -36,8 +33,9 @@ REQUEST_ONLY_OURS: Final = HOP_BY_HOP.union(
     ("host", "content-length", "content-encoding", "expect"),
     ("authorization", "x-api-key", "cookie", "origin"),
 )
-# Whom browsers may answer to is ours to say.
+# Whom browsers may answer to is ours to say, and so is who answered: the engine may be a proxy too.
 ANSWER_ONLY_OURS: Final = HOP_BY_HOP.union(
+    (BACKEND_HEADER.lower(), SPLIT_HEADER.lower()),
     ("access-control-allow-origin", "access-control-allow-credentials"),
     ("access-control-allow-methods", "access-control-allow-headers"),
 )
@@ -78,7 +76,7 @@ class Forward:
 
     method: str
     target: str  # path and query
-    headers: CIMultiDict[str]
+    headers: Sequence[tuple[str, str]]
     body: bytes = b""
 
 
@@ -101,18 +99,18 @@ def _protocol(path: str) -> Protocol | None:
 def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
-        policies = services.policies.current
-        body = await read_body(request, policies.server.max_body_bytes)
+        body = await read_body(request, services.policies.current.server.max_body_bytes)
         wanted = read_wanted(body, models=services.models.names)
-        with suppress(ModelNotFound):  # told below, as for every path
-            model = await services.resolve(wanted.model)
-            if has_params:
-                body = with_defaults(body, _defaults(model))
-            if protocol:
-                if not model.takes_media and has_media(body):
-                    model.check_media()
+        request[FACTS].model = wanted.model
+        model = await services.resolve(wanted.model)
+        if has_params and (defaults := _defaults(model)):
+            body = with_defaults(body, defaults)
+        if protocol:
+            if not model.takes_media and has_media(body):
+                model.check_media()
+            if model.entry is not None:
                 body = open_body(body, opening_of(model.entry), protocol)
-                body = narrow_tools(body, protocol)
+            body = narrow_tools(body, protocol)
         forward = Forward("POST", request.rel_url.raw_path_qs, request_headers(request), body)
         return await answer(request, wanted, mode, forward)
 
@@ -129,6 +127,7 @@ def _defaults(model: Model) -> Mapping[str, object]:
 
 async def _get(request: web.Request) -> web.StreamResponse:
     wanted = read_model(request.query.get("model", ""))
+    await request.app[SERVICES].resolve(wanted.model)
     forward = Forward("GET", request.rel_url.raw_path_qs, request_headers(request))
     return await answer(request, wanted, "generation", forward)
 
@@ -144,11 +143,7 @@ async def answer(
     async def send(lease: Lease) -> web.StreamResponse:
         return await _relay(request, services, lease.backend, forward)
 
-    try:
-        return await services.router.with_retry(ask, mode, send)
-    except ModelNotFound:
-        await services.resolve(wanted.model)  # it may just have been put there
-        return await services.router.with_retry(ask, mode, send)
+    return await services.router.with_retry(ask, mode, send)
 
 
 async def _relay(
@@ -157,7 +152,7 @@ async def _relay(
     """Pass one answer through. Raises BackendDied as long as nothing of it was sent."""
     facts = request[FACTS]
     facts.backend = backend.id
-    async with ask_engine(
+    async with Call(
         backend.engine.address,
         forward.method,
         forward.target,
@@ -166,23 +161,23 @@ async def _relay(
         spares=services.spares,
     ) as upstream:
         headers = end_to_end(upstream.headers, ANSWER_ONLY_OURS)
-        headers[BACKEND_HEADER] = backend.id
+        headers.append((BACKEND_HEADER, backend.id))
         if (split := services.splits.current(backend)) is not None:
-            headers[SPLIT_HEADER] = str(split)
+            headers.append((SPLIT_HEADER, str(split)))
         response = web.StreamResponse(
             status=upstream.status, reason=upstream.reason, headers=headers
         )
+        # The head of a stream goes on at once; of anything else it waits for the body, since an
+        # engine may still die before that.
+        streams = upstream.headers.get("Content-Type") == EVENT_STREAM
         try:
-            if upstream.headers.get("Content-Type") == EVENT_STREAM:
-                # The head goes on at once; elsewhere it waits for the body and shares its packet.
-                writer = await response.prepare(request)
-                if writer is not None:
-                    writer.send_headers()
-            async for chunk in upstream:
+            if streams:
+                await response.prepare(request)
+            while piece := await upstream.piece():
                 if not response.prepared:
                     await response.prepare(request)
-                await response.write(chunk)
-                facts.sent(len(chunk))
+                await response.write(piece)
+                facts.sent(len(piece))
             if not response.prepared:
                 await response.prepare(request)
             await response.write_eof()
@@ -200,5 +195,5 @@ async def _relay(
     return response
 
 
-def request_headers(request: web.Request) -> CIMultiDict[str]:
+def request_headers(request: web.Request) -> list[tuple[str, str]]:
     return end_to_end(request.headers, REQUEST_ONLY_OURS)

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from proxy.api.upstream import BrokenAnswer
-from proxy.api.upstream import ask as ask_engine
+from proxy.api.upstream import BrokenAnswer, Call
 from proxy.errors import ProxyError
 from proxy.observe.rates import Ask, Progress, progress_of
 from proxy.pool.pool import Pool
@@ -30,7 +29,7 @@ def slots_progress(pool: Pool) -> Ask:
         try:
             async with (
                 asyncio.timeout(ANSWER_S),
-                ask_engine(backend.engine.address, "GET", "/slots") as answer,
+                Call(backend.engine.address, "GET", "/slots") as answer,
             ):
                 # Engines other than llama-server do not have it.
                 slots = msgspec.json.decode(await answer.read()) if answer.status == 200 else None

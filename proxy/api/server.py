@@ -26,7 +26,7 @@ def make_app(services: Services) -> web.Application:
     # Bodies are limited where they are read: the limit is a policy, and may change at any time.
     app = web.Application(
         client_max_size=0,
-        middlewares=[middleware.observe, middleware.errors, middleware.authenticate],
+        middlewares=[middleware.observe, middleware.errors],
     )
     app[SERVICES] = services
     for part in (passthrough, models, admin, llama_swap, metrics, ollama_models):

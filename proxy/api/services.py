@@ -3,14 +3,13 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from aiohttp import web
 
 from proxy.api.keys import KeyRing
-from proxy.api.upstream import Spares
+from proxy.api.spares import Spares
 from proxy.catalog.local import Catalog
 from proxy.engine.logbook import LogBook
 from proxy.errors import ModelNotFound
@@ -76,9 +75,10 @@ class Services:
 
         Raises ModelNotFound.
         """
-        with suppress(ModelNotFound):
+        try:
             return self.models.resolve(name)
-        await self.look_again()
+        except ModelNotFound:
+            await self.look_again()
         return self.models.resolve(name)
 
     async def unload(self, model: Model) -> int:

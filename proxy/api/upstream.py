@@ -7,15 +7,14 @@ told from a crash. The parser is llhttp's; a whole client session took half of t
 """
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence, Set
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence, Set
 from typing import cast
 
 import httptools
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from proxy.api.spares import Spares
 from proxy.engine.types import Address
 from proxy.errors import BackendDied
 
@@ -38,89 +37,55 @@ MOST_BUFFERED_BYTES = 1 << 18
 FIRST_FINAL_STATUS = 200
 
 
-# llama-server closes a connection that was idle for 5 s, so one of this age is still there for
-# sure.
-SPARE_AGE_S = 3.0
-
-
 class BrokenAnswer(Exception):
     """The engine went away, or made no sense, in the middle of an answer."""
 
 
-class Spares:
-    """One open, unused connection for each engine that was asked lately: connecting takes as long
-    as all else that happens before a request is on its way."""
-
-    def __init__(self) -> None:
-        # What changes: address -> the connection and when it was made (monotonic).
-        self._ready: dict[Address, tuple[asyncio.Transport, float]] = {}
-
-    def take(self, address: Address) -> asyncio.Transport | None:
-        """An open connection to be used for one request, if there is one."""
-        transport, made_s = self._ready.pop(address, (None, 0.0))
-        if transport is None or transport.is_closing():
-            return None
-        if time.monotonic() - made_s > SPARE_AGE_S:
-            transport.abort()
-            return None
-        return transport
-
-    async def renew(self, address: Address) -> None:
-        """Have one ready for the next request."""
-        if address.socket is None or address in self._ready:
-            return
-        try:
-            made = await asyncio.get_running_loop().create_unix_connection(
-                asyncio.Protocol, address.socket
-            )
-        except OSError:
-            return  # whoever asks next will be told why
-        if (old := self.take(address)) is not None:
-            old.abort()
-        self._ready[address] = (made[0], time.monotonic())
-
-    def close(self) -> None:
-        for transport, _ in self._ready.values():
-            transport.abort()
-        self._ready.clear()
-
-
-@asynccontextmanager
-async def ask(
-    address: Address,
-    method: str,
-    target: str,
-    *,
-    headers: Mapping[str, str] | None = None,
-    body: bytes = b"",
-    spares: Spares | None = None,
-) -> AsyncIterator["Answer"]:
-    """Send a request to an engine and hand out the answer once its head is there.
+class Call:
+    """One request to an engine: `async with` sends it and hands out the answer once its head is
+    there.
 
     Leaving the block closes the connection, which is how an engine learns that nobody listens.
     Raises BackendDied where no answer began. `target` and `headers` have to be free of line breaks.
     """
-    lines = [f"{method} {target} HTTP/1.1", "Host: engine", "Connection: close"]
-    lines += [f"{name}: {value}" for name, value in (headers or CIMultiDict()).items()]
-    if body or method not in ("GET", "HEAD"):
-        lines.append(f"Content-Length: {len(body)}")
-    head = "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")
-    message = (head, body) if body else (head,)
-    spare = spares.take(address) if spares is not None else None
-    if spare is not None:
-        answer = Answer(method)
-        spare.set_protocol(answer)
-        answer.connection_made(spare)
-        if not await answer.begins(message):
-            spare = None  # it was closed just now: only a new connection tells how the engine is
-    if spare is None:
-        answer = await _connect(address, method)
-        if not await answer.begins(message):
-            raise BackendDied(f"the engine went away before it answered: {answer.why_broken}")
-    try:
-        yield answer
-    finally:
-        answer.abort()
+
+    __slots__ = ("_address", "_answer", "_message", "_method", "_spares")
+
+    def __init__(
+        self,
+        address: Address,
+        method: str,
+        target: str,
+        *,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        spares: Spares | None = None,
+    ) -> None:
+        lines = [f"{method} {target} HTTP/1.1", "Host: engine", "Connection: close"]
+        lines += [f"{name}: {value}" for name, value in headers]
+        if body or method not in ("GET", "HEAD"):
+            lines.append(f"Content-Length: {len(body)}")
+        head = "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")
+        self._address, self._method, self._spares = address, method, spares
+        self._message = (head, body) if body else (head,)
+
+    async def __aenter__(self) -> "Answer":
+        spare = self._spares.take(self._address) if self._spares is not None else None
+        if spare is not None:
+            self._answer = Answer(self._method)
+            spare.set_protocol(self._answer)
+            self._answer.connection_made(spare)
+            if await self._answer.begins(self._message):
+                return self._answer
+            # It was closed just now: only a new connection tells how the engine is.
+        self._answer = await _connect(self._address, self._method)
+        if not await self._answer.begins(self._message):
+            why = self._answer.why_broken
+            raise BackendDied(f"the engine went away before it answered: {why}")
+        return self._answer
+
+    async def __aexit__(self, *_: object) -> None:
+        self._answer.abort()
 
 
 async def _connect(address: Address, method: str) -> "Answer":
@@ -138,7 +103,7 @@ async def _connect(address: Address, method: str) -> "Answer":
 
 
 class Answer(asyncio.Protocol):
-    """One answer as it comes: status, headers, and its body by iterating, once."""
+    """One answer as it comes: status, headers, and its body piece by piece, once."""
 
     def __init__(self, method: str) -> None:
         self.status = 0
@@ -178,31 +143,33 @@ class Answer(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The body in the pieces in which it came, joined where it came faster than it was taken.
+    async def piece(self) -> bytes:
+        """More of the body as it came, joined where it came faster than it was taken; nothing at
+        its end.
 
         Raises BrokenAnswer where it ends too early.
         """
-        while True:
-            if self._chunks:
-                chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-                self._chunks.clear()
-                self._buffered = 0
-                if self._paused and self._transport is not None:
-                    self._paused = False
-                    self._transport.resume_reading()
-                yield chunk
-            elif self._broken is not None:
+        while not self._chunks:
+            if self._broken is not None:
                 raise self._broken
-            elif self._complete:
-                return
-            else:
-                self._news = asyncio.get_running_loop().create_future()
-                await self._news
+            if self._complete:
+                return b""
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
+        piece = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._buffered = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return piece
 
     async def read(self) -> bytes:
         """The whole body; for the proxy's own, small questions."""
-        return b"".join([chunk async for chunk in self])
+        pieces = []
+        while piece := await self.piece():
+            pieces.append(piece)
+        return b"".join(pieces)
 
     # --- asyncio's side -------------------------------------------------------------------------
 
@@ -270,10 +237,10 @@ class Answer(asyncio.Protocol):
 
 def end_to_end(
     headers: CIMultiDict[str] | CIMultiDictProxy[str], dropped: Set[str] = HOP_BY_HOP
-) -> CIMultiDict[str]:
-    """A copy without those `dropped` (lower case; HOP_BY_HOP among them), and without what is named
-    as this connection's own."""
+) -> list[tuple[str, str]]:
+    """All but those `dropped` (lower case; HOP_BY_HOP among them), and what is named as this
+    connection's own."""
     connection = headers.get("Connection", "").lower()
     if connection and connection not in HOP_BY_HOP_VALUES:
         dropped = dropped | {name.strip() for name in connection.split(",")}
-    return CIMultiDict([pair for pair in headers.items() if pair[0].lower() not in dropped])
+    return [pair for pair in headers.items() if pair[0].lower() not in dropped]

@@ -21,6 +21,8 @@ def ready_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
     serving = [b for b in ready if can_serve(b, asked)] or [
         b for b in ready if _stands_in(b, asked)
     ]
+    if len(serving) == 1:  # as nearly always
+        return serving[0]
     return min(
         serving,
         key=lambda b: (b.options != asked.options, b.options.ctx, -b.last_used_s),

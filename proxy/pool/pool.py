@@ -77,7 +77,7 @@ class Pool:
         self._answers: dict[int, asyncio.Future[Backend | ProxyError]] = {}
         self._lives: dict[Name, Life] = {}
         self._timers = Timers(clock, lambda name: self._tell(TimerFired(*name)))
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Event | None = None  # there while somebody waits for a change
         self._telling = False
         self._grace_s = STOP_GRACE_S
 
@@ -214,6 +214,8 @@ class Pool:
 
     async def _until(self, true: Callable[[], bool]) -> None:
         while not true():
+            if self._changed is None:
+                self._changed = asyncio.Event()
             await self._changed.wait()
 
     def _tell(self, event: Event) -> None:
@@ -228,8 +230,9 @@ class Pool:
                     self._perform(effect)
         finally:
             self._telling = False
-        self._changed.set()
-        self._changed = asyncio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
     def _perform(self, effect: Effect) -> None:
         match effect:

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.api.upstream import ask
+from proxy.api.upstream import Call
 from proxy.app import Running
 from tests.api.conftest import ALIAS, MODEL
 from tests.support.guard import HANG_S
@@ -22,7 +22,7 @@ CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_to
 
 async def slots_at_work(proxy: Running) -> int:
     (backend,) = proxy.services.pool.backends()
-    async with ask(backend.engine.address, "GET", "/slots") as answer:
+    async with Call(backend.engine.address, "GET", "/slots") as answer:
         slots = json.loads(await answer.read())
     return sum(slot["is_processing"] for slot in slots)
 
@@ -44,7 +44,7 @@ async def test_bytes_are_those_of_the_engine(proxy: Running, client: aiohttp.Cli
     async with client.post("/tokenize", data=body) as answer:
         through = await answer.read()
     (backend,) = proxy.services.pool.backends()
-    async with ask(backend.engine.address, "POST", "/tokenize", body=body) as direct:
+    async with Call(backend.engine.address, "POST", "/tokenize", body=body) as direct:
         straight = await direct.read()
 
     assert through == straight

@@ -122,6 +122,9 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         )  # it left while we were writing: nobody will see this
     except Exception:
         log.exception("request_failed")
+        if request.writer.output_size and request.transport is not None:
+            # Half an answer has no place for another: the client has to see that it ends too early.
+            request.transport.abort()
         return error_response(request, ProxyError("an internal error; the log has the details"))
 
 

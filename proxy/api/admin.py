@@ -93,9 +93,9 @@ async def put_model_split(request: web.Request) -> web.Response:
 
 async def load(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    wanted = read_model(request.match_info["name"])
-    model = await services.resolve(wanted.model)
-    ask = Ask(model.name, wanted.split)
+    asked = read_model(request.match_info["name"])
+    model = await services.resolve(asked.model)
+    ask = Ask(model.name, asked.split)
     async with await services.router.route(ask, model.policy.mode) as lease:
         backend_id = lease.backend.id
     return json_response(await _backend_json(services, backend_id))

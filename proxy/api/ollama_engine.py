@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from proxy.api.upstream import Answer, BrokenAnswer, Call
+from proxy.api.answer import Answer, BrokenAnswer
+from proxy.api.upstream import Call
 from proxy.dialect.ollama.events import Event
 from proxy.dialect.ollama.reading import failure
 from proxy.dialect.ollama.sse import SseDecoder, SseError

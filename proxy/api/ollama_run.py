@@ -8,11 +8,11 @@ from typing import Final
 
 from aiohttp import web
 
+from proxy.api.answer import BrokenAnswer
 from proxy.api.middleware import FACTS
 from proxy.api.ollama_engine import Engine, EngineRefused, Generation
 from proxy.api.passthrough import BACKEND_HEADER, SPLIT_HEADER
 from proxy.api.services import SERVICES, Services
-from proxy.api.upstream import BrokenAnswer
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer, error_line
 from proxy.dialect.ollama.events import Failure
 from proxy.dialect.ollama.times import rfc3339

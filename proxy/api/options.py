@@ -6,12 +6,12 @@ Pure: bytes in, values out. The body is scanned once and never rebuilt.
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from proxy.errors import BadRequest
+from proxy.loading import Ask
 from proxy.policy.units import parse_keep_alive
 from proxy.split import OPTION_NAMES, Split, parse_split
 
@@ -35,21 +35,11 @@ class Body(msgspec.Struct):
     num_moe_offload: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a request asks of the proxy. None: nothing in particular."""
-
-    model: str
-    split: Split | None = None
-    ctx: int | None = None
-    keep_alive_s: float | None = None
-
-
 _decoder = msgspec.json.Decoder(Body)
 _keys_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def read_wanted(body: bytes, *, models: Callable[[], Iterable[str]]) -> Wanted:
+def read_ask(body: bytes, *, models: Callable[[], Iterable[str]]) -> Ask:
     """Parse a body. `models` is asked for what exists only where the body names no model.
 
     Raises BadRequest that names the field, its value and what is allowed.
@@ -62,9 +52,11 @@ def read_wanted(body: bytes, *, models: Callable[[], Iterable[str]]) -> Wanted:
             f"model: {_shown(fields.model)} is not allowed; use the name of a model, as a string",
             param="model",
         )
+    if "?" not in fields.model and fields == Body(fields.model):
+        return Ask(fields.model)  # nothing in particular, as in nearly all
     options = _checked_options(fields.options)
     model, _, query = fields.model.partition("?")
-    return Wanted(
+    return Ask(
         model,
         split=_one(_splits(fields, options, query)),
         ctx=None if options.get("num_ctx") is None else _ctx(options["num_ctx"]),
@@ -72,12 +64,12 @@ def read_wanted(body: bytes, *, models: Callable[[], Iterable[str]]) -> Wanted:
     )
 
 
-def read_model(text: str) -> Wanted:
+def read_model(text: str) -> Ask:
     """The same from a model's name alone, as it stands in a query or a path."""
     model, _, query = text.partition("?")
     if not model:
         raise BadRequest("model: an empty name is not allowed", param="model")
-    return Wanted(model, split=_one(_query_splits(query)))
+    return Ask(model, split=_one(_query_splits(query)))
 
 
 def with_defaults(body: bytes, params: Mapping[str, object]) -> bytes:

@@ -8,11 +8,12 @@ from typing import Final
 
 from aiohttp import web
 
+from proxy.api.answer import BrokenAnswer
 from proxy.api.bodies import read_body
 from proxy.api.middleware import FACTS, Handler
-from proxy.api.options import Wanted, read_model, read_wanted, with_defaults
+from proxy.api.options import read_ask, read_model, with_defaults
 from proxy.api.services import SERVICES, Services
-from proxy.api.upstream import HOP_BY_HOP, BrokenAnswer, Call, end_to_end
+from proxy.api.upstream import HOP_BY_HOP, Call, end_to_end
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama.options import read_options
 from proxy.dialect.opening import Protocol, open_body, opening_of
@@ -100,19 +101,18 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
         body = await read_body(request, services.policies.current.server.max_body_bytes)
-        wanted = read_wanted(body, models=services.models.names)
-        request[FACTS].model = wanted.model
-        model = await services.resolve(wanted.model)
+        ask = read_ask(body, models=services.models.names)
+        request[FACTS].model = ask.model
+        model = await services.resolve(ask.model)
         if has_params and (defaults := _defaults(model)):
             body = with_defaults(body, defaults)
         if protocol:
             if not model.takes_media and has_media(body):
                 model.check_media()
-            if model.entry is not None:
-                body = open_body(body, opening_of(model.entry), protocol)
+            body = open_body(body, opening_of(model.entry), protocol)
             body = narrow_tools(body, protocol)
         forward = Forward("POST", request.rel_url.raw_path_qs, request_headers(request), body)
-        return await answer(request, wanted, mode, forward)
+        return await answer(request, ask, mode, forward)
 
     return handle
 
@@ -126,19 +126,18 @@ def _defaults(model: Model) -> Mapping[str, object]:
 
 
 async def _get(request: web.Request) -> web.StreamResponse:
-    wanted = read_model(request.query.get("model", ""))
-    await request.app[SERVICES].resolve(wanted.model)
+    ask = read_model(request.query.get("model", ""))
+    await request.app[SERVICES].resolve(ask.model)
     forward = Forward("GET", request.rel_url.raw_path_qs, request_headers(request))
-    return await answer(request, wanted, "generation", forward)
+    return await answer(request, ask, "generation", forward)
 
 
 async def answer(
-    request: web.Request, wanted: Wanted, mode: Mode, forward: Forward
+    request: web.Request, ask: Ask, mode: Mode, forward: Forward
 ) -> web.StreamResponse:
-    """Have the request answered by a backend that serves what is wanted, loading it if need be."""
+    """Have the request answered by a backend that has what it asks for, loading it if need be."""
     services = request.app[SERVICES]
-    request[FACTS].model = wanted.model
-    ask = Ask(wanted.model, wanted.split, wanted.ctx, wanted.keep_alive_s)
+    request[FACTS].model = ask.model
 
     async def send(lease: Lease) -> web.StreamResponse:
         return await _relay(request, services, lease.backend, forward)

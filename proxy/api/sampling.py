@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from proxy.api.upstream import BrokenAnswer, Call
+from proxy.api.answer import BrokenAnswer
+from proxy.api.upstream import Call
 from proxy.errors import ProxyError
 from proxy.observe.rates import Ask, Progress, progress_of
 from proxy.pool.pool import Pool

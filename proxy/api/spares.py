@@ -1,13 +1,14 @@
 """Connections to engines that are open before they are needed; `proxy.api.upstream` uses them."""
 
-import asyncio
 import time
+from typing import Final
 
+from proxy.api.answer import Answer, connect
 from proxy.engine.types import Address
 
 # llama-server closes a connection that was idle for 5 s, so one of this age is still there for
 # sure.
-SPARE_AGE_S = 3.0
+SPARE_AGE_S: Final = 3.0
 
 
 class Spares:
@@ -16,33 +17,31 @@ class Spares:
 
     def __init__(self) -> None:
         # What changes: address -> the connection and when it was made (monotonic).
-        self._ready: dict[Address, tuple[asyncio.Transport, float]] = {}
+        self._ready: dict[Address, tuple[Answer, float]] = {}
 
-    def take(self, address: Address) -> asyncio.Transport | None:
-        """An open connection to be used for one request, if there is one."""
-        transport, made_s = self._ready.pop(address, (None, 0.0))
-        if transport is None or transport.is_closing():
+    def take(self, address: Address) -> Answer | None:
+        """An open connection, to be used for one request, if there is one."""
+        spare, made_s = self._ready.pop(address, (None, 0.0))
+        if spare is None:
             return None
-        if time.monotonic() - made_s > SPARE_AGE_S:
-            transport.abort()
+        if not spare.is_open or time.monotonic() - made_s > SPARE_AGE_S:
+            spare.abort()
             return None
-        return transport
+        return spare
 
     async def renew(self, address: Address) -> None:
         """Have one ready for the next request."""
         if address.socket is None or address in self._ready:
             return
         try:
-            made = await asyncio.get_running_loop().create_unix_connection(
-                asyncio.Protocol, address.socket
-            )
+            made = await connect(address)
         except OSError:
             return  # whoever asks next will be told why
         if (old := self.take(address)) is not None:
             old.abort()
-        self._ready[address] = (made[0], time.monotonic())
+        self._ready[address] = (made, time.monotonic())
 
     def close(self) -> None:
-        for transport, _ in self._ready.values():
-            transport.abort()
+        for spare, _ in self._ready.values():
+            spare.abort()
         self._ready.clear()

@@ -24,6 +24,9 @@ class Opening:
     system: str | None = None
     messages: tuple[Message, ...] = ()
 
+    def __bool__(self) -> bool:
+        return bool(self.system or self.messages)
+
     def before(
         self,
         conversation: Sequence[T],
@@ -44,9 +47,12 @@ class Opening:
         return [*conversation[:systems], *opened, *conversation[systems:]]
 
 
+NOTHING: Final = Opening()
+
+
 def opening_of(entry: Entry | None) -> Opening:
     """What the model's manifest says; nothing where it has none."""
-    return Opening(entry.system, entry.messages) if entry else Opening()
+    return Opening(entry.system, entry.messages) if entry else NOTHING
 
 
 def open_body(body: bytes, opening: Opening, protocol: Protocol) -> bytes:
@@ -54,7 +60,7 @@ def open_body(body: bytes, opening: Opening, protocol: Protocol) -> bytes:
 
     What is not as the protocol wants it is left for the engine to refuse.
     """
-    if opening == Opening():
+    if not opening:
         return body
     fields = _fields.decode(body)
     changed = _OPENERS[protocol](fields, opening)

@@ -8,38 +8,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.api.options import Wanted, read_model, read_wanted, with_defaults
+from proxy.api.options import read_ask, read_model, with_defaults
 from proxy.errors import BadRequest
+from proxy.loading import Ask
 from proxy.split import Layers
 
 
-def read(body: Any) -> Wanted:
-    return read_wanted(json.dumps(body).encode(), models=lambda: ["a", "b"])
+def read(body: Any) -> Ask:
+    return read_ask(json.dumps(body).encode(), models=lambda: ["a", "b"])
 
 
 @pytest.mark.parametrize(
-    ("body", "wanted"),
+    ("body", "asked"),
     [
-        ({"model": "a"}, Wanted("a")),
-        ({"model": "a", "messages": [{"content": "ü"}], "x": 1e9}, Wanted("a")),
-        ({"model": "a", "options": None, "moe_cpu_layers": None}, Wanted("a")),
-        ({"model": "a", "options": {"moe_cpu_layers": 3}}, Wanted("a", 3)),
-        ({"model": "a", "moe_cpu_layers": "full"}, Wanted("a", -1)),
-        ({"model": "a", "moe_cpu_layers": "0-2,7"}, Wanted("a", Layers(((0, 2), (7, 7))))),
-        ({"model": "a?moe_cpu_layers=4-5"}, Wanted("a", Layers(((4, 5),)))),
-        ({"model": "a", "options": {"num_cpu_moe": "none"}}, Wanted("a", 0)),
-        ({"model": "a", "n_cpu_moe": "partial"}, Wanted("a", "auto")),
-        ({"model": "a", "num_moe_offload": 4, "options": {"n_cpu_moe": 4}}, Wanted("a", 4)),
-        ({"model": "o/a:b?moe_cpu_layers=24"}, Wanted("o/a:b", 24)),
-        ({"model": "a?moe_cpu_layers=auto", "moe_cpu_layers": "auto"}, Wanted("a", "auto")),
-        ({"model": "a", "options": {"num_ctx": 4096}}, Wanted("a", ctx=4096)),
-        ({"model": "a", "keep_alive": "10m"}, Wanted("a", keep_alive_s=600)),
-        ({"model": "a", "keep_alive": 0}, Wanted("a", keep_alive_s=0)),
-        ({"model": "a", "options": {"keep_alive": -1}}, Wanted("a", keep_alive_s=math.inf)),
+        ({"model": "a"}, Ask("a")),
+        ({"model": "a", "messages": [{"content": "ü"}], "x": 1e9}, Ask("a")),
+        ({"model": "a", "options": None, "moe_cpu_layers": None}, Ask("a")),
+        ({"model": "a", "options": {"moe_cpu_layers": 3}}, Ask("a", 3)),
+        ({"model": "a", "moe_cpu_layers": "full"}, Ask("a", -1)),
+        ({"model": "a", "moe_cpu_layers": "0-2,7"}, Ask("a", Layers(((0, 2), (7, 7))))),
+        ({"model": "a?moe_cpu_layers=4-5"}, Ask("a", Layers(((4, 5),)))),
+        ({"model": "a", "options": {"num_cpu_moe": "none"}}, Ask("a", 0)),
+        ({"model": "a", "n_cpu_moe": "partial"}, Ask("a", "auto")),
+        ({"model": "a", "num_moe_offload": 4, "options": {"n_cpu_moe": 4}}, Ask("a", 4)),
+        ({"model": "o/a:b?moe_cpu_layers=24"}, Ask("o/a:b", 24)),
+        ({"model": "a?moe_cpu_layers=auto", "moe_cpu_layers": "auto"}, Ask("a", "auto")),
+        ({"model": "a", "options": {"num_ctx": 4096}}, Ask("a", ctx=4096)),
+        ({"model": "a", "keep_alive": "10m"}, Ask("a", keep_alive_s=600)),
+        ({"model": "a", "keep_alive": 0}, Ask("a", keep_alive_s=0)),
+        ({"model": "a", "options": {"keep_alive": -1}}, Ask("a", keep_alive_s=math.inf)),
     ],
 )
-def test_what_is_wanted(body: Any, wanted: Wanted) -> None:
-    assert read(body) == wanted
+def test_what_is_asked(body: Any, asked: Ask) -> None:
+    assert read(body) == asked
 
 
 @pytest.mark.parametrize(
@@ -75,18 +76,18 @@ def test_what_is_wanted(body: Any, wanted: Wanted) -> None:
 )
 def test_what_is_refused(body: bytes, says: str) -> None:
     with pytest.raises(BadRequest) as refusal:
-        read_wanted(body, models=lambda: ["b", "a"])
+        read_ask(body, models=lambda: ["b", "a"])
 
     assert says in refusal.value.message
 
 
 def test_long_lists_of_models_are_cut_short() -> None:
     with pytest.raises(BadRequest, match="and 20 more"):
-        read_wanted(b"{}", models=lambda: [f"m{number}" for number in range(30)])
+        read_ask(b"{}", models=lambda: [f"m{number}" for number in range(30)])
 
 
 def test_a_model_in_a_path_may_carry_a_split() -> None:
-    assert read_model("a/b?moe_cpu_layers=2") == Wanted("a/b", 2)
+    assert read_model("a/b?moe_cpu_layers=2") == Ask("a/b", 2)
 
 
 def test_defaults_go_in_front_and_the_rest_stays_as_it_came() -> None:

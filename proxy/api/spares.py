@@ -9,6 +9,7 @@ from proxy.engine.types import Address
 # llama-server closes a connection that was idle for 5 s, so one of this age is still there for
 # sure.
 SPARE_AGE_S: Final = 3.0
+RENEW_AGE_S: Final = 1.0
 
 
 class Spares:
@@ -30,8 +31,10 @@ class Spares:
         return spare
 
     async def renew(self, address: Address) -> None:
-        """Have one ready for the next request."""
-        if address.socket is None or address in self._ready:
+        """Have one ready for the next request, and young enough."""
+        if address.socket is None:
+            return
+        if address in self._ready and time.monotonic() - self._ready[address][1] < RENEW_AGE_S:
             return
         try:
             made = await connect(address)

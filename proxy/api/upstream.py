@@ -64,18 +64,28 @@ class Call:
 
     async def __aenter__(self) -> Answer:
         if self._spares is not None and (spare := self._spares.take(self._address)):
-            self._answer = spare
-            if await spare.begins(self._message, has_no_body=self._is_head):
+            if await self._begins(spare):
                 return spare
             # It was closed just now: only a new connection tells how the engine is.
         try:
-            self._answer = await connect(self._address)
+            answer = await connect(self._address)
         except OSError as error:
             raise BackendDied(f"the engine does not take connections: {error}") from error
-        if not await self._answer.begins(self._message, has_no_body=self._is_head):
-            why = self._answer.why_broken
-            raise BackendDied(f"the engine went away before it answered: {why}")
-        return self._answer
+        if not await self._begins(answer):
+            raise BackendDied(f"the engine went away before it answered: {answer.why_broken}")
+        return answer
+
+    async def _begins(self, answer: Answer) -> bool:
+        self._answer = answer
+        try:
+            answer.send(self._message, has_no_body=self._is_head)
+            if self._spares is not None:
+                # While the engine is at it there is time.
+                await self._spares.renew(self._address)
+            return await answer.begins()
+        except BaseException:
+            answer.abort()
+            raise
 
     async def __aexit__(self, *_: object) -> None:
         self._answer.abort()

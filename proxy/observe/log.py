@@ -4,6 +4,7 @@ import logging
 import sys
 from typing import Literal
 
+import msgspec
 import structlog
 
 LogFormat = Literal["console", "json"]
@@ -24,7 +25,7 @@ def setup(log_format: LogFormat = "console", level: str = "info") -> None:
     if log_format == "json":
         rendering: list[structlog.typing.Processor] = [
             structlog.processors.dict_tracebacks,
-            structlog.processors.JSONRenderer(default=str),
+            structlog.processors.JSONRenderer(serializer=_json),
         ]
     else:
         rendering = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
@@ -32,7 +33,7 @@ def setup(log_format: LogFormat = "console", level: str = "info") -> None:
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -46,3 +47,7 @@ def setup(log_format: LogFormat = "console", level: str = "info") -> None:
     root.handlers[:] = [handler]
     # Libraries speak only when something is wrong: what we decide is in our own lines.
     root.setLevel(max(threshold, logging.WARNING))
+
+
+def _json(line: object, **_: object) -> str:
+    return msgspec.json.encode(line, enc_hook=str).decode()

@@ -1,0 +1,50 @@
+"""The log as it is written."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from proxy.observe.log import LogFormat, setup
+
+
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    config, handlers, level = structlog.get_config(), root.handlers[:], root.level
+    yield
+    structlog.configure(**config)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_json_has_a_line_for_each_event(capsys: pytest.CaptureFixture[str]) -> None:
+    setup("json")
+    log = structlog.get_logger()
+
+    log.info("one", path=Path("/models/a.gguf"), layers={3}, none=None)
+    log.debug("not asked for")
+    try:
+        raise ValueError("broken\nin two")
+    except ValueError:
+        log.exception("two")
+
+    one, two = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (one["event"], one["level"], one["path"]) == ("one", "info", "/models/a.gguf")
+    assert (one["layers"], one["none"]) == ([3], None)
+    assert two["exception"][0]["exc_value"] == "broken\nin two"
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_what_libraries_say_is_in_it(
+    log_format: LogFormat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup(log_format)
+
+    logging.getLogger("aiohttp").error("a library's %s", "words")
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a library's words" in line

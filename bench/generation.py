@@ -33,29 +33,35 @@ SIZES = {"width": 512, "expert_width": 512, "experts": 16}
 
 
 @dataclass(frozen=True, slots=True)
+class Speeds:
+    """Tokens per second of wall clock, and answers per second of processor time."""
+
+    generated: float
+    read: float
+    generated_cpu: float
+    read_cpu: float
+
+
+@dataclass(frozen=True, slots=True)
 class Side:
     """One of the two that are compared: where to ask, and the processes that do the work."""
 
     client: Client
     pids: tuple[int, ...]
 
-    async def run(self) -> tuple[float, float, float, float]:
-        """Generated and read tokens per second by wall clock, then processor seconds of reading
-        alone, and of reading and generating.
-
-        Reading is asked for alone once more, so that its processor time can be told apart.
-        """
+    async def run(self) -> Speeds:
+        """Read the prompt, then generate behind it, which is in the cache now."""
         start = self._cpu_s()
-        timings = (await self.client.complete(PROMPT, 1))["timings"]
+        reading = (await self.client.complete(PROMPT, 1))["timings"]
         middle = self._cpu_s()
-        both = (await self.client.complete(PROMPT, TOKENS))["timings"]
-        reading, whole = middle - start, self._cpu_s() - middle
-        assert timings["prompt_n"] == both["prompt_n"]
-        return (
-            both["predicted_per_second"],
-            both["prompt_per_second"],
-            reading,
-            whole,
+        cached = await self.client.complete(PROMPT, TOKENS, cache_prompt=True)
+        generating, end = cached["timings"], self._cpu_s()
+        assert generating["prompt_n"] == 1 < reading["prompt_n"], "the cache was not used"
+        return Speeds(
+            generating["predicted_per_second"],
+            reading["prompt_per_second"],
+            1 / (end - middle),
+            1 / (middle - start),
         )
 
     def _cpu_s(self) -> float:
@@ -64,21 +70,24 @@ class Side:
         return sum(int(file.read_text().split()[0]) for file in files) / 1e9
 
 
-async def compare(hosted: Side, plain: Side, rounds: int) -> list[float]:
-    """Ratios hosted/plain of generation and prompt speed, the first round not counted: medians by
-    wall clock, then by each side's least processor time."""
-    rounds_seen = []
+async def compare(hosted: Side, plain: Side, rounds: int) -> Speeds:
+    """Ratios hosted/plain, the first round not counted: medians by wall clock, each side's best by
+    processor time."""
+    seen: list[tuple[Speeds, Speeds]] = []
     for number in range(rounds + 1):
         sides = (hosted, plain) if number % 2 else (plain, hosted)
-        seen = {side is hosted: await side.run() for side in sides}
+        speeds = {side is hosted: await side.run() for side in sides}
         if number:
-            rounds_seen.append(seen)
-    medians = [statistics.median(s[True][i] / s[False][i] for s in rounds_seen) for i in (0, 1)]
-    reading, whole = (
-        {side: min(s[side][i] for s in rounds_seen) for side in (True, False)} for i in (2, 3)
+            seen.append((speeds[True], speeds[False]))
+    return Speeds(
+        statistics.median(ours.generated / theirs.generated for ours, theirs in seen),
+        statistics.median(ours.read / theirs.read for ours, theirs in seen),
+        *(
+            max(getattr(ours, name) for ours, _ in seen)
+            / max(getattr(theirs, name) for _, theirs in seen)
+            for name in ("generated_cpu", "read_cpu")
+        ),
     )
-    generating = {side: whole[side] - reading[side] for side in (True, False)}
-    return [*medians, generating[False] / generating[True], reading[False] / reading[True]]
 
 
 async def bench(options: argparse.Namespace) -> float:
@@ -108,12 +117,12 @@ async def bench(options: argparse.Namespace) -> float:
                                     Side(plain, (address.pid, other_rpc.pid)),
                                     options.rounds,
                                 )
-                            worst = min(worst, *ratios[2:])
-                            figures = "".join(
-                                f" {generated:12.3f} {read:7.3f}"
-                                for generated, read in (ratios[:2], ratios[2:])
+                            worst = min(worst, ratios.generated_cpu, ratios.read_cpu)
+                            print(
+                                f"{quant:8} {n:3} {ratios.generated:12.3f} {ratios.read:7.3f}"
+                                f" {ratios.generated_cpu:12.3f} {ratios.read_cpu:7.3f}",
+                                flush=True,
                             )
-                            print(f"{quant:8} {n:3}{figures}", flush=True)
                 finally:
                     await engine.stop()
     return worst

@@ -13,9 +13,9 @@ from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.local import Catalog
 from proxy.catalog.store import Stores
 from proxy.client import Client
-from proxy.effective import effective_policy
 from proxy.engine.types import LoadOptions
-from proxy.errors import BadRequest, ModelNotFound
+from proxy.errors import BadRequest
+from proxy.models import Models
 from proxy.placement.budget import Budget
 from proxy.placement.commandline import server_args
 from proxy.placement.estimate import Settings
@@ -177,24 +177,8 @@ def _model(name: str, policies: Policies) -> tuple[ModelPolicy, Path]:
         named = (m for m in policies.models.values() if m.path and m.path.resolve() == path)
         return next(named, replace(policies.defaults, name=path.stem)), path
     catalog = Catalog(*places(policies, Stores(home_of(os.environ))))
-    policy = found = policies.models.get(policies.resolve(name))
-    filed_as = found.name if found else name
-    while found and found.path is None and found.base is not None:
-        # A variant has its base's file.
-        filed_as, found = found.base, policies.models.get(policies.resolve(found.base))
-    entry = catalog.find(found.name if found else filed_as)
-    file = (found.path if found else None) or (entry.path if entry else None)
-    if file is None:
-        near = ", ".join(catalog.nearest(filed_as))
-        raise ModelNotFound(
-            f"no model {name!r}" + (f"; did you mean {near}?" if near else " and no such file")
-        )
-    if policy is None and entry is not None:
-        # It may stand under another of the file's names.
-        unnamed = (m for m in policies.models.values() if m.path is None)
-        policy = next((m for m in unnamed if catalog.find(m.name) == entry), None)
-    policy = policy or replace(policies.defaults, name=entry.name if entry else name)
-    return effective_policy(policy, entry), file
+    model = Models(lambda: policies, catalog).resolve(name)
+    return model.policy, model.path
 
 
 def _header(path: Path) -> Header:

@@ -5,17 +5,15 @@ Each expert tensor repeats a few drawn experts, turned by another step in each l
 one would take many minutes, and to a GPU it is all the same.
 """
 
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from bench.gpu.work import Settings
-from proxy.demo.gguf_writer import FLOATS, TensorSpec, draw
+from proxy.demo.gguf_writer import TensorSpec, draw, opened
 from proxy.demo.vocabulary import build_vocabulary
 from tests.support.shapes import SHAPES, Sizes, embeddings
 
@@ -57,18 +55,8 @@ def write(path: Path, name: str) -> None:
     vocabulary = build_vocabulary()
     architecture, metadata, body = SHAPES[shape](sizes)
     specs = [*embeddings(shape, sizes, vocabulary), *body]
-    with closing(gguf.GGUFWriter(path, architecture)) as writer:
-        head = {"general.name": f"generated {name}"} | vocabulary.metadata | metadata
-        for key, value in head.items():
-            _add(writer, architecture + key if key.startswith(".") else key, value)
-        for spec in specs:
-            dtype, stored = _stored(spec)
-            raw = None if spec.type in FLOATS else spec.type
-            size = int(np.prod(stored)) * dtype.itemsize
-            writer.add_tensor_info(spec.name, stored, dtype, size, raw)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
+    head = {"general.name": f"generated {name}"} | vocabulary.metadata | metadata
+    with opened(path, architecture, head, specs) as writer:
         random = np.random.default_rng(0)
         drawn: dict[tuple[tuple[int, ...], Type, float], NDArray[Any]] = {}
         for number, spec in enumerate(specs):
@@ -93,23 +81,3 @@ def repeated(few: NDArray[Any], count: int, turn: int) -> NDArray[Any]:
             source[-step:][:step],
         )
     return whole
-
-
-def _stored(spec: TensorSpec) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    if spec.type in FLOATS:
-        return np.dtype(FLOATS[spec.type]), spec.shape
-    return np.dtype(np.uint8), gguf.quant_shape_to_byte_shape(spec.shape, spec.type)
-
-
-def _add(writer: gguf.GGUFWriter, key: str, value: object) -> None:
-    match value:
-        case bool():
-            writer.add_bool(key, value)
-        case int():
-            writer.add_uint32(key, value)
-        case float():
-            writer.add_float32(key, value)
-        case str():
-            writer.add_string(key, value)
-        case list() | tuple():
-            writer.add_array(key, value)

@@ -4,9 +4,10 @@ Drawing costs a tenth of quantising and holds one tensor in memory at a time.
 The header side, reading, is `proxy.catalog.gguf_reader`.
 """
 
+import math
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,30 +71,28 @@ def _write(
     specs: Sequence[TensorSpec],
     seed: int,
 ) -> None:
-    with closing(gguf.GGUFWriter(path, architecture)) as writer:
-        _fill(writer, architecture, metadata, specs, seed)
-
-
-def _fill(
-    writer: gguf.GGUFWriter,
-    architecture: str,
-    metadata: Mapping[str, object],
-    specs: Sequence[TensorSpec],
-    seed: int,
-) -> None:
-    for key, value in metadata.items():
-        _add(writer, architecture + key if key.startswith(".") else key, value)
-    for spec in specs:
-        shape = _stored_shape(spec)
-        dtype = _dtype(spec.type)
-        raw = None if spec.type in FLOATS else spec.type
-        writer.add_tensor_info(spec.name, shape, dtype, int(np.prod(shape)) * dtype.itemsize, raw)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
     random = np.random.default_rng(seed)
-    for spec in specs:
-        writer.write_tensor_data(draw(spec, random))
+    with opened(path, architecture, metadata, specs) as writer:
+        for spec in specs:
+            writer.write_tensor_data(draw(spec, random))
+
+
+@contextmanager
+def opened(
+    path: Path, architecture: str, metadata: Mapping[str, object], specs: Sequence[TensorSpec]
+) -> Iterator[gguf.GGUFWriter]:
+    """A file whose header is written, ready for the tensors' data, in the order of `specs`."""
+    with closing(gguf.GGUFWriter(path, architecture)) as writer:
+        for key, value in metadata.items():
+            _add(writer, architecture + key if key.startswith(".") else key, value)
+        for spec in specs:
+            raw = None if spec.type in FLOATS else spec.type
+            shape, dtype = stored_shape(spec), _dtype(spec.type)
+            writer.add_tensor_info(spec.name, shape, dtype, stored_bytes(spec), raw)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        yield writer
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: object) -> None:
@@ -127,13 +126,19 @@ def draw(spec: TensorSpec, random: np.random.Generator) -> NDArray[Any]:
         return values.astype(_dtype(spec.type))
     if spec.mean or spec.live_rows is not None:
         raise ValueError(f"{spec.name}: only float tensors have a mean or live rows")
-    shape = _stored_shape(spec)
+    shape = stored_shape(spec)
     size = gguf.GGML_QUANT_SIZES[spec.type][1]
     blocks = BLOCKS[spec.type](int(np.prod(shape)) // size, spec.spread, random)
     return blocks.reshape(shape)
 
 
-def _stored_shape(spec: TensorSpec) -> tuple[int, ...]:
+def stored_bytes(spec: TensorSpec) -> int:
+    """The size of the tensor's data, without padding."""
+    return math.prod(stored_shape(spec)) * _dtype(spec.type).itemsize
+
+
+def stored_shape(spec: TensorSpec) -> tuple[int, ...]:
+    """The shape of what is written: of quantised types bytes, not values."""
     if spec.type in FLOATS:
         return spec.shape
     return gguf.quant_shape_to_byte_shape(spec.shape, spec.type)

@@ -1,15 +1,11 @@
 """Models of real sizes whose files are a header and a hole: enough for all that only measures."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from math import prod
 from pathlib import Path
 
-import gguf
-import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from proxy.demo.gguf_writer import FLOATS, TensorSpec
+from proxy.demo.gguf_writer import TensorSpec, opened, stored_bytes
 from tests.support.shapes import SHAPES, Sizes
 
 ALIGNMENT = 32
@@ -34,38 +30,13 @@ def ends(sizes: Sizes, vocabulary: int, *, tied: bool = False) -> list[TensorSpe
 
 def sparse(path: Path, architecture: str, metadata: Metadata, specs: Sequence[TensorSpec]) -> Path:
     """Write the header and make the file as long as if the weights were there."""
-    length = 0
-    with closing(gguf.GGUFWriter(path, architecture)) as writer:
-        writer.add_string("tokenizer.ggml.model", "no_vocab")
-        for key, value in metadata.items():
-            _add(writer, architecture + key if key.startswith(".") else key, value)
-        for spec in specs:
-            floats = spec.type in FLOATS
-            shape = spec.shape if floats else gguf.quant_shape_to_byte_shape(spec.shape, spec.type)
-            kind = np.dtype(FLOATS[spec.type] if floats else np.uint8)
-            size = prod(shape) * kind.itemsize
-            writer.add_tensor_info(spec.name, shape, kind, size, None if floats else spec.type)
-            length += -(-size // ALIGNMENT) * ALIGNMENT
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
+    head = {"tokenizer.ggml.model": "no_vocab"} | dict(metadata)
+    with opened(path, architecture, head, specs):
+        pass
+    length = sum(-(-stored_bytes(spec) // ALIGNMENT) * ALIGNMENT for spec in specs)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size + length + ALIGNMENT)
     return path
-
-
-def _add(writer: gguf.GGUFWriter, key: str, value: object) -> None:
-    match value:
-        case bool():
-            writer.add_bool(key, value)
-        case int():
-            writer.add_uint32(key, value)
-        case float():
-            writer.add_float32(key, value)
-        case str():
-            writer.add_string(key, value)
-        case _:
-            writer.add_array(key, value)  # type: ignore[arg-type]
 
 
 QWEN3_30B_A3B = Sizes(

@@ -121,3 +121,13 @@ class Client:
 
     async def text(self, prompt: str, tokens: int = 24) -> str:
         return str((await self.complete(prompt, tokens))["content"])
+
+
+async def plain_text(path: Path, prompt: str, n: int) -> str:
+    """What plain llama-server says with `--n-cpu-moe N`. (An RPC server has one client at a
+    time.)"""
+    async with rpc_server() as rpc:
+        arguments = ("--rpc", rpc, "-ngl", "999", "--n-cpu-moe", str(n), "-t", "1")
+        more = ("-c", "8192", "-np", "4")
+        async with plain_server(path, *arguments, *more) as address, Client(address) as plain:
+            return await plain.text(prompt)

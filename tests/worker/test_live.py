@@ -13,7 +13,7 @@ from proxy.engine.hosted import HostedEngine
 from proxy.engine.types import CPU, Status
 from proxy.errors import Conflict
 from tests.support.guard import HANG_S
-from tests.support.llama import Client, plain_server, rpc_server
+from tests.support.llama import Client, plain_text
 from tests.support.models import MOE_SHAPES, model
 from tests.worker.conftest import Hosted
 
@@ -73,20 +73,10 @@ async def test_text_equals_plain_llama_server_at_every_split(
             async with streams(client, 4):
                 await split(engine, n)
             texts[n] = await client.text(PROMPT)
-    expected = {n: await plain_text(path, n) for n in order}
+    expected = {n: await plain_text(path, PROMPT, n) for n in order}
 
     assert texts == expected
     assert len(set(texts[blocks].split())) > 3, "the text should be able to differ"
-
-
-async def plain_text(path: Path, n: int) -> str:
-    """What plain llama-server says with `--n-cpu-moe N`. (An RPC server has one client at a
-    time.)"""
-    async with rpc_server() as rpc:
-        arguments = ("--rpc", rpc, "-ngl", "999", "--n-cpu-moe", str(n), "-t", "1")
-        more = ("-c", "8192", "-np", "4")
-        async with plain_server(path, *arguments, *more) as address, Client(address) as plain:
-            return await plain.text(PROMPT)
 
 
 async def test_no_prompt_is_evaluated_again_after_a_move(hosted: Hosted) -> None:
@@ -170,7 +160,7 @@ async def test_repacked_experts_are_a_place_of_their_own(hosted: Hosted) -> None
         assert (await engine.status()).held["CPU"]["experts"] == 0
         await split(engine, 12)
         again = await client.text(PROMPT)
-    expected = await plain_text(path, 12)
+    expected = await plain_text(path, PROMPT, 12)
     async with hosted(path, repack="off") as engine:
         await split(engine, 12)
         mapped = (await engine.status()).held["CPU"]["experts"]

@@ -48,19 +48,21 @@ class Answer(asyncio.Protocol):
         self._broken: BrokenAnswer | None = None
         self._news: asyncio.Future[None] | None = None
 
-    def send(self, message: Sequence[bytes], *, has_no_body: bool = False) -> None:
-        """Send the request. `has_no_body`: the answer will end with its head, whatever that says,
-        as one to HEAD does."""
+    async def begins(self, message: Sequence[bytes], *, has_no_body: bool = False) -> bool:
+        """Send the request; whether an answer to it began. Cancelling this ends the connection.
+
+        `has_no_body`: it will end with its head, whatever that says, as an answer to HEAD does.
+        """
         assert self._transport is not None
         self._has_no_body = has_no_body
-        self._transport.writelines(message)
-
-    async def begins(self) -> bool:
-        """Whether an answer began."""
         try:
+            self._transport.writelines(message)
             await self.head
         except BrokenAnswer:
             return False
+        except BaseException:
+            self.abort()
+            raise
         return True
 
     @property

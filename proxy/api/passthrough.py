@@ -172,6 +172,8 @@ async def _relay(
         try:
             if streams:
                 await response.prepare(request)
+                # Until the first token there is time for it.
+                await services.spares.renew(backend.engine.address)
             while piece := await upstream.piece():
                 if not response.prepared:
                     await response.prepare(request)

@@ -77,15 +77,7 @@ class Call:
 
     async def _begins(self, answer: Answer) -> bool:
         self._answer = answer
-        try:
-            answer.send(self._message, has_no_body=self._is_head)
-            if self._spares is not None:
-                # While the engine is at it there is time.
-                await self._spares.renew(self._address)
-            return await answer.begins()
-        except BaseException:
-            answer.abort()
-            raise
+        return await answer.begins(self._message, has_no_body=self._is_head)
 
     async def __aexit__(self, *_: object) -> None:
         self._answer.abort()

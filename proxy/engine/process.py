@@ -29,6 +29,8 @@ NO_CAUSE_FOR_ALARM = (
     # A prompt that is cached as a whole, as when somebody asks for another answer.
     "need to evaluate at least 1 token",
     "n_past was set to",
+    # A client that left.
+    "stop: cancel task",
 )
 TERM_GRACE_S = 3.0
 # After the whole group has been killed, only a process that left the group can still hold the pipe.

@@ -6,7 +6,10 @@ from setuptools import Extension, setup
 STEP_GATE = Extension(
     "proxy.worker._stepgate",
     sources=["proxy/worker/stepgate.c", "proxy/worker/breakdown.cpp"],
-    extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=default", "-pthread"],
+    extra_compile_args=[
+        *("-O2", "-Wall", "-Wextra", "-fvisibility=default", "-pthread"),
+        "-fexceptions",  # llama.cpp's exceptions pass through our C
+    ],
     extra_link_args=["-pthread"],
     libraries=["dl"],
     language="c++",

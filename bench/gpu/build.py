@@ -66,7 +66,7 @@ def build_gate(folder: Path = REPOSITORY / "proxy" / "worker") -> str:
     include = sysconfig.get_path("include")
     if not Path(include, "Python.h").exists():
         raise StepFailed(f"no Python.h in {include}: install Python's development headers")
-    flags = ["-O2", "-fPIC", "-pthread", f"-I{include}"]
+    flags = ["-O2", "-fPIC", "-pthread", "-fexceptions", f"-I{include}"]
     objects = []
     for source, compiler in zip(sources, ("cc", "c++"), strict=True):
         objects.append(str(library.with_suffix(source.suffix + ".o")))

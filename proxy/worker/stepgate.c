@@ -113,6 +113,13 @@ static void remember(void *context) {
   pthread_mutex_unlock(&lock);
 }
 
+/* Runs however a step ends: an allocation that fails in it is a C++ exception, which llama-server catches. It leaves C
+ * frames too, and runs their cleanups where they are built with -fexceptions (setup.py). */
+static void step_ended(const int *unused) {
+  (void)unused;
+  atomic_fetch_sub(&steps_running, 1);
+}
+
 EXPORT int32_t llama_process(void *context, int type, void *batch) {
   static _Thread_local void *last;
   if (context != last) {
@@ -125,10 +132,9 @@ EXPORT int32_t llama_process(void *context, int type, void *batch) {
   }
   atomic_fetch_add(&steps, 1);
   if (atomic_load(&wanted) >= GATE_STEP) park(GATE_STEP);
-  atomic_fetch_add(&steps_running, 1);
-  int32_t result = real_process(context, type, batch);
-  atomic_fetch_sub(&steps_running, 1);
-  return result;
+  __attribute__((cleanup(step_ended))) const int running = atomic_fetch_add(&steps_running, 1);
+  (void)running;
+  return real_process(context, type, batch);
 }
 
 EXPORT int64_t ggml_time_ms(void) {

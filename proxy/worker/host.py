@@ -256,29 +256,30 @@ class Host:
             self._mover = Mover(
                 experts,
                 self._gate,
-                repack_room=self._repack_room,
+                repackable=experts.repackable() if self._repacks() else (),
+                repack_room=_repack_room,
                 ram_short=_ram_short,
                 notify=lambda: self.changed(),
             )
             self._mover.start()
 
-    def _repack_room(self, size: int) -> bool:
+    def _repacks(self) -> bool:
         """Repack where plain llama-server would: it prefers a GPU's pinned host memory, from which
         large batches are computed on the GPU, to the CPU's fast layout, from which they cannot
         be."""
-        if self._repack == "off":
-            return False
-        pinned = any(
-            self._llama.props(handle).host_buffer for handle in self._llama.devices().values()
-        )
-        if self._repack == "auto" and pinned:
-            return False
-        available = available_host_bytes()
-        return available is not None and available - size > HOST_RESERVE_BYTES
+        if self._repack == "auto":
+            devices = self._llama.devices().values()
+            return not any(self._llama.props(handle).host_buffer for handle in devices)
+        return self._repack == "on"
 
     def _set_state(self, state: State) -> None:
         self.state = state
         self.changed()
+
+
+def _repack_room(size: int) -> bool:
+    available = available_host_bytes()
+    return available is not None and available - size > HOST_RESERVE_BYTES
 
 
 def _ram_short() -> bool:

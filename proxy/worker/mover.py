@@ -6,7 +6,7 @@ that wait.
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -23,9 +23,10 @@ from proxy.worker.moves import (
     Unpack,
     is_placed,
     next_step,
+    on_cpu,
 )
 
-# How often RAM is looked at while there are copies in it that could be given back, or were.
+# How often RAM is looked at while there are copies in it, or layers that could be.
 LOOK_S = 2.0
 # RAM has to be quiet for so long before what was given back is copied anew.
 CALM_S = 60.0
@@ -46,6 +47,7 @@ class _Order:
 class Mover:
     """Owns the thread. `place` may be called from any other thread.
 
+    repackable: the layers that are to be repacked while they are on the CPU and there is room.
     repack_room: says whether so many more bytes of RAM may be taken for a repacked layer.
     ram_short: says whether RAM is so short that repacked layers have to be given back: they are
         all of our memory that the system cannot take by itself.
@@ -57,6 +59,7 @@ class Mover:
         experts: Experts,
         gate: Gate,
         *,
+        repackable: Collection[int],
         repack_room: Callable[[int], bool],
         ram_short: Callable[[], bool],
         notify: Callable[[], None],
@@ -66,7 +69,7 @@ class Mover:
         self._look_s, self._calm_s = look_s, calm_s
         self._experts, self._gate = experts, gate
         self._repack_room, self._ram_short, self._notify = repack_room, ram_short, notify
-        self._repackable = frozenset(experts.repackable())
+        self._repackable = frozenset(repackable)
         # The mutable state, all under this condition: the order in work, whether nothing is left,
         # the end.
         self._changed = threading.Condition()
@@ -166,7 +169,9 @@ class Mover:
         return None  # the mapped file is slower but always works
 
     def _watches_ram(self) -> bool:
-        return self._short_s is not None or REPACKED in self._experts.places().values()
+        """Whether it depends on RAM what is to be done next."""
+        places = self._experts.places()
+        return any(on_cpu(places[layer]) for layer in self._repackable)
 
     def _perform(self, order: _Order, step: Step) -> None:
         match step:

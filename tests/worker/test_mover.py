@@ -21,9 +21,6 @@ class Machine:
         self.ram = ram
         self.changed = threading.Condition()
 
-    def repackable(self) -> list[int]:
-        return list(self.layers)
-
     def places(self) -> dict[int, str]:
         return {index: layer.place for index, layer in self.layers.items()}
 
@@ -61,17 +58,22 @@ class Machine:
             assert self.changed.wait_for(lambda: self.repacked() == [*repacked], HANG_S)
 
 
-def test_repacked_layers_are_given_back_when_ram_gets_short_and_come_back_after_it() -> None:
-    machine = Machine(ram=10 * SIZE)
-    mover = Mover(
+def mover_of(machine: Machine) -> Mover:
+    return Mover(
         cast(Any, machine),
         cast(Any, machine),
+        repackable=list(machine.layers),
         repack_room=lambda size: machine.available - size >= LOW,
         ram_short=lambda: machine.available < LOW,
         notify=lambda: None,
         look_s=0.01,
         calm_s=0.0,
     )
+
+
+def test_repacked_layers_are_given_back_when_ram_gets_short_and_come_back_after_it() -> None:
+    machine = Machine(ram=10 * SIZE)
+    mover = mover_of(machine)
     mover.start()
     try:
         machine.until(0, 1, 2, 3)
@@ -89,5 +91,19 @@ def test_repacked_layers_are_given_back_when_ram_gets_short_and_come_back_after_
         machine.ram = 10 * SIZE
         machine.until(0, 1, 2)
         assert mover.wait_settled(HANG_S)
+    finally:
+        mover.stop()
+
+
+def test_layers_are_repacked_once_there_is_room_for_the_first_of_them() -> None:
+    machine = Machine(ram=LOW)
+    mover = mover_of(machine)
+    mover.start()
+    try:
+        assert mover.wait_settled(HANG_S)
+        assert machine.repacked() == []
+
+        machine.ram = 10 * SIZE
+        machine.until(0, 1, 2, 3)
     finally:
         mover.stop()

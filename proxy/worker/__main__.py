@@ -9,6 +9,7 @@ import asyncio
 import os
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 from proxy.worker.control import Control
@@ -77,7 +78,11 @@ async def _serve(host: Host, options: argparse.Namespace) -> int:
     ended: asyncio.Future[int] = loop.create_future()
 
     def run() -> None:
-        status = host.run(options.arguments)
+        try:
+            status = host.run(options.arguments)
+        except Exception:  # whatever it is: the proxy would wait for a worker that is never ready
+            traceback.print_exc()
+            status = 1
         loop.call_soon_threadsafe(ended.set_result, status)
 
     # Daemons, both: llama-server may hang in a driver, and then the process has to end all the

@@ -9,6 +9,7 @@ Counterpart: proxy/engine/hosted.py. By hand: `nc -U control.sock`.
 """
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -84,6 +85,9 @@ class Control:
             self._send(writer, {"id": request.id, "ok": await operation(request)})
         except (LlamaError, ValueError) as error:
             self._send(writer, {"id": request.id, "error": str(error)})
+        except Exception as error:  # whatever it is: the client waits for this answer
+            traceback.print_exc()
+            self._send(writer, {"id": request.id, "error": f"{type(error).__name__}: {error}"})
 
     def _event(self) -> dict[str, Any]:
         host = self._host

@@ -6,6 +6,7 @@ that wait.
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -98,7 +99,8 @@ class Mover:
 
     def place(self, placement: Mapping[int, str]) -> "Future[Move]":
         """Change the target of the layers named. The future ends when every layer is where the
-        target says, when memory ran out, or when a later call came first."""
+        target says, when memory ran out, or when a later call came first. It raises what a step
+        raised."""
         with self._changed:
             self._supersede()
             self._order = _Order(self._order.target | dict(placement))
@@ -143,7 +145,12 @@ class Mover:
             if step is None:
                 self._notify()
                 continue
-            self._perform(order, step)
+            try:
+                self._perform(order, step)
+            except Exception as error:  # whatever it is: others wait for this thread
+                traceback.print_exc()
+                self._give_up(order, step, error)
+                continue
             with self._changed:
                 if not order.future.done() and is_placed(self._experts.places(), order.target):
                     order.future.set_result(self._result())
@@ -210,6 +217,18 @@ class Mover:
 
     def _given_up(self, order: _Order) -> bool:
         return self._stopping or self._order is not order
+
+    def _give_up(self, order: _Order, step: Step, error: Exception) -> None:
+        """A step failed: let its caller know, and take what was reached as the target."""
+        with self._changed:
+            if not order.future.done():
+                order.future.set_exception(error)
+            if isinstance(step, Repack):
+                self._repackable -= {step.layer}
+            for layer, place in self._experts.places().items():
+                order.target[layer] = MAPPED if on_cpu(place) else place
+            if not self._given_up(order):
+                self._changed.wait(self._look_s)  # it may be tried again, but not at once
 
     def _short_of_memory(self, order: _Order, device: str) -> None:
         """Take what was reached as the target: whoever decides about memory has to ask anew."""

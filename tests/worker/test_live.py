@@ -241,3 +241,13 @@ async def test_a_model_that_cannot_be_loaded_says_why(hosted: Hosted, tmp_path: 
     with pytest.raises(LoadFailed, match="failed to load model"):
         async with hosted(broken):
             pass
+
+
+async def test_a_worker_that_fails_before_its_server_starts_says_so_at_once(
+    hosted: Hosted,
+) -> None:
+    from proxy.errors import LoadFailed
+
+    with pytest.raises(LoadFailed, match="IndexError"):
+        async with hosted(model(), rpc=(), no_attention=("RPC0",), args=("--rpc",)):
+            pass

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from proxy.worker.mover import Mover
 from proxy.worker.moves import MAPPED, REPACKED
 from tests.support.guard import HANG_S
@@ -19,6 +21,7 @@ class Machine:
     def __init__(self, ram: int) -> None:
         self.layers = {index: SimpleNamespace(place=MAPPED) for index in range(4)}
         self.ram = ram
+        self.broken = False
         self.changed = threading.Condition()
 
     def places(self) -> dict[int, str]:
@@ -44,6 +47,8 @@ class Machine:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[Any]:
+        if self.broken:
+            raise OSError("nobody listens")
         yield SimpleNamespace(held_s=lambda: 0.0)
 
     def repacked(self) -> list[int]:
@@ -105,5 +110,25 @@ def test_layers_are_repacked_once_there_is_room_for_the_first_of_them() -> None:
 
         machine.ram = 10 * SIZE
         machine.until(0, 1, 2, 3)
+    finally:
+        mover.stop()
+
+
+def test_a_move_that_raises_is_told_and_the_next_one_is_made(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    machine = Machine(ram=LOW)
+    mover = mover_of(machine)
+    mover.start()
+    try:
+        machine.broken = True
+        with pytest.raises(OSError, match="nobody listens"):
+            mover.place({3: "CUDA0"}).result(HANG_S)
+        assert mover.wait_settled(HANG_S)
+        assert "Traceback" in capsys.readouterr().err
+
+        machine.broken = False
+        assert mover.place({2: "CUDA0"}).result(HANG_S).layers == 1
+        assert machine.places() == {0: MAPPED, 1: MAPPED, 2: "CUDA0", 3: MAPPED}
     finally:
         mover.stop()

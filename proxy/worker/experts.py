@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from proxy.worker.copies import Copier, Copy, Pointers, Weight
 from proxy.worker.gate import Closed, Gate
 from proxy.worker.llama import LlamaLibrary, Tensor
-from proxy.worker.moves import MAPPED, REPACKED
+from proxy.worker.moves import MAPPED, REPACKED, first_to_leave
 
 # Any ending counts: a bias or scale left behind would pull its operation back over the bus.
 EXPERTS = re.compile(r"blk\.(\d+)\.ffn_(?:up|gate|down|gate_up)_(?:ch|)exps\.")
@@ -128,23 +128,32 @@ class Experts:
         the gate is open.
 
         Where a device has no room for the compute buffers that the new placement needs, the
-        promotion is undone (`places()` shows it): otherwise the next long prompt would fail.
+        promotion is undone, and if that is not enough, more layers leave their devices (`places()`
+        shows it): otherwise the next long prompt would fail.
         """
         for context in closed.contexts:
             self._llama.synchronize(context)
-        unused = [
-            self._write(index, MAPPED, None, [w.home for w in self.layers[index].weights])
-            for index in demote
-        ]
+        unused = [buffer for index in demote for buffer in self._demote(index)]
         if promote is not None:
             copy = promote.copy
-            unused.append(self._write(promote.layer, promote.place, copy.buffer, copy.pointers))
-        if not self._reserve(closed) and promote is not None:
-            home = [w.home for w in self.layers[promote.layer].weights]
-            unused.append(self._write(promote.layer, MAPPED, None, home))
-            self._reserve(closed)
+            unused += self._write(promote.layer, promote.place, copy.buffer, copy.pointers)
+        if not self._reserve(closed):
+            if promote is not None:
+                unused += self._demote(promote.layer)
+            self._make_room(closed, unused)
+            unused = []
         self._measure(closed)
-        return [buffer for buffer in unused if buffer is not None]
+        return unused
+
+    def _make_room(self, closed: Closed, unused: list[int]) -> None:
+        """Give memory back, at first what is unused, until the reservation holds or nothing is on a
+        device any more. Here the gate waits for it: the next step needs what it frees."""
+        self.free(unused)
+        while not self._reserve(closed):
+            layer = first_to_leave(self.places())
+            if layer is None:
+                return
+            self.free(self._demote(layer))
 
     def free(self, buffers: Sequence[int]) -> None:
         """Give buffers back. Outside the gate: unmapping half a gigabyte takes tens of
@@ -152,15 +161,19 @@ class Experts:
         for buffer in buffers:
             self._llama.buffer_free(buffer)
 
+    def _demote(self, index: int) -> list[int]:
+        return self._write(index, MAPPED, None, [w.home for w in self.layers[index].weights])
+
     def _write(
         self, index: int, place: str, buffer: int | None, pointers: Sequence[Pointers]
-    ) -> int | None:
+    ) -> list[int]:
+        """Use a layer from another place. Returns the buffer that it was in, if it had one."""
         layer = self.layers[index]
         for weight, (tensor_buffer, data, extra) in zip(layer.weights, pointers, strict=True):
             real = weight.tensor.contents
             real.buffer, real.data, real.extra = tensor_buffer, data, extra
         unused, layer.place, layer.buffer = layer.buffer, place, buffer
-        return unused
+        return [] if unused is None else [unused]
 
     def _reserve(self, closed: Closed) -> bool:
         """Reserve the worst case of every context, then the graph of one step. Also drops the

@@ -7,12 +7,12 @@ that wait.
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from proxy.engine.types import Move
-from proxy.worker.experts import Experts
+from proxy.worker.experts import Experts, Staged
 from proxy.worker.gate import Gate
 from proxy.worker.moves import (
     MAPPED,
@@ -183,20 +183,15 @@ class Mover:
     def _perform(self, order: _Order, step: Step) -> None:
         match step:
             case Demote(layers):
-                with self._gate.hold() as closed:
-                    unused = self._experts.swap(closed, demote=layers)
-                    order.gate_s = max(order.gate_s, closed.held_s())
+                self._swap(order, demote=layers)
                 order.moved.update(layers)
-                self._experts.free(unused)
             case Promote(layer, device):
                 if self._copy_and_swap(order, layer, device):
                     order.moved.add(layer)
                 elif not self._given_up(order):
                     self._short_of_memory(order, device)
             case Unpack(layer):
-                with self._gate.hold() as closed:
-                    unused = self._experts.swap(closed, demote=(layer,))
-                self._experts.free(unused)
+                self._swap(order, demote=(layer,))
             case Repack(layer):
                 if not self._copy_and_swap(order, layer, REPACKED) and not self._given_up(order):
                     self._repackable -= {layer}
@@ -209,11 +204,21 @@ class Mover:
             return False
         if place != REPACKED:
             order.staged_s += time.perf_counter() - started
+        self._swap(order, promote=staged)
+        return self._experts.layers[layer].place == place
+
+    def _swap(
+        self, order: _Order, *, demote: Sequence[int] = (), promote: Staged | None = None
+    ) -> None:
+        before = self._experts.places()
         with self._gate.hold() as closed:
-            unused = self._experts.swap(closed, promote=staged)
+            unused = self._experts.swap(closed, demote=demote, promote=promote)
             order.gate_s = max(order.gate_s, closed.held_s())
         self._experts.free(unused)
-        return self._experts.layers[layer].place == place
+        now = self._experts.places()
+        for layer, place in before.items():
+            if layer not in demote and not on_cpu(place) and on_cpu(now[layer]):
+                self._short_of_memory(order, place)  # it had to make room
 
     def _given_up(self, order: _Order) -> bool:
         return self._stopping or self._order is not order

@@ -73,6 +73,12 @@ def next_step(
     return Repack(min(waiting)) if waiting else None
 
 
+def first_to_leave(places: Mapping[int, str]) -> int | None:
+    """The layer that leaves its device next where memory has run out: the first one, as N has it.
+    None: nothing is on a device."""
+    return min((layer for layer, place in places.items() if not on_cpu(place)), default=None)
+
+
 def is_placed(places: Mapping[int, str], target: Mapping[int, str]) -> bool:
     """Whether every layer is on the right side; repacking may still be going on."""
     return all(

@@ -22,6 +22,7 @@ class Machine:
         self.layers = {index: SimpleNamespace(place=MAPPED) for index in range(4)}
         self.ram = ram
         self.broken = False
+        self.crowded: set[int] = set()  # layers that make room at the next swap
         self.changed = threading.Condition()
 
     def places(self) -> dict[int, str]:
@@ -37,7 +38,9 @@ class Machine:
         self, _: object, *, demote: Sequence[int] = (), promote: tuple[int, str] | None = None
     ) -> list[int]:
         with self.changed:
-            for index, place in (*((i, MAPPED) for i in demote), *([promote] if promote else [])):
+            leaving = (*demote, *self.crowded)
+            self.crowded = set()
+            for index, place in (*((i, MAPPED) for i in leaving), *([promote] if promote else [])):
                 self.layers[index].place = place
             self.changed.notify_all()
         return []
@@ -130,5 +133,22 @@ def test_a_move_that_raises_is_told_and_the_next_one_is_made(
         machine.broken = False
         assert mover.place({2: "CUDA0"}).result(HANG_S).layers == 1
         assert machine.places() == {0: MAPPED, 1: MAPPED, 2: "CUDA0", 3: MAPPED}
+    finally:
+        mover.stop()
+
+
+def test_layers_that_had_to_make_room_do_not_come_back_by_themselves() -> None:
+    machine = Machine(ram=LOW)
+    mover = mover_of(machine)
+    mover.start()
+    try:
+        mover.place(dict.fromkeys((1, 2, 3), "CUDA0")).result(HANG_S)
+        machine.crowded = {2}
+        assert mover.place({1: MAPPED}).result(HANG_S).short_of_memory == "CUDA0"
+        assert mover.wait_settled(HANG_S)
+        assert machine.places() == {0: MAPPED, 1: MAPPED, 2: MAPPED, 3: "CUDA0"}
+
+        assert mover.place({2: "CUDA0"}).result(HANG_S).short_of_memory is None
+        assert machine.places() == {0: MAPPED, 1: MAPPED, 2: "CUDA0", 3: "CUDA0"}
     finally:
         mover.stop()

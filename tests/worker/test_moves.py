@@ -10,6 +10,7 @@ from proxy.worker.moves import (
     Promote,
     Repack,
     Step,
+    first_to_leave,
     is_placed,
     next_step,
     on_cpu,
@@ -80,3 +81,8 @@ class TestNextStep:
 
         assert is_placed(places, target)
         assert all(places[i] == REPACKED for i in repackable if target[i] == MAPPED)
+
+
+def test_the_first_layer_on_a_device_makes_room_first() -> None:
+    assert first_to_leave({0: MAPPED, 1: REPACKED, 2: "RPC1", 3: "RPC0"}) == 2
+    assert first_to_leave({0: MAPPED, 1: REPACKED}) is None

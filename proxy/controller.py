@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from proxy.clock import Clock
-from proxy.engine.types import LoadOptions, Mode, Status
+from proxy.engine.types import LoadOptions, Mode
 from proxy.errors import Conflict, NotFound
 from proxy.migration import Migration
 from proxy.observe.events import EventLog
@@ -21,7 +21,7 @@ from proxy.policy.diff import Changes
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend, BackendState
-from proxy.split import AUTO, Split, resolve
+from proxy.split import AUTO, Split
 from proxy.tasks import spawn
 
 log = structlog.get_logger()
@@ -129,13 +129,14 @@ class Controller:
     # --- who asks ---
 
     async def ask(self, backend: Backend, split: Split) -> bool:
-        """A request asks for a split; returns when it is there. False: it takes another process.
+        """A request asks for a split; returns when it is there. False: its experts cannot move, so
+        it is there only where the backend was loaded with it.
 
         It holds until another request asks, or until the backend has been idle for
         `devices.settle`.
         """
         if backend.engine.moves_by_reload:
-            return backend.options.split == _fixed(split, backend.engine.known())
+            return False
         if (asked := self._asked.get(backend.id)) is not None:
             asked.request = split
             await self._apply(backend, asked, "request", settle_s=REQUEST_SETTLE_S)
@@ -271,12 +272,6 @@ class Controller:
         status = backend.engine.known()
         goal = plan(status, asked.split, self.spare(), self.extra(), floor=floor)
         await asked.migration.reach(goal, why, settle_s=settle_s)
-
-
-def _fixed(split: Split, status: Status) -> int:
-    """The number to load with, where a split has to be loaded: all on the CPU is what always
-    fits. Raises BadRequest for ranges, which cannot be loaded."""
-    return status.block_count if split == AUTO else resolve(split, status.block_count)
 
 
 def _tables(changes: Changes) -> set[str]:

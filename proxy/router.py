@@ -36,7 +36,7 @@ class Controller(Protocol):
 
     async def ask(self, backend: Backend, split: Split) -> object:
         """Bring `backend` to the split that a request asks for; returns when the request may go
-        on."""
+        on. False: its experts cannot move."""
 
 
 class Router:
@@ -127,21 +127,22 @@ class Router:
         if plan.split is None:
             return lease
         try:
-            moved = await self._controller.ask(lease.backend, plan.split)
+            if await self._controller.ask(lease.backend, plan.split):
+                return lease
+            # It has to be loaded with the split, as it may have been.
+            shape = await self._shape(self._models.resolve(ask.model))
+            loaded = loaded_with(plan, plan.split, shape)
+            if lease.backend.options.split == loaded.options.split:
+                return lease
         except BackendDied:
             await self._bury(lease)
             raise
         except BaseException:
             lease.release()
             raise
-        if moved:
-            return lease
+        # A backend that is loaded with the split takes over.
         lease.release()
-        # This engine's build cannot move experts: a backend that is loaded with the split takes
-        # over.
-        shape = await self._shape(self._models.resolve(ask.model))
-        plan = loaded_with(plan, plan.split, shape)
-        return await self._acquire(ask, await self._with_batch(ask, plan))
+        return await self._acquire(ask, await self._with_batch(ask, loaded))
 
     async def with_retry(self, ask: Ask, mode: Mode, send: Callable[[Lease], Awaitable[T]]) -> T:
         """What `send` makes of a lease; once more, on a new backend, if it raises BackendDied.

@@ -253,3 +253,27 @@ async def test_without_live_moves_another_split_is_loaded(
     assert "--n-cpu-moe takes only a number" in refused["error"]["message"]
     loaded = [b for b in (await rig.proxy.get("/admin/state"))["backends"] if b["state"] == "ready"]
     assert "MOE_PROXY_NO_LIVE_MOVES" in loaded[-1]["why_no_moves"] or loaded[-1]["why_no_moves"]
+
+
+async def test_without_live_moves_each_split_is_loaded_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOE_PROXY_NO_LIVE_MOVES", "1")
+
+    async def ask(split: object) -> tuple[str, int, str]:
+        body = BODY | {"moe_cpu_layers": split}
+        async with rig.proxy.session.post("/v1/completions", json=body) as answer:
+            result = await answer.json()
+            assert answer.status == 200, result
+            layers = int(answer.headers["X-Moe-Proxy-Moe-Cpu-Layers"])
+            return result["choices"][0]["text"], layers, answer.headers["X-Moe-Proxy-Backend"]
+
+    text, layers, first = await ask(0)
+    assert layers == 0
+    assert await ask("none") == (text, 0, first)
+    text_of_all, layers, second = await ask(-1)
+    assert (text_of_all, layers) == (text, LAYERS)
+    assert second != first
+    for same in (LAYERS, "full", "auto", LAYERS + 1):
+        assert await ask(same) == (text, LAYERS, second)
+    assert (await ask(4))[:2] == (text, 4)

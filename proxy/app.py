@@ -144,8 +144,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
         models = Models(lambda: policies.current, catalog)
 
-        async def options_for(model: str, mode: Mode) -> LoadOptions:
-            return (await router.plan(Ask(model), mode)).options
+        async def options_for(model: str, mode: Mode, moves: bool) -> LoadOptions:
+            return (await router.plan(Ask(model), mode, moves=moves)).options
 
         def policy_of(model: str) -> ModelPolicy:
             try:

@@ -63,12 +63,12 @@ class Controller:
         pool: Pool,
         policies: Callable[[], Policies],
         policy_of: Callable[[str], ModelPolicy],
-        options_for: Callable[[str, Mode], Awaitable[LoadOptions]],
+        options_for: Callable[[str, Mode, bool], Awaitable[LoadOptions]],
         events: EventLog,
         clock: Clock,
     ) -> None:
         """`policy_of` tells what holds for a model, its manifest counted in; `options_for` what it
-        would be loaded with now."""
+        would be loaded with now, if its experts can move or, by the last argument, cannot."""
         self._policy_of, self._options_for = policy_of, options_for
         self._pool, self._policies, self._events, self._clock = pool, policies, events, clock
         # The mutable state: what is asked of each backend, by its id, and with which changed keys
@@ -174,12 +174,14 @@ class Controller:
             change = changes.for_model(backend.options.model)
             reload = change.reload if change is not None else ()
             reload += tuple(key for key in changes.keys if _is_for_all(key))
+            moves = change is not None and change.moves(dense=backend.options.dense)
+            if moves and _moves_by_replacing(backend):
+                reload += (_split_key(backend),)
             otherwise = bool(reload) or (change is not None and change.makes_movable)
             if backend.state is BackendState.STARTING and otherwise:
                 self._outdated[backend.id] = self._outdated.get(backend.id, ()) + reload
             if (asked := self._asked.get(backend.id)) is None:
                 continue
-            moves = change is not None and change.moves(dense=backend.options.dense)
             if moves:
                 asked.policy = self.policy_split(backend)
                 asked.operator = None
@@ -190,7 +192,8 @@ class Controller:
                 spawn(self._apply(backend, asked, "policy"), name=f"{backend.id}:policy")
 
     async def _reload(self, backend: Backend, keys: tuple[str, ...]) -> None:
-        options = await self._options_for(backend.options.model, backend.options.mode)
+        moves = not backend.engine.moves_by_reload
+        options = await self._options_for(backend.options.model, backend.options.mode, moves)
         if options.dense != backend.options.dense:
             keys += ("dense_cpu_layers",)
         # Without a key that says so, only the batch may be another one, by what is free just now.
@@ -272,6 +275,17 @@ class Controller:
         status = backend.engine.known()
         goal = plan(status, asked.split, self.spare(), self.extra(), floor=floor)
         await asked.migration.reach(goal, why, settle_s=settle_s)
+
+
+def _moves_by_replacing(backend: Backend) -> bool:
+    """Whether another split of the policies takes a successor that is loaded with it. A backend
+    that stands beside others has the split that it was asked for."""
+    fixed = backend.options.split is not None or backend.engine.moves_by_reload
+    return fixed and not backend.side_by_side
+
+
+def _split_key(backend: Backend) -> str:
+    return "dense_cpu_layers" if backend.options.dense else "moe_cpu_layers"
 
 
 def _tables(changes: Changes) -> set[str]:

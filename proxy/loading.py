@@ -13,7 +13,7 @@ from proxy.errors import BadRequest, Conflict
 from proxy.models import Model
 from proxy.policy.model import ModelPolicy
 from proxy.pool.events import Terms
-from proxy.split import ALL, AUTO, Split, resolve
+from proxy.split import ALL, AUTO, Layers, Split, resolve
 
 log = structlog.get_logger()
 
@@ -99,6 +99,21 @@ def loaded_with(plan: Plan, split: Split, shape: Shape) -> Plan:
     options = replace(plan.options, split=_to_load(split, shape))
     leaves_open = plan.terms.leaves_open - {"split"}
     return Plan(options, replace(plan.terms, leaves_open=leaves_open))  # nothing is left to move
+
+
+def with_policy_split(plan: Plan, policy: ModelPolicy, shape: Shape) -> Plan:
+    """The plan with the policy's own number as part of the key, for an engine whose experts turned
+    out not to move.
+
+    As it is where a number changes nothing: all experts are on the CPU to begin with. That is also
+    what "auto" comes to, since nobody knows what fits, and ranges, which cannot be loaded."""
+    split = policy_split(policy, shape)
+    no_number = split == AUTO or isinstance(split, Layers)
+    has_none = shape.dense and not plan.options.dense
+    elsewhere = policy.engine != "hosted" or plan.terms.side_by_side
+    if no_number or has_none or elsewhere or _to_load(split, shape) == _to_load(ALL, shape):
+        return plan
+    return loaded_with(plan, split, shape)
 
 
 def policy_split(policy: ModelPolicy, shape: Shape) -> Split:

@@ -15,7 +15,16 @@ from proxy.catalog.gguf import GgufError
 from proxy.catalog.local import Catalog, Entry
 from proxy.engine.types import Mode
 from proxy.errors import BackendDied
-from proxy.loading import Ask, Plan, Shape, loaded_with, plan_for, policy_split, shape_of
+from proxy.loading import (
+    Ask,
+    Plan,
+    Shape,
+    loaded_with,
+    plan_for,
+    policy_split,
+    shape_of,
+    with_policy_split,
+)
 from proxy.models import Model, Models, Remembered, keep
 from proxy.pool.key import serves
 from proxy.pool.lease import Lease
@@ -80,13 +89,19 @@ class Router:
             if any(serves(backend.options, p.options, p.terms.leaves_open) for p in plans)
         ]
 
-    async def plan(self, ask: Ask, mode: Mode) -> Plan:
+    async def plan(self, ask: Ask, mode: Mode, *, moves: bool = True) -> Plan:
         """What to ask of the pool for a request.
 
+        `moves`: whether the engine's experts can move; else it is loaded with the policy's split.
         Raises ModelNotFound, BadRequest for a file that llama.cpp cannot load, and Conflict for a
         split that the model's engine cannot have.
         """
-        return await self._with_batch(ask, await self._plan(ask, mode))
+        plan = await self._plan(ask, mode)
+        return await self._with_batch(ask, plan if moves else await self._with_split(ask, plan))
+
+    async def _with_split(self, ask: Ask, plan: Plan) -> Plan:
+        model = self._models.resolve(ask.model)
+        return with_policy_split(plan, model.policy, await self._shape(model))
 
     async def _with_batch(self, ask: Ask, plan: Plan) -> Plan:
         """Only a load needs it, and it may take a while to choose."""
@@ -124,14 +139,17 @@ class Router:
         if not self._pool.serves(plan.options, plan.terms):
             plan = await self._with_batch(ask, plan)
         lease = await self._acquire(ask, plan)
-        if plan.split is None:
+        if plan.split is None and not _lacks_split(lease.backend):
             return lease
         try:
-            if await self._controller.ask(lease.backend, plan.split):
+            if plan.split is None:
+                loaded = await self._with_split(ask, plan)
+            elif await self._controller.ask(lease.backend, plan.split):
                 return lease
-            # It has to be loaded with the split, as it may have been.
-            shape = await self._shape(self._models.resolve(ask.model))
-            loaded = loaded_with(plan, plan.split, shape)
+            else:
+                # It has to be loaded with the split, as it may have been.
+                shape = await self._shape(self._models.resolve(ask.model))
+                loaded = loaded_with(plan, plan.split, shape)
             if lease.backend.options.split == loaded.options.split:
                 return lease
         except BackendDied:
@@ -191,3 +209,8 @@ class Router:
                 return Shape(0, None)
             self._shapes[entry] = shape_of(header)
         return self._shapes[entry]
+
+
+def _lacks_split(backend: Backend) -> bool:
+    """Whether it was loaded with no split, as if its experts could move, and they cannot."""
+    return backend.options.split is None and backend.engine.moves_by_reload

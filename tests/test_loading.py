@@ -6,7 +6,7 @@ import pytest
 
 from proxy.engine.types import Mode
 from proxy.errors import BadRequest, Conflict
-from proxy.loading import Ask
+from proxy.loading import Ask, shape_of, with_policy_split
 from proxy.pool.events import Terms
 from proxy.split import AUTO, Layers, Split
 from tests.support.routing import LAYERS, TRAINED, Folder
@@ -108,6 +108,33 @@ def test_a_command_that_takes_no_context_has_one(folder: Folder) -> None:
     assert plan.options.ctx == 4096
     assert "ctx" in plan.terms.leaves_open
     assert folder.plan(Ask("foreign", ctx=128)).options.ctx == 128
+
+
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        ("tiny", 2),
+        ("dense", 1),  # of its feed-forward weights
+        ("variant", None),  # all layers are on the CPU to begin with
+        ("larger", 2),  # its base's
+        ("embedder", None),  # auto
+        ("whole", None),  # it has no experts
+        ("apart", 3),
+        ("apart-auto", None),
+        ("fixed", None),
+    ],
+)
+def test_the_policys_number_is_loaded_where_experts_turn_out_not_to_move(
+    folder: Folder, model: str, key: int | None
+) -> None:
+    found = folder.models.resolve(model)
+    assert found.entry is not None
+    shape = shape_of(folder.catalog.header(found.entry))
+
+    plan = with_policy_split(folder.plan(Ask(model)), found.policy, shape)
+
+    assert plan.options.split == key
+    assert plan.terms.side_by_side or key is None or "split" not in plan.terms.leaves_open
 
 
 def test_separate_splits_stand_side_by_side(folder: Folder) -> None:

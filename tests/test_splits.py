@@ -3,11 +3,13 @@ with a device."""
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from tests.support import gated_server
 from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server
 from tests.support.models import model
@@ -277,3 +279,74 @@ async def test_without_live_moves_each_split_is_loaded_once(
     for same in (LAYERS, "full", "auto", LAYERS + 1):
         assert await ask(same) == (text, LAYERS, second)
     assert (await ask(4))[:2] == (text, 4)
+
+
+async def test_without_live_moves_the_policys_number_is_loaded_and_so_is_its_edit(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOE_PROXY_NO_LIVE_MOVES", "1")
+
+    async def ask(**more: object) -> tuple[str, str | None]:
+        async with rig.proxy.session.post("/v1/completions", json=BODY | more) as answer:
+            result = await answer.json()
+            assert answer.status == 200, result
+            layers = answer.headers.get("X-Moe-Proxy-Moe-Cpu-Layers")
+            return result["choices"][0]["text"], layers
+
+    async def until(**values: object) -> None:
+        async with asyncio.timeout(HANG_S):
+            while True:
+                backends = (await rig.proxy.get("/admin/state"))["backends"]
+                ready = [b for b in backends if b["state"] == "ready"]
+                if len(ready) == 1 and ready[0] | values == ready[0]:
+                    return
+                await asyncio.sleep(0.02)
+
+    rig.edit(split=5)
+    async with asyncio.timeout(HANG_S):
+        while (await rig.proxy.get("/admin/state"))["policies"]["generation"] < 2:
+            await asyncio.sleep(0.02)
+    text, layers = await ask()
+    assert layers == "5"
+    assert await ask(moe_cpu_layers=2) == (text, "2")
+    assert await ask() == (text, "2"), "who asks for nothing takes what is there"
+
+    rig.edit(split=7)
+    await until(moe_cpu_layers=7)
+    assert await ask() == (text, "7")
+    # What says no number leaves all experts on the CPU, and is served.
+    for no_number in ('"auto"', '"0-2,7"'):
+        rig.edit(split=no_number)
+        await until(why_no_moves="MOE_PROXY_NO_LIVE_MOVES is set")
+        assert await ask() == (text, None)
+
+
+async def test_an_edit_of_the_number_starts_a_command_anew(tmp_path: Path) -> None:
+    server = Path(gated_server.__file__)
+    command = [sys.executable, str(server), "--port", "{port}", "--fail", "no-{moe_cpu_layers}"]
+
+    def text(split: int, ways: str) -> str:
+        return (
+            f"[models.m]\npath = {str(model())!r}\nengine = 'command'\nsplit = {ways!r}\n"
+            f"command = {command}\nmoe_cpu_layers = {split}\n"
+        )
+
+    async def splits(app: Proxy) -> list[object]:
+        backends = (await app.get("/admin/state"))["backends"]
+        return [b["moe_cpu_layers"] for b in backends if b["state"] == "ready"]
+
+    async with proxy(tmp_path, text(2, "move")) as app, asyncio.timeout(HANG_S):
+        await app.post("/admin/models/m/load")
+        assert await splits(app) == [2]
+        app.edit(text(5, "move"))
+        while await splits(app) != [5]:
+            await asyncio.sleep(0.02)
+
+    # Those that stand side by side on purpose have the split that they were asked for.
+    async with proxy(tmp_path, text(2, "separate")) as app, asyncio.timeout(HANG_S):
+        await app.post("/admin/models/m/load")
+        app.edit(text(5, "separate"))
+        while (await app.get("/admin/state"))["policies"]["generation"] < 2:
+            await asyncio.sleep(0.02)
+        await app.post("/admin/models/m/load")
+        assert await splits(app) == [2, 5]

@@ -21,6 +21,7 @@ from proxy.memory.picture import Snapshot
 from proxy.memory.watch import MemoryWatch
 from proxy.observe.events import EventLog
 from proxy.placement.balance import Changes, Room, Tenant, balance, make_way
+from proxy.placement.split import ahead
 from proxy.policy.model import Policies
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend, BackendState
@@ -193,18 +194,17 @@ class Balancer:
         found = []
         for backend in self._serving():
             asked = self._controller.asked(backend.id)
-            status = backend.engine.known()
             if asked is None or not backend.engine.live_moves:
                 continue
-            goal = self._controller.goal(backend) or {}
+            # A layer that is on its way counts as where it will be.
+            status = ahead(backend.engine.known(), self._controller.goal(backend) or {})
             found.append(
                 Tenant(
                     id=backend.id,
                     layers=[
-                        # A layer that is on its way counts as where it will be.
                         replace(
                             layer,
-                            experts=self._place(goal.get(layer.index, layer.experts)),
+                            experts=self._place(layer.experts),
                             home=self._place(layer.home),
                         )
                         for layer in status.layers

@@ -16,7 +16,7 @@ from proxy.engine.types import LoadOptions, Mode
 from proxy.errors import Conflict, NotFound
 from proxy.migration import Migration
 from proxy.observe.events import EventLog
-from proxy.placement.split import Placement, Spare, placed, plan
+from proxy.placement.split import Placement, Spare, ahead, placed, plan
 from proxy.policy.diff import Changes
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.pool.pool import Pool
@@ -272,7 +272,8 @@ class Controller:
             return
         await asked.learned.wait()
         floor = self.floors.get(backend.id, 0)
-        status = backend.engine.known()
+        # What is on its way has its room already: it is not in `spare` any more.
+        status = ahead(backend.engine.known(), asked.migration.goal or {})
         goal = plan(status, asked.split, self.spare(), self.extra(), floor=floor)
         await asked.migration.reach(goal, why, settle_s=settle_s)
 

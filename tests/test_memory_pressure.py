@@ -243,6 +243,22 @@ async def test_a_limit_counts_from_its_edit_on(rig: Rig) -> None:
     assert (await rig.proxy.backend("a"))["pid"] == before["pid"]
 
 
+@pytest.mark.parametrize("rig", [{"split": '"full"'}], indirect=True)
+async def test_what_is_on_its_way_is_not_counted_again(rig: Rig) -> None:
+    """Requests that ask for the same while its experts come: there is room for all of them, but
+    not for all twice."""
+    await rig.ask("a")
+    (backend,) = rig.proxy.app.services.pool.backends()
+    layer = backend.engine.known().layers[0].experts_bytes
+    rig.nvml.change(others=await rig.at_rest() - RESERVE - (LAYERS + 4) * layer)
+    await rig.at_rest()
+
+    await asyncio.gather(*(rig.controller.ask(backend, 0) for _ in range(2)))
+
+    assert backend.engine.known().moe_cpu_layers == 0
+    assert [move["layers"] for move in rig.controller.migrations(backend.id)] == [LAYERS]
+
+
 async def test_a_second_model_makes_the_first_one_shrink_not_leave(rig: Rig) -> None:
     """Room for one with all its experts, but for two only without some of them."""
     await rig.know_both()

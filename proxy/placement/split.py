@@ -2,6 +2,7 @@
 Pure."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from proxy.engine.types import CPU, Status
 from proxy.split import AUTO, Split, cpu_layers
@@ -25,6 +26,12 @@ def placement(status: Status, split: Split) -> Placement:
 def placed(status: Status) -> Placement:
     """Where the experts are now."""
     return {layer.index: layer.experts for layer in status.layers}
+
+
+def ahead(status: Status, goal: Placement) -> Status:
+    """The status once its experts are where they are to be."""
+    layers = (replace(x, experts=goal.get(x.index, x.experts)) for x in status.layers)
+    return replace(status, layers=tuple(layers))
 
 
 def plan(

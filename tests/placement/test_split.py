@@ -1,7 +1,7 @@
 """From a split to a placement, as far as there is room."""
 
 from proxy.engine.types import CPU, Layer, Status
-from proxy.placement.split import placement, plan
+from proxy.placement.split import ahead, placement, plan
 from proxy.split import AUTO, Layers
 
 STATUS = Status(4, tuple(Layer(i, CPU, 10, "G" if i else CPU) for i in range(4)))
@@ -20,6 +20,15 @@ def test_what_does_not_fit_stays_on_the_cpu() -> None:
 def test_unknown_memory_is_tried_for_what_was_asked_for_only() -> None:
     assert plan(STATUS, Layers(((2, 2),)), {"G": None}) == {0: CPU, 1: "G", 2: CPU, 3: "G"}
     assert plan(STATUS, AUTO, {"G": None}) == dict.fromkeys(range(4), CPU)
+
+
+def test_what_is_on_its_way_counts_as_there() -> None:
+    now = status("ccGG")
+    there = ahead(now, {1: "G", 2: CPU})
+
+    assert [layer.experts for layer in there.layers] == [CPU, "G", CPU, "G"]
+    assert plan(there, AUTO, {"G": 0}) == {0: CPU, 1: "G", 2: CPU, 3: "G"}
+    assert ahead(now, {}) == now
 
 
 GB = 1 << 30

@@ -81,7 +81,7 @@ class Migration:
             move = await backend.engine.place(goal, settle_s=settle_s)
         except ProxyError as error:
             log.warning("move_failed", backend=backend.id, why=why, error=error.message)
-            return Move(0, 0.0, 0.0)
+            move = Move(0, 0.0, 0.0)
         if self.goal is goal:
             # What could not be had is not on its way any more.
             self.goal = placed(backend.engine.known())

@@ -96,8 +96,9 @@ class HostedEngine:
             *(("--dense",) if options.dense else ()),
             *(
                 part
-                for name in options.no_attention
-                for part in ("--no-attention", self._own(name))
+                for name in map(self._own, options.no_attention)
+                if name is not None
+                for part in ("--no-attention", name)
             ),
             "--",
             *server_arguments(options),
@@ -245,8 +246,10 @@ class HostedEngine:
     def _name(self, own: str) -> str:
         return self._names.get(own, own)
 
-    def _own(self, name: str) -> str:
-        return self._own_names.get(name, name)
+    def _own(self, name: str) -> str | None:
+        """The worker's own name of a device; None where it does not have that one, and the name is
+        another one's there."""
+        return self._own_names.get(name, None if name in self._names else name)
 
     def known(self) -> Status:
         # Pushed by the worker at each change.
@@ -264,7 +267,11 @@ class HostedEngine:
         return msgspec.json.decode(await self._call("memory"), type=dict[str, int])
 
     async def place(self, placement: Mapping[int, str], *, settle_s: float = 0.0) -> Move:
-        layers = {str(layer): self._own(place) for layer, place in placement.items()}
+        layers: dict[str, str] = {}
+        for layer, place in placement.items():
+            if (own := self._own(place)) is None:
+                raise Conflict(f"layer {layer}: no device {place!r}")
+            layers[str(layer)] = own
         return msgspec.json.decode(
             await self._call("place", layers=layers, settle_s=settle_s), type=Move
         )

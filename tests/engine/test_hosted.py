@@ -11,8 +11,9 @@ import pytest
 
 from proxy.engine.hosted import HostedEngine
 from proxy.engine.logbook import LogBook
-from proxy.engine.types import LoadOptions
-from proxy.errors import LoadFailed
+from proxy.engine.types import CPU, LoadOptions
+from proxy.errors import Conflict, LoadFailed
+from tests.support.llama import rpc_server
 from tests.support.models import model
 
 pytestmark = pytest.mark.llama
@@ -71,3 +72,30 @@ async def test_what_an_earlier_worker_left_is_not_in_the_way(folder: Path) -> No
 
     assert engine.known().block_count == 4
     await engine.stop()
+
+
+async def test_a_device_of_another_worker_is_not_taken_for_an_own_one(folder: Path) -> None:
+    """Of three RPC servers it has the last two, which are RPC0 and RPC1 to itself."""
+    async with rpc_server() as second, rpc_server() as third:
+        options = LoadOptions(
+            model="m",
+            path=model(layers=4),
+            ctx=512,
+            parallel=1,
+            threads=1,
+            rpc=(second, third),
+            no_attention=("RPC0",),
+        )
+        names = {"RPC0": "RPC1", "RPC1": "RPC2"}
+        engine = HostedEngine("b1", options, runtime_dir=folder, logbook=LogBook(), names=names)
+        try:
+            await engine.start()
+            assert {layer.home for layer in engine.known().layers} == {"RPC1", "RPC2"}
+
+            with pytest.raises(Conflict, match="no device 'RPC0'"):
+                await engine.place({3: "RPC0"})
+            await engine.place({3: "RPC1"})
+
+            assert [layer.experts for layer in engine.known().layers] == [CPU, CPU, CPU, "RPC1"]
+        finally:
+            await engine.stop()

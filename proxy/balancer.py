@@ -218,7 +218,7 @@ class Balancer:
                     use=self._use(backend.id),
                     last_used_s=backend.last_used_s,
                     moving=self._controller.moving(backend),
-                    extra=frozenset(map(self._domain_of, self._controller.extra())),
+                    extra=frozenset(map(self._domain_of, self._controller.extra(backend))),
                 )
             )
         return found
@@ -251,7 +251,7 @@ class Balancer:
         self._watch.set_pids([b.engine.pid for b in self._serving() if b.engine.pid is not None])
         # Whoever is "auto" is placed by what the devices show, which nobody knew before.
         await self._watch.fresh()
-        await self._controller.learned(backend)
+        await self._controller.learned(backend, [d.name for d in self._devices[backend.id]])
 
     def _was_short(self, device: str) -> None:
         """An allocation failed though there seemed to be room: do not try again before it has
@@ -323,17 +323,17 @@ class Balancer:
         for name, moves in changes.moves.items():
             backend = backends[name]
             homes = {layer.index: layer.home for layer in backend.engine.known().layers}
-            places = {i: self._device_of(place, homes[i]) for i, place in moves.items()}
+            extra = self._controller.extra(backend)
+            places = {i: self._device_of(place, homes[i], extra) for i, place in moves.items()}
             why = changes.why[name]
             log.info("balance", backend=name, why=why, layers=len(places), to=set(places.values()))
             self._controller.shift(backend, places, why)
 
-    def _device_of(self, place: str, home: str) -> str:
+    def _device_of(self, place: str, home: str, extra: Sequence[str]) -> str:
         """A domain is no place: of the devices in it, the layer's own, or one for experts only."""
         if place in (CPU, self._domain_of(home)):
             return CPU if place == CPU else home
-        extra = (name for name in self._controller.extra() if self._domain_of(name) == place)
-        return next(extra, home)
+        return next((name for name in extra if self._domain_of(name) == place), home)
 
     # --- newcomers ---
 

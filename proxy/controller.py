@@ -42,6 +42,7 @@ class Asked:
     operator: Split | None = None
     # Set once it is known what devices there are and what they have room for.
     learned: asyncio.Event = field(default_factory=asyncio.Event)
+    devices: frozenset[str] = frozenset()  # those that this backend has, as far as that is known
     # Counts the ends of use: a timer that was set at an earlier one is of no interest any more.
     idle_number: int = 0
 
@@ -112,10 +113,15 @@ class Controller:
         asked = self._asked.get(backend_id)
         return list(asked.migration.made) if asked else []
 
-    def extra(self) -> list[str]:
-        """The devices that the policies keep for experts only."""
+    def extra(self, backend: Backend) -> list[str]:
+        """The devices of a backend that the policies keep for experts only."""
+        devices = asked.devices if (asked := self._asked.get(backend.id)) else ()
         named = self._policies().devices.named.items()
-        return [name for name, rules in named if rules.experts and not rules.attention]
+        return [
+            name
+            for name, rules in named
+            if name in devices and rules.experts and not rules.attention
+        ]
 
     def goal(self, backend: Backend) -> Placement | None:
         """Where its experts are to be, once they have moved."""
@@ -210,9 +216,11 @@ class Controller:
             goal = (asked.migration.goal or placed(backend.engine.known())) | dict(moves)
             asked.migration.start(goal, why)
 
-    async def learned(self, backend: Backend) -> None:
-        """What there is to know of its devices is known: place its experts for the first time."""
+    async def learned(self, backend: Backend, devices: Iterable[str]) -> None:
+        """What there is to know of its devices, which have these names, is known: place its experts
+        for the first time."""
         if (asked := self._asked.get(backend.id)) is not None:
+            asked.devices = frozenset(devices)
             asked.learned.set()
             await self._apply(backend, asked, "load")
 
@@ -274,7 +282,7 @@ class Controller:
         floor = self.floors.get(backend.id, 0)
         # What is on its way has its room already: it is not in `spare` any more.
         status = ahead(backend.engine.known(), asked.migration.goal or {})
-        goal = plan(status, asked.split, self.spare(), self.extra(), floor=floor)
+        goal = plan(status, asked.split, self.spare(), self.extra(backend), floor=floor)
         await asked.migration.reach(goal, why, settle_s=settle_s)
 
 

@@ -23,6 +23,20 @@ moe_cpu_layers = 4
 ctx = 512
 parallel = 1
 """
+WITH_A_STRANGER = """
+[devices]
+rpc = ["{0}"]
+[devices.RPC0]
+[devices.CUDA7]
+attention = false
+[engine]
+threads = 1
+[models.m]
+path = "{path}"
+moe_cpu_layers = "full"
+ctx = 512
+parallel = 1
+"""
 BODY = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 12, "temperature": 0}
 
 
@@ -55,3 +69,22 @@ async def test_attention_and_experts_on_different_devices(tmp_path: Path) -> Non
             assert await places(served, 0) == {"RPC1": 12}
 
     assert on_cpu == mixed
+
+
+async def test_experts_go_to_no_device_that_a_worker_does_not_have(tmp_path: Path) -> None:
+    async with rpc_server(threads=1) as rpc:
+        text = WITH_A_STRANGER.format(rpc, path=model())
+        async with proxy(tmp_path, text) as served:
+            await served.post("/v1/completions", BODY)
+            backend = await served.backend("m")
+            sizes = [layer["experts_bytes"] for layer in backend["layers"]]
+            limit = sum(backend["bytes"]["RPC0"].values()) + sum(sizes) // 2
+            served.edit(text.replace("[devices.RPC0]", f"[devices.RPC0]\nlimit = {limit}"))
+            async with asyncio.timeout(HANG_S):
+                while (await served.get("/admin/state"))["devices"][0]["limit_bytes"] != limit:
+                    await asyncio.sleep(0.02)
+
+            await served.put("/admin/backends/b1/split", {"moe_cpu_layers": 0})
+
+            places = [layer["experts"] for layer in (await served.backend("m"))["layers"]]
+            assert set(places) == {"CPU", "RPC0"}

@@ -123,6 +123,11 @@ class Controller:
             if name in devices and rules.experts and not rules.attention
         ]
 
+    def _closed(self) -> set[str]:
+        """The devices on which the policies want no experts."""
+        named = self._policies().devices.named.items()
+        return {name for name, rules in named if not rules.experts}
+
     def goal(self, backend: Backend) -> Placement | None:
         """Where its experts are to be, once they have moved."""
         asked = self._asked.get(backend.id)
@@ -282,7 +287,14 @@ class Controller:
         floor = self.floors.get(backend.id, 0)
         # What is on its way has its room already: it is not in `spare` any more.
         status = ahead(backend.engine.known(), asked.migration.goal or {})
-        goal = plan(status, asked.split, self.spare(), self.extra(backend), floor=floor)
+        goal = plan(
+            status,
+            asked.split,
+            self.spare(),
+            self.extra(backend),
+            closed=self._closed(),
+            floor=floor,
+        )
         await asked.migration.reach(goal, why, settle_s=settle_s)
 
 

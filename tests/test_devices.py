@@ -88,3 +88,24 @@ async def test_experts_go_to_no_device_that_a_worker_does_not_have(tmp_path: Pat
 
             places = [layer["experts"] for layer in (await served.backend("m"))["layers"]]
             assert set(places) == {"CPU", "RPC0"}
+
+
+async def test_experts_leave_a_device_when_its_policy_says_so(tmp_path: Path) -> None:
+    """Also one whose memory nobody can read, where a number is tried."""
+    async with rpc_server(threads=1) as rpc:
+        text = WITH_A_STRANGER.format(rpc, path=model()).replace('"full"', "4")
+        text = text.replace("[devices.RPC0]", '[devices.RPC0]\nmemory = "nvml:GPU-none"')
+        async with proxy(tmp_path, text) as served:
+            answer = (await served.post("/v1/completions", BODY))["choices"][0]["text"]
+            assert await places(served, 4) == {"CPU": 4, "RPC0": 8}
+            before = await served.backend("m")
+
+            served.edit(text.replace("[devices.RPC0]", "[devices.RPC0]\nexperts = false"))
+            assert await places(served, 12) == {"CPU": 12}
+            await served.put("/admin/backends/b1/split", {"moe_cpu_layers": 0})
+            assert await places(served, 12) == {"CPU": 12}
+            assert (await served.post("/v1/completions", BODY))["choices"][0]["text"] == answer
+
+            served.edit(text)
+            assert await places(served, 0) == {"RPC0": 12}
+            assert (await served.backend("m"))["pid"] == before["pid"]

@@ -1,7 +1,7 @@
 """From a split to a placement: which device, or the CPU, each layer's experts are to be on.
 Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 from proxy.engine.types import CPU, Status
@@ -35,7 +35,13 @@ def ahead(status: Status, goal: Placement) -> Status:
 
 
 def plan(
-    status: Status, split: Split, spare: Spare, extra: Sequence[str] = (), *, floor: int = 0
+    status: Status,
+    split: Split,
+    spare: Spare,
+    extra: Sequence[str] = (),
+    *,
+    closed: Set[str] = frozenset(),
+    floor: int = 0,
 ) -> Placement:
     """The placement for a split, as far as there is room: from the last layer backwards until one
     does not fit.
@@ -43,15 +49,16 @@ def plan(
     Experts that are on their device already have their room. On a device whose memory is not known
     what was asked for is tried (an allocation that fails is undone), and "auto" puts nothing:
     unknown is not plenty. What does not fit where its attention is goes to a device of `extra`,
-    which has experts only. `floor`: what "auto" leaves on the CPU though there were room, where
-    this was measured to be faster.
+    which has experts only. `closed` are devices that are to have none: those on them leave.
+    `floor`: what "auto" leaves on the CPU though there were room, where this was measured to be
+    faster.
     """
     wish = placement(status, floor if split == AUTO else split)
     left, full = dict(spare), set()
     for layer in reversed(status.layers):
         if (home := wish[layer.index]) == CPU:
             continue
-        devices = (home, *extra)
+        devices = [device for device in (home, *extra) if device not in closed]
         wish[layer.index] = layer.experts if layer.experts in devices else CPU
         for device in devices if layer.experts not in devices else ():
             room = left.get(device)

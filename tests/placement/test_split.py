@@ -65,3 +65,11 @@ class TestPlan:
 
     def test_a_device_that_is_not_for_experts_gets_none(self) -> None:
         assert placed(plan(status("cc"), 0, {"G": 0, "H": 9 * GB}, ["H"])) == "HH"
+
+    def test_experts_leave_a_closed_device_for_one_with_room(self) -> None:
+        closed = {"G"}
+        assert placed(plan(status("ccGG"), "auto", {"G": 9 * GB}, closed=closed)) == "cccc"
+        assert placed(plan(status("ccGG"), 0, {"G": None}, closed=closed)) == "cccc"
+        room = {"G": 9 * GB, "H": 3 * GB}
+        assert placed(plan(status("cHGG"), "auto", room, ["H"], closed=closed)) == "HHHH"
+        assert placed(plan(status("ccHH"), 0, room, ["H"], closed={"H"})) == "GGGG"

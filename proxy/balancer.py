@@ -85,7 +85,8 @@ class Balancer:
         self._still_s: dict[str, float] = {}
         self._domains: dict[str, _Domain] = {}
         self._freed = asyncio.Event()
-        controller.spare, controller.on_short = self.spare, self._was_short
+        controller.spare, controller.card_of = self.spare, self._domain_of
+        controller.on_short = self._was_short
         pool.on_ready.insert(0, self._ready)
         pool.on_gone.append(self._gone)
         watch.subscribe(self._look)
@@ -107,14 +108,12 @@ class Balancer:
         return list(found.values())
 
     def spare(self) -> dict[str, int | None]:
-        """Device -> bytes that experts may still take there; None: not known."""
+        """Domain -> bytes that experts may still take there; None: not known."""
         self._book()
-        rooms = self._rooms()
         found: dict[str, int | None] = {}
-        for name in self.devices():
-            room = rooms[self._domain_of(name)]
+        for domain, room in self._rooms().items():
             known = room.free is not None or room.over_limit is not None
-            found[name] = room.spare if known else None
+            found[domain] = room.spare if known else None
         return found
 
     def _domain_of(self, device: str) -> str:

@@ -76,8 +76,10 @@ class Controller:
         # one has been loading while they changed.
         self._asked: dict[str, Asked] = {}
         self._outdated: dict[str, tuple[str, ...]] = {}
-        # What experts may still take of each device. Set by whoever watches memory.
+        # What experts may still take of each card, and which card a device is on. Set by whoever
+        # watches memory.
         self.spare: Callable[[], Spare] = dict
+        self.card_of: Callable[[str], str] = str
         # Backend -> layers that are faster on the CPU, as `moe-proxy bench` has measured.
         self.floors: dict[str, int] = {}
         # Told when a device turned out to have no room for what was planned.
@@ -292,6 +294,7 @@ class Controller:
             asked.split,
             self.spare(),
             self.extra(backend),
+            card_of=self.card_of,
             closed=self._closed(),
             floor=floor,
         )

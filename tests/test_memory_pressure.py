@@ -4,6 +4,7 @@ pynvml really loads, filled by a real RPC server's memory."""
 import asyncio
 import contextlib
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -124,6 +125,16 @@ class Rig:
     def _last_move(self) -> int:
         events = self.proxy.app.services.events.since(0)
         return max((event.id for event in events if event.kind == "moved"), default=0)
+
+    async def edit(self, policies: str) -> None:
+        """Save the policies, and wait until they hold."""
+        before = (await self.proxy.get("/admin/state"))["policies"]["generation"]
+        self.proxy.edit(policies)
+
+        async def read() -> bool:
+            return bool((await self.proxy.get("/admin/state"))["policies"]["generation"] > before)
+
+        await self.until(read, "the policies are read")
 
     async def know_both(self) -> None:
         """What devices there are is known from the workers that used them."""
@@ -257,6 +268,26 @@ async def test_what_is_on_its_way_is_not_counted_again(rig: Rig) -> None:
 
     assert backend.engine.known().moe_cpu_layers == 0
     assert [move["layers"] for move in rig.controller.migrations(backend.id)] == [LAYERS]
+
+
+@pytest.mark.parametrize("rig", [{"split": '"full"'}], indirect=True)
+async def test_two_devices_on_one_card_share_its_room(rig: Rig) -> None:
+    policies = rig.proxy.policies.read_text()
+    first, second = re.findall(r'rpc = \["(.+)"\]', policies)
+    await rig.edit(policies.replace(f'["{first}"]', f'["{first}", "{second}"]'))
+    await rig.ask("a")
+    (backend,) = rig.proxy.app.services.pool.backends()
+    layers = backend.engine.known().layers
+    assert {layer.home for layer in layers} == set(DEVICES)
+    rig.nvml.change(others=await rig.at_rest() - RESERVE - 7 * layers[0].experts_bytes)
+    await rig.at_rest()
+
+    asking = asyncio.ensure_future(rig.controller.ask(backend, 0))
+    await asyncio.sleep(0)  # it decides before it waits for anything
+    goal = rig.controller.goal(backend) or {}
+    await asking
+
+    assert 0 < sum(place != CPU for place in goal.values()) <= 7
 
 
 async def test_a_second_model_makes_the_first_one_shrink_not_leave(rig: Rig) -> None:

@@ -1,14 +1,14 @@
 """From a split to a placement: which device, or the CPU, each layer's experts are to be on.
 Pure."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 
 from proxy.engine.types import CPU, Status
 from proxy.split import AUTO, Split, cpu_layers
 
 Placement = dict[int, str]
-# Device -> bytes that experts may still take there; None: not known.
+# Card -> bytes that experts may still take there; None: not known.
 Spare = Mapping[str, int | None]
 
 
@@ -40,6 +40,7 @@ def plan(
     spare: Spare,
     extra: Sequence[str] = (),
     *,
+    card_of: Callable[[str], str] = str,
     closed: Set[str] = frozenset(),
     floor: int = 0,
 ) -> Placement:
@@ -49,9 +50,9 @@ def plan(
     Experts that are on their device already have their room. On a device whose memory is not known
     what was asked for is tried (an allocation that fails is undone), and "auto" puts nothing:
     unknown is not plenty. What does not fit where its attention is goes to a device of `extra`,
-    which has experts only. `closed` are devices that are to have none: those on them leave.
-    `floor`: what "auto" leaves on the CPU though there were room, where this was measured to be
-    faster.
+    which has experts only. `card_of` tells the card that a device is on, and shares with the others
+    there. `closed` are devices that are to have none: those on them leave. `floor`: what "auto"
+    leaves on the CPU though there were room, where this was measured to be faster.
     """
     wish = placement(status, floor if split == AUTO else split)
     left, full = dict(spare), set()
@@ -61,12 +62,12 @@ def plan(
         devices = [device for device in (home, *extra) if device not in closed]
         wish[layer.index] = layer.experts if layer.experts in devices else CPU
         for device in devices if layer.experts not in devices else ():
-            room = left.get(device)
+            room = left.get(card := card_of(device))
             fits = split != AUTO if room is None else layer.experts_bytes <= room
-            if device not in full and fits:
+            if card not in full and fits:
                 wish[layer.index] = device
                 if room is not None:
-                    left[device] = room - layer.experts_bytes
+                    left[card] = room - layer.experts_bytes
                 break
-            full.add(device)
+            full.add(card)
     return wish

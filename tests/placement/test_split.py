@@ -63,6 +63,10 @@ class TestPlan:
         assert placed(plan(status("cccc"), "auto", room, ["H"])) == "cHHG"
         assert placed(plan(status("cHHG"), "auto", {"G": 0, "H": 0}, ["H"])) == "cHHG"
 
+    def test_devices_on_one_card_share_its_room(self) -> None:
+        found = plan(status("cccc"), 0, {"card": 3 * GB}, ["H"], card_of=lambda _: "card")
+        assert placed(found) == "cGGG"
+
     def test_a_device_that_is_not_for_experts_gets_none(self) -> None:
         assert placed(plan(status("cc"), 0, {"G": 0, "H": 9 * GB}, ["H"])) == "HH"
 

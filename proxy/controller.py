@@ -175,7 +175,8 @@ class Controller:
                 raise Conflict(
                     f"{backend.id}: its experts cannot move: {backend.engine.why_no_moves}"
                 )
-            asked = self._asked[backend.id]
+            if (asked := self._asked.get(backend.id)) is None:
+                continue  # it ended while another one's experts moved
             asked.operator, asked.request = split, None
             await self._apply(backend, asked, "operator")
         return found

@@ -112,8 +112,13 @@ class Balancer:
         self._book()
         found: dict[str, int | None] = {}
         for domain, room in self._rooms().items():
-            known = room.free is not None or room.over_limit is not None
-            found[domain] = room.spare if known else None
+            if room.pace == "stand":
+                # Not even what is asked for: it comes by itself once memory has settled, and what
+                # could not be had would only be tried in vain.
+                found[domain] = 0
+            else:
+                known = room.free is not None or room.over_limit is not None
+                found[domain] = room.spare if known else None
         return found
 
     def _domain_of(self, device: str) -> str:

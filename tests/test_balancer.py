@@ -1,7 +1,6 @@
 """Who gets memory and who gives it, on real workers with real devices."""
 
 import asyncio
-import resource
 from pathlib import Path
 
 from proxy.controller import Controller
@@ -30,11 +29,6 @@ repack = "off"
 BODY = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 1}
 
 
-def address_space(pid: int) -> int:
-    """Bytes of a process's address space."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
-
-
 async def test_what_could_not_be_had_is_not_tried_before_it_has_settled(tmp_path: Path) -> None:
     """A device that shows more room than it has."""
     async with rpc_server() as rpc:
@@ -45,22 +39,18 @@ async def test_what_could_not_be_had_is_not_tried_before_it_has_settled(tmp_path
             await served.post("/v1/completions", BODY)
             (backend,) = served.app.services.pool.backends()
             room = 4 * backend.engine.known().layers[0].experts_bytes
-            before = resource.prlimit(rpc.pid, resource.RLIMIT_AS)
-            most = address_space(rpc.pid) + room
-            resource.prlimit(rpc.pid, resource.RLIMIT_AS, (most, before[1]))
+            with rpc.no_more_than(room):
+                for _ in range(2):
+                    await served.post("/v1/completions", BODY | {"moe_cpu_layers": 0})
+                (move,) = controller.migrations(backend.id)
+                assert move["short_of_memory"] == "RPC0"
+                assert 0 < move["layers"] < LAYERS
 
-            for _ in range(2):
-                await served.post("/v1/completions", BODY | {"moe_cpu_layers": 0})
-            (move,) = controller.migrations(backend.id)
-            assert move["short_of_memory"] == "RPC0"
-            assert 0 < move["layers"] < LAYERS
+                await served.post("/v1/completions", BODY | {"moe_cpu_layers": LAYERS - 1})
+                places = [layer.experts for layer in backend.engine.known().layers]
+                assert places == [*[CPU] * (LAYERS - 1), "RPC0"], "what is there may leave"
 
-            await served.post("/v1/completions", BODY | {"moe_cpu_layers": LAYERS - 1})
-            places = [layer.experts for layer in backend.engine.known().layers]
-            assert places == [*[CPU] * (LAYERS - 1), "RPC0"], "what is there may leave"
-
-            await served.post("/v1/completions", BODY | {"moe_cpu_layers": 2})
-            resource.prlimit(rpc.pid, resource.RLIMIT_AS, before)
+                await served.post("/v1/completions", BODY | {"moe_cpu_layers": 2})
             served.edit(policies.format(settle="0s"))
             async with asyncio.timeout(HANG_S):
                 while backend.engine.known().moe_cpu_layers != 2:

@@ -272,9 +272,10 @@ class HostedEngine:
             if (own := self._own(place)) is None:
                 raise Conflict(f"layer {layer}: no device {place!r}")
             layers[str(layer)] = own
-        return msgspec.json.decode(
-            await self._call("place", layers=layers, settle_s=settle_s), type=Move
-        )
+        said = await self._call("place", layers=layers, settle_s=settle_s)
+        move = msgspec.json.decode(said, type=Move)
+        short = move.short_of_memory
+        return move if short is None else replace(move, short_of_memory=self._name(short))
 
     async def stop(self, grace_s: float = 10.0) -> None:
         await self._child.stop(grace_s)

@@ -95,6 +95,8 @@ async def test_a_device_of_another_worker_is_not_taken_for_an_own_one(folder: Pa
             with pytest.raises(Conflict, match="no device 'RPC0'"):
                 await engine.place({3: "RPC0"})
             await engine.place({3: "RPC1"})
+            with third.no_more_than(engine.known().layers[2].experts_bytes // 2):
+                assert (await engine.place({2: "RPC2"})).short_of_memory == "RPC2"
 
             assert [layer.experts for layer in engine.known().layers] == [CPU, CPU, CPU, "RPC1"]
         finally:

@@ -4,7 +4,8 @@ llama-server to compare with."""
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+import resource
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,19 @@ class RpcServer(str):
     """The address of an RPC server."""
 
     pid: int
+
+    @contextlib.contextmanager
+    def no_more_than(self, room: int) -> Iterator[None]:
+        """Within the block, the device cannot have more than `room` bytes more than it has now.
+        It does not know: it shows all of the machine's memory."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[0])
+        before = resource.prlimit(self.pid, resource.RLIMIT_AS)
+        most = pages * resource.getpagesize() + room
+        resource.prlimit(self.pid, resource.RLIMIT_AS, (most, before[1]))
+        try:
+            yield
+        finally:
+            resource.prlimit(self.pid, resource.RLIMIT_AS, before)
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ memory.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -345,8 +345,8 @@ class Balancer:
         """Before `backend` is started: have others shrink, then leave, until it fits; wait while
         they are busy.
 
-        Returns at once where nobody else is there, or where nothing is known: then it simply has to
-        try.
+        Returns at once where nobody else has what it needs, or where nothing is known: then it
+        simply has to try.
         """
         needed = await self._needs(backend.options, self._devices_for(backend.options))
         if needed:
@@ -360,7 +360,8 @@ class Balancer:
         while True:
             self._freed.clear()
             others = [b for b in self._serving() if b.id != backend.id]
-            if not others and len(self._newcomers) == 1:
+            first = next(iter(self._newcomers)) == backend.id
+            if not others and first:
                 return
             await self._watch.fresh()
             self._book()
@@ -377,7 +378,10 @@ class Balancer:
                 await self._controller.until_still(others)
                 shown_by_s = self._clock.now() + SHOW_LIMIT_S
             elif missing:
-                await self._evict(backend, others, missing)
+                holders = [b for b in others if self._holds(b, missing)]
+                if not holders and first:
+                    return
+                await self._evict(backend, holders, missing)
                 shown_by_s = self._clock.now() + SHOW_LIMIT_S
             elif any(leaving.get(domain) for domain in domains) and now < shown_by_s:
                 await self._clock.sleep(SHOW_POLL_S)
@@ -400,12 +404,21 @@ class Balancer:
             if not device.name.startswith("RPC") or device.description in servers
         ]
 
+    def _holds(self, backend: Backend, domains: Collection[str]) -> bool:
+        """Whether a backend has something in one of these domains, or may have: a foreign server
+        does not tell."""
+        held = backend.engine.known().held
+        return not held or any(
+            self._domain_of(device) in domains and any(kinds.values())
+            for device, kinds in held.items()
+        )
+
     async def _evict(
-        self, newcomer: Backend, others: list[Backend], missing: Mapping[str, int]
+        self, newcomer: Backend, holders: list[Backend], missing: Mapping[str, int]
     ) -> None:
         """Unload the idle backend that was not used for the longest time, or wait until there is
         one."""
-        idle = sorted((b for b in others if b.idle), key=lambda b: b.last_used_s)
+        idle = sorted((b for b in holders if b.idle), key=lambda b: b.last_used_s)
         self._events.publish(
             "room_missing",
             backend=newcomer.id,

@@ -14,6 +14,7 @@ import pytest
 
 from proxy.controller import Controller
 from proxy.engine.types import CPU
+from proxy.loading import Ask
 from proxy.memory.picture import Snapshot
 from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server
@@ -135,6 +136,12 @@ class Rig:
             return bool((await self.proxy.get("/admin/state"))["policies"]["generation"] > before)
 
         await self.until(read, "the policies are read")
+
+    async def with_one_on_the_cpu(self) -> None:
+        """A third model, c, that uses no device."""
+        c = f'[models.c]\npath = "{model(layers=4)}"\n'
+        self._servers["c"] = 0
+        await self.edit(self.proxy.policies.read_text() + c)
 
     async def know_both(self) -> None:
         """What devices there are is known from the workers that used them."""
@@ -321,6 +328,36 @@ async def test_a_model_that_is_not_used_leaves_where_shrinking_is_not_enough(rig
 
     backends = (await rig.proxy.get("/admin/state"))["backends"]
     assert [b["model"] for b in backends if b["state"] == "ready"] == ["b"]
+
+
+async def test_a_model_that_holds_nothing_of_the_device_stays(rig: Rig) -> None:
+    """It is the one that was not used for the longest time, and its end would help nobody."""
+    await rig.with_one_on_the_cpu()
+    await rig.know_both()
+    await rig.ask("c")
+    await rig.ask("a")
+    await rig.all_of("a")
+    experts = sum(x["experts_bytes"] for x in (await rig.proxy.backend("a"))["layers"])
+    rig.nvml.change(others=await rig.at_rest() + experts - RESERVE - 8 * MIB)
+
+    await rig.ask("b")
+
+    backends = (await rig.proxy.get("/admin/state"))["backends"]
+    assert [b["model"] for b in backends if b["state"] == "ready"] == ["c", "b"]
+
+
+async def test_where_only_strangers_could_make_room_it_is_tried_all_the_same(rig: Rig) -> None:
+    """And is not waited for a model that is busy, but holds nothing of the device."""
+    await rig.with_one_on_the_cpu()
+    for name in "ab":
+        await rig.ask(name)
+        await rig.proxy.post(f"/admin/models/{name}/unload")
+    rig.nvml.change(others=TOTAL)
+    services = rig.proxy.app.services
+    await services.memory.fresh()
+
+    async with await services.router.route(Ask("c"), "generation"), asyncio.timeout(HANG_S):
+        await asyncio.gather(rig.ask("a"), rig.ask("b"))
 
 
 class Judge:

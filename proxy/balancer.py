@@ -348,7 +348,12 @@ class Balancer:
         Returns at once where nobody else has what it needs, or where nothing is known: then it
         simply has to try.
         """
-        needed = await self._needs(backend.options, self._devices_for(backend.options))
+        needed: Mapping[str, int] = {}
+        try:
+            needed = await self._needs(backend.options, self._devices_for(backend.options))
+        except Exception:
+            # A model of a kind that nobody has estimated yet: no reason not to load it.
+            log.exception("needs_not_known", backend=backend.id)
         if needed:
             # Nobody may grow into what is made free, neither now nor while the newcomer takes it.
             self._newcomers[backend.id] = self._by_domain(needed)

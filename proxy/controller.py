@@ -104,7 +104,8 @@ class Controller:
     def current(self, backend: Backend) -> int | None:
         """`moe_cpu_layers` as it is now; None before the backend is ready, or where that is not
         known."""
-        if backend.id not in self._asked:
+        foreign = backend.options.engine == "command" and backend.options.split is None
+        if backend.id not in self._asked or foreign:
             return None
         status = backend.engine.known()
         return status.moe_cpu_layers if status.block_count else backend.options.split

@@ -1,12 +1,14 @@
 """Who decides where experts are, on real workers with a device."""
 
 import asyncio
+import json
 import os
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 from proxy.controller import Controller
+from tests.support.commands import LLAMA_SERVER
 from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.proxy import proxy
@@ -22,6 +24,14 @@ ctx = 512
 parallel = 1
 [models.m]
 path = "{path}"
+"""
+FOREIGN = """
+[models.m]
+path = "{path}"
+engine = "command"
+command = {command}
+ctx = 512
+parallel = 1
 """
 BODY = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 1}
 
@@ -47,3 +57,18 @@ async def test_the_operator_is_not_stopped_by_a_backend_that_ends_meanwhile(tmp_
             await setting
             assert controller.asked(first.id) == 1
             assert first.engine.known().moe_cpu_layers == 1
+
+
+async def test_where_a_foreign_server_has_its_experts_is_not_known(tmp_path: Path) -> None:
+    split = ("--n-cpu-moe", "{moe_cpu_layers}")
+    command = [part for part in LLAMA_SERVER if part not in split]
+    for asked, argv in ((None, command), (3, [*command, *split])):
+        policies = FOREIGN.format(path=model(layers=4), command=json.dumps(argv))
+        async with (
+            proxy(tmp_path, policies) as served,
+            served.session.post("/v1/completions", json=BODY | {"moe_cpu_layers": asked}) as answer,
+        ):
+            assert answer.status == 200, await answer.text()
+            told = answer.headers.get("X-Moe-Proxy-Moe-Cpu-Layers")
+            assert told == (asked and str(asked))
+            assert (await served.backend("m"))["moe_cpu_layers"] == asked

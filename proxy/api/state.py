@@ -49,8 +49,6 @@ def _backend(services: Services, backend: Backend) -> dict[str, Any]:
     options = backend.options
     has_engine = backend.state is not BackendState.GONE and hasattr(backend, "engine")
     current, asked = services.splits.current(backend), services.splits.asked(backend.id)
-    if current is None and status is not None:
-        current = status.moe_cpu_layers
     return {
         "id": backend.id,
         "model": options.model,

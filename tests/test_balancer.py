@@ -26,11 +26,6 @@ ctx = 512
 parallel = 1
 repack = "off"
 """
-ODD = """
-[models.odd]
-path = "{path}"
-args = ["--cache-type-k", "odd"]
-"""
 BODY = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 1}
 
 
@@ -60,15 +55,3 @@ async def test_what_could_not_be_had_is_not_tried_before_it_has_settled(tmp_path
             async with asyncio.timeout(HANG_S):
                 while backend.engine.known().moe_cpu_layers != 2:
                     await asyncio.sleep(0.02)
-
-
-async def test_what_a_newcomer_takes_may_be_unknown(tmp_path: Path) -> None:
-    """That nobody can estimate it says nothing of whether it can be loaded: the engine does."""
-    async with rpc_server() as rpc:
-        policies = POLICIES.format(rpc=rpc, path=model(), settle="10s") + ODD.format(path=model())
-        async with proxy(tmp_path, policies) as served:
-            await served.post("/v1/completions", BODY)
-
-            async with served.session.post("/v1/completions", json=BODY | {"model": "odd"}) as said:
-                message = (await said.json())["error"]["message"]
-            assert "Unsupported cache type: odd" in message

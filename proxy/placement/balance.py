@@ -15,7 +15,7 @@ of standing still.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from proxy.engine.types import CPU, Layer
@@ -53,6 +53,24 @@ class Room:
         bounds = [self.free - self.reserve] if self.free is not None else []
         bounds += [-self.over_limit] if self.over_limit is not None else []
         return max(min(bounds, default=0) - self.promised, 0) if self.experts else 0
+
+    def gaining(self, size: int) -> "Room":
+        """The room once so much has left."""
+        free = None if self.free is None else self.free + size
+        over = None if self.over_limit is None else self.over_limit - size
+        return replace(self, free=free, over_limit=over)
+
+    def stricter(self, other: "Room") -> "Room":
+        """The room on a card of which two devices tell."""
+        frees = [room.free for room in (self, other) if room.free is not None]
+        overs = [room.over_limit for room in (self, other) if room.over_limit is not None]
+        return replace(
+            self,
+            free=min(frees, default=None),
+            reserve=max(self.reserve, other.reserve),
+            over_limit=max(overs, default=None),
+            experts=self.experts and other.experts,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -261,11 +261,11 @@ async def test_a_limit_counts_from_its_edit_on(rig: Rig) -> None:
     assert (await rig.proxy.backend("a"))["pid"] == before["pid"]
 
 
-@pytest.mark.parametrize("rig", [{"split": '"full"'}], indirect=True)
+@pytest.mark.parametrize("rig", [{"split": '"full"', "settle": "1h"}], indirect=True)
 async def test_what_is_on_its_way_is_not_counted_again(rig: Rig) -> None:
     """Requests that ask for the same while its experts come: there is room for all of them, but
     not for all twice."""
-    await rig.ask("a")
+    await rig.ask("a", moe_cpu_layers="full")
     (backend,) = rig.proxy.app.services.pool.backends()
     layer = backend.engine.known().layers[0].experts_bytes
     rig.nvml.change(others=await rig.at_rest() - RESERVE - (LAYERS + 4) * layer)
@@ -277,12 +277,12 @@ async def test_what_is_on_its_way_is_not_counted_again(rig: Rig) -> None:
     assert [move["layers"] for move in rig.controller.migrations(backend.id)] == [LAYERS]
 
 
-@pytest.mark.parametrize("rig", [{"split": '"full"'}], indirect=True)
+@pytest.mark.parametrize("rig", [{"split": '"full"', "settle": "1h"}], indirect=True)
 async def test_two_devices_on_one_card_share_its_room(rig: Rig) -> None:
     policies = rig.proxy.policies.read_text()
     first, second = re.findall(r'rpc = \["(.+)"\]', policies)
     await rig.edit(policies.replace(f'["{first}"]', f'["{first}", "{second}"]'))
-    await rig.ask("a")
+    await rig.ask("a", moe_cpu_layers="full")
     (backend,) = rig.proxy.app.services.pool.backends()
     layers = backend.engine.known().layers
     assert {layer.home for layer in layers} == set(DEVICES)

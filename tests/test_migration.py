@@ -20,7 +20,8 @@ moe_cpu_layers = "full"
 ctx = 512
 parallel = 1
 """
-BODY = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 1}
+# One that names a split waits until it is known what devices there are.
+BODY = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 1, "moe_cpu_layers": "full"}
 
 
 async def test_what_the_worker_refuses_is_not_on_its_way(tmp_path: Path) -> None:

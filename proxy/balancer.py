@@ -94,9 +94,9 @@ class Balancer:
                 continue  # it is about to be gone
         return list(found.values())
 
-    def _spare(self) -> dict[str, int | None]:
+    def _spare(self, by_number: bool) -> dict[str, int | None]:
         self._books.enter(self._rooms.serving())
-        return self._rooms.spare()
+        return self._rooms.spare(by_number=by_number)
 
     def _ready(self, backend: Backend) -> None:
         spawn(self._learn(backend), name=f"{backend.id}:devices")
@@ -124,7 +124,8 @@ class Balancer:
         """An allocation failed though there seemed to be room: do not try again before it has
         settled."""
         memory = self._rooms.domain(self._rooms.domain_of(device))
-        memory.short_at_s, memory.recovering = self._clock.now(), True
+        memory.failed_at_s = memory.short_at_s = self._clock.now()
+        memory.recovering = True
 
     def _gone(self, backend: Backend) -> None:
         self._newcomers.welcome(backend)

@@ -16,7 +16,7 @@ from proxy.engine.types import LoadOptions, Mode
 from proxy.errors import Conflict, NotFound
 from proxy.migration import Migration
 from proxy.observe.events import EventLog
-from proxy.placement.split import Placement, Spare, ahead, placed, plan
+from proxy.placement.split import Placement, Spare, ahead, placed, plan, shown
 from proxy.policy.diff import Changes
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.pool.pool import Pool
@@ -76,9 +76,9 @@ class Controller:
         # one has been loading while they changed.
         self._asked: dict[str, Asked] = {}
         self._outdated: dict[str, tuple[str, ...]] = {}
-        # What experts may still take of each card, and which card a device is on. Set by whoever
-        # watches memory.
-        self.spare: Callable[[], Spare] = dict
+        # What experts may still take of each card, for a number that somebody named or otherwise,
+        # and which card a device is on. Set by whoever watches memory.
+        self.spare: Callable[[bool], Spare] = lambda by_number: {}
         self.card_of: Callable[[str], str] = str
         # Backend -> layers that are faster on the CPU, as `moe-proxy bench` has measured.
         self.floors: dict[str, int] = {}
@@ -105,10 +105,11 @@ class Controller:
         """`moe_cpu_layers` as it is now; None before the backend is ready, or where that is not
         known."""
         foreign = backend.options.engine == "command" and backend.options.split is None
-        if backend.id not in self._asked or foreign:
+        asked = self._asked.get(backend.id)
+        if asked is None or foreign:
             return None
         status = backend.engine.known()
-        return status.moe_cpu_layers if status.block_count else backend.options.split
+        return shown(status, asked.split) if status.block_count else backend.options.split
 
     def migrations(self, backend_id: str) -> list[dict[str, Any]]:
         """The last moves, oldest first: {"at", "why", "from", "to", "layers", "staged_s",
@@ -294,7 +295,7 @@ class Controller:
         goal = plan(
             status,
             asked.split,
-            self.spare(),
+            self.spare(asked.split != AUTO),
             self.extra(backend),
             card_of=self.card_of,
             closed=self._closed(),

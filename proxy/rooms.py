@@ -27,6 +27,7 @@ class Domain:
     """What is remembered of one card."""
 
     short_at_s: float = float("-inf")  # when memory was short last
+    failed_at_s: float = float("-inf")  # when it could not be had though there seemed to be room
     shrinking: bool = False  # it was short, and the reserve is not free again yet
     recovering: bool = False  # since then not all has come back
     traded_at_s: float = float("-inf")
@@ -123,13 +124,18 @@ class Rooms:
             rooms[domain] = rooms[domain].stricter(room) if domain in rooms else room
         return rooms
 
-    def spare(self) -> dict[str, int | None]:
-        """Domain -> bytes that experts may still take there; None: not known."""
+    def spare(self, *, by_number: bool) -> dict[str, int | None]:
+        """Domain -> bytes that experts may still take there; None: not known.
+
+        `by_number`: for a number that somebody named, who need not wait until memory has settled,
+        but for memory that could not be had: another try would be in vain, and what is missing
+        comes by itself.
+        """
         found: dict[str, int | None] = {}
+        failed_since_s = self._clock.now() - self._policies().devices.settle_s
         for domain, room in self.rooms().items():
-            if room.pace == "stand":
-                # Not even what is asked for: it comes by itself once memory has settled, and what
-                # could not be had would only be tried in vain.
+            failed = self.domain(domain).failed_at_s > failed_since_s
+            if failed or (room.pace == "stand" and not by_number):
                 found[domain] = 0
             else:
                 known = room.free is not None or room.over_limit is not None

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import gated_server
 from proxy.controller import Controller
+from tests.support import gated_server
 from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server
 from tests.support.models import model

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 
 from proxy.engine.types import CPU, Status
-from proxy.split import AUTO, Split, cpu_layers
+from proxy.split import ALL, AUTO, Split, cpu_layers
 
 Placement = dict[int, str]
 # Card -> bytes that experts may still take there; None: not known.
@@ -26,6 +26,16 @@ def placement(status: Status, split: Split) -> Placement:
 def placed(status: Status) -> Placement:
     """Where the experts are now."""
     return {layer.index: layer.experts for layer in status.layers}
+
+
+def shown(status: Status, asked: Split) -> int:
+    """`moe_cpu_layers` as it is. Several numbers may mean the same, where the first layers have no
+    experts; then the one that was asked for, if it is among them."""
+    number = status.moe_cpu_layers
+    if not isinstance(asked, int) or asked in (ALL, number) or not status.layers:
+        return number
+    same = all((layer.experts == CPU) == (layer.index < asked) for layer in status.layers)
+    return min(asked, status.block_count) if same else number
 
 
 def ahead(status: Status, goal: Placement) -> Status:

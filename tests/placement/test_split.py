@@ -1,8 +1,8 @@
 """From a split to a placement, as far as there is room."""
 
 from proxy.engine.types import CPU, Layer, Status
-from proxy.placement.split import ahead, placement, plan
-from proxy.split import AUTO, Layers
+from proxy.placement.split import ahead, placement, plan, shown
+from proxy.split import ALL, AUTO, Layers
 
 STATUS = Status(4, tuple(Layer(i, CPU, 10, "G" if i else CPU) for i in range(4)))
 
@@ -43,6 +43,15 @@ def status(places: str, home: str = "G") -> Status:
 
 def placed(found: dict[int, str]) -> str:
     return "".join("c" if found[i] == CPU else found[i] for i in sorted(found))
+
+
+def test_of_numbers_that_mean_the_same_the_one_asked_for_is_shown() -> None:
+    dense_first = Status(4, status("cGGG").layers[1:])
+    assert [shown(dense_first, n) for n in (0, 1, 2)] == [0, 1, 0]
+    assert shown(dense_first, AUTO) == shown(dense_first, ALL) == 0
+    assert [shown(status("ccGG"), n) for n in (1, 2, 3, ALL)] == [2, 2, 2, 2]
+    assert [shown(status("cccc"), n) for n in (3, 4, 99)] == [4, 4, 4]
+    assert shown(Status(4), 3) == 0, "a model without experts"
 
 
 class TestPlan:

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from proxy.clock import Clock
-from proxy.engine.types import LoadOptions, Mode
+from proxy.engine.types import LoadOptions, Mode, Status
 from proxy.errors import Conflict, NotFound
 from proxy.migration import Migration
 from proxy.observe.events import EventLog
@@ -45,6 +45,8 @@ class Asked:
     devices: frozenset[str] = frozenset()  # those that this backend has, as far as that is known
     # Counts the ends of use: a timer that was set at an earlier one is of no interest any more.
     idle_number: int = 0
+    # What `current` told last, and of which status and split: each answer's header asks for it.
+    told: tuple[Status, Split, int] | None = None
 
     @property
     def split(self) -> Split:
@@ -109,7 +111,12 @@ class Controller:
         if asked is None or foreign:
             return None
         status = backend.engine.known()
-        return shown(status, asked.split) if status.block_count else backend.options.split
+        if not status.block_count:
+            return backend.options.split
+        split = asked.split
+        if asked.told is None or asked.told[0] is not status or asked.told[1] != split:
+            asked.told = status, split, shown(status, split)
+        return asked.told[2]
 
     def migrations(self, backend_id: str) -> list[dict[str, Any]]:
         """The last moves, oldest first: {"at", "why", "from", "to", "layers", "staged_s",

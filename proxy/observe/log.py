@@ -1,5 +1,6 @@
 """Sets structlog up: one line per decision on stderr, for people or as JSON."""
 
+import json
 import logging
 import sys
 from typing import Literal
@@ -50,4 +51,8 @@ def setup(log_format: LogFormat = "console", level: str = "info") -> None:
 
 
 def _json(line: object, **_: object) -> str:
-    return msgspec.json.encode(line, enc_hook=str).decode()
+    try:
+        return msgspec.json.encode(line, enc_hook=str).decode()
+    except UnicodeEncodeError:
+        # The name of a file, or a path that was asked for, which is not UTF-8: this one escapes it.
+        return json.dumps(line, default=str)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,14 @@ def test_json_has_a_line_for_each_event(capsys: pytest.CaptureFixture[str]) -> N
     assert (one["event"], one["level"], one["path"]) == ("one", "info", "/models/a.gguf")
     assert (one["layers"], one["none"]) == ([3], None)
     assert two["exception"][0]["exc_value"] == "broken\nin two"
+
+
+def test_a_name_that_is_not_utf8_is_written_too(capsys: pytest.CaptureFixture[str]) -> None:
+    setup("json")
+
+    structlog.get_logger().info("seen", file=os.fsdecode(b"b\xffd"))
+
+    assert json.loads(capsys.readouterr().err)["file"] == os.fsdecode(b"b\xffd")
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])

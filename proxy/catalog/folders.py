@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import filterfalse
 from pathlib import Path
 
 from proxy.catalog import names
@@ -18,7 +19,7 @@ def scan_named(named: Mapping[str, Path], problems: dict[str, str]) -> list[Entr
     for name, path in named.items():
         try:
             entry = replace(_entry(path, name), source="policy")
-            beside = _gguf_files(path.parent)
+            beside = [*filter(_is_text, _gguf_files(path.parent))]
             projectors = [file for file in beside if names.is_projector(file)]
             stems = {names.stem_of(file) for file in beside if not names.is_projector(file)}
             alone = _is_one_model(stems)
@@ -72,7 +73,12 @@ def _folders(root: Path, problems: dict[str, str]) -> Iterator[tuple[Path, list[
         seen.add((stat.st_dev, stat.st_ino))
         # Names that begin with a dot are files and folders that somebody is still writing or hides.
         below[:] = sorted(name for name in below if not name.startswith("."))
-        yield Path(folder), _gguf_only(files)
+        ggufs = _gguf_only(files)
+        for name in filterfalse(_is_text, (*below, *ggufs)):
+            shown = os.fsencode(Path(folder, name)).decode(errors="replace")
+            problems[shown] = "its name is not UTF-8, in which requests name models; rename it"
+        below[:] = filter(_is_text, below)
+        yield Path(folder), [*filter(_is_text, ggufs)]
 
 
 def _gguf_files(folder: Path) -> list[str]:
@@ -81,6 +87,15 @@ def _gguf_files(folder: Path) -> list[str]:
 
 def _gguf_only(files: Iterable[str]) -> list[str]:
     return sorted(name for name in files if name.lower().endswith(".gguf") and name[0] != ".")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8. Linux takes any bytes, and Python keeps them as halves of pairs."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _models(folder: Path, files: list[str], problems: dict[str, str]) -> Iterator[Entry]:

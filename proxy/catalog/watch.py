@@ -33,9 +33,10 @@ async def watch(catalog: Catalog) -> None:
         await asyncio.to_thread(catalog.refresh)
         try:
             await _watch(catalog, folders)
-        except (OSError, RuntimeError) as error:
-            # A folder went away just now, or the machine has no watches left (watchfiles has a
-            # RuntimeError of its own for that): go on, and try again.
+        except (OSError, RuntimeError, ExceptionGroup) as error:
+            # A folder went away just now, the machine has no watches left, or a file has a name
+            # that is not UTF-8 (watchfiles has a RuntimeError of its own for these, alone or in a
+            # group): go on, and try again.
             log.warning("catalog_not_watched", error=str(error))
             await asyncio.sleep(RECHECK_MS / 1000)
 

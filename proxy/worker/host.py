@@ -94,7 +94,7 @@ class Host:
             *arguments,
             *self._attention_arguments(arguments),
         ]
-        argv = (c.c_char_p * len(self._arguments))(*[a.encode() for a in self._arguments])
+        argv = (c.c_char_p * len(self._arguments))(*map(os.fsencode, self._arguments))
         status: list[int] = []
         server = threading.Thread(
             target=lambda: status.append(self._llama.server_main(len(argv), argv)),

@@ -111,6 +111,20 @@ def test_what_cannot_be_used_is_said_and_spoils_nothing(tmp_path: Path) -> None:
     assert "parts are missing" in catalog.problems[str(tmp_path / "big-00002-of-00002.gguf")]
 
 
+def test_a_name_that_is_not_utf8_is_said_and_spoils_nothing(tmp_path: Path) -> None:
+    """Requests and answers could not name it."""
+    touch(tmp_path, "good.gguf")
+    for odd in (b"m\xff.gguf", b"other\xff.txt"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + odd)).write_bytes(b"GGUF")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/in\xff")).mkdir()
+
+    catalog = Catalog([tmp_path], {"mine": tmp_path / "good.gguf"})
+
+    assert found(catalog) == ["mine"]
+    assert catalog.problems.keys() == {f"{tmp_path}/m\ufffd.gguf", f"{tmp_path}/in\ufffd"}
+    assert "not UTF-8" in catalog.problems[f"{tmp_path}/in\ufffd"]
+
+
 def test_named_models(tmp_path: Path) -> None:
     touch(tmp_path, "in/gpt-oss-mxfp4.gguf", "in/a.gguf", "out/blob")
     named: Mapping[str, Path] = {

@@ -1,4 +1,5 @@
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +47,17 @@ async def test_models_that_come_and_go(watched: Catalog, tmp_path: Path) -> None
     manifest.unlink()
     (tmp_path / "models" / "a.gguf").unlink()
     await until(watched, "b")
+
+
+async def test_a_name_that_is_not_utf8_does_not_end_it(watched: Catalog, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    await asyncio.sleep(0.3)
+    Path(os.fsdecode(os.fsencode(tmp_path / "models") + b"/m\xff.gguf")).write_bytes(b"GGUF")
+    await asyncio.sleep(0.3)
+
+    (tmp_path / "models" / "a.gguf").write_bytes(b"GGUF")
+
+    await until(watched, "a")
 
 
 async def test_other_folders_are_followed(watched: Catalog, tmp_path: Path) -> None:

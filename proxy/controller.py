@@ -184,6 +184,7 @@ class Controller:
                 raise Conflict(
                     f"{backend.id}: its experts cannot move: {backend.engine.why_no_moves}"
                 )
+        for backend in found:
             if (asked := self._asked.get(backend.id)) is None:
                 continue  # it ended while another one's experts moved
             asked.operator, asked.request = split, None

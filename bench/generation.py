@@ -5,10 +5,9 @@
 Both are loaded at once, each with an RPC device of its own, and asked in turns, so that whatever
 else the machine does falls on both. Each figure is hosted to plain: above 1 the worker is faster.
 By wall clock it is the median of the rounds' ratios, of the speed that the server itself reports.
-Where other machines share the processor that scatters by a fifth from run to run, so beside it
-stands the work: processor time of server and device together, the least of all rounds, since what
-others do can only add to it. With one thread each, and the two never computing at once, both are
-the same thing on a quiet machine.
+Beside it stands the work: processor time of server and device together, the least of all rounds,
+since what others do can only add to it. In that the kernel's share counts too, which wakes server
+and device for each other some dozens of times a token, and is luck to a few percent.
 """
 
 import argparse
@@ -29,7 +28,9 @@ from tests.support.models import model
 
 PROMPT = "one two three four five six seven eight nine ten " * 24
 TOKENS = 64
-SIZES = {"width": 512, "expert_width": 512, "experts": 16}
+# Large enough that it is computing which takes the time, not the way to the device: with half the
+# width two thirds of it are the kernel's, waking one process for the other.
+SIZES = {"width": 1024, "expert_width": 1024, "experts": 16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ async def bench(options: argparse.Namespace) -> float:
                                     Side(plain, (address.pid, other_rpc.pid)),
                                     options.rounds,
                                 )
-                            worst = min(worst, ratios.generated_cpu, ratios.read_cpu)
+                            worst = min(worst, ratios.generated, ratios.read)
                             print(
                                 f"{quant:8} {n:3} {ratios.generated:12.3f} {ratios.read:7.3f}"
                                 f" {ratios.generated_cpu:12.3f} {ratios.read_cpu:7.3f}",
@@ -134,11 +135,11 @@ def main() -> int:
     parser.add_argument("--step", type=int, default=1, help="N goes from 0 to all in steps of this")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quants", nargs="+", default=["Q4_0", "Q8_0"])
-    parser.add_argument("--check", type=float, help="fail if a ratio of processor time is below")
+    parser.add_argument("--check", type=float, help="fail if a ratio by wall clock is below")
     options = parser.parse_args()
     setup("console", "error")
     worst = asyncio.run(bench(options))
-    print(f"worst ratio by processor time {worst:.3f}")
+    print(f"worst ratio by wall clock {worst:.3f}")
     return int(options.check is not None and worst < options.check)
 
 

@@ -84,7 +84,7 @@ class Newcomers:
         while True:
             self._freed.clear()
             others = [b for b in self._rooms.serving() if b.id != backend.id]
-            first = next(iter(self._rooms.promised)) == backend.id
+            first = next(iter(self._rooms.promised), backend.id) == backend.id
             if not others and first:
                 return
             await self._watch.fresh()

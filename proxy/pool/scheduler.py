@@ -168,11 +168,12 @@ class Scheduler:
         blocking = in_the_way(options, (b.options for b in others))
         self.backends[name] = backend
         backend.held_by = {b.id for b in others if b.options in blocking}
-        for other in others:
-            if other.id in backend.held_by:
-                self._let_go(other, "room")
         if not backend.held_by:
             self._effects.append(Start(*backend.name))
+        for other in others:
+            if other.id in backend.held_by:
+                # One that was never started itself is gone at once, which may start this one.
+                self._let_go(other, "room")
         return backend
 
     def _report(self, event: Started | StartFailed | Exited | TimerFired) -> None:

@@ -313,3 +313,15 @@ class TestRoom:
         larger = replace(self.A_RPC, ctx=16384)
         assert Stop("b1", 1) in play(Replace("b1", larger))
         assert Start("b2", 1) in play(Exited("b1", 1, ""))
+
+    def test_what_was_held_by_one_that_was_never_started_is_started_once(self) -> None:
+        """The one in between waits for a busy one, and nobody waits for it any more."""
+        play = Play()
+        play.ready("b1", B_LEFT := replace(B, rpc=("h:1",)))
+        play(Acquire(1, B_LEFT))
+        play(Acquire(2, self.A_RPC), Left(2))
+
+        effects = play(Acquire(3, self.B_RPC))
+
+        assert effects.count(Start("b3", 1)) == 1
+        assert play.states() == {"b1": "draining", "b3": "starting"}

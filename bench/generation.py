@@ -22,7 +22,7 @@ from proxy.engine.hosted import HostedEngine
 from proxy.engine.logbook import LogBook
 from proxy.engine.types import LoadOptions
 from proxy.observe.log import setup
-from proxy.placement.split import placement
+from proxy.placement.assign import placement
 from tests.support.llama import Client, plain_server, rpc_server
 from tests.support.models import model
 

@@ -159,7 +159,15 @@ async def served(path: Path, streams: int) -> AsyncIterator[list[Way]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        command = ["-m", "proxy.cli", "serve", "--port", str(port), "--policies", str(policies)]
+        command = [
+            "-m",
+            "proxy.cli.main",
+            "serve",
+            "--port",
+            str(port),
+            "--policies",
+            str(policies),
+        ]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *command, "--log-format", "json"),
             env=os.environ | {"XDG_RUNTIME_DIR": folder},

@@ -16,45 +16,44 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from proxy.api.sampling import busy_backends, slots_progress
 from proxy.api.server import make_runner
 from proxy.api.services import Services
-from proxy.balancer import Balancer
-from proxy.bench.store import measured_floor
-from proxy.capacity import capacity
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.local import Catalog
 from proxy.catalog.store import Stores
 from proxy.catalog.watch import watch
-from proxy.client import url_of
 from proxy.clock import RealClock
-from proxy.controller import Controller
+from proxy.control.balancer import Balancer
+from proxy.control.capacity import capacity
+from proxy.control.controller import Controller
+from proxy.control.host_pressure import HostMemory
+from proxy.control.slot_progress import busy_backends, slots_progress
+from proxy.control.speed_store import measured_floor
 from proxy.engine.command import CommandEngine
 from proxy.engine.hosted import HostedEngine
 from proxy.engine.logbook import LogBook
 from proxy.engine.rpc_names import RpcNames
 from proxy.engine.types import Device, Engine, LoadOptions, Mode
 from proxy.errors import ModelNotFound
-from proxy.host_memory import HostMemory
-from proxy.live import LivePolicies
-from proxy.loading import Ask
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
-from proxy.models import Models
 from proxy.observe import log as logging
 from proxy.observe.events import EventLog
 from proxy.observe.rates import Rates
 from proxy.placement.budget import Budget
-from proxy.placement.needs import needs
-from proxy.places import places
+from proxy.placement.footprint import needs
 from proxy.policy.diff import Changes
+from proxy.policy.live import LivePolicies
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.values import home_of
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
-from proxy.router import Router
-from proxy.startup import good_policies, listening_sockets, runtime_folder
+from proxy.routing.model_dirs import places
+from proxy.routing.request import Ask
+from proxy.routing.resolver import Models
+from proxy.routing.router import Router
+from proxy.startup import good_policies, listening_sockets, runtime_folder, url_of
 from proxy.tasks import spawn
 
 log = structlog.get_logger()

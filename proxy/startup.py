@@ -10,7 +10,6 @@ from pathlib import Path
 
 import structlog
 
-from proxy.api.server import listen
 from proxy.errors import reason_of
 from proxy.policy.load import Loaded, load
 from proxy.policy.warnings import warnings_of
@@ -52,6 +51,34 @@ def listening_sockets(host: str, port: int, *, keys: bool) -> list[socket.socket
             hint="who reaches it may do everything; server.api_keys_file makes it ask for a key",
         )
     return sockets
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets for all addresses of `host`. Raises OSError; nothing is left open then."""
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(
+            socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        ):
+            sock = socket.socket(family, kind, protocol)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+            sock.listen(1024)
+            sock.setblocking(False)
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def url_of(host: str, port: int) -> str:
+    """The URL for a listening address; one that means every interface is reached on loopback."""
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def runtime_folder(env: Mapping[str, str]) -> Path:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.llama
 @contextlib.asynccontextmanager
 async def serve(folder: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy.cli", "serve", "--log-format", "json", *arguments),
+        *(sys.executable, "-m", "proxy.cli.main", "serve", "--log-format", "json", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=os.environ | {"XDG_RUNTIME_DIR": str(folder), "HOME": str(folder)},

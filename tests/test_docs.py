@@ -11,7 +11,7 @@ import pytest
 
 from proxy.api.options import read_ask
 from proxy.api.server import make_app
-from proxy.cli import main
+from proxy.cli.main import main
 from proxy.policy.load import load
 
 ROOT = Path(__file__).parents[1]

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from proxy.controller import Controller
+from proxy.control.controller import Controller
 from proxy.engine.types import CPU
-from proxy.loading import Ask
 from proxy.memory.picture import Snapshot
+from proxy.routing.request import Ask
 from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server
 from tests.support.models import model

@@ -100,7 +100,7 @@ def test_llama_cpp_python_is_pinned_where_it_is_asked_for() -> None:
 
 
 def test_the_command_is_the_packages_own() -> None:
-    assert PROJECT["project"]["scripts"] == {"moe-proxy": "proxy.cli:main"}
+    assert PROJECT["project"]["scripts"] == {"moe-proxy": "proxy.cli.main:main"}
 
 
 def test_ci_runs_the_tests_and_nothing_else() -> None:

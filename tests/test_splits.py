@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.controller import Controller
+from proxy.control.controller import Controller
 from tests.support import gated_server
 from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server

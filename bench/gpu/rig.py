@@ -15,8 +15,8 @@ from bench.gpu.bigmodel import path_of
 from bench.gpu.work import Settings, StepFailed
 from proxy.engine.command import free_port
 from proxy.engine.types import Address
-from proxy.placement.split import placed
-from proxy.plan import host_free_bytes
+from proxy.memory.host import available_host_bytes
+from proxy.placement.assign import placed
 from proxy.pool.state import Backend
 from tests.support.llama import child, program, rpc_server
 from tests.support.proxy import Proxy, proxy
@@ -114,7 +114,7 @@ class Rig:
         """What --fit is to leave free, so that it has as much to fill as the proxy has."""
         if self._rpc is None:
             return self.settings.reserve // MIB
-        return max((host_free_bytes() or 0) - self.cap, 0) // MIB
+        return max((available_host_bytes() or 0) - self.cap, 0) // MIB
 
 
 @contextlib.asynccontextmanager

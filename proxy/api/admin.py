@@ -7,16 +7,16 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from proxy.api.admin_state import state
 from proxy.api.bodies import decode_json, read_body
 from proxy.api.options import read_model
 from proxy.api.policy_files import read_policy_file, write_policy_file
 from proxy.api.services import SERVICES, Services
-from proxy.api.state import state
 from proxy.api.wire import json_response, sse_frame, start_stream
 from proxy.errors import BadRequest, NotFound
-from proxy.loading import Ask
 from proxy.observe.events import Event, Subscription
 from proxy.pool.state import Backend, BackendState
+from proxy.routing.request import Ask
 from proxy.split import parse_split
 
 HEARTBEAT_S = 15.0

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from proxy.api.services import SERVICES
 from proxy.api.wire import json_response
-from proxy.models import Model
+from proxy.routing.resolver import Model
 from proxy.split import plain
 
 OWNER = "moe-proxy"

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from proxy.errors import BadRequest
-from proxy.loading import Ask
 from proxy.policy.units import parse_keep_alive
+from proxy.routing.request import Ask
 from proxy.split import OPTION_NAMES, Split, parse_split
 
 OPTIONS: Final = (*OPTION_NAMES, "num_ctx", "keep_alive")

@@ -8,22 +8,22 @@ from typing import Final
 
 from aiohttp import web
 
-from proxy.api.answer import BrokenAnswer
 from proxy.api.bodies import read_body
 from proxy.api.middleware import FACTS, Handler
 from proxy.api.options import read_ask, read_model, with_defaults
 from proxy.api.services import SERVICES, Services
-from proxy.api.upstream import HOP_BY_HOP, Call, end_to_end
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama.options import read_options
-from proxy.dialect.opening import Protocol, open_body, opening_of
+from proxy.dialect.preamble import Protocol, open_body, opening_of
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.engine.types import Mode
 from proxy.errors import BackendDied
-from proxy.loading import Ask
-from proxy.models import Model
 from proxy.pool.lease import Lease
 from proxy.pool.state import Backend
+from proxy.routing.request import Ask
+from proxy.routing.resolver import Model
+from proxy.upstream.call import HOP_BY_HOP, Call, end_to_end
+from proxy.upstream.connection import BrokenAnswer
 
 BACKEND_HEADER: Final = "X-Moe-Proxy-Backend"
 EVENT_STREAM: Final = "text/event-stream"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.errors import NotFound
-from proxy.live import problem_to_json
+from proxy.policy.live import problem_to_json
 from proxy.policy.load import Loaded, parse
 from proxy.policy.sources import Sources
 

@@ -9,21 +9,21 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from proxy.api.keys import KeyRing
-from proxy.api.spares import Spares
 from proxy.catalog.local import Catalog
 from proxy.engine.logbook import LogBook
 from proxy.errors import ModelNotFound
-from proxy.live import LivePolicies
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
-from proxy.models import Model, Models
 from proxy.observe.events import EventLog
 from proxy.observe.metrics import BackendNumbers, Metrics
 from proxy.observe.rates import Rates
+from proxy.policy.live import LivePolicies
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
-from proxy.router import Router
+from proxy.routing.resolver import Model, Models
+from proxy.routing.router import Router
 from proxy.split import Split
+from proxy.upstream.warm import Spares
 
 # Unknown names make us look into the folders again, but no faster than this.
 LOOK_AGAIN_S = 2.0

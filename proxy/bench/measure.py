@@ -17,14 +17,14 @@ import aiohttp
 
 from proxy.api.services import Services
 from proxy.app import Settings, running
-from proxy.bench.curve import Curve, Point, splits_to_try
-from proxy.bench.store import device_ids, engine_id, model_id, save
+from proxy.control.speed_curve import Curve, Point, splits_to_try
+from proxy.control.speed_store import device_ids, engine_id, model_id, save
 from proxy.engine.types import Address, LoadOptions
 from proxy.errors import BackendDied, BadRequest, Conflict
-from proxy.loading import Ask
-from proxy.placement.split import placed
+from proxy.placement.assign import placed
 from proxy.policy.model import Policies
 from proxy.pool.state import Backend
+from proxy.routing.request import Ask
 
 # Repacking what went to the CPU takes seconds for each GiB; a speed from before its end is too low.
 SETTLE_S = 900.0

@@ -6,7 +6,7 @@ an extra of its own instead of a dependency for everyone.
 
 from pathlib import Path
 
-from proxy.bench.curve import Curve, best_split
+from proxy.control.speed_curve import Curve, best_split
 
 HOW_TO_GET_IT = "--plot needs matplotlib: pip install 'moe-proxy[plot]'"
 

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 
 from proxy.engine.command import free_port
-from proxy.installed import program
+from proxy.engine.installed import program
 
 START_S = 120.0
 
@@ -47,7 +47,7 @@ async def serve(folder: Path, log: Path) -> AsyncIterator[asyncio.subprocess.Pro
     """The proxy with the policies of `folder`, as a user would start it; what it says goes to
     `log`."""
     with log.open("wb") as output:
-        argv = (sys.executable, "-m", "proxy.cli", "serve", "--policies", str(folder))
+        argv = (sys.executable, "-m", "proxy.cli.main", "serve", "--policies", str(folder))
         async with _child(*argv, output=output) as process:
             yield process
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from proxy.dialect.opening import Protocol
+from proxy.dialect.preamble import Protocol
 from proxy.errors import BadRequest
 
 KEY: Final = b'"tool_choice"'

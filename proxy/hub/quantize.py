@@ -6,9 +6,9 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
+from proxy.engine.installed import program
 from proxy.errors import BadRequest
 from proxy.hub.lines import PullFailed, Report
-from proxy.installed import program
 
 # What llama-quantize is asked for, in its own spelling; requests may write it in any case.
 TYPES: Final = (

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from proxy.memory.readings import HostReading
-from proxy.tables import gib
+from proxy.text import gib
 
 # The share of the time in which some task waits for memory: below it, nobody notices.
 HIGH_PRESSURE: Final = 0.1

@@ -13,7 +13,7 @@ from proxy.catalog.gguf import Header
 from proxy.placement.budget import Arranger, Budget, Held, Layout
 from proxy.placement.estimate import DEFAULT_UBATCH, Estimate, Settings, estimate
 from proxy.placement.kv import CELL_PADDING
-from proxy.tables import gib
+from proxy.text import gib
 
 Tune = Literal["balanced", "prompt", "generation"]
 TUNES: Final[tuple[Tune, ...]] = ("balanced", "prompt", "generation")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proxy.placement.plan import Plan
-from proxy.tables import gib, table
+from proxy.text import gib, table
 
 
 def plan_text(plan: Plan, model: str, sizes: Mapping[str, int], args: Sequence[str]) -> str:

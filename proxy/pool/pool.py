@@ -2,7 +2,7 @@
 
 Everything runs on one event loop and the scheduler never waits: one writer, no lock. Three
 lifetimes are kept apart: a request's (its own task; cancelling it only takes it off the list), a
-process's (`proxy.pool.life`, which no request can cancel) and the proxy's (`drain`).
+process's (`proxy.pool.process_run`, which no request can cancel) and the proxy's (`drain`).
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from proxy.clock import Clock
 from proxy.engine.types import Engine, LoadOptions
 from proxy.errors import Busy, LoadFailed, ProxyError
 from proxy.observe.events import EventLog
+from proxy.pool.compatible import serves
 from proxy.pool.effects import Changed, Effect, Fail, Grant, Idle, Refuse, SetTimer, Start, Stop
 from proxy.pool.events import (
     Abort,
@@ -29,9 +30,8 @@ from proxy.pool.events import (
     TimerFired,
     Unload,
 )
-from proxy.pool.key import serves
 from proxy.pool.lease import Lease
-from proxy.pool.life import BeforeStart, Life
+from proxy.pool.process_run import BeforeStart, Life
 from proxy.pool.scheduler import Scheduler
 from proxy.pool.state import Backend, BackendState, Name
 from proxy.pool.timers import Timers

@@ -1,5 +1,5 @@
 """Who runs and who waits: events in, effects out. No clock, no process, no await; the shell is
-`proxy.pool.pool`. Which backend is the one for a request, `proxy.pool.choice` says.
+`proxy.pool.pool`. Which backend is the one for a request, `proxy.pool.selection` says.
 
 Every request that comes in ends in exactly one of these, in `_acquire` and `_wait`:
   1. refused   the pool is draining
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from math import isinf
 
 from proxy.engine.types import LoadOptions
-from proxy.pool import choice
+from proxy.pool import selection
+from proxy.pool.compatible import in_the_way
 from proxy.pool.effects import Effect, Fail, Grant, Idle, Refuse, SetTimer, Start, Stop
 from proxy.pool.events import (
     Abort,
@@ -32,7 +33,6 @@ from proxy.pool.events import (
     TimerFired,
     Unload,
 )
-from proxy.pool.key import in_the_way
 from proxy.pool.state import Backend, BackendState, advance
 
 STARTING, READY, DRAINING, STOPPING, GONE = BackendState
@@ -97,7 +97,7 @@ class Scheduler:
             self._effects.append(Refuse(event.request, "draining"))
             return
         # 2., 3. granted
-        if backend := choice.ready_for(event, self.backends.values()):
+        if backend := selection.ready_for(event, self.backends.values()):
             self._grant(event, backend)
             return
         # 4. refused
@@ -108,10 +108,10 @@ class Scheduler:
 
     def _wait(self, event: Acquire, *, retried: bool = False) -> None:
         # 5. joined
-        if starting := choice.starting_for(event, self.backends.values()):
+        if starting := selection.starting_for(event, self.backends.values()):
             self._join(event, starting, retried)
         # 6. queued
-        elif leaving := choice.leaving_for(event, self.backends.values()):
+        elif leaving := selection.leaving_for(event, self.backends.values()):
             self.waiting[event.request] = Waiting(event, leaving.id, joined=False, retried=retried)
         # 7. started
         else:
@@ -209,11 +209,11 @@ class Scheduler:
         for waiting in list(self.waiting.values()):
             # Queued until another one is gone, which may take as long as an answer does.
             asked = waiting.acquire
-            if not waiting.joined and choice.can_serve(backend, asked):
+            if not waiting.joined and selection.can_serve(backend, asked):
                 del self.waiting[asked.request]
                 self._grant(asked, backend)
         for other in list(self.backends.values()):
-            if other is not backend and choice.is_replaced(other, backend):
+            if other is not backend and selection.is_replaced(other, backend):
                 self._let_go(other, "replaced")
         if backend.idle:
             self._became_idle(backend)
@@ -286,7 +286,7 @@ class Scheduler:
     def _again(self, event: Acquire, *, retried: bool) -> None:
         # Accepted once, it is neither refused for a full queue now nor for a drain that began
         # since.
-        if backend := choice.ready_for(event, self.backends.values()):
+        if backend := selection.ready_for(event, self.backends.values()):
             self._grant(event, backend)
         else:
             self._wait(event, retried=retried)

@@ -13,8 +13,8 @@ import traceback
 from pathlib import Path
 
 from proxy.worker.control import Control
-from proxy.worker.host import Host
 from proxy.worker.llama import LlamaError, default_libdir
+from proxy.worker.server import Host
 
 # How long llama-server may take to finish once it is told to; its threads cannot be ended one by
 # one.

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from proxy.worker.host import Host
 from proxy.worker.llama import LlamaError
+from proxy.worker.server import Host
 
 MAX_LINE_BYTES = 1 << 20
 

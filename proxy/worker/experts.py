@@ -1,7 +1,7 @@
 """The experts of each layer: find their tensors in the running model, and swap copies of them in.
 
 Swapping writes three pointers a tensor and needs the gate; the copies are made before, by
-`proxy.worker.copies`. What was tried and measured before is told in docs/architecture.md, "Live
+`proxy.worker.staging`. What was tried and measured before is told in docs/architecture.md, "Live
 moves".
 """
 
@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from proxy.worker.copies import Copier, Copy, Pointers, Weight
 from proxy.worker.gate import Closed, Gate
 from proxy.worker.llama import LlamaLibrary, Tensor
-from proxy.worker.moves import MAPPED, REPACKED, first_to_leave
+from proxy.worker.next_step import MAPPED, REPACKED, first_to_leave
+from proxy.worker.staging import Copier, Copy, Pointers, Weight
 
 # Any ending counts: a bias or scale left behind would pull its operation back over the bus.
 EXPERTS = re.compile(r"blk\.(\d+)\.ffn_(?:up|gate|down|gate_up)_(?:ch|)exps\.")

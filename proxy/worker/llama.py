@@ -9,7 +9,7 @@ import ctypes as c
 from pathlib import Path
 from typing import Any
 
-from proxy import installed
+from proxy.engine import installed
 
 # Dependency order: a library's own dependencies are then already there, whatever its RPATH says.
 LOAD_ORDER = ("ggml-base", "ggml-cpu", "ggml", "llama", "mtmd", "llama-common", "llama-server-impl")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from proxy.engine.types import Move
 from proxy.worker.experts import Experts, Staged
 from proxy.worker.gate import Gate
-from proxy.worker.moves import (
+from proxy.worker.next_step import (
     MAPPED,
     REPACKED,
     Demote,

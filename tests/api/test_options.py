@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.api.options import read_ask, read_model, with_defaults
 from proxy.errors import BadRequest
-from proxy.loading import Ask
+from proxy.routing.request import Ask
 from proxy.split import Layers
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.api.upstream import Call
 from proxy.app import Running
+from proxy.upstream.call import Call
 from tests.api.conftest import ALIAS, MODEL
 from tests.support.guard import HANG_S
 

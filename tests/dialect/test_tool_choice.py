@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.dialect.opening import Protocol
+from proxy.dialect.preamble import Protocol
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.errors import BadRequest
 

@@ -6,9 +6,9 @@ import pytest
 
 from proxy.catalog.gguf_reader import read_header
 from proxy.engine.types import CPU
+from proxy.placement.assign import placement
 from proxy.placement.budget import Arranger, Budget, Held, held_by
 from proxy.placement.estimate import Settings, estimate
-from proxy.placement.split import placement
 from tests.support.hybrid import hybrid_model
 from tests.support.models import model
 from tests.worker.conftest import Hosted

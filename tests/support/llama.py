@@ -13,8 +13,8 @@ from typing import Any
 import aiohttp
 
 from proxy.engine.command import free_port
+from proxy.engine.installed import program as program  # what callers ask for here
 from proxy.engine.types import Address
-from proxy.installed import program as program  # what callers ask for here
 from tests.support.guard import HANG_S
 
 

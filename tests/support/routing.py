@@ -4,9 +4,10 @@ from pathlib import Path
 
 from proxy.catalog.local import Catalog
 from proxy.engine.types import Mode
-from proxy.loading import Ask, Plan, Shape, plan_for, shape_of
-from proxy.models import Models
 from proxy.policy.load import load
+from proxy.routing.load_plan import Plan, Shape, plan_for, shape_of
+from proxy.routing.request import Ask
+from proxy.routing.resolver import Models
 from tests.support import models
 
 LAYERS = 4

@@ -20,7 +20,7 @@ def served(folder: Path, policies: str) -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             (
-                *(sys.executable, "-m", "proxy.cli", "serve", "--port", "0"),
+                *(sys.executable, "-m", "proxy.cli.main", "serve", "--port", "0"),
                 *("--policies", str(file), "--log-format", "json"),
             ),
             stdin=subprocess.DEVNULL,

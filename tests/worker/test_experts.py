@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.worker.copies import Copy
 from proxy.worker.experts import Experts, Staged, _Layer
 from proxy.worker.gate import Closed
-from proxy.worker.moves import MAPPED
+from proxy.worker.next_step import MAPPED
+from proxy.worker.staging import Copy
 
 LAYERS, SIZE, COMPUTE = 4, 100, 150
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from proxy.worker.mover import Mover
-from proxy.worker.moves import MAPPED, REPACKED
+from proxy.worker.next_step import MAPPED, REPACKED
 from tests.support.guard import HANG_S
 
 SIZE, LOW = 100, 150

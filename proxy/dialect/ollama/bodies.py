@@ -8,7 +8,7 @@ from proxy.catalog.entry import Message
 from proxy.dialect.ollama.messages import to_openai
 from proxy.dialect.ollama.options import DEFAULTS
 from proxy.dialect.ollama.requests import ChatMessage, GenerateBody, Generation
-from proxy.dialect.opening import Opening
+from proxy.dialect.preamble import Opening
 
 # gpt-oss and its like know three levels; Ollama's clients may ask for one more.
 EFFORTS = {"max": "high"}

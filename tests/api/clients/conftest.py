@@ -15,7 +15,7 @@ import ollama
 import openai
 import pytest
 
-from proxy.client import Client
+from proxy.cli.client import Client
 from proxy.engine.command import free_port
 from tests.support.extras import projector
 from tests.support.guard import HANG_S

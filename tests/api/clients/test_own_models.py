@@ -10,7 +10,7 @@ import ollama
 import openai
 import pytest
 
-from proxy.cli import main
+from proxy.cli.main import main
 from tests.api.clients.conftest import SEER, USER
 from tests.support.extras import adapter
 

@@ -7,8 +7,8 @@ import ollama
 import openai
 import pytest
 
-from proxy.cli import main
-from proxy.client import Client, model_path
+from proxy.cli.client import Client, model_path
+from proxy.cli.main import main
 from tests.api.clients.conftest import TINY, USER, VARIANT
 
 pytestmark = pytest.mark.llama

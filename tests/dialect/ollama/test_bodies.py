@@ -6,7 +6,7 @@ from proxy.catalog.entry import Message
 from proxy.dialect.ollama import bodies
 from proxy.dialect.ollama.options import DEFAULTS
 from proxy.dialect.ollama.requests import ChatBody, ChatMessage, GenerateBody
-from proxy.dialect.opening import Opening
+from proxy.dialect.preamble import Opening
 
 USER = ChatMessage(role="user", content="hi")
 

@@ -1,0 +1,114 @@
+"""`/api/embed` and the older `/api/embeddings`: texts in, vectors of length 1 out."""
+
+import math
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from aiohttp import web
+
+from proxy.api.middleware import FACTS
+from proxy.api.ollama.engine_client import Engine, EngineRefused
+from proxy.api.ollama.request import Asked, Notes, read_request, understand
+from proxy.api.ollama.run import backend_headers
+from proxy.api.services import SERVICES
+from proxy.api.wire import json_response
+from proxy.dialect.ollama.requests import EmbedBody, EmbeddingsBody, read
+from proxy.errors import BadRequest
+from proxy.pool.lease import Lease
+
+EMBEDDINGS: Final = "/v1/embeddings"
+# A model that looks at all tokens at once takes no more of them than a batch has, and llama-server
+# says so in words alone.
+BATCH_LIMIT: Final = re.compile(r"too large to process.*current batch size: (\d+)")
+TOO_LONG: Final = "the input length exceeds the context length"
+
+
+async def embed(notes: Notes, request: web.Request) -> web.StreamResponse:
+    started_ns = time.monotonic_ns()
+    body = read(await read_request(request), EmbedBody)
+    texts = body.texts
+    asked = await understand(request, body, notes, missing=_missing(body.model))
+    truncate = body.truncate is not False
+
+    async def send(lease: Lease) -> web.Response:
+        loaded_ns = time.monotonic_ns()
+        found, tokens = await _embed(request, lease, asked, texts, truncate=truncate)
+        answer: dict[str, Any] = {
+            "model": asked.shown,
+            "embeddings": [_cut(vector, body.dimensions or 0) for vector in found],
+        }
+        if texts:
+            answer["total_duration"] = time.monotonic_ns() - started_ns
+            answer["load_duration"] = loaded_ns - started_ns
+            answer["prompt_eval_count"] = tokens
+        return _answer(request, answer, lease)
+
+    return await request.app[SERVICES].router.with_retry(asked.ask, "embedding", send)
+
+
+async def embeddings(notes: Notes, request: web.Request) -> web.StreamResponse:
+    body = read(await read_request(request), EmbeddingsBody)
+    if not body.model:
+        raise BadRequest("model is required", param="model")
+    asked = await understand(request, body, notes, missing=_missing(body.model))
+
+    async def send(lease: Lease) -> web.Response:
+        texts = [body.prompt] if body.prompt else []
+        found, _ = await _embed(request, lease, asked, texts, truncate=True)
+        return _answer(request, {"embedding": found[0] if found else []}, lease)
+
+    return await request.app[SERVICES].router.with_retry(asked.ask, "embedding", send)
+
+
+async def _embed(
+    request: web.Request, lease: Lease, asked: Asked, texts: Sequence[str], *, truncate: bool
+) -> tuple[list[list[float]], int]:
+    """A vector for each text, and how many tokens they had. No texts: the model is only loaded."""
+    request[FACTS].backend = lease.backend.id
+    if not texts:
+        return [], 0
+    engine = Engine(lease.backend.engine.address)
+    try:
+        return _read(await engine.post(EMBEDDINGS, {"input": list(texts)}))
+    except EngineRefused as refusal:
+        limit = _limit(refusal)
+        if limit is None:
+            raise
+        if not truncate:
+            raise BadRequest(TOO_LONG, param="input") from refusal
+    inputs = [(await engine.tokens_of(text, begins=True))[:limit] for text in texts]
+    return _read(await engine.post(EMBEDDINGS, {"input": inputs}))
+
+
+def _missing(name: str | None) -> str:
+    return f'model "{name}" not found, try pulling it first' if name else "model '' not found"
+
+
+def _read(answer: Any) -> tuple[list[list[float]], int]:
+    data = sorted(answer["data"], key=lambda entry: entry["index"])
+    return [entry["embedding"] for entry in data], answer["usage"]["prompt_tokens"]
+
+
+def _limit(refusal: EngineRefused) -> int | None:
+    """How many tokens would not have been too many, if there were too many."""
+    if refusal.too_long_for:
+        return refusal.too_long_for - 1
+    match = BATCH_LIMIT.search(refusal.message)
+    return int(match[1]) if match else None
+
+
+def _cut(vector: list[float], dimensions: int) -> list[float]:
+    """The first `dimensions` numbers, again of length 1; 0: all."""
+    if not 0 < dimensions < len(vector):
+        return vector
+    first = vector[:dimensions]
+    length = max(math.hypot(*first), 1e-12)
+    return [number / length for number in first]
+
+
+def _answer(request: web.Request, body: dict[str, Any], lease: Lease) -> web.Response:
+    response = json_response(body)
+    response.headers.update(backend_headers(request.app[SERVICES], lease.backend))
+    return response

@@ -1,0 +1,123 @@
+"""Asks llama-server on behalf of Ollama's endpoints: small questions, and generations as events."""
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+from proxy.dialect.ollama.events import Event
+from proxy.dialect.ollama.reading import failure
+from proxy.dialect.ollama.sse import SseDecoder, SseError
+from proxy.engine.types import Address
+from proxy.errors import BackendDied, ProxyError
+from proxy.upstream.call import Call
+from proxy.upstream.connection import Answer, BrokenAnswer
+
+JSON_HEADERS: Final = (("Content-Type", "application/json"),)
+TOO_LONG: Final = "exceed_context_size_error"  # llama-server's `type` of that error
+
+
+class EngineRefused(ProxyError):
+    """The engine answered with an error of its own; `kind` is what it calls it.
+
+    `too_long_for`: the context in tokens, where the prompt is longer than that.
+    """
+
+    code = "engine_error"
+
+    def __init__(
+        self, message: str, *, status: int, kind: str = "", too_long_for: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.too_long_for = too_long_for
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What to ask the engine, and how to read its answer."""
+
+    path: str
+    body: Mapping[str, Any]
+    read: Callable[[bytes], list[Event]]
+
+
+class Engine:
+    """One engine. Every question is a connection of its own, closed when it is answered or left.
+
+    All methods raise EngineRefused, and BackendDied where no answer came.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The JSON that it answers."""
+        async with self._ask(path, body) as answer:
+            try:
+                data = await answer.read()
+            except BrokenAnswer as error:
+                raise BackendDied(f"the engine went away: {error}") from error
+            if answer.status != HTTPStatus.OK:
+                raise _refusal(answer.status, data)
+        return msgspec.json.decode(data)
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[list[Event]]:
+        """The events as they come; close it to end the generation.
+
+        Raises BrokenAnswer where it ends in the middle.
+        """
+        decoder = SseDecoder()
+        async with self._ask(generation.path, generation.body) as answer:
+            if answer.status != HTTPStatus.OK:
+                raise _refusal(answer.status, await answer.read())
+            while chunk := await answer.piece():
+                try:
+                    events = [e for data in decoder.feed(chunk) for e in generation.read(data)]
+                except (SseError, msgspec.DecodeError) as error:
+                    raise BrokenAnswer(f"it made no sense: {error}") from error
+                if events:
+                    yield events
+
+    async def prompt_of(self, chat: Mapping[str, Any]) -> str:
+        """A chat as the text that the model gets."""
+        answer = await self.post("/apply-template", {**chat, "stream": False})
+        return str(answer["prompt"])
+
+    async def tokens_of_chat(self, chat: Mapping[str, Any]) -> int:
+        """How many tokens the prompt of a chat has."""
+        answer = await self.post("/v1/chat/completions/input_tokens", chat)
+        return int(answer["input_tokens"])
+
+    async def tokens_of(self, text: str, *, begins: bool) -> list[int]:
+        """A text as tokens, with what a prompt begins with if it `begins` one."""
+        answer = await self.post("/tokenize", {"content": text, "add_special": begins})
+        return list(answer["tokens"])
+
+    async def text_of(self, tokens: Sequence[int]) -> str:
+        answer = await self.post("/detokenize", {"tokens": list(tokens)})
+        return str(answer["content"])
+
+    def _ask(self, path: str, body: Mapping[str, Any]) -> AbstractAsyncContextManager[Answer]:
+        return Call(
+            self._address, "POST", path, headers=JSON_HEADERS, body=msgspec.json.encode(body)
+        )
+
+
+def _refusal(status: int, data: bytes) -> EngineRefused:
+    with suppress(msgspec.DecodeError):
+        body = msgspec.json.decode(data)
+        error = body.get("error", body) if isinstance(body, dict) else body
+        named = error if isinstance(error, dict) else {}
+        kind = str(named.get("type", ""))
+        return EngineRefused(
+            failure(error).message,
+            status=status,
+            kind=kind,
+            too_long_for=named.get("n_ctx") if kind == TOO_LONG else None,
+        )
+    return EngineRefused(data.decode(errors="replace")[:1000] or "no reason given", status=status)

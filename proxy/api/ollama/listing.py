@@ -1,0 +1,162 @@
+"""`/api/tags`, `/api/show`, `/api/ps`: which models there are, what they are, which are loaded."""
+
+import asyncio
+import math
+import time
+from contextlib import suppress
+from typing import Any, Final
+
+from aiohttp import web
+
+from proxy.api.ollama.request import find, read_request
+from proxy.api.services import SERVICES, Services
+from proxy.api.wire import json_response
+from proxy.catalog.gguf import GgufError, Header
+from proxy.catalog.gguf_reader import read_header
+from proxy.catalog.summary import Summary
+from proxy.dialect.ollama import models
+from proxy.dialect.ollama.options import SAMPLING
+from proxy.dialect.ollama.requests import ShowBody, read
+from proxy.dialect.ollama.times import NANOSECONDS, rfc3339
+from proxy.engine.types import CPU
+from proxy.errors import BadRequest, ModelNotFound, ProxyError
+from proxy.pool.state import Backend, BackendState
+from proxy.routing.resolver import Model
+
+LOADED: Final = (BackendState.READY, BackendState.DRAINING)
+EVERYTHING: Final = 1 << 22  # more elements than any vocabulary has
+
+
+async def tags(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    await services.look_again()
+    entries = await asyncio.to_thread(_tags, services)
+    return json_response({"models": entries})
+
+
+async def show(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    body = read(await read_request(request), ShowBody)
+    name = body.model or body.name
+    if not name:
+        raise BadRequest("model is required", param="model")
+    missing = f"model '{models.display_name(name)}' not found"
+    model, _ = await find(services, name, missing=missing)
+    return json_response(await asyncio.to_thread(_show, services, model, body))
+
+
+async def ps(request: web.Request) -> web.Response:
+    """What is loaded, the one that stays longest first."""
+    services = request.app[SERVICES]
+    loaded = [backend for backend in services.pool.backends() if backend.state in LOADED]
+    loaded.sort(key=lambda backend: backend.stays_s, reverse=True)
+    return json_response({"models": [_running(services, backend) for backend in loaded]})
+
+
+def _tags(services: Services) -> list[dict[str, Any]]:
+    summaries = services.catalog.summaries()
+    # As in Ollama, the youngest first.
+    found = sorted(
+        services.models.all(),
+        key=lambda model: model.entry.modified_at if model.entry else 0.0,
+        reverse=True,
+    )
+    return [
+        models.tag(
+            model.name,
+            model.entry,
+            summaries.get(model.entry.name, Summary()) if model.entry else Summary(),
+        )
+        for model in found
+    ]
+
+
+def _show(services: Services, model: Model, body: ShowBody) -> dict[str, Any]:
+    entry, params = model.entry, _parameters(model)
+    header, summary = None, Summary()
+    if entry is not None:
+        summary = services.catalog.summary(entry)
+        header = _header(services, model, verbose=bool(body.verbose))
+    template = models.template_of(entry, header) if entry and header else ""
+    answer: dict[str, Any] = {}
+    if entry and entry.licenses:
+        answer["license"] = "\n".join(entry.licenses)
+    answer["modelfile"] = models.modelfile(model.name, entry, template, params)
+    if params:
+        answer["parameters"] = models.parameters(params)
+    if template:
+        answer["template"] = template
+    if system := body.system or (entry.system if entry else None):
+        answer["system"] = system
+    answer["details"] = models.details(entry, summary)
+    if entry and entry.messages:
+        answer["messages"] = [{"role": m.role, "content": m.content} for m in entry.messages]
+    answer["model_info"] = models.model_info(header, verbose=bool(body.verbose)) if header else {}
+    if header and body.verbose:
+        answer["tensors"] = models.tensors(header)
+    answer["capabilities"] = models.capabilities(entry, header) if entry and header else []
+    answer["modified_at"] = models.modified(entry)
+    return answer
+
+
+def _header(services: Services, model: Model, *, verbose: bool) -> Header | None:
+    entry = model.entry
+    if entry is None:
+        return None
+    try:
+        if verbose:
+            return read_header(entry.path, keep=EVERYTHING)
+        return services.catalog.header(entry)
+    except (GgufError, OSError) as error:
+        raise ProxyError(f"the file of {model.name} cannot be read: {error}") from error
+
+
+def _parameters(model: Model) -> dict[str, Any]:
+    """What holds for requests to this model, in Ollama's names, and what it is loaded with."""
+    policy = model.policy
+    own = dict(model.entry.params) if model.entry else {}
+    set_by_policy = {
+        name: policy.params[target]
+        for name, (_, target) in SAMPLING.items()
+        if target in policy.params
+    }
+    return {
+        **own,
+        **set_by_policy,
+        "num_ctx": policy.ctx,
+        "moe_cpu_layers": policy.moe_cpu_layers,
+    }
+
+
+def _running(services: Services, backend: Backend) -> dict[str, Any]:
+    options = backend.options
+    status = backend.engine.known()
+    entry = None
+    with suppress(ModelNotFound):  # its file may be gone while it is loaded
+        entry = services.models.resolve(options.model).entry
+    summary = services.catalog.summary(entry) if entry else Summary()
+    sizes = {device: sum(kinds.values()) for device, kinds in status.held.items()}
+    size = sum(sizes.values()) or (entry.size_bytes if entry else 0)
+    name = models.display_name(options.model)
+    return {
+        "name": name,
+        "model": name,
+        "size": size,
+        "digest": models.digest(options.model, entry),
+        "details": models.details(entry, summary),
+        "expires_at": _expires(backend),
+        "size_vram": sum(held for device, held in sizes.items() if device != CPU),
+        "context_length": options.ctx,
+        "moe_cpu_layers": services.splits.current(backend),
+        "block_count": status.block_count or summary.layers,
+        "backend": backend.id,
+    }
+
+
+def _expires(backend: Backend) -> str:
+    """When it goes: as far as the calendar for one that stays, and from now on while in use."""
+    if backend.expires_at is not None:
+        return rfc3339(round(backend.expires_at.timestamp() * NANOSECONDS))
+    if math.isinf(backend.stays_s):
+        return models.NEVER
+    return rfc3339(time.time_ns() + round(backend.stays_s * NANOSECONDS))

@@ -1,0 +1,148 @@
+"""What an Ollama request asks of the proxy: which model, with what, and what its log should say."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from proxy.api.bodies import read_body
+from proxy.api.middleware import FACTS
+from proxy.api.options import read_model
+from proxy.api.services import SERVICES, Services
+from proxy.catalog.gguf import GgufError
+from proxy.catalog.names import fold
+from proxy.dialect.ollama.bodies import sampling
+from proxy.dialect.ollama.models import Abilities, abilities
+from proxy.dialect.ollama.options import LOADING, SAMPLING, Options, read_options
+from proxy.dialect.ollama.requests import Body
+from proxy.dialect.preamble import Opening, opening_of
+from proxy.errors import BadRequest, ModelNotFound, ProxyError
+from proxy.routing.request import Ask
+from proxy.routing.resolver import Model
+from proxy.split import Split
+
+log = structlog.get_logger()
+
+CLOUD_ENDINGS = (":cloud", "-cloud")
+
+
+class CloudRefused(ProxyError):
+    """What is asked for runs in Ollama's cloud, and this proxy only knows its own machine."""
+
+    status = 403
+    code = "cloud_disabled"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"ollama cloud is disabled: {what} is unavailable")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request whose model was found. `params` are for the engine, in llama-server's names."""
+
+    shown: str  # the model as the client called it
+    model: Model
+    can: Abilities
+    options: Options
+    params: Mapping[str, Any]
+    ask: Ask
+
+    @property
+    def opening(self) -> Opening:
+        """What the model says before every conversation."""
+        return opening_of(self.model.entry)
+
+
+class Notes:
+    """Says once in the log what is accepted, but not applied."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def once(self, what: str, **fields: Any) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            log.warning("ollama_option_not_applied", option=what, **fields)
+
+    def options(self, options: Options) -> None:
+        """Like Ollama: a line for each unknown option of each request."""
+        for name in options.unknown:
+            log.warning("ollama_option_unknown", option=name[:80])
+        for name in options.not_applied:
+            self.once(name, instead=LOADING[name][1])
+
+
+async def read_request(request: web.Request) -> bytes:
+    """The body, up to the policies' limit."""
+    return await read_body(request, request.app[SERVICES].policies.current.server.max_body_bytes)
+
+
+async def understand(request: web.Request, body: Body, notes: Notes, *, missing: str) -> Asked:
+    """Find the model and all that is asked for. `missing` is what to say where there is none."""
+    services = request.app[SERVICES]
+    shown = body.model or ""
+    options = body.read_options()
+    model, named = await find(services, shown, missing=missing)
+    request[FACTS].model = model.name
+    notes.options(options)
+    return Asked(
+        shown,
+        model,
+        await look(services, model),
+        options,
+        sampling({**_own(model), **model.policy.params}, options.sampling),
+        Ask(model.name, _agreed(options.split, named), options.ctx, body.keep_alive_s),
+    )
+
+
+async def find(services: Services, name: str, *, missing: str) -> tuple[Model, Split | None]:
+    """The model of this name, and the split that its name may carry.
+
+    As in Ollama, `:latest` and upper or lower case make no difference.
+    Raises CloudRefused, and ModelNotFound with the text `missing` and behind it the names that come
+    close: clients look at the status, or for Ollama's words somewhere in the text.
+    """
+    if not name:
+        raise ModelNotFound(missing, param="model")
+    wanted = read_model(name)
+    with suppress(ModelNotFound):
+        return await services.resolve(wanted.model), wanted.split
+    folded = fold(wanted.model)
+    for policy in services.policies.current.models.values():
+        for known in (policy.name, *policy.aliases):
+            if fold(known) == folded:
+                return services.models.resolve(known), wanted.split
+    if wanted.model.lower().endswith(CLOUD_ENDINGS):
+        raise CloudRefused("remote model")
+    raise ModelNotFound(missing + services.models.did_you_mean(wanted.model), param="model")
+
+
+async def look(services: Services, model: Model) -> Abilities:
+    """What the model can do, as its file says; where there is none to read, everything."""
+    if model.entry is None:
+        return Abilities(chat=model.policy.mode == "generation")
+    try:
+        header = await asyncio.to_thread(services.catalog.header, model.entry)
+    except (GgufError, OSError):
+        return Abilities()
+    return abilities(model.entry, header)
+
+
+def _own(model: Model) -> Mapping[str, Any]:
+    """What the model's manifest sets for every request; how it is loaded is the router's."""
+    params = model.entry.params if model.entry else {}
+    return read_options({name: params[name] for name in SAMPLING if name in params}).sampling
+
+
+def _agreed(option: Split | None, named: Split | None) -> Split | None:
+    if option is not None and named is not None and option != named:
+        raise BadRequest(
+            f"options.moe_cpu_layers is {option} and model?moe_cpu_layers is {named}; "
+            "give one of them, or the same",
+            param="options.moe_cpu_layers",
+        )
+    return named if option is None else option

@@ -1,0 +1,149 @@
+"""Runs one generation for an Ollama client: a backend's events out, as lines or as one answer."""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from proxy.api.middleware import FACTS
+from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
+from proxy.api.passthrough import BACKEND_HEADER, SPLIT_HEADER
+from proxy.api.services import SERVICES, Services
+from proxy.dialect.ollama.answers import Durations, Endpoint, Writer, error_line
+from proxy.dialect.ollama.events import Failure
+from proxy.dialect.ollama.times import rfc3339
+from proxy.errors import BackendDied, ProxyError
+from proxy.pool.lease import Lease
+from proxy.pool.state import Backend
+from proxy.routing.request import Ask
+from proxy.upstream.connection import BrokenAnswer
+
+NDJSON: Final = "application/x-ndjson"
+JSON: Final = "application/json; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One generation. `started_ns` is when the request came, on the monotonic clock."""
+
+    endpoint: Endpoint
+    shown: str
+    ask: Ask
+    stream: bool
+    started_ns: int
+    # May ask the engine before: context that comes as tokens has to become a prompt.
+    prepare: Callable[[Engine], Awaitable[Generation]]
+    # What to ask instead where the prompt has more tokens than the context; None: nothing fits.
+    shorten: Callable[[Engine, int], Awaitable[Generation | None]] | None = None
+    # The conversation so far as tokens, given what was generated.
+    context: Callable[[Engine, Generation, str], Awaitable[Sequence[int]]] | None = None
+
+
+async def run(request: web.Request, job: Job) -> web.StreamResponse:
+    """Have the job done by a backend, loading it if need be."""
+    services = request.app[SERVICES]
+
+    async def send(lease: Lease) -> web.StreamResponse:
+        return await _Attempt(request, services, lease.backend, job).run()
+
+    return await services.router.with_retry(job.ask, "generation", send)
+
+
+def now() -> str:
+    """This moment, as answers tell it."""
+    return rfc3339(time.time_ns())
+
+
+def backend_headers(services: Services, backend: Backend) -> dict[str, str]:
+    """Who answers, and with which split."""
+    headers = {BACKEND_HEADER: backend.id}
+    if (split := services.splits.current(backend)) is not None:
+        headers[SPLIT_HEADER] = str(split)
+    return headers
+
+
+class _Attempt:
+    """A job on one backend; another one can only follow while nothing was sent."""
+
+    def __init__(
+        self, request: web.Request, services: Services, backend: Backend, job: Job
+    ) -> None:
+        self._request = request
+        self._job = job
+        self._facts = request[FACTS]
+        self._facts.backend = backend.id
+        self._engine = Engine(backend.engine.address)
+        self._writer = Writer(job.endpoint, job.shown, stream=job.stream)
+        self._load_ns = time.monotonic_ns() - job.started_ns
+        headers = backend_headers(services, backend)
+        headers["Content-Type"] = NDJSON if job.stream else JSON
+        self._response = web.StreamResponse(headers=headers)
+
+    async def run(self) -> web.StreamResponse:
+        try:
+            await self._generate()
+            await self._response.write_eof()
+        except ConnectionResetError:
+            self._facts.broken = "the client left"
+        except (ProxyError, BrokenAnswer) as error:
+            await self._fail(error)
+        return self._response
+
+    async def _generate(self) -> None:
+        generation = await self._job.prepare(self._engine)
+        try:
+            await self._relay(generation)
+        except EngineRefused as refusal:
+            shorter = None
+            if refusal.too_long_for and self._job.shorten is not None:
+                shorter = await self._job.shorten(self._engine, refusal.too_long_for)
+            if shorter is None or self._response.prepared:
+                raise
+            generation = shorter
+            await self._relay(generation)
+        context: Sequence[int] = ()
+        if self._job.context is not None:
+            # Engines other than llama-server cannot tell; an answer without is still an answer.
+            with suppress(ProxyError):
+                text = "".join(self._writer.content)
+                context = await self._job.context(self._engine, generation, text)
+        total_ns = time.monotonic_ns() - self._job.started_ns
+        durations = Durations(total_ns, self._load_ns)
+        await self._send(self._writer.end(now(), durations, context=context))
+
+    async def _relay(self, generation: Generation) -> None:
+        async with aclosing(self._engine.generate(generation)) as batches:
+            async for batch in batches:
+                lines = []
+                created_at = now()
+                for event in batch:
+                    if isinstance(event, Failure):
+                        raise EngineRefused(event.message, status=event.status)
+                    lines.append(self._writer.write(event, created_at))
+                await self._send(b"".join(lines))
+        if not self._writer.finished:
+            raise BrokenAnswer("it ended without an end")
+
+    async def _send(self, data: bytes) -> None:
+        if not data:
+            return
+        if not self._response.prepared:
+            await self._response.prepare(self._request)
+        await self._response.write(data)
+        self._facts.sent(len(data))
+
+    async def _fail(self, error: ProxyError | BrokenAnswer) -> None:
+        """Tell of an error: with a status, or in a line of its own once something was sent."""
+        broken = isinstance(error, BrokenAnswer)
+        message = f"the engine went away: {error}" if broken else str(error)
+        if not self._response.prepared:
+            if broken:
+                raise BackendDied(message) from error
+            raise error
+        self._facts.broken = message
+        with suppress(ConnectionResetError):
+            await self._response.write(error_line(message))
+            await self._response.write_eof()

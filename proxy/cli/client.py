@@ -1,0 +1,137 @@
+"""Asks a running proxy, on behalf of the command line. Blocking, standard library only."""
+
+import http.client
+import json
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Final
+
+from proxy.errors import reason_of
+from proxy.policy.load import load
+from proxy.startup import url_of
+
+# Loading a large model from a slow disk takes this long; a proxy that is gone is noticed at once.
+ANSWER_S: Final = 1800.0
+JSON: Final = {"Content-Type": "application/json"}
+
+
+class ClientError(Exception):
+    """What to tell the person, in one line."""
+
+
+class Nobody(ClientError):
+    """No proxy answers."""
+
+
+class Client:
+    """One proxy. `key` is sent as Bearer token where the proxy asks for one."""
+
+    def __init__(self, url: str, *, key: str | None = None, silent_s: float = ANSWER_S) -> None:
+        """`silent_s`: how long it may say nothing. Raises ClientError for what is no address."""
+        self.url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._silent_s = silent_s
+        _check_address(url)
+
+    def get(self, path: str) -> Any:
+        return self._ask("GET", path)
+
+    def put(self, path: str, body: Any) -> Any:
+        return self._ask("PUT", path, body)
+
+    def post(self, path: str) -> Any:
+        return self._ask("POST", path)
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        data: bytes | IO[bytes] | None = None,
+        headers: Mapping[str, str] = JSON,
+    ) -> Any:
+        """A proxy's answer, to be read and closed. Raises ClientError for one that is an error, in
+        its own words, and Nobody."""
+        request = urllib.request.Request(
+            self.url + path, data, {**self._headers, **headers}, method=method
+        )
+        # Proxies of the environment are for the internet; ours is next door.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            return opener.open(request, timeout=self._silent_s)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._refusal(error) from error
+        except (OSError, http.client.HTTPException) as error:
+            why = reason_of(error)
+            raise Nobody(
+                f"nothing answers at {self.url} ({why}); start it with: moe-proxy serve, or say "
+                "with --url where it is"
+            ) from error
+
+    def not_ours(self, what: str = "no JSON") -> ClientError:
+        """The error for an answer that makes no sense."""
+        return ClientError(f"what answers at {self.url} is not moe-proxy ({what})")
+
+    def _refusal(self, error: urllib.error.HTTPError) -> ClientError:
+        """In the proxy's words, in the shape of any protocol."""
+        try:
+            found = json.loads(error.read())["error"]
+            return ClientError(str(found["message"] if isinstance(found, dict) else found))
+        except (ValueError, KeyError, TypeError):
+            return self.not_ours(f"HTTP {error.code} {error.reason}")
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        with self.open(method, path, data) as answer:
+            try:
+                return json.loads(answer.read() or b"null")
+            except (OSError, http.client.HTTPException) as error:
+                raise ClientError(
+                    f"the proxy at {self.url} went away: {reason_of(error)}"
+                ) from error
+            except ValueError as error:
+                raise self.not_ours() from error
+
+
+def model_path(name: str, verb: str) -> str:
+    return f"/admin/models/{urllib.parse.quote(name, safe='/:')}/{verb}"
+
+
+def default_url(env: Mapping[str, str] = os.environ) -> str:
+    """Where a proxy that was started here, without options, listens."""
+    if url := env.get("MOE_PROXY_URL"):
+        return url
+    policies = load(None, env).policies
+    if policies is None:
+        raise ClientError(
+            "the policies here have problems (moe-proxy check names them), so nobody knows where a "
+            "proxy listens; use --url"
+        )
+    return url_of(policies.server.host, policies.server.port)
+
+
+def default_key(env: Mapping[str, str] = os.environ) -> str | None:
+    """The API key to use: from the environment, or the first of the local policies' own file."""
+    if key := env.get("MOE_PROXY_API_KEY"):
+        return key
+    policies = load(None, env).policies
+    file: Path | None = policies.server.api_keys_file if policies else None
+    try:
+        lines = file.read_text().splitlines() if file else []
+    except OSError:
+        return None
+    return next((line.strip() for line in lines if line.strip() and line[0] != "#"), None)
+
+
+def _check_address(url: str) -> None:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # no number for a port
+        good = False
+    if not good or not url.isprintable() or " " in url:
+        raise ClientError(f"{url!r} is no address of a proxy; use http://HOST:PORT")

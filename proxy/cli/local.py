@@ -1,0 +1,116 @@
+"""The commands that need no running proxy.
+
+Each imports what only it needs: `ps` should not take the time to load a server.
+"""
+
+import os
+from argparse import Namespace
+
+from proxy.cli.admin import client_of
+from proxy.cli.client import default_key, default_url
+from proxy.cli.output import FAILED, MISUSED, OK, complain, tell
+from proxy.errors import NotFound, ProxyError
+
+
+def serve(arguments: Namespace) -> int:
+    from proxy.app import Settings
+    from proxy.cli.serve import main as serve_until_told
+
+    return serve_until_told(
+        Settings(
+            host=arguments.host,
+            port=arguments.port,
+            policies=arguments.policies,
+            log_format=arguments.log_format,
+            log_level=arguments.log_level,
+        )
+    )
+
+
+def demo(arguments: Namespace) -> int:
+    from proxy.demo.run import main as show
+
+    return int(show(keep=arguments.keep))
+
+
+def check(arguments: Namespace) -> int:
+    from proxy.cli.text import policies
+    from proxy.policy.live import problem_to_json
+    from proxy.policy.load import load
+    from proxy.policy.warnings import warnings_of
+
+    loaded = load(arguments.policies, os.environ)
+    warnings = warnings_of(loaded)
+    found = {
+        "files": [str(file) for file in loaded.files],
+        "problems": [problem_to_json(problem) for problem in loaded.problems],
+        "warnings": [problem_to_json(warning) for warning in warnings],
+    }
+    tell(arguments, found, lambda: policies(loaded, warnings))
+    return OK if loaded.policies else FAILED
+
+
+def plan(arguments: Namespace) -> int:
+    from proxy.cli.plan import Question, answer, devices_of_proxy
+    from proxy.placement.plan_text import plan_json, plan_text
+
+    vram = arguments.vram or devices_of_proxy(client_of(arguments))
+    question = Question(
+        model=arguments.model,
+        vram=vram,
+        ctx=arguments.ctx,
+        parallel=arguments.parallel,
+        kv_type=arguments.kv,
+        ubatch=arguments.ubatch,
+        tune=arguments.tune,
+        split=arguments.moe_cpu_layers,
+        policies=arguments.policies,
+    )
+    try:
+        found = answer(question)
+    except ProxyError as error:
+        complain(error)
+        return FAILED if isinstance(error, NotFound) else MISUSED
+    made = (found.plan, found.model)
+    tell(
+        arguments,
+        plan_json(*made, found.args),
+        lambda: plan_text(*made, vram, found.args),
+    )
+    return OK if found.plan.fits else FAILED
+
+
+def bench(arguments: Namespace) -> int:
+    from proxy.bench.measure import Question
+    from proxy.cli.bench import BenchError, in_json, in_text
+    from proxy.cli.bench import bench as measure
+
+    question = Question(
+        model=arguments.model,
+        policies=arguments.policies,
+        splits=arguments.splits,
+        ctx=arguments.ctx,
+        prompt=arguments.prompt,
+        tokens=arguments.tokens,
+        rounds=arguments.rounds,
+    )
+    try:
+        curve = measure(question, client_of(arguments), picture=arguments.plot)
+    except BenchError as error:
+        complain(error)
+        return FAILED
+    return tell(arguments, in_json(curve), lambda: in_text(curve))
+
+
+def pull_or_create(arguments: Namespace) -> int:
+    from proxy.cli.progress import Screen
+    from proxy.cli.pull import create, pull
+    from proxy.cli.pull_remote import Remote
+
+    remote = Remote(arguments.url or default_url(), default_key())
+    show = Screen(as_json=arguments.json).show
+    if arguments.command == "pull":
+        pull(arguments.model, remote, show, insecure=arguments.insecure)
+    else:
+        create(arguments.model, arguments.file, remote, show, quantize=arguments.quantize)
+    return OK

@@ -1,0 +1,167 @@
+"""The command `moe-proxy`: what its command line may say, and which function answers it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from proxy.cli import admin, local, options
+from proxy.cli.client import ClientError
+from proxy.cli.output import FAILED, MISUSED, OK, complain
+from proxy.observe.log import LEVELS
+from proxy.version import own_version
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status: 0 done, 1 refused or not found, 2 used or set up
+    wrongly.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return MISUSED
+    try:
+        return int(arguments.run(arguments))
+    except ClientError as error:
+        complain(error)
+        return FAILED
+    except BrokenPipeError:
+        # Whoever read our output has had enough of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="moe-proxy",
+        description="Serves mixture-of-experts models and moves their experts while they answer.",
+        epilog="First steps: moe-proxy demo, or moe-proxy serve and, beside it, moe-proxy models. "
+        "What a command takes: moe-proxy COMMAND --help. Exit status: 0 done, 1 refused or not "
+        "found, 2 used or set up wrongly.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"moe-proxy {own_version() or 'unknown'}"
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command")
+
+    serve = _command(commands, "serve", local.serve, "serve models")
+    serve.add_argument("--host", help="address to listen on")
+    serve.add_argument("--port", type=options.port, help="port to listen on")
+    options.add_policies(serve)
+    serve.add_argument("--log-format", choices=("console", "json"), default="console")
+    serve.add_argument("--log-level", choices=LEVELS, default="info")
+
+    demo = _command(commands, "demo", local.demo, "show the main job on a small generated model")
+    demo.add_argument("--keep", action="store_true", help="leave it running at the end")
+
+    check = _command(commands, "check", local.check, "check the policies")
+    options.add_policies(check)
+    options.add_json(check)
+
+    _add_client_commands(commands)
+    _add_plan(commands)
+    _add_bench(commands)
+    _add_pull_and_create(commands)
+    return parser
+
+
+def _add_client_commands(commands: Any) -> None:
+    for name, run, text in (
+        ("ps", admin.ps, "what runs, and where its experts are"),
+        ("models", admin.models, "what models there are"),
+    ):
+        options.add_client(_command(commands, name, run, text))
+    for name, run, text in (
+        ("show", admin.show, "all about one model"),
+        ("load", admin.load_or_unload, "load a model"),
+        ("unload", admin.load_or_unload, "unload a model"),
+    ):
+        command = _command(commands, name, run, text)
+        command.add_argument("model", metavar="MODEL")
+        options.add_client(command)
+    setting = _command(commands, "set", admin.set_split, "move the experts of a model")
+    setting.add_argument("model", metavar="MODEL")
+    setting.add_argument(
+        "--moe-cpu-layers",
+        type=options.split,
+        required=True,
+        metavar="N|auto|none|partial|full|0-11,20",
+    )
+    options.add_client(setting)
+
+
+def _add_plan(commands: Any) -> None:
+    text = "how a model would be placed, without loading it"
+    parser = _command(commands, "plan", local.plan, text)
+    parser.add_argument("model", metavar="MODEL", help="a name of the catalogue, or a GGUF file")
+    parser.add_argument(
+        "--vram",
+        type=options.vram,
+        metavar="SIZE|NAME=SIZE,...",
+        help="memory of the devices; without it, what a running proxy sees",
+    )
+    count = options.count
+    parser.add_argument("--ctx", type=count, metavar="N", help="tokens for one conversation")
+    parser.add_argument("--parallel", type=count, metavar="N", help="conversations at once")
+    parser.add_argument("--kv", metavar="TYPE", help="type of the KV cache, such as q8_0")
+    parser.add_argument("--ubatch", type=count, metavar="N", help="tokens of a prompt batch")
+    parser.add_argument("--tune", choices=("balanced", "prompt", "generation"))
+    parser.add_argument("--moe-cpu-layers", type=options.split, metavar="N|auto|none|full")
+    options.add_policies(parser)
+    options.add_client(parser)
+
+
+def _add_bench(commands: Any) -> None:
+    parser = _command(commands, "bench", local.bench, "measure a model at several splits")
+    parser.add_argument("model", metavar="MODEL", help="a name of the catalogue, or a GGUF file")
+    count = options.count
+    parser.add_argument("--ctx", type=count, metavar="N", help="tokens for one conversation")
+    parser.add_argument(
+        "--splits", type=options.splits, metavar="N,N,...|auto", help="where to measure"
+    )
+    parser.add_argument("--prompt", type=count, default=512, metavar="N", help="tokens to read")
+    parser.add_argument("--tokens", type=count, default=64, metavar="N", help="tokens to generate")
+    parser.add_argument("--rounds", type=count, default=3, metavar="N", help="the median counts")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curve, as FILE.png")
+    options.add_policies(parser)
+    options.add_client(parser)
+
+
+def _add_pull_and_create(commands: Any) -> None:
+    pull = _command(commands, "pull", local.pull_or_create, "download a model")
+    pull.add_argument(
+        "model", metavar="REF", help="hf.co/ORG/REPO[:QUANT], or a name of Ollama's registry"
+    )
+    pull.add_argument("--insecure", action="store_true", help="plain HTTP to the registry")
+    options.add_client(pull)
+    create = _command(commands, "create", local.pull_or_create, "make a model from a Modelfile")
+    create.add_argument("model", metavar="NAME")
+    create.add_argument("-f", "--file", type=Path, default=Path("Modelfile"), metavar="MODELFILE")
+    create.add_argument("-q", "--quantize", metavar="TYPE", help="Q4_K_M, Q8_0, ...")
+    options.add_client(create)
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        # Half a name of an option would mean another one as soon as there are more.
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

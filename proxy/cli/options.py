@@ -1,0 +1,71 @@
+"""Options that several commands share, and how the values of options are read."""
+
+from argparse import ArgumentParser, ArgumentTypeError
+from pathlib import Path
+
+from proxy.errors import BadRequest
+from proxy.split import ALLOWED, AUTO, Split, parse_split
+
+# Whoever says less has forgotten the unit.
+SMALLEST_DEVICE_BYTES = 2**20
+
+
+def add_policies(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--policies", type=Path, metavar="PATH", help="a file, or a folder of *.toml"
+    )
+
+
+def add_json(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_client(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--url", help="where the proxy is ($MOE_PROXY_URL, or where the policies say)"
+    )
+    add_json(parser)
+
+
+# What these raise is told to the person, with the option's name before it.
+
+
+def port(text: str) -> int:
+    if text.isdecimal() and int(text) <= 65535:
+        return int(text)
+    raise ArgumentTypeError(f"{text!r} is not a port; use 0 to 65535")
+
+
+def split(text: str) -> Split:
+    try:
+        return parse_split(text)
+    except BadRequest:
+        raise ArgumentTypeError(f"{text!r} is not allowed; use {ALLOWED}") from None
+
+
+def count(text: str) -> int:
+    if text.isdecimal() and 0 < int(text) < 2**31:
+        return int(text)
+    raise ArgumentTypeError(f"{text!r} is not allowed; use a whole number from 1 up")
+
+
+def splits(text: str) -> tuple[int, ...] | None:
+    """None: the command chooses."""
+    if text == AUTO:
+        return None
+    numbers = text.split(",")
+    if all(number.isdecimal() and len(number) < 10 for number in numbers):
+        return tuple(map(int, numbers))
+    raise ArgumentTypeError(f"{text!r} is not allowed; use auto, or numbers: 0,6,12")
+
+
+def vram(text: str) -> dict[str, int]:
+    from proxy.cli.plan import parse_vram
+
+    try:
+        sizes = parse_vram(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is not allowed; use {error}") from None
+    if min(sizes.values()) < SMALLEST_DEVICE_BYTES:
+        raise ArgumentTypeError(f"{text!r} is a number of bytes; say 12GiB")
+    return sizes

@@ -1,0 +1,174 @@
+"""What a proxy tells, as people read it. Pure."""
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from proxy.policy.load import Loaded
+from proxy.policy.problems import Problem
+from proxy.text import gib, in_words, table
+
+Json = dict[str, Any]
+
+# A reason may be a whole traceback of a server's; `--json` and the log have all of it.
+LONGEST_REASON = 200
+MODELS_GREETED = 8
+# Beyond this nobody counts: so far away is what stays for ever.
+FOREVER_S = 100 * 365 * 86400.0
+# Each with its seconds, and from how many on the next one is used.
+UNITS = (("second", 1, 60), ("minute", 60, 60), ("hour", 3600, 24), ("day", 86400, math.inf))
+
+
+def greeting(version: str, url: str, models: Sequence[str], *, elsewhere: bool) -> str:
+    """What `serve` says once it serves: where, what, and what to do next. `elsewhere`: not where
+    the other commands look by themselves."""
+    where = f" --url {url}" if elsewhere else ""
+    text = [
+        f"moe-proxy {version} serves at {url}".replace("  ", " "),
+        f"  OpenAI's clients: OPENAI_BASE_URL={url}/v1, Ollama's: OLLAMA_HOST={url}",
+    ]
+    if models:
+        listed = ", ".join(models[:MODELS_GREETED])
+        more = f" and {len(models) - MODELS_GREETED} more" if len(models) > MODELS_GREETED else ""
+        body = {"model": models[0], "messages": [{"role": "user", "content": "Hi"}]}
+        text += [
+            f"  {in_words(len(models), 'model')}: {listed}{more}",
+            f"  try: curl {url}/v1/chat/completions -d {shlex.quote(json.dumps(body))}",
+        ]
+    else:
+        text.append(f"  {no_models(where)}")
+    text.append(f"  see: moe-proxy ps{where}; Ctrl-C lets running answers finish and ends it")
+    return "\n".join(text)
+
+
+def no_models(where: str = "") -> str:
+    """What to do without models."""
+    folders = "put GGUF files into a folder of [catalog] dirs"
+    return f"no models yet: {folders}, or get one with: moe-proxy pull REF{where}"
+
+
+def backends(found: Sequence[Json], now: datetime) -> str:
+    """What runs, at the time `now`, and below why something does not."""
+    if not found:
+        return "nothing is loaded; moe-proxy models shows what there is"
+    head = [
+        *("ID", "MODEL", "STATE", "CPU LAYERS", "EXPERTS ON DEVICES"),
+        *("CTX", "BUSY", "TOK/S", "UNTIL"),
+    ]
+    rows = [
+        [
+            *(backend["id"], backend["model"], backend["state"]),
+            *(layers(backend), _experts_on_devices(backend), backend["ctx"]),
+            *(backend["in_flight"], f"{backend['tokens_per_second']:.1f}", _until(backend, now)),
+        ]
+        for backend in found
+    ]
+    said = [
+        f"{backend['id']}: {_short(text)}"
+        for backend in found
+        for text in (*backend["warnings"], backend["last_error"])
+        if text
+    ]
+    return "\n".join([table(head, rows), *([""] if said else []), *said])
+
+
+def models(found: Sequence[Json]) -> str:
+    if not found:
+        return no_models()
+    rows = [
+        [
+            *(model["id"], gib(model["meta"]["size_bytes"]), model["meta"]["ctx"]),
+            *(model["meta"]["moe_cpu_layers"], ", ".join(model["aliases"])),
+        ]
+        for model in found
+    ]
+    return table(["MODEL", "SIZE", "CTX", "CPU LAYERS", "ALIASES"], rows)
+
+
+def model(found: Json, its_backends: Sequence[Json]) -> str:
+    """One model, and what each device holds of it."""
+    meta = found["meta"] | {"size": gib(found["meta"].get("size_bytes"))}
+    meta.pop("size_bytes", None)
+    rows = [[name, value] for name, value in meta.items() if value is not None]
+    text = [table(["MODEL", found["id"]], [*rows, ["aliases", ", ".join(found["aliases"]) or "-"]])]
+    for backend in its_backends:
+        text.append(f"\n{backend['id']} {backend['state']}, CPU layers {layers(backend)}")
+        if backend["why_no_moves"]:
+            text.append(f"its experts cannot move: {backend['why_no_moves']}")
+        held = [
+            [device, *(gib(kinds.get(kind)) for kind in ("weights", "kv", "compute", "experts"))]
+            for device, kinds in backend["bytes"].items()
+        ]
+        if held:
+            text.append(table(["DEVICE", "WEIGHTS", "KV", "COMPUTE", "EXPERTS"], held))
+    return "\n".join(text)
+
+
+def splits(found: Sequence[Json]) -> str:
+    """Where the experts are now that a split was set."""
+    text = []
+    for backend in found:
+        text.append(f"{backend['id']} {backend['model']}: CPU layers {layers(backend)}")
+        if not backend["live_moves"]:
+            text.append(f"  nothing moves: {backend['why_no_moves']}")
+    return "\n".join(text)
+
+
+def policies(loaded: Loaded, warnings: Sequence[Problem]) -> str:
+    """Whether the policies are good, what is wrong with them if not, and what may be."""
+    doubts = [f"warning: {warning}" for warning in warnings]
+    if loaded.policies is None:
+        return "\n".join([*map(str, loaded.problems), *doubts])
+    server = loaded.policies.server
+    files = in_words(len(loaded.files), "file") if loaded.files else "built-in defaults"
+    count = in_words(len(loaded.policies.models), "model")
+    good = f"good: {files}, {count}, listens on {server.host}:{server.port}"
+    return "\n".join([good, *doubts])
+
+
+def layers(backend: Json) -> str:
+    """Of how many layers the experts are on the CPU, of how many, and what was asked for."""
+    on_cpu = [layer["index"] for layer in backend["layers"] if layer["experts"] == "CPU"]
+    below = [x["index"] for x in backend["layers"] if x["index"] < (backend["moe_cpu_layers"] or 0)]
+    # The number says it all only where the layers on the CPU are the first ones.
+    count = backend["moe_cpu_layers"] if on_cpu == below else len(on_cpu)
+    current = "?" if backend["moe_cpu_layers"] is None else str(count)
+    of = f"/{backend['block_count']}" if backend.get("block_count") else ""
+    asked = backend["asked"]
+    return f"{current}{of}" + (f" ({asked})" if asked is not None and str(asked) != current else "")
+
+
+def from_now(moment: datetime, now: datetime) -> str:
+    """When `moment` is, as Ollama's `ps` says it: "4 minutes from now". Both with a time zone."""
+    seconds = round((moment - now).total_seconds())
+    if seconds <= 0:
+        return "now"
+    if seconds > FOREVER_S:
+        return "forever"
+    counts = ((round(seconds / size), unit, most) for unit, size, most in UNITS)
+    return next(f"{in_words(count, unit)} from now" for count, unit, most in counts if count < most)
+
+
+def _until(backend: Json, now: datetime) -> str:
+    if backend["in_flight"]:
+        return "in use"
+    if backend["expires_at"] is None:
+        return "forever" if backend["state"] == "ready" else "-"
+    expires = datetime.fromisoformat(backend["expires_at"])
+    return from_now(expires if expires.tzinfo else expires.replace(tzinfo=UTC), now)
+
+
+def _experts_on_devices(backend: Json) -> str:
+    on_devices = [layer for layer in backend["layers"] if layer["experts"] != "CPU"]
+    if not on_devices:
+        return "-"
+    size = sum(layer["experts_bytes"] for layer in on_devices)
+    return f"{gib(size)} on {', '.join(sorted({layer['experts'] for layer in on_devices}))}"
+
+
+def _short(reason: str) -> str:
+    line = " ".join(reason.split())
+    return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 3] + "..."

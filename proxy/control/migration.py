@@ -1,0 +1,103 @@
+"""The way of one backend's experts: where they are to be, the move that brings them there, and a
+record of those that were made."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from proxy.clock import Clock
+from proxy.engine.types import Move
+from proxy.errors import ProxyError
+from proxy.observe.events import EventLog
+from proxy.placement.assign import Placement, placed
+from proxy.pool.state import Backend
+from proxy.tasks import spawn
+
+log = structlog.get_logger()
+
+MOVES_KEPT = 50
+
+
+class Migration:
+    """Runs on the event loop; a move may supersede an earlier one."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        events: EventLog,
+        clock: Clock,
+        on_short: Callable[[str], None],
+    ) -> None:
+        """`on_short` is told when a device turned out to have no room for what was planned."""
+        self._backend, self._events, self._clock = backend, events, clock
+        self._on_short = on_short
+        # What changes: where the experts are to be, the last move, and the record of those made,
+        # oldest first.
+        self.goal: Placement | None = None
+        self._move: asyncio.Task[Move] | None = None
+        self.made: deque[dict[str, Any]] = deque(maxlen=MOVES_KEPT)
+
+    @property
+    def moving(self) -> bool:
+        return self._move is not None and not self._move.done()
+
+    async def reach(self, goal: Placement, why: str, *, settle_s: float) -> None:
+        """Have the engine reach `goal`; returns once it is there, and waits up to `settle_s` more
+        for repacking. Joins a move to the same goal, supersedes any other."""
+        status = self._backend.engine.known()
+        if goal == self.goal and self._move is not None and not self._move.done():
+            await asyncio.shield(self._move)
+            return
+        if goal == self.goal == placed(status) and (status.settled or not settle_s):
+            return
+        # Whoever asked may leave: the move goes on.
+        await asyncio.shield(self.start(goal, why, settle_s=settle_s))
+
+    def start(self, goal: Placement, why: str, *, settle_s: float = 0.0) -> asyncio.Task[Move]:
+        """Begin a move, without waiting for it."""
+        self.goal = goal
+        move = self._perform(goal, why, settle_s)
+        self._move = spawn(move, name=f"{self._backend.id}:move")
+        return self._move
+
+    async def until_still(self) -> None:
+        """Wait until no move is under way."""
+        while self._move is not None and not self._move.done():
+            await asyncio.wait((self._move,))
+
+    def cancel(self) -> None:
+        """Stop waiting for the engine, which may go on."""
+        if self._move is not None:
+            self._move.cancel()
+
+    async def _perform(self, goal: Placement, why: str, settle_s: float) -> Move:
+        backend = self._backend
+        before, at = backend.engine.known(), self._clock.wall()
+        try:
+            move = await backend.engine.place(goal, settle_s=settle_s)
+        except ProxyError as error:
+            log.warning("move_failed", backend=backend.id, why=why, error=error.message)
+            move = Move(0, 0.0, 0.0)
+        if self.goal is goal:
+            # What could not be had is not on its way any more.
+            self.goal = placed(backend.engine.known())
+        if move.short_of_memory is not None:
+            self._on_short(move.short_of_memory)
+        if move.layers or move.short_of_memory:
+            record = {
+                "at": at.isoformat(),
+                "why": why,
+                "from": before.moe_cpu_layers,
+                "to": backend.engine.known().moe_cpu_layers,
+                "layers": move.layers,
+                "staged_s": round(move.staged_s, 6),
+                "gate_s": round(move.gate_s, 6),
+                "short_of_memory": move.short_of_memory,
+            }
+            self.made.append(record)
+            self._events.publish("moved", backend=backend.id, model=backend.options.model, **record)
+        return move

@@ -1,0 +1,41 @@
+"""Asks busy backends how far their slots are; what `proxy.observe.rates` samples with."""
+
+import asyncio
+from collections.abc import Iterator
+
+import msgspec
+
+from proxy.errors import ProxyError
+from proxy.observe.rates import Ask, Progress, progress_of
+from proxy.pool.pool import Pool
+from proxy.pool.state import BackendState
+from proxy.upstream.call import Call
+from proxy.upstream.connection import BrokenAnswer
+
+ANSWER_S = 2.0
+
+
+def busy_backends(pool: Pool) -> Iterator[str]:
+    """The backends worth asking: those that generate for somebody."""
+    for backend in pool.backends():
+        if backend.in_flight and backend.state in (BackendState.READY, BackendState.DRAINING):
+            yield backend.id
+
+
+def slots_progress(pool: Pool) -> Ask:
+    async def ask(backend_id: str) -> Progress | None:
+        backend = next((b for b in pool.backends() if b.id == backend_id), None)
+        if backend is None:
+            return None
+        try:
+            async with (
+                asyncio.timeout(ANSWER_S),
+                Call(backend.engine.address, "GET", "/slots") as answer,
+            ):
+                # Engines other than llama-server do not have it.
+                slots = msgspec.json.decode(await answer.read()) if answer.status == 200 else None
+        except (ProxyError, BrokenAnswer, TimeoutError, msgspec.DecodeError):
+            return None
+        return None if slots is None else progress_of(slots)
+
+    return ask

@@ -1,0 +1,102 @@
+"""Measured curves on disk: <catalog.state>/bench/<key>.json, one for each model, set of devices and
+engine.
+
+What was measured with another card or another llama.cpp says nothing about this one, so it is not
+found.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from proxy.catalog.gguf import GgufError
+from proxy.catalog.gguf_reader import parts_of
+from proxy.control.speed_curve import Curve, floor_of
+from proxy.engine.types import Device
+
+log = structlog.get_logger()
+
+# Metadata and the beginning of the vocabulary: two quantisations of a model differ in it, or in
+# their size.
+HEAD_BYTES = 64 << 10
+
+
+def model_id(path: Path) -> str:
+    """The identity of a model's file, that a move or another name does not change.
+
+    Raises OSError, and GgufError where parts of a split model are missing.
+    """
+    files = parts_of(path)
+    with files[0].open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    size = sum(part.stat().st_size for part in files)
+    return hashlib.sha256(f"{size}:".encode() + head).hexdigest()[:16]
+
+
+def device_ids(devices: Iterable[Device]) -> tuple[str, ...]:
+    """The devices that can hold experts, by name and model."""
+    return tuple(sorted(f"{d.name} {d.description}" for d in devices if d.kind != "cpu"))
+
+
+def engine_id(libdir: Path | None = None) -> str:
+    """The llama.cpp in use: llama-cpp-python's version, or the folder that has another build."""
+    if libdir is not None:
+        return f"llama.cpp in {libdir}"
+    try:
+        return f"llama-cpp-python {version('llama-cpp-python')}"
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def file_of(state: Path, model: str, devices: Iterable[str], engine: str) -> Path:
+    """Where the curve of a model (by `model_id`) on these devices is kept."""
+    setting = hashlib.sha256("\n".join([*devices, engine]).encode()).hexdigest()[:8]
+    return state / "bench" / f"{model}-{setting}.json"
+
+
+def save(state: Path, curve: Curve) -> Path:
+    """Keep a curve in the place of an earlier one, whole or not at all. Raises OSError."""
+    path = file_of(state, curve.model_id, curve.devices, curve.engine)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".curve-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(curve)) + b"\n")
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def load(path: Path) -> Curve | None:
+    """A stored curve; None where there is none that can be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Curve)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        log.warning("curve_not_read", file=str(path), error=str(error))
+        return None
+
+
+def measured_floor(
+    state: Path, model_path: Path, devices: Iterable[Device], *, libdir: Path | None = None
+) -> int | None:
+    """The least `moe_cpu_layers` that "auto" should use for a model on these devices, as measured.
+
+    None: it was not measured, or more experts on the devices are better as far as was measured.
+    Reads two small pieces of files; `state` is the policies' `catalog.state`.
+    """
+    try:
+        model = model_id(model_path)
+    except (OSError, GgufError):
+        return None
+    curve = load(file_of(state, model, device_ids(devices), engine_id(libdir)))
+    return floor_of(curve.points) if curve else None

@@ -1,0 +1,61 @@
+"""Which of the backends there are is the one for a request. The scheduler decides what follows."""
+
+from collections.abc import Iterable
+
+from proxy.pool.compatible import serves
+from proxy.pool.events import Acquire
+from proxy.pool.state import Backend, BackendState
+
+LEAVING = (BackendState.DRAINING, BackendState.STOPPING)
+
+
+def can_serve(backend: Backend, asked: Acquire) -> bool:
+    """Whether it is, or will be, loaded with what the request needs."""
+    return serves(backend.options, asked.options, asked.terms.leaves_open)
+
+
+def ready_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
+    """The ready backend for a request: exactly what it asked for, else the smallest, else the last
+    used. Failing all, one whose successor it is meant for."""
+    ready = [b for b in backends if b.state is BackendState.READY]
+    serving = [b for b in ready if can_serve(b, asked)] or [
+        b for b in ready if _stands_in(b, asked)
+    ]
+    if len(serving) == 1:  # as nearly always
+        return serving[0]
+    return min(
+        serving,
+        key=lambda b: (b.options != asked.options, b.options.ctx, -b.last_used_s),
+        default=None,
+    )
+
+
+def starting_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
+    """The loading backend for a request: its own options first, since another one may be larger,
+    and take longer to load."""
+    starting = [b for b in backends if b.state is BackendState.STARTING and can_serve(b, asked)]
+    return min(starting, key=lambda b: b.options != asked.options, default=None)
+
+
+def leaving_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
+    """The first backend on its way out that would have served a request."""
+    return next((b for b in backends if b.state in LEAVING and can_serve(b, asked)), None)
+
+
+def is_replaced(other: Backend, by: Backend) -> bool:
+    """Whether `other` is not needed any more, now that `by` is ready."""
+    if by.replaces == other.id:
+        return True
+    # What the new one does as well needs no second process: a smaller context, another split.
+    same = frozenset() if by.side_by_side else frozenset({"split"})
+    return other.state is BackendState.READY and serves(by.options, other.options, same)
+
+
+def _stands_in(old: Backend, asked: Acquire) -> bool:
+    """Whether `old` may serve a request that is meant for its successor, as long as that one is not
+    ready."""
+    if old.successor is None:
+        return False
+    if not serves(old.successor, asked.options, asked.terms.leaves_open):
+        return False
+    return "ctx" in asked.terms.leaves_open or old.options.ctx >= asked.options.ctx

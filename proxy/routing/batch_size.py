@@ -1,0 +1,87 @@
+"""Which batch a model is loaded with: what `tune` comes to on the devices there are."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Final
+
+import structlog
+
+from proxy.catalog.entry import Entry
+from proxy.catalog.gguf import GgufError, Header
+from proxy.catalog.local import Catalog
+from proxy.engine.types import LoadOptions
+from proxy.placement.budget import Budget
+from proxy.placement.footprint import settings_of, ubatch_of
+from proxy.placement.ubatch import UNKNOWN, choose_ubatch
+from proxy.policy.model import ModelPolicy
+from proxy.split import AUTO, cpu_layers
+
+log = structlog.get_logger()
+
+# Not to the byte, so that the same choice is not made anew for each request.
+CAPACITY_STEP: Final = 256 << 20
+KEPT: Final = 256
+# An embedding or a score is computed of a whole input at once, and so no input may be longer than
+# this batch; a larger one costs scratch memory.
+WHOLE_INPUT: Final = 2048
+
+Capacity = Callable[[Sequence[str]], Sequence[Budget]]
+
+
+class Batches:
+    """Chooses batches, and remembers the choices: a plan takes too long for each request."""
+
+    def __init__(self, catalog: Catalog, capacity: Capacity) -> None:
+        """`capacity` tells what of the devices, with these RPC servers, a model could have."""
+        self._catalog, self._capacity = catalog, capacity
+        # What changes:
+        self._chosen: dict[object, int] = {}
+
+    async def choose(
+        self, entry: Entry | None, policy: ModelPolicy, options: LoadOptions, layers: int
+    ) -> int | None:
+        """The batch for a model of `layers` layers; None where that is the engine's business, or
+        the policy's `args` say it."""
+        if options.engine != "hosted" or ubatch_of(options.args):
+            return None
+        if options.mode != "generation":
+            whole = await asyncio.to_thread(self._needs_whole_inputs, entry, options)
+            return min(options.ctx, WHOLE_INPUT) if whole else None
+        own = policy.dense_cpu_layers if options.dense else policy.moe_cpu_layers
+        split = own if options.split is None else options.split
+        given = None if split in (None, AUTO) else len(cpu_layers(split, layers))
+        devices = tuple(
+            replace(budget, size_bytes=budget.size_bytes // CAPACITY_STEP * CAPACITY_STEP)
+            for budget in self._capacity(options.rpc)
+        )
+        key = (entry, options, policy.tune, given, devices)
+        if key not in self._chosen:
+            if len(self._chosen) >= KEPT:
+                self._chosen.clear()
+            header = await asyncio.to_thread(self._header, entry)
+            choice = (policy.tune, header, settings_of(options), devices, given)
+            try:
+                self._chosen[key] = await asyncio.to_thread(choose_ubatch, *choice)
+            except Exception:
+                # A model of a kind that nobody has estimated yet: no reason to refuse a request.
+                log.exception("ubatch_not_chosen", model=options.model)
+                self._chosen[key] = UNKNOWN[policy.tune]
+        return self._chosen[key]
+
+    def _needs_whole_inputs(self, entry: Entry | None, options: LoadOptions) -> bool:
+        """Whether an input has to fit one batch: not where its last token alone counts and has
+        seen all others."""
+        header = self._header(entry)
+        said = [value for name, value in pairwise(options.args) if name == "--pooling"]
+        pooling = said[-1] if said else header.pooling if header else None
+        causal = header is not None and header.hyper("attention.causal") is not False
+        return not (pooling == "last" or (pooling == "rank" and causal))
+
+    def _header(self, entry: Entry | None) -> Header | None:
+        """What is in a model's file; None where that cannot be read."""
+        try:
+            return self._catalog.header(entry) if entry and not entry.refusal else None
+        except (GgufError, OSError):
+            return None

@@ -1,0 +1,15 @@
+"""What a request asks of the proxy, beside what it asks of the model."""
+
+from dataclasses import dataclass
+
+from proxy.split import Split
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request asks of the proxy. None: nothing in particular."""
+
+    model: str
+    split: Split | None = None
+    ctx: int | None = None
+    keep_alive_s: float | None = None  # 0: unload when idle; infinity: for ever

@@ -1,0 +1,156 @@
+"""Which model a name means: a name or alias of a policy, or what the catalogue finds."""
+
+import difflib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from proxy.catalog.local import Catalog, Entry
+from proxy.errors import BadRequest, ModelNotFound
+from proxy.policy.model import ModelPolicy, Policies
+from proxy.routing.effective import effective_policy
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+# Of what requests asked for, this much is remembered; names and numbers are the clients' to choose.
+MOST_KEPT: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that was found: its one name, its file, and what holds for it."""
+
+    name: str
+    path: Path
+    policy: ModelPolicy
+    entry: Entry | None  # None where only a policy knows the model
+    policies: Policies  # the set that all of this comes from: one request sees one set
+    loaded_as: str = ""  # the base, where this is a variant that shares its backend
+
+    @property
+    def takes_media(self) -> bool:
+        """Whether pictures and sounds may have a way into it; where that is not known, the engine
+        has to say."""
+        known = self.entry is not None and self.policy.engine == "hosted"
+        projector = self.entry and self.entry.projector
+        return not known or projector is not None or "--mmproj" in self.policy.args
+
+    def check_media(self) -> None:
+        """Raise BadRequest for pictures and sounds where there is no way for them."""
+        if not self.takes_media:
+            raise BadRequest(
+                f"{self.name} does not take images or audio: it has no projector (an mmproj file)",
+                param="model",
+            )
+
+
+class Remembered(Generic[K, V]):
+    """Results that hold as long as policies and folders are what they were; requests are many, and
+    these change rarely."""
+
+    def __init__(self, basis: Callable[[], tuple[Policies, object]]) -> None:
+        """`basis` tells what results come from: `Models.basis`."""
+        self._basis = basis
+        # What changes: the results, and what they come from.
+        self._results: dict[K, V] = {}
+        self._policies, self._scan = basis()
+
+    def now(self) -> dict[K, V]:
+        """The results that hold now, for `keep` to add to. Who takes a while adds to those of when
+        it began, so that nothing old gets among newer ones."""
+        policies, scan = self._basis()
+        if policies is not self._policies or scan is not self._scan:
+            self._results, self._policies, self._scan = {}, policies, scan
+        return self._results
+
+
+def keep(results: dict[K, V], key: K, value: V) -> None:
+    """Add a result, unless there are too many."""
+    if len(results) < MOST_KEPT:
+        results[key] = value
+
+
+class Models:
+    """Finds models. Reads policies and catalogue anew, so both may change at any time."""
+
+    def __init__(self, policies: Callable[[], Policies], catalog: Catalog) -> None:
+        self._policies, self._catalog = policies, catalog
+        self._found = Remembered[str, Model](self.basis)
+
+    def basis(self) -> tuple[Policies, object]:
+        """What all that is found comes from: the set of policies and the scan of the folders.
+        Another one of either is another object."""
+        return self._policies(), self._catalog.scan
+
+    def all(self) -> list[Model]:
+        """Every model there is, once, by name: the catalogue's and what only policies know."""
+        found: dict[str, Model] = {}
+        names = (*(entry.name for entry in self._catalog.list()), *self._policies().models)
+        for name in names:
+            # A policy may name a file that is not there.
+            with suppress(ModelNotFound):
+                model = self.resolve(name)
+                found[model.name] = model
+        return [found[name] for name in sorted(found)]
+
+    def names(self) -> list[str]:
+        """The names of all."""
+        return [model.name for model in self.all()]
+
+    def resolve(self, name: str) -> Model:
+        """The model that `name` means: a name or alias of a policy, or what the catalogue finds.
+
+        Raises ModelNotFound with the names that come close.
+        """
+        found = self._found.now()
+        if (model := found.get(name)) is None:
+            model = self._resolve(name)
+            keep(found, name, model)
+        return model
+
+    def _resolve(self, name: str) -> Model:
+        policies = self._policies()
+        own = policies.models.get(policies.resolve(name))
+        entry = self._catalog.find(own.name if own else name)
+        if own and own.base is not None and own.path is None:
+            base = self.resolve(own.base)
+            policy = effective_policy(own, base.entry)
+            return replace(base, name=own.name, policy=policy, loaded_as=base.name)
+        if own:
+            own = effective_policy(own, entry)
+            path = own.path or (entry and entry.path)
+            if path or own.engine == "command":
+                # A command may know its model by its own means; then the name is all there is to
+                # fill in.
+                return Model(own.name, path or Path(own.name), own, entry, policies)
+        elif entry:
+            policy = effective_policy(self._policy_of(entry, policies), entry)
+            return Model(policy.name, entry.path, policy, entry, policies)
+        raise ModelNotFound(self._not_found(name, policies), param="model")
+
+    def _policy_of(self, entry: Entry, policies: Policies) -> ModelPolicy:
+        """The policy of a file, which may stand under another of its names."""
+        for policy in policies.models.values():
+            unnamed = policy.path is None and self._catalog.find(policy.name) == entry
+            if unnamed or policy.name == entry.name:
+                return policy
+        return replace(policies.defaults, name=entry.name)
+
+    def _not_found(self, name: str, policies: Policies) -> str:
+        if (own := policies.resolve(name)) in policies.models:
+            return (
+                f"model {own!r} has a policy, but no file: give it a path, or put the file into a "
+                "folder of [catalog] dirs"
+            )
+        shown = name if len(name) <= 80 else name[:80] + "..."
+        return f"model {shown!r} not found{self.did_you_mean(name)}"
+
+    def did_you_mean(self, name: str) -> str:
+        """The end of the sentence that there is no such model; empty where no name comes close."""
+        known = [n for p in self._policies().models.values() for n in (p.name, *p.aliases)]
+        near = [*self._catalog.nearest(name), *difflib.get_close_matches(name, known, n=3)]
+        names = ", ".join(dict.fromkeys(near))
+        return f"; did you mean {names}?" if names else ""

@@ -1,0 +1,171 @@
+"""One connection to an engine and the answer that comes over it. Made by `proxy.upstream.call`; the
+parser is llhttp's."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, cast
+
+import httptools
+from multidict import CIMultiDict
+
+from proxy.engine.types import Address
+
+# What may lie here for a client that reads slower than its engine writes.
+MOST_BUFFERED_BYTES: Final = 1 << 18
+FIRST_FINAL_STATUS: Final = 200
+
+
+class BrokenAnswer(Exception):
+    """The engine went away, or made no sense, in the middle of an answer."""
+
+
+async def connect(address: Address) -> "Answer":
+    """A connection, nothing sent yet. Raises OSError."""
+    # On this machine a connection is there or refused at once: no need for a timer.
+    loop = asyncio.get_running_loop()
+    if address.socket:
+        return (await loop.create_unix_connection(Answer, address.socket))[1]
+    return (await loop.create_connection(Answer, "127.0.0.1", address.port or 0))[1]
+
+
+class Answer(asyncio.Protocol):
+    """One answer as it comes: status, headers, and its body piece by piece, once."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.reason = ""
+        self.headers: CIMultiDict[str] = CIMultiDict()
+        self.head: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._has_no_body = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        # What changes while the body comes:
+        self._chunks: deque[bytes] = deque()
+        self._buffered = 0
+        self._paused = False
+        self._complete = False
+        self._broken: BrokenAnswer | None = None
+        self._news: asyncio.Future[None] | None = None
+
+    async def begins(self, message: Sequence[bytes], *, has_no_body: bool = False) -> bool:
+        """Send the request; whether an answer to it began. Cancelling this ends the connection.
+
+        `has_no_body`: it will end with its head, whatever that says, as an answer to HEAD does.
+        """
+        assert self._transport is not None
+        self._has_no_body = has_no_body
+        try:
+            self._transport.writelines(message)
+            await self.head
+        except BrokenAnswer:
+            return False
+        except BaseException:
+            self.abort()
+            raise
+        return True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its connection is."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def why_broken(self) -> str:
+        return str(self._broken or "")
+
+    def abort(self) -> None:
+        """Close the connection, whatever is on its way."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def piece(self) -> bytes:
+        """More of the body as it came, joined where it came faster than it was taken; nothing at
+        its end.
+
+        Raises BrokenAnswer where it ends too early.
+        """
+        while not self._chunks:
+            if self._broken is not None:
+                raise self._broken
+            if self._complete:
+                return b""
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
+        piece = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._buffered = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return piece
+
+    async def read(self) -> bytes:
+        """The whole body; for the proxy's own, small questions."""
+        pieces = []
+        while piece := await self.piece():
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    # --- asyncio's side -------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are of other classes, with the same methods.
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._break(f"it did not speak HTTP: {error}")
+        self._tell()
+        if self._buffered > MOST_BUFFERED_BYTES and not self._paused and self._transport:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.head.done() and not self._has_length():
+            self._complete = True  # such a body ends where the connection does
+        if not self._complete:
+            self._break(str(error or "it closed the connection"))
+        self._tell()
+
+    # --- the parser's side ----------------------------------------------------------------------
+
+    def on_status(self, reason: bytes) -> None:
+        self.reason = reason.decode("latin-1")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.add(name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        if (
+            self.status < FIRST_FINAL_STATUS
+        ):  # "100 Continue" and the like: the answer is yet to come
+            self.headers.clear()
+        elif not self.head.done():
+            self.head.set_result(None)
+            self._complete = self._has_no_body
+
+    def on_body(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._buffered += len(data)
+
+    def on_message_complete(self) -> None:
+        self._complete = self._complete or self.status >= FIRST_FINAL_STATUS
+
+    def _has_length(self) -> bool:
+        return "Content-Length" in self.headers or "Transfer-Encoding" in self.headers
+
+    def _break(self, why: str) -> None:
+        if self._complete or self._broken is not None:
+            return
+        self._broken = BrokenAnswer(why)
+        if not self.head.done():
+            self.head.set_exception(self._broken)
+            self.head.exception()  # whoever asked may have left, then nobody will look at it
+
+    def _tell(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)

@@ -1,0 +1,289 @@
+"""llama-server in this process: its thread, its arguments, and whether its experts can move.
+
+What a worker is in, and the only one who knows all its parts.
+"""
+
+import ctypes as c
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Literal
+
+from proxy.engine.types import CPU, Device, Layer, Move, Status
+from proxy.memory.host import available_host_bytes, read_host
+from proxy.memory.pressure import HIGH_PRESSURE, LOW_BYTES
+from proxy.worker.experts import Experts
+from proxy.worker.gate import Gate, preload
+from proxy.worker.llama import DEVICE_KINDS, LlamaError, LlamaLibrary
+from proxy.worker.mover import Mover
+from proxy.worker.next_step import on_cpu
+
+State = Literal["loading", "ready", "failed", "stopped"]
+READY_POLL_S = 0.03
+# RAM that repacking leaves to everybody else.
+HOST_RESERVE_BYTES = 1 << 30
+# Set to anything: never move live, reload instead. For comparison, and for a build that misbehaves.
+NO_LIVE_MOVES = "MOE_PROXY_NO_LIVE_MOVES"
+# A user who writes one of these divides the model over the devices himself.
+DEVICE_ARGUMENTS = frozenset(("--device", "-dev", "--tensor-split", "-ts", "--main-gpu", "-mg"))
+# With drafts, several tokens of a sequence are asked for outputs at once.
+DRAFT_ARGUMENTS = ("--model-draft", "-md", "--spec-", "--draft")
+# What --n-cpu-ffn gives for all layers, as one pattern: llama.cpp compiles each for each tensor
+# anew, so that one for every possible layer makes a large model start seconds later.
+ALL_FFN_ON_CPU = r"\.ffn_(up|down|gate)\.=CPU"
+
+
+class Host:
+    """One llama-server. `run` blocks until it ends; everything else may be called from other
+    threads."""
+
+    def __init__(
+        self,
+        libdir: Path,
+        server_socket: str,
+        *,
+        repack: str = "auto",
+        per_token_outputs: bool = False,
+        fixed_split: int | None = None,
+        no_attention: Sequence[str] = (),
+        dense: bool = False,
+    ) -> None:
+        self._server_socket = server_socket
+        self._repack = repack
+        self._per_token_outputs = per_token_outputs
+        self._fixed_split = fixed_split
+        self._no_attention = frozenset(no_attention)
+        self._dense = dense
+        self._mover: Mover | None = None
+        self._experts: Experts | None = None
+        self.state: State = "loading"
+        self.why_no_moves: str | None = None
+        self.moves_by_reload = False
+        self.changed: Callable[[], None] = lambda: None
+        self._gate: Gate | None = None
+        if fixed_split is not None:
+            self._refuse_moves("it was loaded with a fixed split")
+        elif os.environ.get(NO_LIVE_MOVES):
+            self._refuse_moves(f"{NO_LIVE_MOVES} is set")
+        gate_library = preload() if self.why_no_moves is None else None
+        self._llama = LlamaLibrary(libdir)
+        if gate_library is not None:
+            try:
+                self._gate = Gate(gate_library, self._llama, server_socket)
+                self._llama.check()
+            except LlamaError as error:
+                self._gate = None
+                self._refuse_moves(str(error))
+
+    @property
+    def live_moves(self) -> bool:
+        return self._mover is not None
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Serve until terminated. Returns llama-server's exit status.
+
+        `arguments` are llama-server's, without where to listen and where experts go.
+        """
+        self._arguments = [
+            *("llama-server", "--host", self._server_socket),
+            *self._placement_arguments("--rpc" in arguments),
+            *arguments,
+            *self._attention_arguments(arguments),
+        ]
+        argv = (c.c_char_p * len(self._arguments))(*map(os.fsencode, self._arguments))
+        status: list[int] = []
+        server = threading.Thread(
+            target=lambda: status.append(self._llama.server_main(len(argv), argv)),
+            name="llama-server",
+            daemon=True,
+        )
+        server.start()
+        while server.is_alive() and not self._answers():
+            time.sleep(READY_POLL_S)
+        if server.is_alive():
+            self._prepare_moves()
+            self._set_state("ready")
+        server.join()
+        self._set_state("stopped" if status == [0] and self.state == "ready" else "failed")
+        return status[0] if status else 1
+
+    def terminate(self) -> None:
+        """Let llama-server finish: run() returns soon after."""
+        if self._mover is not None:
+            self._mover.stop()
+        self._llama.server_terminate()
+
+    def devices(self) -> list[Device]:
+        """All devices as ggml reports them now, the CPU among them. Memory that a device does not
+        tell is None."""
+        found = []
+        for name, handle in self._llama.devices().items():
+            props = self._llama.props(handle)
+            known = props.memory_total > 0
+            found.append(
+                Device(
+                    name=name,
+                    description=(props.description or b"").decode(errors="replace"),
+                    kind=DEVICE_KINDS.get(props.type, "accel"),  # type: ignore[arg-type]
+                    total_bytes=props.memory_total if known else None,
+                    free_bytes=props.memory_free if known else None,
+                    device_id=props.device_id.decode() if props.device_id else None,
+                )
+            )
+        return found
+
+    def status(self) -> Status:
+        """What is where, without waiting for anything."""
+        experts = self._experts
+        if experts is None:
+            return Status(block_count=0)
+        layers = tuple(
+            Layer(
+                index,
+                CPU if on_cpu(layer.place) else layer.place,
+                experts.layer_bytes(index),
+                layer.device,
+            )
+            for index, layer in experts.layers.items()
+        )
+        settled = self._mover.settled if self._mover is not None else True
+        return Status(experts.block_count, layers, experts.held, settled)
+
+    def place(self, placement: dict[int, str]) -> "Future[Move]":
+        """Start moving; the later of two calls counts. Raises ValueError naming what is wrong with
+        the placement, LlamaError without live moves."""
+        if self._mover is None or self._experts is None:
+            raise LlamaError(self.why_no_moves or "the model is not loaded yet")
+        devices = {CPU, *self._llama.devices()}
+        for layer, place in placement.items():
+            if layer not in self._experts.layers:
+                raise ValueError(f"layer {layer} has no experts that can move")
+            if place not in devices:
+                known = ", ".join(sorted(devices))
+                raise ValueError(f"layer {layer}: no device {place!r}; there are {known}")
+        return self._mover.place(placement)
+
+    def wait_settled(self, timeout_s: float) -> bool:
+        """Wait until nothing is left to repack, or until something else is to be done. Blocks."""
+        return self._mover is not None and self._mover.wait_settled(timeout_s)
+
+    def memory(self) -> dict[str, Any]:
+        """This process's own size, for leak hunts."""
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return {
+            "resident_bytes": pages * os.sysconf("SC_PAGE_SIZE"),
+            "steps": self._gate.steps if self._gate else 0,
+        }
+
+    def _answers(self) -> bool:
+        """Whether the model is loaded. (llama-server listens before it is, and says 503 until
+        then.)"""
+        try:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(5)
+                client.connect(self._server_socket)
+                client.sendall(b"GET /health HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n")
+                return client.recv(64).startswith(b"HTTP/1.1 200")
+        except OSError:
+            return False
+
+    def _placement_arguments(self, rpc: bool) -> list[str]:
+        """To begin with, everything but experts is on the devices, and every expert in the mapped
+        file, from where it can move. Without a device there is nothing to move, and plain
+        llama-server is at its best."""
+        gpus = any(device.kind in ("gpu", "igpu") for device in self.devices())
+        if not gpus and not rpc:
+            return []
+        all_on_cpu = ("--override-tensor", ALL_FFN_ON_CPU) if self._dense else ("--cpu-moe",)
+        if self._gate is None:
+            split = self._fixed_split
+            some_on_cpu = "--n-cpu-ffn" if self._dense else "--n-cpu-moe"
+            return [
+                "--n-gpu-layers",
+                "999",
+                *(all_on_cpu if split is None else (some_on_cpu, str(split))),
+            ]
+        return ["--n-gpu-layers", "999", *all_on_cpu, "--no-repack", "--load-mode", "mmap"]
+
+    def _attention_arguments(self, arguments: Sequence[str]) -> list[str]:
+        """All devices, but attention, and all else that is no expert, on some of them only.
+
+        Behind the others, since llama-server knows RPC devices only once it has read `--rpc`. Equal
+        shares: how much is free on an RPC device is not known before. What the user says counts.
+        """
+        if not self._no_attention or set(arguments) & DEVICE_ARGUMENTS:
+            return []
+        rpc = arguments[arguments.index("--rpc") + 1].split(",") if "--rpc" in arguments else []
+        names = [device.name for device in self.devices() if device.kind in ("gpu", "igpu")]
+        names += [f"RPC{number}" for number in range(len(rpc))]
+        shares = ["0" if name in self._no_attention else "1" for name in names]
+        if "1" not in shares:
+            return []
+        return ["--device", ",".join(names), "--tensor-split", ",".join(shares)]
+
+    def _refuse_moves(self, why: str) -> None:
+        self.why_no_moves, self.moves_by_reload = why, True
+
+    def _prepare_moves(self) -> None:
+        if self._gate is None:
+            return
+        if self._gate.steps == 0:
+            self._refuse_moves(
+                "llama-server's decode steps do not come through the step gate in this build"
+            )
+            return
+        drafts = any(a.startswith(DRAFT_ARGUMENTS) for a in self._arguments)
+        experts = Experts(
+            self._llama,
+            self._gate,
+            outputs_per_batch=drafts or self._per_token_outputs,
+            dense=self._dense,
+        )
+        with self._gate.hold() as closed:
+            experts.discover(closed)
+        self._experts = experts
+        gpus = [device for device in self.devices() if device.kind in ("gpu", "igpu")]
+        if not experts.layers:
+            what = "feed-forward weights" if self._dense else "experts"
+            self.why_no_moves = f"the model has no {what} in host memory"
+        elif not gpus:
+            self.why_no_moves = "there is no device besides the CPU"
+        else:
+            self._mover = Mover(
+                experts,
+                self._gate,
+                repackable=experts.repackable() if self._repacks() else (),
+                repack_room=_repack_room,
+                ram_short=_ram_short,
+                notify=lambda: self.changed(),
+            )
+            self._mover.start()
+
+    def _repacks(self) -> bool:
+        """Repack where plain llama-server would: it prefers a GPU's pinned host memory, from which
+        large batches are computed on the GPU, to the CPU's fast layout, from which they cannot
+        be."""
+        if self._repack == "auto":
+            devices = self._llama.devices().values()
+            return not any(self._llama.props(handle).host_buffer for handle in devices)
+        return self._repack == "on"
+
+    def _set_state(self, state: State) -> None:
+        self.state = state
+        self.changed()
+
+
+def _repack_room(size: int) -> bool:
+    available = available_host_bytes()
+    return available is not None and available - size > HOST_RESERVE_BYTES
+
+
+def _ram_short() -> bool:
+    """So little is left, or all programs wait for memory for so long, that copies are no gain."""
+    host = read_host()
+    short = host.available_bytes is not None and host.available_bytes < LOW_BYTES
+    return short or (host.full_pressure is not None and host.full_pressure > HIGH_PRESSURE)

@@ -1,0 +1,132 @@
+"""`moe-proxy bench` as a person runs it, on a real worker with a device."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.cli.bench import chart
+from proxy.control.speed_curve import Curve, Point
+from tests.support.llama import rpc_server
+from tests.support.models import model
+from tests.support.proxy import proxy
+
+pytestmark = pytest.mark.llama
+NOBODY = "http://127.0.0.1:9"  # the discard port: no proxy is there
+SMALL = ("--ctx", "512", "--prompt", "48", "--tokens", "8", "--rounds", "2")
+
+
+@pytest.fixture
+async def policies(tmp_path: Path) -> AsyncIterator[Path]:
+    async with rpc_server(threads=1) as rpc:
+        file = tmp_path / "policies.toml"
+        file.write_text(
+            f'[catalog]\nstate = "{tmp_path}/state"\nollama = false\n'
+            f'[devices]\nrpc = ["{rpc}"]\n[engine]\nthreads = 1\n'
+            f'[models.m]\npath = "{model()}"\nparallel = 1\n'
+        )
+        yield file
+
+
+async def run(policies: Path, *arguments: str) -> tuple[int, str, str]:
+    """(exit status, standard output, standard error) of one `moe-proxy bench`."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy.cli.main", "bench", *arguments),
+        *(("--policies", str(policies)) if "--policies" not in arguments else ()),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"HOME": str(policies.parent)},
+    )
+    out, errors = await process.communicate()
+    return process.returncode or 0, out.decode(), errors.decode()
+
+
+async def test_measures_stores_and_draws(policies: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = policies.parent / "curve.png"
+    status, out, errors = await run(
+        policies, "m", "--url", NOBODY, "--splits", "0,12", *SMALL, "--plot", str(picture)
+    )
+
+    assert status == 0, errors
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[0] for row in rows if row and row[0].isdecimal()] == ["0", "12"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    (stored,) = (policies.parent / "state" / "bench").iterdir()
+    curve = json.loads(stored.read_text())
+    assert [point["moe_cpu_layers"] for point in curve["points"]] == [0, 12]
+    assert all(point["generation"] > 0 and point["prompt"] > 0 for point in curve["points"])
+
+
+async def test_a_file_that_no_policy_names_and_splits_by_itself(policies: Path) -> None:
+    path = model(layers=4)
+    status, out, errors = await run(policies, str(path), "--url", NOBODY, "--json", *SMALL)
+
+    assert status == 0, errors
+    curve = json.loads(out)
+    assert [point["moe_cpu_layers"] for point in curve["points"]] == [0, 1, 2, 3, 4]
+    assert curve["model"] == path.stem
+    assert curve["best"] in range(5)
+    assert errors.count("round 2 of 2") == 5
+
+
+async def test_refuses_while_a_proxy_has_a_model_loaded(policies: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    serving = f'[engine]\nthreads = 1\n[models.busy]\npath = "{model(layers=4)}"\nctx = 512\n'
+    async with proxy(other, serving) as running:
+        await running.post("/admin/models/busy/load")
+        status, _, errors = await run(policies, "m", "--url", str(running.url), *SMALL)
+
+    assert status == 1
+    assert "moe-proxy unload busy" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nothing",), "nothing"),
+        (("m", "--ctx", "256", "--prompt", "300"), "--ctx"),
+    ],
+)
+async def test_says_what_is_wrong(policies: Path, arguments: tuple[str, ...], words: str) -> None:
+    status, out, errors = await run(policies, *arguments, "--url", NOBODY)
+
+    assert (status, out) == (1, "")
+    assert words in errors
+    assert "Traceback" not in errors
+
+
+async def test_without_a_device_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    file = tmp_path / "policies.toml"
+    file.write_text(f'[engine]\nthreads = 1\n[models.m]\npath = "{model(layers=4)}"\nctx = 512\n')
+    status, _, errors = await run(file, "m", "--url", NOBODY, *SMALL)
+
+    assert status == 1
+    assert "nothing to compare" in errors
+
+
+def test_chart_has_a_row_for_each_split_and_says_what_follows() -> None:
+    curve = Curve(
+        model="m",
+        model_id="0",
+        devices=("RPC0 x",),
+        engine="e",
+        at="2026-11-23T16:00:00+00:00",
+        block_count=12,
+        ctx=512,
+        prompt_tokens=64,
+        generated_tokens=16,
+        rounds=3,
+        points=(Point(0, 50, 100, 0.1), Point(12, 100, 200)),
+    )
+
+    lines = chart(curve).splitlines()
+
+    assert lines[1].split() == ["0", "50.0", "±5", "%", "100.0", "█" * 16]
+    assert lines[2].endswith("█" * 32)
+    assert "moe_cpu_layers = 12" in lines[-1]

@@ -1,0 +1,142 @@
+"""The command line against a real proxy, and without one."""
+
+import asyncio
+import http.server
+import json
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from proxy.app import Running
+from proxy.cli.main import main
+from tests.api.conftest import MODEL, policies, proxy
+
+__all__ = ["policies", "proxy"]  # fixtures
+
+pytestmark = pytest.mark.llama
+
+
+async def run(*arguments: str) -> int:
+    """The command blocks while it waits for the proxy, which runs on this loop."""
+    return await asyncio.to_thread(main, arguments)
+
+
+async def test_load_look_and_unload(proxy: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    url = ("--url", proxy.url)
+    assert await run("ps", *url) == 0
+    assert "nothing is loaded" in capsys.readouterr().out
+
+    assert await run("load", MODEL, *url) == 0
+    assert await run("ps", *url) == 0
+    assert await run("models", *url) == 0
+    assert await run("show", MODEL, *url) == 0
+    said = capsys.readouterr().out
+    assert f"b1  {MODEL}  ready  4/4 (auto)" in said
+    assert "minutes from now" in said
+    assert "gpt-4o" in said
+    assert "EXPERTS" in said
+
+    assert await run("ps", "--json", *url) == 0
+    said = capsys.readouterr().out
+    assert json.loads(said[said.index("[\n") :])[0]["id"] == "b1"
+    assert await run("set", MODEL, "--moe-cpu-layers", "full", *url) == 0
+    assert f"b1 {MODEL}: CPU layers 4/4 (-1)" in capsys.readouterr().out
+    assert await run("unload", MODEL, *url) == 0
+    assert "unloaded 1 backend\n" in capsys.readouterr().out
+    assert await run("unload", MODEL, *url) == 0
+    assert "it was not loaded\n" in capsys.readouterr().out
+
+
+async def test_an_unknown_model(proxy: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await run("load", "nobody", "--url", proxy.url) == 1
+    assert "moe-proxy: model 'nobody' not found" in capsys.readouterr().err
+
+
+def test_nothing_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+
+    assert main(["ps", "--url", f"http://127.0.0.1:{port}"]) == 1
+    assert capsys.readouterr().err == (
+        f"moe-proxy: nothing answers at http://127.0.0.1:{port} (connection refused); "
+        "start it with: moe-proxy serve, or say with --url where it is\n"
+    )
+
+
+def test_check(policies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--policies", str(policies)]) == 0
+    assert capsys.readouterr().out.startswith("good: 1 file, 1 model, ")
+
+    policies.write_text('[models.m]\nctx = 1024\npath = "not-there.gguf"\n')
+    assert main(["check", "--policies", str(policies)]) == 0
+    place = f"{policies}:3: models.m.path: "
+    warning = f"warning: {place}no such file or directory: {policies.parent}/not-there.gguf"
+    assert capsys.readouterr().out.splitlines()[1:] == [warning]
+
+    policies.write_text("[server]\nprot = 1\nport = 99999\n")
+    assert main(["check", "--policies", str(policies)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{policies}:2: server.prot: ")
+    assert lines[1].startswith(f"{policies}:3: server.port: ")
+
+
+def test_check_of_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--json", "--policies", str(tmp_path)]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert (found["files"], found["problems"]) == ([], [])
+    assert "no *.toml" in found["warnings"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["set", "m", "--moe-cpu-layers", "some"],
+        ["serve", "--port", "x"],
+        ["plan", "m", "--vram", "12"],
+        ["plan", "m", "--vram", "many"],
+        ["plan", "m", "--ctx", "0"],
+        ["ps", "--jso"],
+        ["dance"],
+    ],
+)
+def test_misuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+
+    assert ended.value.code == 2
+    assert "usage: moe-proxy" in capsys.readouterr().err
+
+
+def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+
+    said = capsys.readouterr().err
+    assert "usage: moe-proxy" in said
+    assert "First steps: moe-proxy demo" in said
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:11434", "http://", "http://host:port", "http://a b", "http://a\n", "ftp://a"]
+)
+def test_what_is_no_address(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ps", "--url", url]) == 1
+    assert "is no address of a proxy; use http://HOST:PORT" in capsys.readouterr().err
+
+
+def test_what_answers_and_is_no_proxy(capsys: pytest.CaptureFixture[str]) -> None:
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        assert main(["ps", "--url", f"http://127.0.0.1:{server.server_port}"]) == 1
+    assert "is not moe-proxy" in capsys.readouterr().err

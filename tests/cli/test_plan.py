@@ -1,0 +1,227 @@
+"""The command `plan`, as it is called."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.cli.main import main
+from proxy.cli.output import FAILED, MISUSED, OK
+from proxy.cli.plan import parse_vram
+from tests.catalog.test_store import put
+from tests.support.models import model
+
+POLICIES = """
+[devices]
+reserve = "1MiB"
+low = "1MiB"
+[devices.CUDA1]
+attention = false
+[defaults]
+ctx = 2048
+parallel = 2
+[models."tiny"]
+path = "{path}"
+"""
+
+
+@pytest.fixture
+def policies(tmp_path: Path) -> Path:
+    file = tmp_path / "policies.toml"
+    file.write_text(POLICIES.format(path=model("qwen3moe")))
+    return file
+
+
+def ask(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    assert main(["plan", "--json", *argv]) == OK
+    return json.loads(capsys.readouterr().out)
+
+
+def test_json_keeps_the_contract(policies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ask(capsys, "tiny", "--vram", "36MiB", "--policies", str(policies))
+
+    assert found["model"] == "tiny"
+    assert 0 < found["moe_cpu_layers"] <= 12
+    (device,) = found["devices"]
+    assert set(device) == {"name", "weights_bytes", "kv_bytes", "compute_bytes", "experts_bytes"}
+    assert device["kv_bytes"] == 12 * 2048 * 2 * 2 * (2 * 32) * 2
+    assert sum(value for value in device.values() if isinstance(value, int)) <= 35 << 20
+    args = found["args"]
+    assert args[args.index("--n-cpu-moe") + 1] == str(found["moe_cpu_layers"])
+    assert args[args.index("--ctx-size") + 1] == "4096"
+
+
+def test_a_file_and_a_split_asked_for(policies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = (str(model("mixtral")), "--vram", "1GiB", "--ctx", "512", "--parallel", "1")
+
+    found = ask(capsys, *argv, "--moe-cpu-layers", "full", "--policies", str(policies))
+
+    assert found["moe_cpu_layers"] == 12
+    assert found["devices"][0]["experts_bytes"] == 0
+
+
+def test_devices_keep_to_their_policies(policies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ("--vram", "CUDA0=36MiB,CUDA1=16MiB", "--policies", str(policies))
+
+    first, second = ask(capsys, "tiny", *argv, "--tune", "generation")["devices"]
+
+    assert (first["name"], second["name"]) == ("CUDA0", "CUDA1")
+    assert second["weights_bytes"] == second["kv_bytes"] == 0
+    assert second["experts_bytes"] > 0
+
+
+def test_a_table_for_people(policies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["plan", "tiny", "--vram", "RPC0=1GiB", "--policies", str(policies)]
+
+    assert main(argv) == OK
+
+    text = capsys.readouterr().out
+    assert "tiny: 12 layers, 12 with experts" in text
+    assert "RPC0" in text
+    assert "moe_cpu_layers 0" in text
+    assert "llama-server --model" in text
+
+
+def test_what_cannot_fit_fails_and_says_why(
+    policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "tiny", "--vram", "3MiB", "--policies", str(policies)]) == FAILED
+
+    assert "even with all experts on the CPU" in capsys.readouterr().out
+
+
+def test_what_the_policy_says_holds_and_flags_come_before_it(
+    policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = (
+        'moe_cpu_layers = 5\ntune = "prompt"\nargs = ["-ctk", "q8_0", "--cache-type-v", "q4_0"]\n'
+    )
+    policies.write_text(policies.read_text() + more)
+    argv = ("tiny", "--vram", "1GiB", "--policies", str(policies))
+
+    own = ask(capsys, *argv)
+    flags = ask(
+        capsys,
+        *argv,
+        "--moe-cpu-layers",
+        "auto",
+        "--tune",
+        "generation",
+        "--kv",
+        "f16",
+        "--ctx",
+        "512",
+        "--parallel",
+        "1",
+    )
+
+    assert (own["moe_cpu_layers"], own["ubatch"]) == (5, 4096)
+    assert own["devices"][0]["kv_bytes"] == 12 * 2048 * 2 * 2 * (34 + 18)
+    assert own["args"][-4:] == ["--cache-type-k", "q8_0", "--cache-type-v", "q4_0"]
+    assert (flags["moe_cpu_layers"], flags["ubatch"]) == (0, 512)
+    assert flags["devices"][0]["kv_bytes"] == 12 * 512 * 2 * 2 * (2 * 32)
+    assert "--cache-type-k" not in flags["args"]
+
+
+def test_feed_forward_weights_that_may_move_are_placed_by_the_budget(
+    policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = model("qwen3", layers=6)
+    policies.write_text(policies.read_text() + f'[models.dense]\npath = "{path}"\n')
+    argv = ("dense", "--ctx", "256", "--parallel", "1", "--policies", str(policies))
+    whole = ask(capsys, *argv, "--vram", "1GiB")
+    policies.write_text(policies.read_text() + 'dense_cpu_layers = "auto"\n')
+
+    all_fits = ask(capsys, *argv, "--vram", "1GiB")
+    (device,) = all_fits["devices"]
+    held = sum(value for value in device.values() if isinstance(value, int))
+    # Its reserve, and two of the six layers too few.
+    part = ask(capsys, *argv, "--vram", str((1 << 20) + held - device["experts_bytes"] // 3))
+    assert main(["plan", *argv, "--vram", "1GiB", "--moe-cpu-layers", "2"]) == OK
+    text = capsys.readouterr().out
+
+    assert whole["devices"][0]["experts_bytes"] == 0
+    assert whole["devices"][0]["weights_bytes"] == device["weights_bytes"] + device["experts_bytes"]
+    assert all_fits["moe_cpu_layers"] == 0
+    assert part["moe_cpu_layers"] in (2, 3)
+    assert part["host_bytes"] > all_fits["host_bytes"] + device["experts_bytes"] // 4
+    assert part["args"][part["args"].index("--n-cpu-ffn") + 1] == str(part["moe_cpu_layers"])
+    assert "6 layers, 6 with feed-forward weights that move" in text
+    assert "dense_cpu_layers 2: " in text
+
+
+def test_models_are_found_where_serve_finds_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ollama's store, with a Modelfile's parameters; our own; a folder; variants and aliases."""
+    file = tmp_path / "policies.toml"
+    gguf = model(layers=2).read_bytes()
+    put(
+        tmp_path / "ollama",
+        "registry.ollama.ai/library/there/latest",
+        model=gguf,
+        params=b'{"num_ctx": 1024, "moe_cpu_layers": 1}',
+    )
+    put(tmp_path / "state", "registry.ollama.ai/library/ours/latest", model=gguf)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "plain.gguf").write_bytes(gguf)
+    file.write_text(f"""
+[catalog]
+dirs = ["{tmp_path}/files"]
+ollama_dir = "{tmp_path}/ollama"
+state = "{tmp_path}/state"
+[models.ours]
+aliases = ["nick"]
+moe_cpu_layers = 2
+[models.variant]
+base = "ours"
+ctx = 512
+""")
+    argv = ("--vram", "1GiB", "--policies", str(file))
+
+    found = {n: ask(capsys, n, *argv) for n in ("there", "ours", "nick", "plain", "variant")}
+
+    assert {name: plan["moe_cpu_layers"] for name, plan in found.items()} == {
+        "there": 1,
+        "ours": 2,
+        "nick": 2,
+        "plain": 0,
+        "variant": 2,
+    }
+    contexts = [p["args"][p["args"].index("--ctx-size") + 1] for p in found.values()]
+    assert contexts == ["4096", "32768", "32768", "32768", "2048"]
+
+
+def test_the_table_says_what_is_kept_free_and_what_the_next_layer_would_take(
+    policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "tiny", "--vram", "36MiB", "--policies", str(policies)]) == OK
+
+    text = capsys.readouterr().out
+    assert "RESERVE" in text
+    assert "RESERVE is what the policies keep free (devices.reserve, limit); one more layer" in text
+
+
+def test_mistakes_are_told(
+    policies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def status(*argv: str) -> int:
+        return main(["plan", *argv, "--policies", str(policies)])
+
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"nothing")
+    assert status("tinny", "--vram", "1GiB") == FAILED
+    assert "did you mean tiny?" in capsys.readouterr().err
+    assert status(str(broken), "--vram", "1GiB") == MISUSED
+    assert status("tiny", "--vram", "1GiB", "--kv", "q9") == MISUSED
+    assert "q8_0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        status("tiny", "--vram", "much")
+
+
+def test_sizes_of_devices() -> None:
+    assert parse_vram("12GiB") == {"GPU": 12 << 30}
+    assert parse_vram("CUDA0=1GiB, RPC0=512MiB") == {"CUDA0": 1 << 30, "RPC0": 512 << 20}
+    with pytest.raises(ValueError, match="twice"):
+        parse_vram("1GiB,2GiB")

@@ -1,0 +1,76 @@
+"""What people read, from what a proxy tells."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from proxy.cli.text import LONGEST_REASON, backends, from_now, greeting
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def backend(**changes: Any) -> dict[str, Any]:
+    told = {
+        **{"id": "b1", "model": "m", "state": "ready", "ctx": 2048, "in_flight": 0},
+        **{"moe_cpu_layers": 2, "block_count": 4, "asked": "auto", "layers": []},
+        **{"tokens_per_second": 0.0, "expires_at": None, "last_error": None},
+        **{"warnings": [], "why_no_moves": None},
+    }
+    return told | changes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-3, "now"),
+        (0.2, "now"),
+        (1, "1 second from now"),
+        (59, "59 seconds from now"),
+        (59.7, "1 minute from now"),
+        (240, "4 minutes from now"),
+        (3599, "1 hour from now"),
+        (7000, "2 hours from now"),
+        (86399, "1 day from now"),
+        (40 * 86400, "40 days from now"),
+        (200 * 365 * 86400, "forever"),
+    ],
+)
+def test_from_now(seconds: float, said: str) -> None:
+    assert from_now(NOW + timedelta(seconds=seconds), NOW) == said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"expires_at": "2026-01-31T12:05:00+00:00"}, "5 minutes from now"),
+        ({"expires_at": "2026-01-31T14:05:00+02:00"}, "5 minutes from now"),
+        ({"in_flight": 1}, "in use"),
+        ({}, "forever"),
+        ({"state": "gone"}, "-"),
+    ],
+)
+def test_how_long_a_backend_stays(changes: dict[str, Any], said: str) -> None:
+    assert backends([backend(**changes)], NOW).endswith(f"  {said}")
+
+
+def test_a_reason_is_short_and_on_one_line() -> None:
+    gone = backend(id="b2", state="gone", last_error="it ended\n" + "no room\n" * 99)
+
+    warned = backend(warnings=["it will not stay in RAM"])
+    *_, first, last = backends([warned, gone], NOW).splitlines()
+
+    assert first == "b1: it will not stay in RAM"
+    assert last.startswith("b2: it ended no room no room")
+    assert len(last) == len("b2: ") + LONGEST_REASON
+
+
+def test_a_greeting_names_what_can_be_asked() -> None:
+    models = [f"m{number}" for number in range(12)]
+
+    said = greeting("1.0", "http://127.0.0.1:8080", models, elsewhere=True)
+
+    assert "12 models: m0, m1, m2, m3, m4, m5, m6, m7 and 4 more" in said
+    assert """/v1/chat/completions -d '{"model": "m0", """ in said
+    assert "moe-proxy ps --url http://127.0.0.1:8080;" in said
+    assert "--url" not in greeting("1.0", "http://127.0.0.1:11434", models, elsewhere=False)

@@ -1,0 +1,57 @@
+"""Who gets memory and who gives it, on real workers with real devices."""
+
+import asyncio
+from pathlib import Path
+
+from proxy.control.controller import Controller
+from proxy.engine.types import CPU
+from tests.support.guard import HANG_S
+from tests.support.llama import rpc_server
+from tests.support.models import model
+from tests.support.proxy import proxy
+
+LAYERS = 12
+# About 13 MiB of experts a layer.
+SIZES = {"width": 512, "expert_width": 512, "experts": 16}
+POLICIES = """
+[devices]
+rpc = ["{rpc}"]
+settle = "{settle}"
+[engine]
+threads = 1
+[models.m]
+path = "{path}"
+moe_cpu_layers = "full"
+ctx = 512
+parallel = 1
+repack = "off"
+"""
+BODY = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 1}
+
+
+async def test_what_could_not_be_had_is_not_tried_before_it_has_settled(tmp_path: Path) -> None:
+    """A device that shows more room than it has."""
+    async with rpc_server() as rpc:
+        policies = POLICIES.format(rpc=rpc, path=model(sizes=SIZES), settle="{settle}")
+        async with proxy(tmp_path, policies.format(settle="1h")) as served:
+            controller = served.app.services.splits
+            assert isinstance(controller, Controller)
+            await served.post("/v1/completions", BODY)
+            (backend,) = served.app.services.pool.backends()
+            room = 4 * backend.engine.known().layers[0].experts_bytes
+            with rpc.no_more_than(room):
+                for _ in range(2):
+                    await served.post("/v1/completions", BODY | {"moe_cpu_layers": 0})
+                (move,) = controller.migrations(backend.id)
+                assert move["short_of_memory"] == "RPC0"
+                assert 0 < move["layers"] < LAYERS
+
+                await served.post("/v1/completions", BODY | {"moe_cpu_layers": LAYERS - 1})
+                places = [layer.experts for layer in backend.engine.known().layers]
+                assert places == [*[CPU] * (LAYERS - 1), "RPC0"], "what is there may leave"
+
+                await served.post("/v1/completions", BODY | {"moe_cpu_layers": 2})
+            served.edit(policies.format(settle="0s"))
+            async with asyncio.timeout(HANG_S):
+                while backend.engine.known().moe_cpu_layers != 2:
+                    await asyncio.sleep(0.02)

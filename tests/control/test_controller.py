@@ -1,0 +1,74 @@
+"""Who decides where experts are, on real workers with a device."""
+
+import asyncio
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+from proxy.control.controller import Controller
+from tests.support.commands import LLAMA_SERVER
+from tests.support.llama import rpc_server
+from tests.support.models import model
+from tests.support.proxy import proxy
+
+POLICIES = """
+[devices]
+rpc = ["{rpc}"]
+[engine]
+threads = 1
+[defaults]
+moe_cpu_layers = "full"
+ctx = 512
+parallel = 1
+[models.m]
+path = "{path}"
+"""
+FOREIGN = """
+[models.m]
+path = "{path}"
+engine = "command"
+command = {command}
+ctx = 512
+parallel = 1
+"""
+BODY = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 1}
+
+
+async def test_the_operator_is_not_stopped_by_a_backend_that_ends_meanwhile(tmp_path: Path) -> None:
+    async with rpc_server() as rpc, rpc_server() as other:
+        policies = POLICIES.format(rpc=rpc, path=model(layers=4))
+        async with proxy(tmp_path, policies) as served:
+            pool, controller = served.app.services.pool, served.app.services.splits
+            assert isinstance(controller, Controller)
+            await served.post("/v1/completions", BODY)
+            (first,) = pool.backends()
+            assert first.engine.pid
+            second = await pool.load(replace(first.options, rpc=(other,)))
+            # It cannot move anything, nor say so, until it is let go on.
+            os.kill(first.engine.pid, signal.SIGSTOP)
+            try:
+                setting = asyncio.ensure_future(controller.operator("m", 1))
+                await pool.unload(second.id)
+            finally:
+                os.kill(first.engine.pid, signal.SIGCONT)
+
+            await setting
+            assert controller.asked(first.id) == 1
+            assert first.engine.known().moe_cpu_layers == 1
+
+
+async def test_where_a_foreign_server_has_its_experts_is_not_known(tmp_path: Path) -> None:
+    split = ("--n-cpu-moe", "{moe_cpu_layers}")
+    command = [part for part in LLAMA_SERVER if part not in split]
+    for asked, argv in ((None, command), (3, [*command, *split])):
+        policies = FOREIGN.format(path=model(layers=4), command=json.dumps(argv))
+        async with (
+            proxy(tmp_path, policies) as served,
+            served.session.post("/v1/completions", json=BODY | {"moe_cpu_layers": asked}) as answer,
+        ):
+            assert answer.status == 200, await answer.text()
+            told = answer.headers.get("X-Moe-Proxy-Moe-Cpu-Layers")
+            assert told == (asked and str(asked))
+            assert (await served.backend("m"))["moe_cpu_layers"] == asked

@@ -1,0 +1,43 @@
+"""The moves of one backend's experts, on a real worker with a device."""
+
+from pathlib import Path
+
+from proxy.control.controller import Controller
+from proxy.engine.types import CPU
+from proxy.placement.assign import placed
+from tests.support.llama import rpc_server
+from tests.support.models import model
+from tests.support.proxy import proxy
+
+POLICIES = """
+[devices]
+rpc = ["{rpc}"]
+[engine]
+threads = 1
+[models.m]
+path = "{path}"
+moe_cpu_layers = "full"
+ctx = 512
+parallel = 1
+"""
+# One that names a split waits until it is known what devices there are.
+BODY = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 1, "moe_cpu_layers": "full"}
+
+
+async def test_what_the_worker_refuses_is_not_on_its_way(tmp_path: Path) -> None:
+    async with (
+        rpc_server() as rpc,
+        proxy(tmp_path, POLICIES.format(rpc=rpc, path=model(layers=4))) as served,
+    ):
+        await served.post("/v1/completions", BODY)
+        controller = served.app.services.splits
+        assert isinstance(controller, Controller)
+        (backend,) = served.app.services.pool.backends()
+
+        controller.shift(backend, {2: "nowhere", 3: "RPC0"}, "free")
+        await controller.until_still([backend])
+        assert controller.goal(backend) == placed(backend.engine.known())
+
+        controller.shift(backend, {3: "RPC0"}, "free")
+        await controller.until_still([backend])
+        assert placed(backend.engine.known()) == {0: CPU, 1: CPU, 2: CPU, 3: "RPC0"}

@@ -1,0 +1,87 @@
+"""What a model says before every conversation, in each protocol's body."""
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.catalog.entry import Message
+from proxy.dialect.preamble import Opening, Protocol, open_body
+
+USER = {"role": "user", "content": "hi"}
+KEPT = (Message("user", "a"), Message("assistant", "b"))
+OPENING = Opening("be brief", KEPT)
+SAID = [{"role": m.role, "content": m.content} for m in KEPT]
+SYSTEM = {"role": "system", "content": "be brief"}
+
+
+def opened(body: Any, protocol: Protocol, opening: Opening = OPENING) -> Any:
+    return json.loads(open_body(json.dumps(body).encode(), opening, protocol))
+
+
+def test_a_chat() -> None:
+    own = {"role": "system", "content": "x"}
+    developer = {"role": "developer", "content": "x"}
+
+    assert opened({"messages": [USER]}, "chat")["messages"] == [SYSTEM, *SAID, USER]
+    for first in (own, developer):
+        assert opened({"messages": [first, USER]}, "chat")["messages"] == [first, *SAID, USER]
+    late = opened({"messages": [USER, own]}, "chat")["messages"]
+    assert late == [SYSTEM, *SAID, USER, own], "as with Ollama, only the first message counts"
+
+
+def test_messages() -> None:
+    assert opened({"messages": [USER]}, "messages") == {
+        "system": "be brief",
+        "messages": [*SAID, USER],
+    }
+    for own in ("x", [{"type": "text", "text": "x"}]):
+        made = opened({"system": own, "messages": [USER]}, "messages")
+        assert made == {"system": own, "messages": [*SAID, USER]}
+    nothings: list[Any] = ["", None, []]
+    for nothing in nothings:
+        made = opened({"system": nothing, "messages": [USER]}, "messages")
+        assert made["system"] == "be brief"
+
+
+def test_responses() -> None:
+    made = opened({"input": "hi"}, "responses")
+
+    assert made["instructions"] == "be brief"
+    assert [item["role"] for item in made["input"]] == ["user", "assistant", "user"]
+    assert made["input"][1]["content"] == [{"type": "output_text", "text": "b"}]
+    assert made["input"][2] == USER
+    assert opened({"input": [USER], "instructions": "x"}, "responses")["instructions"] == "x"
+    developer = {"role": "developer", "content": "x"}
+    assert "instructions" not in opened({"input": [developer, USER]}, "responses")
+
+
+def test_what_else_there_is_stays_as_it_is() -> None:
+    body = (
+        b'{ "model":"m",  "seed": 1.50, "messages": [ {"role": "user",  "content": "\\u00e9"} ] }'
+    )
+
+    assert open_body(body, Opening(), "chat") == body
+    made = open_body(body, OPENING, "chat")
+    assert b'"seed":1.50' in made
+    assert b'{"role": "user",  "content": "\\u00e9"}' in made
+
+
+@pytest.mark.parametrize(
+    ("body", "protocol"),
+    [
+        (b'{"messages": 5}', "chat"),
+        (b'{"messages": []}', "chat"),
+        (b"{}", "chat"),
+        (b'{"messages": "x"}', "messages"),
+        (b'{"input": 5}', "responses"),
+        (b'{"input": []}', "responses"),
+        (b"{}", "responses"),
+    ],
+)
+def test_what_makes_no_sense_is_left_to_the_engine(body: bytes, protocol: Protocol) -> None:
+    assert open_body(body, OPENING, protocol) == body
+
+
+def test_messages_of_no_known_shape_are_kept() -> None:
+    assert opened({"messages": [1, {"role": 2}]}, "chat")["messages"][-2:] == [1, {"role": 2}]

@@ -1,0 +1,34 @@
+"""When a loaded backend serves a request that asked for something else."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proxy.engine.types import LoadOptions
+from proxy.pool.compatible import serves
+
+LOADED = LoadOptions("m", Path("m.gguf"), ctx=8192, split=4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "leaves_open", "served"),
+    [
+        (LOADED, set(), True),
+        (replace(LOADED, ctx=4096), set(), True),
+        (replace(LOADED, ctx=8193), set(), False),
+        (replace(LOADED, split=5), set(), False),
+        (replace(LOADED, split=None), set(), False),
+        (replace(LOADED, split=5), {"split"}, True),
+        (replace(LOADED, split=5, ctx=8193), {"split", "ctx"}, False),
+        (replace(LOADED, ubatch=2048), set(), True),
+        (replace(LOADED, model="n"), set(), False),
+        (replace(LOADED, mode="embedding"), set(), False),
+        (replace(LOADED, args=("--jinja",)), {"split", "ctx"}, False),
+        (replace(LOADED, parallel=2), {"split", "ctx"}, False),
+    ],
+)
+def test_serves(asked: LoadOptions, leaves_open: set[str], served: bool) -> None:
+    """A larger context does for a smaller one, a split left open takes any; the rest is to be
+    equal."""
+    assert serves(LOADED, asked, leaves_open) is served

@@ -1,0 +1,315 @@
+"""From what a request asks to a backend: plans, leases with a split, and the one retry."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from proxy.catalog.store import Store
+from proxy.engine.types import LoadOptions, Mode
+from proxy.errors import BackendDied, BadRequest, Conflict
+from proxy.placement.budget import Budget
+from proxy.pool.events import Terms
+from proxy.pool.lease import Lease
+from proxy.pool.pool import Pool
+from proxy.pool.state import Backend
+from proxy.routing.request import Ask
+from proxy.routing.router import Router
+from proxy.split import AUTO, Split
+from tests.catalog.test_store import put
+from tests.pool.conftest import House
+from tests.support.routing import LAYERS, Folder
+
+
+class Asked:
+    """A controller that only takes down what it is asked."""
+
+    def __init__(self) -> None:
+        self.splits: list[tuple[str, Split]] = []
+        self.error: Exception | None = None
+        self.can_move = True
+
+    async def ask(self, backend: Backend, split: Split) -> bool:
+        self.splits.append((backend.id, split))
+        if self.error:
+            error, self.error = self.error, None
+            raise error
+        return self.can_move
+
+
+class Setting(Folder):
+    """A router over real policies, a real catalogue and a pool of small servers."""
+
+    def __init__(self, house: House, folder: Path) -> None:
+        super().__init__(folder)
+        self.house = house
+        self.pool: Pool = house.pool()
+        self.controller = Asked()
+        self.router = Router(self.models, self.catalog, self.pool, self.controller)
+
+    async def options(self, ask: Ask) -> LoadOptions:
+        return (await self.router.plan(ask, "generation")).options
+
+
+@pytest.fixture
+async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        house = House(tmp_path, http)
+        yield Setting(house, tmp_path)
+        for pool in house.pools:
+            await pool.drain(0.0)
+
+
+class TestPlan:
+    async def test_a_hosted_model(self, setting: Setting) -> None:
+        """All that decides what is loaded is in the options, and the split is not."""
+        plan = await setting.router.plan(Ask("gpt-4o"), "generation")
+
+        assert plan.options == LoadOptions(
+            "tiny",
+            setting.path,
+            ctx=4096,
+            args=("--jinja",),
+            rpc=("127.0.0.1:50052",),
+            threads=3,
+            ubatch=512,
+        )
+        assert plan.terms == Terms(inf, frozenset({"ctx", "split"}))
+
+    async def test_the_batch_is_chosen_by_what_the_devices_have_room_for(
+        self, setting: Setting
+    ) -> None:
+        size = 1 << 20
+
+        def capacity(rpc: Sequence[str]) -> list[Budget]:
+            assert rpc == ("127.0.0.1:50052",)
+            return [Budget("CUDA0", size)]
+
+        router = Router(setting.models, setting.catalog, setting.pool, setting.controller, capacity)
+        assert (await router.plan(Ask("tiny"), "generation")).options.ubatch == 512
+        size = 64 << 30
+        assert (await router.plan(Ask("tiny"), "generation")).options.ubatch == 2048
+
+    async def test_a_batch_takes_a_whole_input_where_it_has_to(self, setting: Setting) -> None:
+        """What looks at all tokens at once, or adds up what all of them say."""
+
+        async def batch(name: str, mode: Mode, ctx: int | None = None) -> int | None:
+            return (await setting.router.plan(Ask(name, ctx=ctx), mode)).options.ubatch
+
+        assert await batch("encoder", "embedding") == 512, "its context"
+        assert await batch("averaged", "embedding") == 2048
+        assert await batch("averaged", "embedding", ctx=1024) == 1024
+        assert await batch("by-hand", "embedding") is None
+        assert await batch("tiny", "rerank") == 2048
+
+    @pytest.mark.parametrize(("model", "mode"), [("foreign", "generation"), ("tiny", "embedding")])
+    async def test_no_batch_is_chosen_where_it_is_the_engines_business(
+        self, setting: Setting, model: str, mode: Mode
+    ) -> None:
+        assert (await setting.router.plan(Ask(model), mode)).options.ubatch is None
+
+    async def test_a_file_we_cannot_read_is_the_engines_to_refuse(self, setting: Setting) -> None:
+        assert (await setting.options(Ask("broken"))).path.name == "broken.gguf"
+
+
+class TestRoute:
+    async def test_a_split_is_asked_of_the_controller(self, setting: Setting) -> None:
+        for split in (None, 3, AUTO):
+            async with await setting.router.route(Ask("tiny", split=split), "generation") as lease:
+                assert lease.backend.options.model == "tiny"
+
+        assert setting.controller.splits == [("b1", 3), ("b1", AUTO)]
+
+    async def test_a_split_in_the_key_is_not(self, setting: Setting) -> None:
+        async with await setting.router.route(Ask("apart", split=1), "generation") as lease:
+            assert lease.backend.options.split == 1
+
+        assert setting.controller.splits == []
+
+    async def test_a_split_that_cannot_be_gives_the_backend_back(self, setting: Setting) -> None:
+        setting.controller.error = Conflict("it cannot move")
+        with pytest.raises(Conflict):
+            await setting.router.route(Ask("tiny", split=3), "generation")
+
+        assert "in_flight=0" in repr(setting.pool)
+
+    async def test_an_engine_that_cannot_move_is_loaded_with_the_split(
+        self, setting: Setting
+    ) -> None:
+        """The new backend takes the old one's place, and who names no split takes what is there."""
+        setting.controller.can_move = False
+        async with await setting.router.route(Ask("tiny"), "generation") as lease:
+            old = lease.backend
+
+        async with await setting.router.route(Ask("tiny", split=AUTO), "generation") as lease:
+            new = lease.backend
+            assert new.options == replace(old.options, split=LAYERS)
+        await setting.pool.until_left(old, 60.0)
+        async with await setting.router.route(Ask("tiny"), "generation") as lease:
+            assert lease.backend is new
+
+    async def test_a_changed_policy_counts_from_the_next_request_on(self, setting: Setting) -> None:
+        changed = replace(setting.policies.models["tiny"], ctx=2048, keep_alive_s=9.0)
+        setting.policies = replace(setting.policies, models={"tiny": changed})
+
+        plan = await setting.router.plan(Ask("tiny"), "generation")
+
+        assert (plan.options.ctx, plan.terms.default_keep_alive_s) == (2048, 9.0)
+
+
+class TestVariants:
+    async def test_the_backends_of_a_variant_are_those_that_serve_it(
+        self, setting: Setting
+    ) -> None:
+        resolve, backends_of = setting.models.resolve, setting.router.backends_of
+        assert await backends_of(resolve("variant")) == []
+        async with await setting.router.route(Ask("tiny"), "generation") as lease:
+            for name in ("tiny", "gpt-4o", "variant", "same"):
+                assert await backends_of(resolve(name)) == [lease.backend]
+            assert await backends_of(resolve("larger")) == [], "it needs another context"
+            assert await backends_of(resolve("apart")) == []
+
+    async def test_a_variant_shares_the_backend_of_its_base(self, setting: Setting) -> None:
+        """It asks for its own split unless the request has one; its base takes what is there."""
+        for name, split in (("variant", None), ("variant", 1), ("same", None), ("tiny", None)):
+            async with await setting.router.route(Ask(name, split=split), "generation") as lease:
+                assert lease.backend.id == "b1"
+                assert lease.backend.options.model == "tiny"
+
+        assert setting.controller.splits == [("b1", 4), ("b1", 1)]
+        model = setting.models.resolve("variant")
+        assert (model.name, model.path) == ("variant", setting.path)
+        assert model.policy.args == ("--jinja",)
+        assert model.policy.params == {"temperature": 0.1}
+
+    async def test_without_experts_its_own_split_is_that_of_its_feed_forward_weights(
+        self, setting: Setting
+    ) -> None:
+        async with await setting.router.route(Ask("dense"), "generation") as lease:
+            assert lease.backend.options.dense
+        async with await setting.router.route(Ask("dense-variant"), "generation") as lease:
+            assert lease.backend.id == "b1"
+
+        assert setting.controller.splits == [("b1", 2)]
+
+
+class TestManifests:
+    """Models of a store bring settings of their own."""
+
+    @pytest.fixture
+    def stored(self, setting: Setting, tmp_path: Path) -> Setting:
+        store = tmp_path / "store"
+        put(
+            store,
+            "registry.ollama.ai/library/mine/latest",
+            model=setting.path.read_bytes(),
+            projector=b"proj",
+            adapter=b"lora",
+            template=b"{% for m in messages %}{% endfor %}",
+            params=b'{"num_ctx": 512, "moe_cpu_layers": 3}',
+        )
+        put(store, "registry.ollama.ai/library/cloud/latest", {"remote_host": "x"}, system=b"x")
+        places = setting.catalog.places
+        setting.catalog.use(places.dirs, places.named, [Store(store, "ollama")])
+        return setting
+
+    async def test_what_is_loaded(self, stored: Setting) -> None:
+        entry = stored.catalog.find("mine")
+        assert entry is not None
+
+        options = await stored.options(Ask("mine"))
+
+        assert options.model == "mine:latest"
+        assert options.ctx == 512
+        assert (options.projector, options.adapters) == (entry.projector, entry.adapters)
+        assert options.template == entry.template_file
+        assert options.template is not None
+        assert (await stored.options(Ask("mine", ctx=1024))).ctx == 1024
+
+    async def test_its_split_is_the_policys_not_a_requests(self, stored: Setting) -> None:
+        """So the operator's word counts more."""
+        for split in (None, 1):
+            async with await stored.router.route(Ask("mine", split=split), "generation"):
+                pass
+
+        assert stored.models.resolve("mine").policy.moe_cpu_layers == 3
+        assert stored.controller.splits == [("b1", 1)]
+
+    async def test_what_llama_cpp_cannot_load_is_refused(self, stored: Setting) -> None:
+        with pytest.raises(BadRequest, match="cloud:latest cannot be loaded: it runs at x"):
+            await stored.options(Ask("cloud"))
+
+
+class TestRetry:
+    ASK = Ask("tiny")
+
+    async def test_a_worker_that_dies_before_the_first_byte(self, setting: Setting) -> None:
+        """The client does not notice: the second worker answers."""
+        seen: list[str] = []
+
+        async def send(lease: Lease) -> str:
+            seen.append(f"{lease.backend.id}.{lease.backend.generation}")
+            if len(seen) == 1:
+                os.kill(lease.backend.engine.pid or 0, signal.SIGKILL)
+                raise BackendDied("connection reset")
+            return "answer"
+
+        assert await setting.router.with_retry(self.ASK, "generation", send) == "answer"
+        assert seen == ["b1.1", "b1.2"]
+        assert "ready in_flight=0" in repr(setting.pool)
+
+    async def test_only_once(self, setting: Setting) -> None:
+        async def send(lease: Lease) -> None:
+            os.kill(lease.backend.engine.pid or 0, signal.SIGKILL)
+            raise BackendDied(f"death of generation {lease.backend.generation}")
+
+        with pytest.raises(BackendDied, match="generation 2"):
+            await setting.router.with_retry(self.ASK, "generation", send)
+        assert setting.pool.queue_length == 0
+
+    async def test_a_worker_that_dies_while_it_moves(self, setting: Setting) -> None:
+        setting.controller.error = BackendDied("the control socket closed")
+
+        async def send(lease: Lease) -> str:
+            return "answer"
+
+        # This worker lives on; that the pool still has it is no reason to give up.
+        answer = await setting.router.with_retry(Ask("tiny", split=1), "generation", send)
+
+        assert answer == "answer"
+        assert setting.controller.splits == [("b1", 1), ("b1", 1)]
+
+    async def test_other_errors_are_not_retried(self, setting: Setting) -> None:
+        calls: list[str] = []
+
+        async def send(lease: Lease) -> None:
+            calls.append(lease.backend.id)
+            raise Conflict("no")
+
+        with pytest.raises(Conflict):
+            await setting.router.with_retry(self.ASK, "generation", send)
+        assert calls == ["b1"]
+        assert "in_flight=0" in repr(setting.pool)
+
+    async def test_a_client_that_leaves_gives_its_lease_back(self, setting: Setting) -> None:
+        entered = asyncio.Event()
+
+        async def send(lease: Lease) -> None:
+            entered.set()
+            await asyncio.Event().wait()
+
+        client = asyncio.ensure_future(setting.router.with_retry(self.ASK, "generation", send))
+        await entered.wait()
+        assert "in_flight=1" in repr(setting.pool)
+        client.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await client
+        assert "ready in_flight=0" in repr(setting.pool)

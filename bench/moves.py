@@ -19,7 +19,7 @@ from pathlib import Path
 import aiohttp
 
 from proxy.engine.hosted import HostedEngine
-from proxy.engine.logbook import LogBook
+from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.types import LoadOptions
 from proxy.observe.log import setup
 from proxy.placement.assign import placement
@@ -61,7 +61,9 @@ async def bench(options: argparse.Namespace) -> float:
         async with rpc_server(threads=1) as rpc:
             with tempfile.TemporaryDirectory(prefix="moe-") as folder:
                 loaded = LoadOptions("bench", path, ctx=4096, parallel=1, rpc=(rpc,), threads=1)
-                engine = HostedEngine("b1", loaded, runtime_dir=Path(folder), logbook=LogBook())
+                engine = HostedEngine(
+                    "b1", loaded, runtime_dir=Path(folder), log_buffer=LogBuffer()
+                )
                 await engine.start()
                 try:
                     held = await moves(engine, options.rounds, size)

@@ -32,7 +32,7 @@ from proxy.control.slot_progress import busy_backends, slots_progress
 from proxy.control.speed_store import measured_floor
 from proxy.engine.command import CommandEngine
 from proxy.engine.hosted import HostedEngine
-from proxy.engine.logbook import LogBook
+from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.rpc_names import RpcNames
 from proxy.engine.types import Device, Engine, LoadOptions, Mode
 from proxy.errors import ModelNotFound
@@ -42,15 +42,15 @@ from proxy.observe import log as logging
 from proxy.observe.events import EventLog
 from proxy.observe.rates import Rates
 from proxy.placement.budget import Budget
-from proxy.placement.footprint import needs
+from proxy.placement.footprint import footprint
 from proxy.policy.diff import Changes
 from proxy.policy.live import LivePolicies
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.values import home_of
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
-from proxy.routing.model_dirs import places
-from proxy.routing.request import Ask
+from proxy.routing.model_dirs import model_dirs
+from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Models
 from proxy.routing.router import Router
 from proxy.startup import good_policies, listening_sockets, runtime_folder, url_of
@@ -121,12 +121,12 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         for sock in sockets:
             stack.callback(sock.close)
 
-        logbook = LogBook()
+        log_buffer = LogBuffer()
         runtime_dir = runtime_folder(settings.env)
         stack.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
 
         pool = Pool(
-            _engine_maker(runtime_dir, logbook, lambda: policies.current),
+            _engine_maker(runtime_dir, log_buffer, lambda: policies.current),
             max_queue=server.max_queue,
             clock=RealClock(),
             events=events,
@@ -136,7 +136,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stores = Stores(home_of(settings.env))
         catalog = await asyncio.to_thread(
             Catalog,
-            *places(policies.current, stores),
+            *model_dirs(policies.current, stores),
             cache=policies.current.catalog.state / "headers.json",
         )
         _background(stack, watch(catalog), name="catalog")
@@ -144,7 +144,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         models = Models(lambda: policies.current, catalog)
 
         async def options_for(model: str, mode: Mode, moves: bool) -> LoadOptions:
-            return (await router.plan(Ask(model), mode, moves=moves)).options
+            return (await router.plan(ModelRequest(model), mode, moves=moves)).options
 
         def policy_of(model: str) -> ModelPolicy:
             try:
@@ -229,13 +229,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             router=router,
             splits=controller,
             events=events,
-            logbook=logbook,
+            log_buffer=log_buffer,
             rates=rates,
             memory=memory,
             ledger=ledger,
             started_s=time.monotonic(),
         )
-        stack.callback(services.spares.close)
+        stack.callback(services.warm.close)
         runner = make_runner(services)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -256,21 +256,21 @@ async def _needs(options: LoadOptions, devices: Sequence[str]) -> dict[str, int]
         header = await asyncio.to_thread(read_header, options.path)
     except (GgufError, OSError):
         return {}
-    return needs(header, options, devices)
+    return footprint(header, options, devices)
 
 
 def _engine_maker(
-    runtime_dir: Path, logbook: LogBook, policies: Callable[[], Policies]
+    runtime_dir: Path, log_buffer: LogBuffer, policies: Callable[[], Policies]
 ) -> Callable[[str, LoadOptions], Engine]:
     rpc_names = RpcNames()
 
     def make(backend_id: str, options: LoadOptions) -> Engine:
         if options.engine == "command":
-            return CommandEngine(backend_id, options, logbook=logbook)
+            return CommandEngine(backend_id, options, log_buffer=log_buffer)
         rpc_names.know(policies().devices.rpc)
         names = rpc_names.of(options.rpc)
         return HostedEngine(
-            backend_id, options, runtime_dir=runtime_dir, logbook=logbook, names=names
+            backend_id, options, runtime_dir=runtime_dir, log_buffer=log_buffer, names=names
         )
 
     return make
@@ -290,7 +290,7 @@ def _apply_catalog(
 ) -> Callable[[Policies, Policies, Changes], Coroutine[Any, Any, None]]:
     async def apply(_: Policies, new: Policies, changes: Changes) -> None:
         if any(key.startswith("catalog.") for key in changes.keys) or changes.models:
-            await asyncio.to_thread(catalog.use, *places(new, stores))
+            await asyncio.to_thread(catalog.use, *model_dirs(new, stores))
 
     return apply
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.api.options import read_ask
+from proxy.api.options import read_model_request
 from proxy.api.server import make_app
 from proxy.cli.main import main
 from proxy.policy.load import load
@@ -124,7 +124,7 @@ def test_requests_of_the_readme_are_good_ones() -> None:
         if body:
             assert json.loads(body)["messages"], route
             if not route.startswith("/api/"):
-                assert read_ask(body.encode(), models=list).split == 24, route
+                assert read_model_request(body.encode(), models=list).split == 24, route
 
 
 def test_python_of_the_readme_compiles() -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from proxy.control.controller import Controller
 from proxy.engine.types import CPU
-from proxy.memory.picture import Snapshot
-from proxy.routing.request import Ask
+from proxy.memory.snapshot import Snapshot
+from proxy.routing.request import ModelRequest
 from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server
 from tests.support.models import model
@@ -271,7 +271,7 @@ async def test_what_is_on_its_way_is_not_counted_again(rig: Rig) -> None:
     rig.nvml.change(others=await rig.at_rest() - RESERVE - (LAYERS + 4) * layer)
     await rig.at_rest()
 
-    await asyncio.gather(*(rig.controller.ask(backend, 0) for _ in range(2)))
+    await asyncio.gather(*(rig.controller.apply_request(backend, 0) for _ in range(2)))
 
     assert backend.engine.known().moe_cpu_layers == 0
     assert [move["layers"] for move in rig.controller.migrations(backend.id)] == [LAYERS]
@@ -285,11 +285,11 @@ async def test_two_devices_on_one_card_share_its_room(rig: Rig) -> None:
     await rig.ask("a", moe_cpu_layers="full")
     (backend,) = rig.proxy.app.services.pool.backends()
     layers = backend.engine.known().layers
-    assert {layer.home for layer in layers} == set(DEVICES)
+    assert {layer.attention_device for layer in layers} == set(DEVICES)
     rig.nvml.change(others=await rig.at_rest() - RESERVE - 7 * layers[0].experts_bytes)
     await rig.at_rest()
 
-    asking = asyncio.ensure_future(rig.controller.ask(backend, 0))
+    asking = asyncio.ensure_future(rig.controller.apply_request(backend, 0))
     await asyncio.sleep(0)  # it decides before it waits for anything
     goal = rig.controller.goal(backend) or {}
     await asking
@@ -356,7 +356,10 @@ async def test_where_only_strangers_could_make_room_it_is_tried_all_the_same(rig
     services = rig.proxy.app.services
     await services.memory.fresh()
 
-    async with await services.router.route(Ask("c"), "generation"), asyncio.timeout(HANG_S):
+    async with (
+        await services.router.route(ModelRequest("c"), "generation"),
+        asyncio.timeout(HANG_S),
+    ):
         await asyncio.gather(rig.ask("a"), rig.ask("b"))
 
 
@@ -379,7 +382,7 @@ class Judge:
     def _look(self, snapshot: Snapshot) -> None:
         ledger = self._services.ledger
         frees = [free for name in DEVICES if (free := ledger.free(name)) is not None]
-        free, due = min(frees), sum(ledger.due(name) for name in DEVICES)
+        free, due = min(frees), sum(ledger.pending_free(name) for name in DEVICES)
         sizes: dict[tuple[str, int], int] = {}
         coming, leaving, stay = set(), set(), 0
         for backend in self._services.pool.backends():

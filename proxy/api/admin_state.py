@@ -66,7 +66,7 @@ def _backend(services: Services, backend: Backend) -> dict[str, Any]:
                 "index": layer.index,
                 "experts": layer.experts,
                 "experts_bytes": layer.experts_bytes,
-                "home": layer.home,
+                "home": layer.attention_device,
             }
             for layer in (status.layers if status else ())
         ],

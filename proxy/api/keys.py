@@ -15,14 +15,14 @@ from proxy.errors import Unauthorized
 log = structlog.get_logger()
 
 
-class KeyRing:
+class ApiKeys:
     """The keys of one file, read again when it changes. One that is unreadable lets nobody in."""
 
     def __init__(self) -> None:
         self._seen: tuple[Path, int] | None = None
         self._keys: tuple[bytes, ...] = ()
 
-    def admit(self, headers: Mapping[str, str], file: Path | None) -> None:
+    def check(self, headers: Mapping[str, str], file: Path | None) -> None:
         """Raise Unauthorized unless the request carries a key. Without a file there is nothing to
         ask for.
         """

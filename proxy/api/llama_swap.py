@@ -55,10 +55,10 @@ async def stream_logs(request: web.Request) -> web.StreamResponse:
     if model is not None:
         found = await services.resolve(model)
         model = found.loaded_as or found.name
-    with services.logbook.read(model) as lines:
+    with services.log_buffer.read(model) as lines:
         response = await start_stream(request, "text/plain; charset=utf-8")
         if "no-history" not in request.query:
-            for line in services.logbook.recent(model):
+            for line in services.log_buffer.recent(model):
                 await response.write(f"{line.backend}: {line.text}\n".encode())
         async for line in lines:
             await response.write(f"{line.backend}: {line.text}\n".encode())
@@ -99,7 +99,7 @@ def _mode_of(path: str) -> Mode:
 
 
 def _running(backend: Backend) -> dict[str, Any]:
-    stays_s = backend.stays_s
+    ttl_s = backend.ttl_s
     return {
         "model": backend.options.model,
         "name": backend.options.model,
@@ -108,5 +108,5 @@ def _running(backend: Backend) -> dict[str, Any]:
         "cmd": " ".join(backend.options.command),
         "proxy": f"/upstream/{backend.options.model}",
         # llama-swap's 0 is "for ever"
-        "ttl": int(stays_s) if stays_s != float("inf") else 0,
+        "ttl": int(ttl_s) if ttl_s != float("inf") else 0,
     }

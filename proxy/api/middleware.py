@@ -26,7 +26,7 @@ OPEN_PATHS = frozenset({"/health"})
 
 
 @dataclass(slots=True)
-class Facts:
+class RequestLog:
     """What is known of one request at its end, for its log line. The handlers fill it in."""
 
     model: str | None = None
@@ -47,7 +47,7 @@ class Facts:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
-FACTS: web.RequestKey[Facts] = web.RequestKey("facts", Facts)
+REQUEST_LOG: web.RequestKey[RequestLog] = web.RequestKey("facts", RequestLog)
 
 
 @web.middleware
@@ -61,14 +61,14 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     request_id = given if usable else f"{random.getrandbits(128):032x}"
     # Each request has a task of its own, so nothing of an earlier one is bound.
     structlog.contextvars.bind_contextvars(request_id=request_id)
-    facts = request[FACTS] = Facts()
+    request_log = request[REQUEST_LOG] = RequestLog()
     status = CLIENT_LEFT
     try:
         answer = await handler(request)
         status = answer.status
         return answer
     finally:
-        _count(request, facts, status)
+        _count(request, request_log, status)
         # What only looks is looked at often, and is of interest when it fails.
         looks = request.method in ("GET", "HEAD") and status < FIRST_ERROR
         (log.debug if looks else log.info)(
@@ -76,21 +76,21 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
             method=request.method,
             path=request.path,
             status=status,
-            duration_s=round(time.monotonic() - facts.started_s, 6),
-            **facts.known(),
+            duration_s=round(time.monotonic() - request_log.started_s, 6),
+            **request_log.known(),
         )
 
 
-def _count(request: web.Request, facts: Facts, status: int) -> None:
+def _count(request: web.Request, request_log: RequestLog, status: int) -> None:
     resource = request.match_info.route.resource
     # Only what has an answer from a backend has a model for sure; what clients make up must not
     # fill the memory.
     request.app[SERVICES].metrics.count(
         resource.canonical if resource else "",
-        (facts.model or "") if facts.backend else "",
+        (request_log.model or "") if request_log.backend else "",
         status,
-        facts.bytes_sent,
-        facts.first_byte_s,
+        request_log.bytes_sent,
+        request_log.first_byte_s,
     )
 
 
@@ -100,7 +100,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         if request.path not in OPEN_PATHS:
             services = request.app[SERVICES]
-            services.keys.admit(request.headers, services.policies.current.server.api_keys_file)
+            services.keys.check(request.headers, services.policies.current.server.api_keys_file)
         return await handler(request)
     except ProxyError as error:
         return error_response(request, error)

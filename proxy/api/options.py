@@ -12,7 +12,7 @@ import msgspec
 
 from proxy.errors import BadRequest
 from proxy.policy.units import parse_keep_alive
-from proxy.routing.request import Ask
+from proxy.routing.request import ModelRequest
 from proxy.split import OPTION_NAMES, Split, parse_split
 
 OPTIONS: Final = (*OPTION_NAMES, "num_ctx", "keep_alive")
@@ -39,7 +39,7 @@ _decoder = msgspec.json.Decoder(Body)
 _keys_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def read_ask(body: bytes, *, models: Callable[[], Iterable[str]]) -> Ask:
+def read_model_request(body: bytes, *, models: Callable[[], Iterable[str]]) -> ModelRequest:
     """Parse a body. `models` is asked for what exists only where the body names no model.
 
     Raises BadRequest that names the field, its value and what is allowed.
@@ -53,10 +53,10 @@ def read_ask(body: bytes, *, models: Callable[[], Iterable[str]]) -> Ask:
             param="model",
         )
     if "?" not in fields.model and fields == Body(fields.model):
-        return Ask(fields.model)  # nothing in particular, as in nearly all
+        return ModelRequest(fields.model)  # nothing in particular, as in nearly all
     options = _checked_options(fields.options)
     model, _, query = fields.model.partition("?")
-    return Ask(
+    return ModelRequest(
         model,
         split=_one(_splits(fields, options, query)),
         ctx=None if options.get("num_ctx") is None else _ctx(options["num_ctx"]),
@@ -64,12 +64,12 @@ def read_ask(body: bytes, *, models: Callable[[], Iterable[str]]) -> Ask:
     )
 
 
-def read_model(text: str) -> Ask:
+def read_model(text: str) -> ModelRequest:
     """The same from a model's name alone, as it stands in a query or a path."""
     model, _, query = text.partition("?")
     if not model:
         raise BadRequest("model: an empty name is not allowed", param="model")
-    return Ask(model, split=_one(_query_splits(query)))
+    return ModelRequest(model, split=_one(_query_splits(query)))
 
 
 def with_defaults(body: bytes, params: Mapping[str, object]) -> bytes:

@@ -9,18 +9,18 @@ from typing import Final
 from aiohttp import web
 
 from proxy.api.bodies import read_body
-from proxy.api.middleware import FACTS, Handler
-from proxy.api.options import read_ask, read_model, with_defaults
+from proxy.api.middleware import REQUEST_LOG, Handler
+from proxy.api.options import read_model, read_model_request, with_defaults
 from proxy.api.services import SERVICES, Services
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama.options import read_options
-from proxy.dialect.preamble import Protocol, open_body, opening_of
+from proxy.dialect.preamble import Protocol, preamble_of, with_preamble
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.engine.types import Mode
 from proxy.errors import BackendDied
 from proxy.pool.lease import Lease
 from proxy.pool.state import Backend
-from proxy.routing.request import Ask
+from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
 from proxy.upstream.call import HOP_BY_HOP, Call, end_to_end
 from proxy.upstream.connection import BrokenAnswer
@@ -101,18 +101,18 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
         body = await read_body(request, services.policies.current.server.max_body_bytes)
-        ask = read_ask(body, models=services.models.names)
-        request[FACTS].model = ask.model
-        model = await services.resolve(ask.model)
+        wanted = read_model_request(body, models=services.models.names)
+        request[REQUEST_LOG].model = wanted.model
+        model = await services.resolve(wanted.model)
         if has_params and (defaults := _defaults(model)):
             body = with_defaults(body, defaults)
         if protocol:
             if not model.takes_media and has_media(body):
                 model.check_media()
-            body = open_body(body, opening_of(model.entry), protocol)
+            body = with_preamble(body, preamble_of(model.entry), protocol)
             body = narrow_tools(body, protocol)
         forward = Forward("POST", request.rel_url.raw_path_qs, request_headers(request), body)
-        return await answer(request, ask, mode, forward)
+        return await answer(request, wanted, mode, forward)
 
     return handle
 
@@ -126,38 +126,38 @@ def _defaults(model: Model) -> Mapping[str, object]:
 
 
 async def _get(request: web.Request) -> web.StreamResponse:
-    ask = read_model(request.query.get("model", ""))
-    await request.app[SERVICES].resolve(ask.model)
+    wanted = read_model(request.query.get("model", ""))
+    await request.app[SERVICES].resolve(wanted.model)
     forward = Forward("GET", request.rel_url.raw_path_qs, request_headers(request))
-    return await answer(request, ask, "generation", forward)
+    return await answer(request, wanted, "generation", forward)
 
 
 async def answer(
-    request: web.Request, ask: Ask, mode: Mode, forward: Forward
+    request: web.Request, wanted: ModelRequest, mode: Mode, forward: Forward
 ) -> web.StreamResponse:
     """Have the request answered by a backend that has what it asks for, loading it if need be."""
     services = request.app[SERVICES]
-    request[FACTS].model = ask.model
+    request[REQUEST_LOG].model = wanted.model
 
     async def send(lease: Lease) -> web.StreamResponse:
         return await _relay(request, services, lease.backend, forward)
 
-    return await services.router.with_retry(ask, mode, send)
+    return await services.router.with_retry(wanted, mode, send)
 
 
 async def _relay(
     request: web.Request, services: Services, backend: Backend, forward: Forward
 ) -> web.StreamResponse:
     """Pass one answer through. Raises BackendDied as long as nothing of it was sent."""
-    facts = request[FACTS]
-    facts.backend = backend.id
+    request_log = request[REQUEST_LOG]
+    request_log.backend = backend.id
     async with Call(
         backend.engine.address,
         forward.method,
         forward.target,
         headers=forward.headers,
         body=forward.body,
-        spares=services.spares,
+        warm=services.warm,
     ) as upstream:
         headers = end_to_end(upstream.headers, ANSWER_ONLY_OURS)
         headers.append((BACKEND_HEADER, backend.id))
@@ -173,24 +173,24 @@ async def _relay(
             if streams:
                 await response.prepare(request)
                 # Until the first token there is time for it.
-                await services.spares.renew(backend.engine.address)
-            while piece := await upstream.piece():
+                await services.warm.renew(backend.engine.address)
+            while chunk := await upstream.read_chunk():
                 if not response.prepared:
                     await response.prepare(request)
-                await response.write(piece)
-                facts.sent(len(piece))
+                await response.write(chunk)
+                request_log.sent(len(chunk))
             if not response.prepared:
                 await response.prepare(request)
             await response.write_eof()
-            await services.spares.renew(backend.engine.address)
+            await services.warm.renew(backend.engine.address)
         except ConnectionResetError:
-            facts.broken = "the client left"
+            request_log.broken = "the client left"
         except BrokenAnswer as error:
             # Half an answer has no place for an error: the client has to see that it ends too
             # early.
-            facts.broken = f"the engine went away: {error}"
+            request_log.broken = f"the engine went away: {error}"
             if not response.prepared:
-                raise BackendDied(facts.broken) from error
+                raise BackendDied(request_log.broken) from error
             if request.transport is not None:
                 request.transport.abort()
     return response

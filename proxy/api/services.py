@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from proxy.api.keys import KeyRing
+from proxy.api.keys import ApiKeys
 from proxy.catalog.local import Catalog
-from proxy.engine.logbook import LogBook
+from proxy.engine.log_buffer import LogBuffer
 from proxy.errors import ModelNotFound
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
@@ -23,7 +23,7 @@ from proxy.pool.state import Backend
 from proxy.routing.resolver import Model, Models
 from proxy.routing.router import Router
 from proxy.split import Split
-from proxy.upstream.warm import Spares
+from proxy.upstream.warm import WarmConnections
 
 # Unknown names make us look into the folders again, but no faster than this.
 LOOK_AGAIN_S = 2.0
@@ -56,14 +56,14 @@ class Services:
     router: Router
     splits: Splits
     events: EventLog
-    logbook: LogBook
+    log_buffer: LogBuffer
     rates: Rates
     memory: MemoryWatch
     ledger: Ledger
     started_s: float
     looked_s: list[float] = field(default_factory=lambda: [0.0])
-    spares: Spares = field(default_factory=Spares)
-    keys: KeyRing = field(default_factory=KeyRing)
+    warm: WarmConnections = field(default_factory=WarmConnections)
+    keys: ApiKeys = field(default_factory=ApiKeys)
     metrics: Metrics = field(init=False)
 
     def __post_init__(self) -> None:

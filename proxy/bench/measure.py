@@ -24,7 +24,7 @@ from proxy.errors import BackendDied, BadRequest, Conflict
 from proxy.placement.assign import placed
 from proxy.policy.model import Policies
 from proxy.pool.state import Backend
-from proxy.routing.request import Ask
+from proxy.routing.request import ModelRequest
 
 # Repacking what went to the CPU takes seconds for each GiB; a speed from before its end is too low.
 SETTLE_S = 900.0
@@ -103,7 +103,7 @@ async def _options(services: Services, question: Question) -> LoadOptions:
             libdir=policies.engine.libdir,
             threads=policies.engine.threads,
         )
-    plan = await services.router.plan(Ask(name, ctx=question.ctx), "generation")
+    plan = await services.router.plan(ModelRequest(name, ctx=question.ctx), "generation")
     if plan.options.engine != "hosted":
         raise Conflict(f"{name} has a command for an engine: its experts cannot move")
     return replace(plan.options, split=None)

@@ -17,7 +17,7 @@ _INSIDE: Final = ("v.", "mm.", "a.", "s.", "mtp.")
 WHAT_TO_DO: Final = "use a GGUF that was made for llama.cpp, for example one of hf.co/ggml-org"
 
 
-def why_not(header: Header) -> str | None:
+def unsupported_reason(header: Header) -> str | None:
     """Why llama.cpp cannot load this model; None where nothing speaks against it."""
     architecture = header.architecture
     if architecture in _THEIR_NAMES:

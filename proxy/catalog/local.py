@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.catalog import names
+from proxy.catalog.cache import load, save
 from proxy.catalog.entry import Entry as Entry  # what callers ask for here
 from proxy.catalog.folders import scan_folders, scan_named
 from proxy.catalog.gguf import Header
 from proxy.catalog.gguf_reader import read_header
-from proxy.catalog.kept import load, save
 from proxy.catalog.reference import OLLAMA_HOST, Reference
 from proxy.catalog.store import Store
 from proxy.catalog.summary import Summaries, Summary
@@ -63,7 +63,7 @@ class Catalog:
         for root, kept in load(self._manifests_file).items():
             for store in stores:
                 if str(store.root) == root:
-                    store.kept = kept
+                    store.cache = kept
         # What changes: where to look (by `use`), what the last scan found, and the headers of
         # files that have not changed since.
         self.places = Places(tuple(dirs), dict(named), tuple(stores))
@@ -85,8 +85,8 @@ class Catalog:
         self, dirs: Sequence[Path], named: Mapping[str, Path], stores: Sequence[Store] | None = None
     ) -> None:
         """Look in these places from now on, and do so at once. None: the stores stay the same."""
-        kept = self.places.stores if stores is None else tuple(stores)
-        self.places = Places(tuple(dirs), dict(named), kept)
+        stores = self.places.stores if stores is None else tuple(stores)
+        self.places = Places(tuple(dirs), dict(named), stores)
         self.refresh()
 
     def refresh(self) -> None:
@@ -94,7 +94,7 @@ class Catalog:
         self._index = _scan(self.places)
         stores = self.places.stores
         if self._manifests_file and any(store.changed for store in stores):
-            save(self._manifests_file, {str(store.root): store.kept for store in stores})
+            save(self._manifests_file, {str(store.root): store.cache for store in stores})
         known = {entry.path for entry in self._index.entries}
         self._headers = {path: kept for path, kept in self._headers.items() if path in known}
 

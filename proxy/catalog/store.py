@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from proxy.catalog import manifest as media
+from proxy.catalog.cache import CacheEntry
 from proxy.catalog.entry import Entry, Message
-from proxy.catalog.kept import Kept
 from proxy.catalog.manifest import BadManifest, Layer, Manifest, hex_of, parse_manifest
 from proxy.catalog.reference import BadName, Reference, from_manifest_path
 from proxy.catalog.templates import kind_of
@@ -33,7 +33,7 @@ class Store:
         self.source = source
         # What changes: what was read, by the manifest's path below `manifests`. May be set to what
         # an earlier process read.
-        self.kept: Mapping[str, Kept] = {}
+        self.cache: Mapping[str, CacheEntry] = {}
         self.changed = False  # by the last scan
 
     @property
@@ -53,17 +53,17 @@ class Store:
 
     def scan(self, problems: dict[str, str]) -> list[tuple[Reference, Entry]]:
         """All models; what cannot be read is put into `problems`, by its path."""
-        kept: dict[str, Kept] = {}
+        cache: dict[str, CacheEntry] = {}
         for path, file in self._walk(problems):
             try:
-                kept[path] = self._read(path, file)
+                cache[path] = self._read(path, file)
             except (OSError, BadManifest, BadName, msgspec.DecodeError) as error:
                 problems[file.path] = str(error)
-        self.changed = kept.keys() != self.kept.keys() or any(
-            found is not self.kept[path] for path, found in kept.items()
+        self.changed = cache.keys() != self.cache.keys() or any(
+            found is not self.cache[path] for path, found in cache.items()
         )
-        self.kept = kept
-        return [(found.reference, found.entry) for found in kept.values()]
+        self.cache = cache
+        return [(found.reference, found.entry) for found in cache.values()]
 
     def read(self, reference: Reference) -> Manifest:
         """The manifest of a model. Raises FileNotFoundError, BadManifest."""
@@ -93,10 +93,10 @@ class Store:
                 elif entry.is_dir():
                     pending.append((path, entry.path))
 
-    def _read(self, path: str, file: os.DirEntry[str]) -> Kept:
+    def _read(self, path: str, file: os.DirEntry[str]) -> CacheEntry:
         status = file.stat()
         signature = (status.st_size, status.st_mtime_ns, status.st_ino)
-        known = self.kept.get(path)
+        known = self.cache.get(path)
         # A blob may go while the manifest stays; a manifest that was refused may get its blob.
         if known and known.signature == signature and known.whole == _is_there(known.entry):
             return known
@@ -107,7 +107,7 @@ class Store:
         # Ollama shows the digest of a manifest without its kind.
         digest = hex_of(media.digest_of(data))
         entry = replace(entry, digest=digest, modified_at=status.st_mtime)
-        return Kept(signature, reference, entry, _is_there(entry))
+        return CacheEntry(signature, reference, entry, _is_there(entry))
 
     def _entry(self, reference: Reference, manifest: Manifest, path: PurePosixPath) -> Entry:
         config = self._config(manifest)

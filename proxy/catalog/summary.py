@@ -11,11 +11,11 @@ from typing import Final
 
 import msgspec
 
+from proxy.catalog.cache import write
 from proxy.catalog.entry import Entry
 from proxy.catalog.ggml_types import FILE_TYPES
 from proxy.catalog.gguf import GgufError, Value
 from proxy.catalog.gguf_reader import read_beginning, read_header
-from proxy.catalog.kept import write
 
 VERSION: Final = 1
 Signature = tuple[int, int]

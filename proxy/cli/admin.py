@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from proxy.cli import text
 from proxy.cli.client import Client, default_key, default_url, model_path
-from proxy.cli.output import tell
+from proxy.cli.output import print_result
 from proxy.split import plain
 from proxy.text import in_words
 
@@ -17,12 +17,12 @@ def client_of(arguments: Namespace) -> Client:
 
 def ps(arguments: Namespace) -> int:
     backends = client_of(arguments).get("/admin/state")["backends"]
-    return tell(arguments, backends, lambda: text.backends(backends, datetime.now(UTC)))
+    return print_result(arguments, backends, lambda: text.backends(backends, datetime.now(UTC)))
 
 
 def models(arguments: Namespace) -> int:
     found = client_of(arguments).get("/v1/models")["data"]
-    return tell(arguments, found, lambda: text.models(found))
+    return print_result(arguments, found, lambda: text.models(found))
 
 
 def show(arguments: Namespace) -> int:
@@ -32,7 +32,7 @@ def show(arguments: Namespace) -> int:
     name = model["meta"]["base"] or model["id"]
     backends = [b for b in client.get("/admin/state")["backends"] if b["model"] == name]
     shown = {"model": model, "backends": backends}
-    return tell(arguments, shown, lambda: text.model(model, backends))
+    return print_result(arguments, shown, lambda: text.model(model, backends))
 
 
 def load_or_unload(arguments: Namespace) -> int:
@@ -45,10 +45,10 @@ def load_or_unload(arguments: Namespace) -> int:
         count = answer["unloaded"]
         return f"unloaded {in_words(count, 'backend')}" if count else "it was not loaded"
 
-    return tell(arguments, answer, said)
+    return print_result(arguments, answer, said)
 
 
 def set_split(arguments: Namespace) -> int:
     wanted = {"moe_cpu_layers": plain(arguments.moe_cpu_layers)}
     answer = client_of(arguments).put(model_path(arguments.model, "split"), wanted)
-    return tell(arguments, answer, lambda: text.splits(answer["backends"]))
+    return print_result(arguments, answer, lambda: text.splits(answer["backends"]))

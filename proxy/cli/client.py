@@ -23,7 +23,7 @@ class ClientError(Exception):
     """What to tell the person, in one line."""
 
 
-class Nobody(ClientError):
+class Unreachable(ClientError):
     """No proxy answers."""
 
 
@@ -67,7 +67,7 @@ class Client:
                 raise self._refusal(error) from error
         except (OSError, http.client.HTTPException) as error:
             why = reason_of(error)
-            raise Nobody(
+            raise Unreachable(
                 f"nothing answers at {self.url} ({why}); start it with: moe-proxy serve, or say "
                 "with --url where it is"
             ) from error

@@ -6,9 +6,10 @@ Each imports what only it needs: `ps` should not take the time to load a server.
 import os
 from argparse import Namespace
 
+from proxy.cli import output
 from proxy.cli.admin import client_of
 from proxy.cli.client import default_key, default_url
-from proxy.cli.output import FAILED, MISUSED, OK, complain, tell
+from proxy.cli.output import FAILED, MISUSED, OK, print_result
 from proxy.errors import NotFound, ProxyError
 
 
@@ -46,7 +47,7 @@ def check(arguments: Namespace) -> int:
         "problems": [problem_to_json(problem) for problem in loaded.problems],
         "warnings": [problem_to_json(warning) for warning in warnings],
     }
-    tell(arguments, found, lambda: policies(loaded, warnings))
+    print_result(arguments, found, lambda: policies(loaded, warnings))
     return OK if loaded.policies else FAILED
 
 
@@ -69,10 +70,10 @@ def plan(arguments: Namespace) -> int:
     try:
         found = answer(question)
     except ProxyError as error:
-        complain(error)
+        output.error(error)
         return FAILED if isinstance(error, NotFound) else MISUSED
     made = (found.plan, found.model)
-    tell(
+    print_result(
         arguments,
         plan_json(*made, found.args),
         lambda: plan_text(*made, vram, found.args),
@@ -97,18 +98,18 @@ def bench(arguments: Namespace) -> int:
     try:
         curve = measure(question, client_of(arguments), picture=arguments.plot)
     except BenchError as error:
-        complain(error)
+        output.error(error)
         return FAILED
-    return tell(arguments, in_json(curve), lambda: in_text(curve))
+    return print_result(arguments, in_json(curve), lambda: in_text(curve))
 
 
 def pull_or_create(arguments: Namespace) -> int:
-    from proxy.cli.progress import Screen
+    from proxy.cli.progress import ProgressBar
     from proxy.cli.pull import create, pull
     from proxy.cli.pull_remote import Remote
 
     remote = Remote(arguments.url or default_url(), default_key())
-    show = Screen(as_json=arguments.json).show
+    show = ProgressBar(as_json=arguments.json).show
     if arguments.command == "pull":
         pull(arguments.model, remote, show, insecure=arguments.insecure)
     else:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from proxy.cli import admin, local, options
+from proxy.cli import admin, local, options, output
 from proxy.cli.client import ClientError
-from proxy.cli.output import FAILED, MISUSED, OK, complain
+from proxy.cli.output import FAILED, MISUSED, OK
 from proxy.observe.log import LEVELS
 from proxy.version import own_version
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except ClientError as error:
-        complain(error)
+        output.error(error)
         return FAILED
     except BrokenPipeError:
         # Whoever read our output has had enough of it.

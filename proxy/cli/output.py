@@ -10,16 +10,16 @@ from typing import Any
 OK, FAILED, MISUSED = 0, 1, 2
 
 
-def tell(arguments: Namespace, value: Any, text: Callable[[], str]) -> int:
+def print_result(arguments: Namespace, value: Any, text: Callable[[], str]) -> int:
     """Print `value` as JSON if the command line asks for that, else `text`."""
     print(json.dumps(value, indent=2) if arguments.json else text())
     return OK
 
 
-def complain(message: object) -> None:
-    note(f"moe-proxy: {message}")
+def error(message: object) -> None:
+    info(f"moe-proxy: {message}")
 
 
-def note(text: str) -> None:
+def info(text: str) -> None:
     """Say something beside what is asked for, which standard output is kept for."""
     print(text, file=sys.stderr, flush=True)

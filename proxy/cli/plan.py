@@ -27,7 +27,7 @@ from proxy.policy.load import load
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.units import parse_size
 from proxy.policy.values import home_of
-from proxy.routing.model_dirs import places
+from proxy.routing.model_dirs import model_dirs
 from proxy.routing.resolver import Models
 from proxy.split import AUTO, Split, cpu_layers
 
@@ -145,7 +145,7 @@ def _model(name: str, policies: Policies) -> tuple[ModelPolicy, Path]:
         path = Path(name).resolve()
         named = (m for m in policies.models.values() if m.path and m.path.resolve() == path)
         return next(named, replace(policies.defaults, name=path.stem)), path
-    catalog = Catalog(*places(policies, Stores(home_of(os.environ))))
+    catalog = Catalog(*model_dirs(policies, Stores(home_of(os.environ))))
     model = Models(lambda: policies, catalog).resolve(name)
     return model.policy, model.path
 

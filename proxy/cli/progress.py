@@ -4,10 +4,10 @@ import json
 import sys
 from typing import TextIO
 
-from proxy.hub.lines import Line
+from proxy.hub.progress import Line
 
 
-class Screen:
+class ProgressBar:
     """Writes to a terminal, a file, or as JSON for programs."""
 
     def __init__(self, out: TextIO | None = None, *, as_json: bool = False) -> None:

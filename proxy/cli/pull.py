@@ -15,12 +15,12 @@ from proxy.catalog import manifest as media
 from proxy.catalog.local import Catalog
 from proxy.catalog.modelfile import Modelfile, ModelfileError, parse_modelfile
 from proxy.catalog.store import Store, Stores
-from proxy.cli.client import ClientError, Nobody
+from proxy.cli.client import ClientError, Unreachable
 from proxy.cli.pull_remote import Remote
 from proxy.errors import ProxyError, reason_of
-from proxy.hub.create import Recipe
+from proxy.hub.create import CreateSpec
 from proxy.hub.hub import Hub, reference_of
-from proxy.hub.lines import Line, status
+from proxy.hub.progress import Line, status
 from proxy.hub.writer import Writer, digest_of_file
 from proxy.policy.load import load
 from proxy.policy.model import Policies
@@ -43,7 +43,7 @@ def pull(name: str, remote: Remote, show: Show, *, insecure: bool) -> None:
     body = {"model": name, "insecure": insecure}
     try:
         _show(remote.lines("/api/pull", body), show)
-    except Nobody:
+    except Unreachable:
         if not remote.is_local:
             raise
         asyncio.run(_directly(lambda hub: hub.pull(name, insecure=insecure), show))
@@ -66,7 +66,7 @@ def create(name: str, file: Path, remote: Remote, show: Show, *, quantize: str |
         show(status(f"note: {note}"))
     source = source_of(wanted, file.parent)
     digests = _digests(source, show)
-    recipe = Recipe(
+    recipe = CreateSpec(
         name=reference,
         source=source.model,
         files={name: digests[path] for name, path in source.files.items()},
@@ -87,7 +87,7 @@ def create(name: str, file: Path, remote: Remote, show: Show, *, quantize: str |
                 show(status(f"copying file {path.name}"))
                 remote.upload(digest, path)
         _show(remote.lines("/api/create", _body(recipe)), show)
-    except Nobody:
+    except Unreachable:
         if not remote.is_local:
             raise
         if why_not_linked:
@@ -138,7 +138,7 @@ def _digests(source: Source, show: Show) -> dict[Path, str]:
     return digests
 
 
-def _body(recipe: Recipe) -> dict[str, Any]:
+def _body(recipe: CreateSpec) -> dict[str, Any]:
     messages = [{"role": m.role, "content": m.content} for m in recipe.messages]
     return {
         "model": recipe.name.full,

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from proxy.cli.client import Client, ClientError, Nobody
-from proxy.hub.lines import Line
+from proxy.cli.client import Client, ClientError, Unreachable
+from proxy.hub.progress import Line
 
 # Between two lines of a pull or of a quantisation: whoever is gone is noticed at once.
 SILENT_S = 3600.0
@@ -43,7 +43,7 @@ class Remote:
     def has_blob(self, digest: str) -> bool:
         try:
             self._client.open("HEAD", f"/api/blobs/{digest}").close()
-        except Nobody:
+        except Unreachable:
             raise
         except ClientError:
             return False

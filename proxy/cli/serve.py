@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager, suppress
 import structlog
 
 from proxy.app import Running, Settings, running
+from proxy.cli import output
 from proxy.cli.client import ClientError, default_url
-from proxy.cli.output import MISUSED, OK, complain, note
+from proxy.cli.output import MISUSED, OK
 from proxy.cli.text import greeting
 from proxy.observe import log as logging
 from proxy.observe.notify import feed_watchdog, notify, watchdog_interval_s
@@ -31,7 +32,7 @@ def main(settings: Settings) -> int:
         try:
             hurried = runner.run(_serve(settings))
         except StartupError as error:
-            complain(error)
+            output.error(error)
             return MISUSED
         if hurried:
             sys.stderr.flush()
@@ -77,7 +78,7 @@ def _greet(proxy: Running, settings: Settings) -> None:
     with suppress(ClientError):
         # Where the other commands look, if they are not told.
         elsewhere = proxy.url != default_url(settings.env)
-    note(greeting(own_version() or "", proxy.url, models, elsewhere=elsewhere))
+    output.info(greeting(own_version() or "", proxy.url, models, elsewhere=elsewhere))
 
 
 @asynccontextmanager

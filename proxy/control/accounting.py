@@ -39,7 +39,7 @@ class Books:
             if since is None:
                 continue
             held, still_s = backend.engine.known().held, self._still_s[backend.id]
-            self._ledger.hold(backend.id, held, at_s=since, taken_s=still_s)
+            self._ledger.record(backend.id, held, at_s=since, taken_s=still_s)
             self._booked_s[backend.id] = now
             if not self._controller.moving(backend):
                 self._still_s[backend.id] = now

@@ -92,7 +92,7 @@ class Newcomers:
             domains, leaving = self._rooms.by_domain(needed), self._rooms.leaving()
             # What was given back need not be given again, though the device may show it late.
             rooms = {
-                domain: room.gaining(leaving.get(domain, 0))
+                domain: room.with_freed(leaving.get(domain, 0))
                 for domain, room in self._rooms.rooms(backend.id).items()
             }
             changes, missing = make_way(self._rooms.tenants(), domains, rooms)

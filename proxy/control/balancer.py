@@ -17,10 +17,10 @@ from proxy.control.headroom import SERVING, Rooms
 from proxy.engine.types import CPU, Device, LoadOptions
 from proxy.errors import ProxyError
 from proxy.memory.ledger import Ledger
-from proxy.memory.picture import Snapshot
+from proxy.memory.snapshot import Snapshot
 from proxy.memory.watch import MemoryWatch
 from proxy.observe.events import EventLog
-from proxy.placement.rebalance import Changes, balance
+from proxy.placement.rebalance import Changes, rebalance
 from proxy.policy.model import Policies
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
@@ -147,20 +147,20 @@ class Balancer:
             gained = leaving.get(domain, 0)
             if coming.get(domain, 0):
                 # Nothing more comes while this does; only whether all of it still may, is asked.
-                rooms[domain] = room = room.gaining(-coming[domain])
+                rooms[domain] = room = room.with_freed(-coming[domain])
             if gained:
                 # Counted once: as free for the question whether more has to leave, as not there
                 # otherwise.
-                rooms[domain] = replace(room.gaining(gained), pace="stand")
-            memory, short = self._rooms.domain(domain), rooms[domain].short > 0
+                rooms[domain] = replace(room.with_freed(gained), growth="frozen")
+            memory, short = self._rooms.domain(domain), rooms[domain].deficit > 0
             memory.shrinking = short or (memory.shrinking and gained > 0)
             if short:
                 memory.short_at_s, memory.recovering = now, True
-        changes = balance(self._rooms.tenants(), rooms)
+        changes = rebalance(self._rooms.tenants(), rooms)
         self._perform(changes)
         for domain, room in rooms.items():
             # All that was given is back once nobody has anything more to take.
-            if room.pace == "one" and not changes.moves:
+            if room.growth == "step" and not changes.moves:
                 self._rooms.domain(domain).recovering = False
         if "use" in changes.why.values():
             for domain in rooms:
@@ -170,15 +170,21 @@ class Balancer:
         backends = {backend.id: backend for backend in self._rooms.serving()}
         for name, moves in changes.moves.items():
             backend = backends[name]
-            homes = {layer.index: layer.home for layer in backend.engine.known().layers}
+            attention_devices = {
+                layer.index: layer.attention_device for layer in backend.engine.known().layers
+            }
             extra = self._controller.extra(backend)
-            places = {i: self._device_of(place, homes[i], extra) for i, place in moves.items()}
+            places = {
+                i: self._device_of(place, attention_devices[i], extra) for i, place in moves.items()
+            }
             why = changes.why[name]
             log.info("balance", backend=name, why=why, layers=len(places), to=set(places.values()))
             self._controller.shift(backend, places, why)
 
-    def _device_of(self, place: str, home: str, extra: Sequence[str]) -> str:
+    def _device_of(self, place: str, attention_device: str, extra: Sequence[str]) -> str:
         """A domain is no place: of the devices in it, the layer's own, or one for experts only."""
-        if place in (CPU, self._rooms.domain_of(home)):
-            return CPU if place == CPU else home
-        return next((name for name in extra if self._rooms.domain_of(name) == place), home)
+        if place in (CPU, self._rooms.domain_of(attention_device)):
+            return CPU if place == CPU else attention_device
+        return next(
+            (name for name in extra if self._rooms.domain_of(name) == place), attention_device
+        )

@@ -16,7 +16,7 @@ from proxy.control.migration import Migration
 from proxy.engine.types import LoadOptions, Mode, Status
 from proxy.errors import Conflict, NotFound
 from proxy.observe.events import EventLog
-from proxy.placement.assign import Placement, Spare, ahead, placed, plan, shown
+from proxy.placement.assign import Placement, Spare, assign, display_n, placed, projected
 from proxy.policy.diff import Changes
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.pool.pool import Pool
@@ -115,14 +115,14 @@ class Controller:
             return backend.options.split
         split = asked.split
         if asked.told is None or asked.told[0] is not status or asked.told[1] != split:
-            asked.told = status, split, shown(status, split)
+            asked.told = status, split, display_n(status, split)
         return asked.told[2]
 
     def migrations(self, backend_id: str) -> list[dict[str, Any]]:
         """The last moves, oldest first: {"at", "why", "from", "to", "layers", "staged_s",
         "gate_s"}."""
         asked = self._asked.get(backend_id)
-        return list(asked.migration.made) if asked else []
+        return list(asked.migration.history) if asked else []
 
     def extra(self, backend: Backend) -> list[str]:
         """The devices of a backend that the policies keep for experts only."""
@@ -150,7 +150,7 @@ class Controller:
 
     # --- who asks ---
 
-    async def ask(self, backend: Backend, split: Split) -> bool:
+    async def apply_request(self, backend: Backend, split: Split) -> bool:
         """A request asks for a split; returns when it is there. False: its experts cannot move, so
         it is there only where the backend was loaded with it.
 
@@ -299,8 +299,8 @@ class Controller:
         await asked.learned.wait()
         floor = self.floors.get(backend.id, 0)
         # What is on its way has its room already: it is not in `spare` any more.
-        status = ahead(backend.engine.known(), asked.migration.goal or {})
-        goal = plan(
+        status = projected(backend.engine.known(), asked.migration.goal or {})
+        goal = assign(
             status,
             asked.split,
             self.spare(asked.split != AUTO),
@@ -316,7 +316,7 @@ def _moves_by_replacing(backend: Backend) -> bool:
     """Whether another split of the policies takes a successor that is loaded with it. A backend
     that stands beside others has the split that it was asked for."""
     fixed = backend.options.split is not None or backend.engine.moves_by_reload
-    return fixed and not backend.side_by_side
+    return fixed and not backend.coexist
 
 
 def _split_key(backend: Backend) -> str:

@@ -12,8 +12,8 @@ from proxy.control.controller import Controller
 from proxy.engine.types import CPU, Device, LoadOptions
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
-from proxy.placement.assign import ahead
-from proxy.placement.rebalance import Room, Tenant
+from proxy.placement.assign import projected
+from proxy.placement.rebalance import DeviceBudget, Tenant
 from proxy.policy.model import Policies
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend, BackendState
@@ -90,11 +90,11 @@ class Rooms:
         """The backends that have memory, and may be asked."""
         return [backend for backend in self._pool.backends() if backend.state in SERVING]
 
-    def rooms(self, newcomer: str | None = None) -> dict[str, Room]:
+    def rooms(self, newcomer: str | None = None) -> dict[str, DeviceBudget]:
         """Domain -> its room. Of several devices on one card the pessimist's view of each
         counts. For a newcomer, what was promised to later ones does not."""
         policies, now = self._policies().devices, self._clock.now()
-        rooms: dict[str, Room] = {}
+        rooms: dict[str, DeviceBudget] = {}
         coming = self.coming()
         for backend, domains in self.promised.items():
             if backend == newcomer:
@@ -109,7 +109,7 @@ class Rooms:
             free = self._ledger.free(name)
             quiet = now - memory.short_at_s >= policies.settle_s
             ours = self._ledger.ours(name)
-            room = Room(
+            room = DeviceBudget(
                 free=free,
                 reserve=rules.reserve_bytes,
                 # Once it is short, enough is what brings the reserve back: moves change what is
@@ -117,11 +117,11 @@ class Rooms:
                 low=rules.reserve_bytes if memory.shrinking else policies.low_bytes,
                 over_limit=None if rules.limit_bytes is None else ours - rules.limit_bytes,
                 promised=coming.get(domain, 0),
-                pace="stand" if not quiet else "one" if memory.recovering else "fill",
-                trade=now - memory.traded_at_s >= policies.settle_s,
+                growth="frozen" if not quiet else "step" if memory.recovering else "bulk",
+                may_preempt=now - memory.traded_at_s >= policies.settle_s,
                 experts=rules.experts,
             )
-            rooms[domain] = rooms[domain].stricter(room) if domain in rooms else room
+            rooms[domain] = rooms[domain].merge(room) if domain in rooms else room
         return rooms
 
     def spare(self, *, by_number: bool) -> dict[str, int | None]:
@@ -135,11 +135,11 @@ class Rooms:
         failed_since_s = self._clock.now() - self._policies().devices.settle_s
         for domain, room in self.rooms().items():
             failed = self.domain(domain).failed_at_s > failed_since_s
-            if failed or (room.pace == "stand" and not by_number):
+            if failed or (room.growth == "frozen" and not by_number):
                 found[domain] = 0
             else:
                 known = room.free is not None or room.over_limit is not None
-                found[domain] = room.spare if known else None
+                found[domain] = room.available if known else None
         return found
 
     def coming(self, *, but_one: bool = False) -> dict[str, int]:
@@ -164,7 +164,7 @@ class Rooms:
         sums: dict[str, int] = {}
         for name in self.devices():
             domain = self.domain_of(name)
-            sums[domain] = sums.get(domain, 0) + self._ledger.due(name)
+            sums[domain] = sums.get(domain, 0) + self._ledger.pending_free(name)
         for backend in self.serving():
             goal = self._controller.goal(backend) or {}
             for layer in backend.engine.known().layers:
@@ -181,7 +181,7 @@ class Rooms:
             if asked is None or not backend.engine.live_moves:
                 continue
             # A layer that is on its way counts as where it will be.
-            status = ahead(backend.engine.known(), self._controller.goal(backend) or {})
+            status = projected(backend.engine.known(), self._controller.goal(backend) or {})
             found.append(
                 Tenant(
                     id=backend.id,
@@ -189,11 +189,11 @@ class Rooms:
                         replace(
                             layer,
                             experts=self._place(layer.experts),
-                            home=self._place(layer.home),
+                            attention_device=self._place(layer.attention_device),
                         )
                         for layer in status.layers
                     ],
-                    wish=cpu_layers(
+                    pinned_cpu=cpu_layers(
                         self._controller.floors.get(backend.id, 0) if asked == AUTO else asked,
                         status.block_count,
                     ),
@@ -202,7 +202,7 @@ class Rooms:
                     use=self._use(backend.id),
                     last_used_s=backend.last_used_s,
                     moving=self._controller.moving(backend),
-                    extra=frozenset(map(self.domain_of, self._controller.extra(backend))),
+                    expert_only=frozenset(map(self.domain_of, self._controller.extra(backend))),
                 )
             )
         return found

@@ -11,13 +11,13 @@ import structlog
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.gguf_reader import read_header
 from proxy.engine.types import LoadOptions
-from proxy.memory.picture import Snapshot
 from proxy.memory.pressure import Episodes, pressure_of
+from proxy.memory.snapshot import Snapshot
 from proxy.memory.watch import MemoryWatch
 from proxy.observe.events import EventLog
 from proxy.placement.budget import Budget
 from proxy.placement.footprint import settings_of
-from proxy.placement.ram import stays_on_cpu
+from proxy.placement.ram import cpu_resident
 from proxy.pool.state import Backend
 from proxy.routing.batch_size import Capacity
 from proxy.split import AUTO, Split, cpu_layers
@@ -98,4 +98,4 @@ def _staying(options: LoadOptions, split: Split, budgets: Sequence[Budget]) -> i
         return None
     split = split if options.split is None else options.split
     given = None if split == AUTO else len(cpu_layers(split, header.layers))
-    return stays_on_cpu(header, settings_of(options), budgets, given)
+    return cpu_resident(header, settings_of(options), budgets, given)

@@ -39,7 +39,7 @@ class Migration:
         # oldest first.
         self.goal: Placement | None = None
         self._move: asyncio.Task[Move] | None = None
-        self.made: deque[dict[str, Any]] = deque(maxlen=MOVES_KEPT)
+        self.history: deque[dict[str, Any]] = deque(maxlen=MOVES_KEPT)
 
     @property
     def moving(self) -> bool:
@@ -98,6 +98,6 @@ class Migration:
                 "gate_s": round(move.gate_s, 6),
                 "short_of_memory": move.short_of_memory,
             }
-            self.made.append(record)
+            self.history.append(record)
             self._events.publish("moved", backend=backend.id, model=backend.options.model, **record)
         return move

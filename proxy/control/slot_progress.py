@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import msgspec
 
 from proxy.errors import ProxyError
-from proxy.observe.rates import Ask, Progress, progress_of
+from proxy.observe.rates import Progress, ReadProgress, progress_of
 from proxy.pool.pool import Pool
 from proxy.pool.state import BackendState
 from proxy.upstream.call import Call
@@ -22,7 +22,7 @@ def busy_backends(pool: Pool) -> Iterator[str]:
             yield backend.id
 
 
-def slots_progress(pool: Pool) -> Ask:
+def slots_progress(pool: Pool) -> ReadProgress:
     async def ask(backend_id: str) -> Progress | None:
         backend = next((b for b in pool.backends() if b.id == backend_id), None)
         if backend is None:

@@ -18,7 +18,7 @@ SYSTEM_ROLES: Final = ("system", "developer")
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class Preamble:
     """What stands before a conversation."""
 
     system: str | None = None
@@ -47,23 +47,23 @@ class Opening:
         return [*conversation[:systems], *opened, *conversation[systems:]]
 
 
-NOTHING: Final = Opening()
+NOTHING: Final = Preamble()
 
 
-def opening_of(entry: Entry | None) -> Opening:
+def preamble_of(entry: Entry | None) -> Preamble:
     """What the model's manifest says; nothing where it has none."""
-    return Opening(entry.system, entry.messages) if entry else NOTHING
+    return Preamble(entry.system, entry.messages) if entry else NOTHING
 
 
-def open_body(body: bytes, opening: Opening, protocol: Protocol) -> bytes:
+def with_preamble(body: bytes, preamble: Preamble, protocol: Protocol) -> bytes:
     """The body with the opening in it; byte for byte the same where there is none.
 
     What is not as the protocol wants it is left for the engine to refuse.
     """
-    if not opening:
+    if not preamble:
         return body
     fields = _fields.decode(body)
-    changed = _OPENERS[protocol](fields, opening)
+    changed = _OPENERS[protocol](fields, preamble)
     return msgspec.json.encode({**fields, **changed}) if changed else body
 
 
@@ -79,31 +79,31 @@ _raws = msgspec.json.Decoder(Raws)
 _said = msgspec.json.Decoder(_Said)
 
 
-def _chat(fields: dict[str, msgspec.Raw], opening: Opening) -> dict[str, Any]:
+def _chat(fields: dict[str, msgspec.Raw], preamble: Preamble) -> dict[str, Any]:
     messages = _list(fields.get("messages"))
-    return {"messages": opening.before(messages, _plain, role=_role)} if messages else {}
+    return {"messages": preamble.before(messages, _plain, role=_role)} if messages else {}
 
 
-def _messages(fields: dict[str, msgspec.Raw], opening: Opening) -> dict[str, Any]:
+def _messages(fields: dict[str, msgspec.Raw], preamble: Preamble) -> dict[str, Any]:
     messages = _list(fields.get("messages"))
     if not messages:
         return {}
     changed: dict[str, Any] = {
-        "messages": opening.before(messages, _plain, role=_role, told=True),
+        "messages": preamble.before(messages, _plain, role=_role, told=True),
     }
-    if opening.system and _empty(fields.get("system")) and _role(messages[0]) != "system":
-        changed["system"] = opening.system
+    if preamble.system and _empty(fields.get("system")) and _role(messages[0]) != "system":
+        changed["system"] = preamble.system
     return changed
 
 
-def _responses(fields: dict[str, msgspec.Raw], opening: Opening) -> dict[str, Any]:
+def _responses(fields: dict[str, msgspec.Raw], preamble: Preamble) -> dict[str, Any]:
     items = _items(fields.get("input"))
     if not items:
         return {}
-    changed: dict[str, Any] = {"input": opening.before(items, _item, role=_role, told=True)}
+    changed: dict[str, Any] = {"input": preamble.before(items, _item, role=_role, told=True)}
     told = not _empty(fields.get("instructions")) or _role(items[0]) in SYSTEM_ROLES
-    if opening.system and not told:
-        changed["instructions"] = opening.system
+    if preamble.system and not told:
+        changed["instructions"] = preamble.system
     return changed
 
 

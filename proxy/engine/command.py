@@ -11,7 +11,7 @@ import aiohttp
 
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.gguf_reader import read_header
-from proxy.engine.logbook import LogBook
+from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
 from proxy.engine.types import CPU, Address, Device, Layer, LoadOptions, Move, Status
 from proxy.errors import Conflict
@@ -43,12 +43,12 @@ class CommandEngine:
         backend_id: str,
         options: LoadOptions,
         *,
-        logbook: LogBook,
+        log_buffer: LogBuffer,
         stall_s: float = STALL_S,
     ) -> None:
         self._id = backend_id
         self._options = options
-        self._logbook = logbook
+        self._log_buffer = log_buffer
         self._stall_s = stall_s
         self._address: Address | None = None
         self._child: ChildProcess | None = None
@@ -131,7 +131,7 @@ class CommandEngine:
         return self._child
 
     def _note(self, line: str) -> None:
-        self._logbook.write(self._options.model, self._id, line)
+        self._log_buffer.write(self._options.model, self._id, line)
 
     async def _until_serving(self, child: ChildProcess, origin: str) -> bool:
         """Whether it serves; False once it has been silent for too long."""
@@ -163,7 +163,7 @@ def _status(options: LoadOptions) -> Status:
             index = int(match[1])
             experts_bytes[index] = experts_bytes.get(index, 0) + tensor.size_bytes
     layers = (
-        Layer(index, CPU if index < options.split else DEVICE, size, home=DEVICE)
+        Layer(index, CPU if index < options.split else DEVICE, size, attention_device=DEVICE)
         for index, size in sorted(experts_bytes.items())
     )
     return Status(block_count=header.layers, layers=tuple(layers))

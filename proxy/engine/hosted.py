@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from proxy.engine.arguments import server_arguments
-from proxy.engine.logbook import LogBook
+from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
 from proxy.engine.types import Address, Device, LoadOptions, Move, Status
 from proxy.errors import BackendDied, Conflict, LoadFailed, reason_of
@@ -54,7 +54,7 @@ class HostedEngine:
         options: LoadOptions,
         *,
         runtime_dir: Path,
-        logbook: LogBook,
+        log_buffer: LogBuffer,
         names: Mapping[str, str] | None = None,
     ) -> None:
         """`runtime_dir` is for the sockets; a Unix socket's path may have 107 bytes, so it has to
@@ -70,7 +70,7 @@ class HostedEngine:
             self._argv(options),
             {},
             backend_id,
-            on_line=lambda line: logbook.write(options.model, backend_id, line),
+            on_line=lambda line: log_buffer.write(options.model, backend_id, line),
         )
         self._numbers = itertools.count(1)
         self._writer: asyncio.StreamWriter | None = None
@@ -237,7 +237,9 @@ class HostedEngine:
         if status is None or not self._names:
             return event
         layers = tuple(
-            replace(layer, experts=name(layer.experts), home=name(layer.home))
+            replace(
+                layer, experts=name(layer.experts), attention_device=name(layer.attention_device)
+            )
             for layer in status.layers
         )
         held = {name(device): kinds for device, kinds in status.held.items()}

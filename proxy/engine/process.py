@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from proxy.engine.output import Output
+from proxy.engine.line_reader import LineReader
 from proxy.errors import LoadFailed
 from proxy.tasks import spawn
 
@@ -89,7 +89,7 @@ class ChildProcess:
         # keeps its end.
         ours, theirs = os.pipe()
         transport, output = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: Output(self._say), os.fdopen(ours, "rb", buffering=0)
+            lambda: LineReader(self._say), os.fdopen(ours, "rb", buffering=0)
         )
         try:
             # start_new_session makes it the leader of its own group: what it starts in turn ends
@@ -189,7 +189,7 @@ class ChildProcess:
     async def _reap(
         self,
         process: asyncio.subprocess.Process,
-        output: Output,
+        output: LineReader,
         transport: asyncio.ReadTransport,
     ) -> int:
         status = await process.wait()

@@ -70,7 +70,7 @@ class Layer:
     index: int
     experts: str  # "CPU" or a device's name; mapped or repacked is the worker's business
     experts_bytes: int
-    home: str  # the device that has this layer's attention, or "CPU"
+    attention_device: str  # the device that has this layer's attention, or "CPU"
 
 
 @dataclass(frozen=True, slots=True)

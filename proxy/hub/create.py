@@ -18,7 +18,7 @@ from proxy.catalog.manifest import BadManifest, Layer, Manifest, encode_manifest
 from proxy.catalog.reference import Reference
 from proxy.catalog.templates import kind_of, problem_of_jinja
 from proxy.errors import BadRequest
-from proxy.hub.lines import Report, status
+from proxy.hub.progress import Report, status
 from proxy.hub.puller import config_of
 from proxy.hub.quantize import SOURCES, quantize, type_of
 from proxy.hub.writer import Writer, digest_of_file
@@ -27,7 +27,7 @@ _TEXTS: Final = (media.TEMPLATE, media.OLD_TEMPLATE)
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class CreateSpec:
     """What a model is made of. `files` and `adapters`: file names and the digests of blobs."""
 
     name: Reference
@@ -76,7 +76,7 @@ class Creator:
         self._change = change
         self._find = find
 
-    async def create(self, recipe: Recipe, report: Report) -> None:
+    async def create(self, recipe: CreateSpec, report: Report) -> None:
         """Make the model; an older one of this name is replaced. Raises BadRequest, PullFailed."""
         kind = type_of(recipe.quantize) if recipe.quantize else None
         if recipe.source is not None:
@@ -214,10 +214,13 @@ class Creator:
         layer = Layer(media.MODEL, digest, size)
         # The model's layer stays the first.
         rest = draft.without(media.MODEL)
-        told = (f"creating new layer {digest}", *(t for t in rest.told if model.digest not in t))
+        told = (
+            f"creating new layer {digest}",
+            *(t for t in rest.told if model.digest not in t),
+        )
         return _Draft((layer, *rest.layers), told)
 
-    def _with_texts(self, draft: _Draft, recipe: Recipe, report: Report) -> _Draft:
+    def _with_texts(self, draft: _Draft, recipe: CreateSpec, report: Report) -> _Draft:
         if recipe.template:
             draft = self._with_template(draft, recipe.template, report)
         if recipe.system:

@@ -15,7 +15,7 @@ import structlog
 
 from proxy.catalog.manifest import hex_of
 from proxy.errors import reason_of
-from proxy.hub.lines import PullFailed, Report, progress
+from proxy.hub.progress import PullFailed, Report, progress
 
 log = structlog.get_logger()
 
@@ -154,7 +154,9 @@ async def _attempt(session: aiohttp.ClientSession, download: _Download, report: 
         elif answer.status in (408, 429) or answer.status >= 500:
             raise _Cut(f"HTTP {answer.status} {answer.reason}")
         elif answer.status not in (200, 206):
-            raise PullFailed(f"{_host(remote.url)} refuses {remote.digest[:19]}: {told(answer)}")
+            raise PullFailed(
+                f"{_host(remote.url)} refuses {remote.digest[:19]}: {describe_response(answer)}"
+            )
         reported_s = 0.0
         async for data in answer.content.iter_chunked(CHUNK_BYTES):
             if download.completed + len(data) > remote.size:
@@ -167,7 +169,7 @@ async def _attempt(session: aiohttp.ClientSession, download: _Download, report: 
         raise _Cut("the connection was closed in the middle")
 
 
-def told(answer: aiohttp.ClientResponse) -> str:
+def describe_response(answer: aiohttp.ClientResponse) -> str:
     """An answer that is a refusal, for people."""
     if answer.status in (401, 403):
         return f"HTTP {answer.status}: access denied (private models need a token)"

@@ -13,9 +13,9 @@ from proxy.catalog.manifest import BadManifest, hex_of
 from proxy.catalog.reference import BadName, Reference, parse_reference
 from proxy.catalog.store import Store
 from proxy.errors import BadRequest, Conflict, ModelNotFound, reason_of
-from proxy.hub.create import Creator, Recipe
+from proxy.hub.create import CreateSpec, Creator
 from proxy.hub.jobs import Jobs
-from proxy.hub.lines import Line, PullFailed, Report, status
+from proxy.hub.progress import Line, PullFailed, Report, status
 from proxy.hub.puller import Puller
 from proxy.hub.writer import Writer
 
@@ -59,7 +59,7 @@ class Hub:
 
         return self._jobs.follow(("pull", reference.folded, insecure), work)
 
-    def create(self, recipe: Recipe) -> AsyncGenerator[Line, None]:
+    def create(self, recipe: CreateSpec) -> AsyncGenerator[Line, None]:
         """The lines of the making of a model. Raises BadRequest, ModelNotFound, PullFailed."""
 
         async def work(report: Report) -> None:

@@ -15,7 +15,7 @@ from proxy.catalog.gguf_reader import PART
 from proxy.catalog.reference import LATEST, Reference
 from proxy.errors import reason_of
 from proxy.hub.fetch import Remote
-from proxy.hub.lines import PullFailed
+from proxy.hub.progress import PullFailed
 from proxy.hub.registry import NotInRegistry
 
 # What is taken where nobody says which, best first; then whatever there is.

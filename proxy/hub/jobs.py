@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Any
 
-from proxy.hub.lines import Line, Report, in_stream
+from proxy.hub.progress import Line, Report, in_stream
 from proxy.tasks import spawn
 
 

@@ -17,7 +17,7 @@ from proxy.catalog.store import Store
 from proxy.catalog.summary import summarise
 from proxy.hub import huggingface, registry
 from proxy.hub.fetch import Remote, check_room, fetch, partial_of
-from proxy.hub.lines import PullFailed, Report, progress, status
+from proxy.hub.progress import PullFailed, Report, progress, status
 from proxy.hub.writer import Writer
 
 # A model that is removed while a pull of it ends can take blobs away that the pull relied on.

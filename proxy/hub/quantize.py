@@ -8,7 +8,7 @@ from typing import Final
 
 from proxy.engine.installed import program
 from proxy.errors import BadRequest
-from proxy.hub.lines import PullFailed, Report
+from proxy.hub.progress import PullFailed, Report
 
 # What llama-quantize is asked for, in its own spelling; requests may write it in any case.
 TYPES: Final = (

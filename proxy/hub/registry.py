@@ -8,8 +8,8 @@ import aiohttp
 from proxy.catalog.manifest import MANIFEST, TENSOR, BadManifest, Manifest, parse_manifest
 from proxy.catalog.reference import Reference
 from proxy.errors import BadRequest
-from proxy.hub.fetch import Remote, told, unreachable
-from proxy.hub.lines import PullFailed
+from proxy.hub.fetch import Remote, describe_response, unreachable
+from proxy.hub.progress import PullFailed
 
 MAX_MANIFEST_BYTES: Final = 4 << 20
 TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=30)
@@ -34,7 +34,9 @@ async def read_manifest(
                     f"pull model manifest: file does not exist: there is no {reference.full}"
                 )
             if answer.status != 200:
-                raise PullFailed(f"pull model manifest: {reference.host}: {told(answer)}")
+                raise PullFailed(
+                    f"pull model manifest: {reference.host}: {describe_response(answer)}"
+                )
             data = await answer.content.read(MAX_MANIFEST_BYTES + 1)
             while len(data) <= MAX_MANIFEST_BYTES and (
                 more := await answer.content.read(MAX_MANIFEST_BYTES)

@@ -45,11 +45,12 @@ class _Account:
 
 
 class Ledger:
-    """`hold` says what we have, `observe` what the devices say; the rest are questions.
+    """`record` says what we have, `observe` what the devices say; the rest are questions.
 
-    Before memory is taken, `hold` what will be held, and what really is held afterwards: so nobody
-    else is promised the same memory meanwhile. When memory is given back, `hold` once it is. A plan
-    that failed is waited for like any other: nobody can tell it from one that was undone.
+    Before memory is taken, `record` what will be held, and what really is held afterwards: so
+    nobody else is promised the same memory meanwhile. When memory is given back, `record` once it
+    is. A plan that failed is waited for like any other: nobody can tell it from one that was
+    undone.
     """
 
     def __init__(self, shown_within_s: float = SHOWN_WITHIN_S) -> None:
@@ -58,7 +59,9 @@ class Ledger:
         self._held: dict[str, dict[str, dict[str, int]]] = {}
         self._accounts: dict[str, _Account] = {}
 
-    def hold(self, backend: str, held: Held, *, at_s: float, taken_s: float | None = None) -> None:
+    def record(
+        self, backend: str, held: Held, *, at_s: float, taken_s: float | None = None
+    ) -> None:
         """All that `backend` holds, as in `Status.held`. `at_s`: when that began to change;
         `taken_s`: when what was taken began to be, where that is earlier: a copy's memory is there
         before the copy is."""
@@ -69,12 +72,12 @@ class Ledger:
             if change:
                 began_s = at_s if taken_s is None or change < 0 else taken_s
                 self._due(self._account(device), change, began_s)
-                self._judge(device)
+                self._attribute(device)
                 self._account(device).others_before = self._account(device).others
 
     def forget(self, backend: str, *, at_s: float) -> None:
         """The backend's process is gone, and what it held is given back."""
-        self.hold(backend, {}, at_s=at_s)
+        self.record(backend, {}, at_s=at_s)
         del self._held[backend]
 
     def observe(self, readings: Iterable[DeviceReading]) -> None:
@@ -126,7 +129,7 @@ class Ledger:
             shown = min(shown, usable - self.ours(device) - account.others - account.returned)
         return max(shown, 0)
 
-    def due(self, device: str) -> int:
+    def pending_free(self, device: str) -> int:
         """Bytes given back that the device has not shown yet."""
         return self._account(device).returned
 
@@ -190,11 +193,11 @@ class Ledger:
                 waited_s=round(waited_s, 1),
             )
             account.taken = account.returned = 0
-        self._judge(reading.name)
+        self._attribute(reading.name)
         if account.others_before is None:
             account.others_before = account.others
 
-    def _judge(self, device: str) -> None:
+    def _attribute(self, device: str) -> None:
         """Find out anew what others have."""
         account = self._account(device)
         reading = account.reading

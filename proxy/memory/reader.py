@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Generic[T]):
+class ReadResult(Generic[T]):
     """What the last call that returned gave. `value` is the last good one, true at `at_s`;
     `problem` says why this one gave none."""
 
@@ -28,7 +28,7 @@ class Reader(Generic[T]):
 
     def __init__(self, name: str, read: Callable[[], T], now: Callable[[], float]) -> None:
         self.name = name
-        self.answer: Answer[T] = Answer()
+        self.answer: ReadResult[T] = ReadResult()
         self.busy = False
         self._read = read
         self._now = now
@@ -61,6 +61,6 @@ class Reader(Generic[T]):
                 problem = str(error)
             except Exception as error:  # whatever it is, it is about this source only
                 problem = f"{self.name}: {error!r}"
-            self.answer = Answer(value, at_s, self._now() - began, problem)
+            self.answer = ReadResult(value, at_s, self._now() - began, problem)
             self.busy = False
             done()

@@ -61,7 +61,7 @@ def choose(device: Device, setting: str | None, cards: Cards) -> Source:
     return Source("ggml", None, bus_id, integrated)
 
 
-def likely(cards: Cards) -> list[tuple[Device, Source]]:
+def default_cards(cards: Cards) -> list[tuple[Device, Source]]:
     """The cards that llama.cpp will use, as far as that can be known before it has said so: all
     whose memory can be read, integrated ones only where there is no other."""
     readable: list[tuple[Kind, Card]] = [("nvml", card) for card in cards.nvml if card.readable]

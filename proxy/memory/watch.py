@@ -17,10 +17,10 @@ import structlog
 from proxy.engine.types import Device
 from proxy.memory.host import read_host
 from proxy.memory.nvml import Nvml
-from proxy.memory.picture import Snapshot, as_reported, device_reading
-from proxy.memory.reader import Answer, Reader
+from proxy.memory.reader import Reader, ReadResult
 from proxy.memory.readings import DeviceReading, HostReading, Sample
-from proxy.memory.sources import Cards, Source, choose, likely
+from proxy.memory.snapshot import Snapshot, as_reported, device_reading
+from proxy.memory.sources import Cards, Source, choose, default_cards
 from proxy.memory.sysfs import Sysfs
 from proxy.tasks import spawn
 
@@ -76,7 +76,7 @@ class MemoryWatch:
         self._unnamed: dict[str, DeviceReading] = {}
         self._unnamed_done = False
         self._readers: dict[str, Reader[Any]] = {}
-        self._reported: dict[str, Answer[Sample]] = {}
+        self._reported: dict[str, ReadResult[Sample]] = {}
         self._asking: asyncio.Task[None] | None = None
         self._snapshot = Snapshot()
         self._begun = 0
@@ -140,7 +140,7 @@ class MemoryWatch:
         first = not self._unnamed_done
         if (self._devices or first) and began >= self._cards_due_s:
             await self._look_for_cards(began)
-        unnamed = likely(self._cards) if first else []
+        unnamed = default_cards(self._cards) if first else []
         sources = {
             device.name: choose(device, self._setting(device.name), self._cards)
             for device in self._devices.values()
@@ -262,10 +262,10 @@ class MemoryWatch:
 
     def _report(self, devices: Iterable[Device], at_s: float) -> None:
         for device in devices:
-            self._reported[device.name] = Answer(as_reported(device), at_s)
+            self._reported[device.name] = ReadResult(as_reported(device), at_s)
 
     def _reading(self, device: Device, source: Source, hanging: Collection[str]) -> DeviceReading:
-        answer: Answer[Sample] = Answer()
+        answer: ReadResult[Sample] = ReadResult()
         hangs = False
         if source.card is not None:
             reader: Reader[Sample] = self._readers[str(source)]

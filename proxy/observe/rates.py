@@ -11,7 +11,7 @@ log = structlog.get_logger()
 
 # (task, tokens it has generated so far) by slot, as the engine tells; None where it does not say.
 Progress = Mapping[int, tuple[int, int]]
-Ask = Callable[[str], Awaitable[Progress | None]]
+ReadProgress = Callable[[str], Awaitable[Progress | None]]
 
 
 class Rates:
@@ -19,9 +19,9 @@ class Rates:
     has 0.
     """
 
-    def __init__(self, busy: Callable[[], Iterable[str]], ask: Ask) -> None:
+    def __init__(self, busy: Callable[[], Iterable[str]], read: ReadProgress) -> None:
         self._busy = busy
-        self._ask = ask
+        self._read = read
         # What changes:
         self._seen: dict[str, tuple[float, Progress]] = {}
         self._rates: dict[str, float] = {}
@@ -42,7 +42,7 @@ class Rates:
             del self._seen[gone]
             self._rates.pop(gone, None)
         for backend_id in busy:
-            progress = await self._ask(backend_id)
+            progress = await self._read(backend_id)
             if progress is None:
                 continue
             if before := self._seen.get(backend_id):

@@ -20,7 +20,10 @@ def placement(status: Status, split: Split) -> Placement:
     it.
     """
     away = cpu_layers(split, status.block_count)
-    return {layer.index: CPU if layer.index in away else layer.home for layer in status.layers}
+    return {
+        layer.index: CPU if layer.index in away else layer.attention_device
+        for layer in status.layers
+    }
 
 
 def placed(status: Status) -> Placement:
@@ -28,7 +31,7 @@ def placed(status: Status) -> Placement:
     return {layer.index: layer.experts for layer in status.layers}
 
 
-def shown(status: Status, asked: Split) -> int:
+def display_n(status: Status, asked: Split) -> int:
     """`moe_cpu_layers` as it is. Several numbers may mean the same, where the first layers have no
     experts; then the one that was asked for, if it is among them."""
     number = status.moe_cpu_layers
@@ -38,13 +41,13 @@ def shown(status: Status, asked: Split) -> int:
     return min(asked, status.block_count) if same else number
 
 
-def ahead(status: Status, goal: Placement) -> Status:
+def projected(status: Status, goal: Placement) -> Status:
     """The status once its experts are where they are to be."""
     layers = (replace(x, experts=goal.get(x.index, x.experts)) for x in status.layers)
     return replace(status, layers=tuple(layers))
 
 
-def plan(
+def assign(
     status: Status,
     split: Split,
     spare: Spare,
@@ -67,9 +70,9 @@ def plan(
     wish = placement(status, floor if split == AUTO else split)
     left, full = dict(spare), set()
     for layer in reversed(status.layers):
-        if (home := wish[layer.index]) == CPU:
+        if (attention_device := wish[layer.index]) == CPU:
             continue
-        devices = [device for device in (home, *extra) if device not in closed]
+        devices = [device for device in (attention_device, *extra) if device not in closed]
         wish[layer.index] = layer.experts if layer.experts in devices else CPU
         for device in devices if layer.experts not in devices else ():
             room = left.get(card := card_of(device))

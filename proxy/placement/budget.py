@@ -24,7 +24,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Usage:
     """What a device holds, in bytes."""
 
     name: str
@@ -46,11 +46,11 @@ class Layout:
     attention: tuple[str, ...]
     experts: tuple[str, ...]
     split: tuple[int, ...]
-    held: tuple[Held, ...]
+    held: tuple[Usage, ...]
     fits: bool
 
 
-class Arranger:
+class Packer:
     """Lays one model out over some devices. Raises ValueError where none may have attention."""
 
     def __init__(self, estimate: Estimate, budgets: Sequence[Budget]) -> None:
@@ -176,7 +176,7 @@ class Arranger:
 
 def held_by(
     estimate: Estimate, budget: Budget, attention: Sequence[str], experts: Sequence[str]
-) -> Held:
+) -> Usage:
     """What a device holds where these are, layer by layer, the device of the attention and the
     place of the experts."""
     name = budget.name
@@ -187,7 +187,7 @@ def held_by(
     if indexes:
         away = [index for index in indexes if experts[index] != name]
         compute = estimate.compute_bytes(indexes, away, streams_weights=budget.streams_weights)
-    return Held(
+    return Usage(
         name=name,
         weights_bytes=sum(estimate.layers[index].dense for index in indexes)
         + estimate.output_bytes * last,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from proxy.placement.scratch import Node, Tape, peak_bytes
+from proxy.placement.scratch import AllocTrace, Op, peak_bytes
 from proxy.placement.work import Work
 
 F32, F16, I64, I32 = 4, 2, 8, 4  # bytes
@@ -28,7 +28,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class LayerRange:
     """A device's layers: consecutive ones with attention there, and which of them have their
     experts elsewhere. `first`: token embeddings come from the CPU; `outputs`: the width of the
     vocabulary if this device computes the logits, else 0. `streams_weights`: large batches use
@@ -41,7 +41,7 @@ class Stretch:
     streams_weights: bool = True
 
 
-def compute_bytes(stretch: Stretch, batch: Batch) -> int:
+def compute_bytes(stretch: LayerRange, batch: Batch) -> int:
     """The size of the device's compute buffer."""
     if not stretch.layers and not stretch.vocabulary:
         return 0
@@ -51,16 +51,16 @@ def compute_bytes(stretch: Stretch, batch: Batch) -> int:
 class _Graph:
     """Writes the graph down. `_x` is the node that holds the tokens between two parts."""
 
-    def __init__(self, stretch: Stretch, batch: Batch) -> None:
+    def __init__(self, stretch: LayerRange, batch: Batch) -> None:
         self._stretch = stretch
         self._batch = batch
-        self._tape = Tape()
+        self._tape = AllocTrace()
         self._tokens = batch.tokens
         self._mask: dict[int, int] = {}
         self._indexes: dict[int, int] = {}
         self._x = self._positions = -1
 
-    def nodes(self) -> Sequence[Node]:
+    def nodes(self) -> Sequence[Op]:
         layers = self._stretch.layers
         width = layers[0].width if layers else 0
         self._x = self._rows(width)

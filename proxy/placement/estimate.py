@@ -9,7 +9,7 @@ from typing import Final
 
 from proxy.catalog.gguf import Header
 from proxy.placement.attention import GUESSED, attention_of, trunk_layers
-from proxy.placement.compute import F32, Batch, Stretch, compute_bytes
+from proxy.placement.compute import F32, Batch, LayerRange, compute_bytes
 from proxy.placement.kv import cells, kv_bytes, padded, state_bytes
 from proxy.placement.work import Work, by_block, is_movable, work_of
 
@@ -79,7 +79,7 @@ class Estimate:
         """The scratch memory of a device that has the attention of these consecutive layers, where
         those in `away` have their experts on the CPU."""
         last = bool(layers) and layers[-1] == len(self.layers) - 1
-        stretch = Stretch(
+        stretch = LayerRange(
             layers=tuple(self.work[index] for index in layers),
             last_of_model=last,
             vocabulary=self.vocabulary if last else 0,

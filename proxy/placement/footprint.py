@@ -12,7 +12,7 @@ KEY_TYPE, VALUE_TYPE = ("--cache-type-k", "-ctk"), ("--cache-type-v", "-ctv")
 UBATCH = ("--ubatch-size", "-ub")
 
 
-def needs(header: Header, options: LoadOptions, devices: Sequence[str]) -> dict[str, int]:
+def footprint(header: Header, options: LoadOptions, devices: Sequence[str]) -> dict[str, int]:
     """Device -> bytes of dense weights, KV cache and compute, with all that can move on the CPU.
 
     llama.cpp spreads layers by free memory; here they are taken as spread evenly, which is what

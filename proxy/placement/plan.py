@@ -10,7 +10,7 @@ from math import ceil
 from typing import Final, Literal
 
 from proxy.catalog.gguf import Header
-from proxy.placement.budget import Arranger, Budget, Held, Layout
+from proxy.placement.budget import Budget, Layout, Packer, Usage
 from proxy.placement.estimate import DEFAULT_UBATCH, Estimate, Settings, estimate
 from proxy.placement.kv import CELL_PADDING
 from proxy.text import gib
@@ -49,7 +49,7 @@ class Plan:
         return self.layout.fits
 
     @property
-    def devices(self) -> tuple[Held, ...]:
+    def devices(self) -> tuple[Usage, ...]:
         return self.layout.held
 
 
@@ -93,7 +93,7 @@ def _smallest(
 ) -> Plan:
     """The plan with the fewest layers on the CPU that fits; with all of them where none does."""
     made = estimate(header, settings)
-    arranger = Arranger(made, budgets)
+    arranger = Packer(made, budgets)
     last = max((layer.index + 1 for layer in made.layers if layer.experts), default=0)
     if cpu_layers is not None:
         return _plan(made, arranger.arrange(min(cpu_layers, last)), min(cpu_layers, last))

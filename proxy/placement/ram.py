@@ -8,7 +8,7 @@ from proxy.placement.estimate import Settings, estimate
 from proxy.placement.plan import plan
 
 
-def stays_on_cpu(
+def cpu_resident(
     header: Header, settings: Settings, budgets: Sequence[Budget], cpu_layers: int | None
 ) -> int:
     """Bytes of weights that no device takes: embeddings, and the experts of the layers on the CPU.

@@ -25,11 +25,11 @@ from proxy.engine.types import CPU, Layer
 GROW_BYTES = 1 << 30
 # After a shortage: stand still until `settle` has passed, then one layer at a time until all is
 # back.
-Pace = Literal["fill", "one", "stand"]
+Growth = Literal["bulk", "step", "frozen"]
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class DeviceBudget:
     """The memory of one device, in bytes, as the pessimist sees it. None: not known."""
 
     free: int | None
@@ -37,33 +37,35 @@ class Room:
     low: int
     over_limit: int | None = None  # what we hold above the limit, negative: below; None: no limit
     promised: int = 0  # on its way here already, and not in `free` yet
-    pace: Pace = "fill"
-    trade: bool = False  # an unused backend may give way to one in use, which is not to be often
+    growth: Growth = "bulk"
+    may_preempt: bool = (
+        False  # an unused backend may give way to one in use, which is not to be often
+    )
     experts: bool = True  # the policy lets experts be here
 
     @property
-    def short(self) -> int:
+    def deficit(self) -> int:
         """What has to be given back now."""
         missing = self.reserve - self.free if self.free is not None and self.free < self.low else 0
         return max(missing, self.over_limit or 0, 0)
 
     @property
-    def spare(self) -> int:
+    def available(self) -> int:
         """What may still be taken. An unknown size without a limit is no room at all."""
         bounds = [self.free - self.reserve] if self.free is not None else []
         bounds += [-self.over_limit] if self.over_limit is not None else []
         return max(min(bounds, default=0) - self.promised, 0) if self.experts else 0
 
-    def gaining(self, size: int) -> "Room":
+    def with_freed(self, size: int) -> "DeviceBudget":
         """The room once so much has left."""
         free = None if self.free is None else self.free + size
         over = None if self.over_limit is None else self.over_limit - size
         return replace(self, free=free, over_limit=over)
 
-    def stricter(self, other: "Room") -> "Room":
+    def merge(self, other: "DeviceBudget") -> "DeviceBudget":
         """The room on a card of which two devices tell."""
-        frees = [room.free for room in (self, other) if room.free is not None]
-        overs = [room.over_limit for room in (self, other) if room.over_limit is not None]
+        frees = [budget.free for budget in (self, other) if budget.free is not None]
+        overs = [budget.over_limit for budget in (self, other) if budget.over_limit is not None]
         return replace(
             self,
             free=min(frees, default=None),
@@ -79,26 +81,28 @@ class Tenant:
 
     id: str
     layers: Sequence[Layer]
-    wish: Set[int]  # layers that are meant to be on the CPU; under "auto" none
+    pinned_cpu: Set[int]  # layers that are meant to be on the CPU; under "auto" none
     auto: bool
     busy: bool = False
     use: float = 0.0  # how much it is used: recent tokens a second
     last_used_s: float = 0.0
     moving: bool = False
-    extra: Set[str] = frozenset()  # devices that may have experts of layers whose home is another
+    expert_only: Set[str] = (
+        frozenset()
+    )  # devices that may have experts of layers whose home is another
 
     def on(self, device: str, *, of: Set[int] | None = None) -> list[Layer]:
         """Layers whose experts are on a device (among those in `of`), the first ones first."""
         return [x for x in self.layers if x.experts == device and (of is None or x.index in of)]
 
-    def wanting(self, device: str) -> list[Layer]:
+    def candidates(self, device: str) -> list[Layer]:
         """Layers whose experts could go to a device, the last ones first: home, or to one that is
         for experts only."""
         return [
             x
             for x in reversed(self.layers)
-            if x.experts == CPU and x.index not in self.wish
-            if x.home == device or device in self.extra
+            if x.experts == CPU and x.index not in self.pinned_cpu
+            if x.attention_device == device or device in self.expert_only
         ]
 
 
@@ -115,19 +119,19 @@ class Changes:
             self.why[tenant] = why
 
 
-def balance(tenants: Sequence[Tenant], rooms: Mapping[str, Room]) -> Changes:
+def rebalance(tenants: Sequence[Tenant], budgets: Mapping[str, DeviceBudget]) -> Changes:
     """What is to move now. Nothing is ever shrunk and grown at once on a device."""
     changes = Changes()
-    for device, room in rooms.items():
-        if room.short:
-            _give(changes, tenants, device, room.short, "pressure")
+    for device, budget in budgets.items():
+        if budget.deficit:
+            _reclaim(changes, tenants, device, budget.deficit, "pressure")
         elif not any(t.moving for t in tenants):
-            _take(changes, tenants, device, room)
+            _fill(changes, tenants, device, budget)
     return changes
 
 
 def make_way(
-    tenants: Sequence[Tenant], needed: Mapping[str, int], rooms: Mapping[str, Room]
+    tenants: Sequence[Tenant], needed: Mapping[str, int], budgets: Mapping[str, DeviceBudget]
 ) -> tuple[Changes, dict[str, int]]:
     """Room for a newcomer that takes `needed` bytes of each device, by demoting experts of those
     that are there.
@@ -136,20 +140,20 @@ def make_way(
     """
     changes, missing = Changes(), {}
     for device, size in needed.items():
-        room = rooms.get(device)
-        if room is None or room.free is None:
+        budget = budgets.get(device)
+        if budget is None or budget.free is None:
             continue  # not known: the newcomer has to try
-        lacking = size - max(room.free - room.reserve - room.promised, 0)
-        if room.over_limit is not None:
-            lacking = max(lacking, size + room.over_limit)
+        lacking = size - max(budget.free - budget.reserve - budget.promised, 0)
+        if budget.over_limit is not None:
+            lacking = max(lacking, size + budget.over_limit)
         if lacking > 0:
-            left = _give(changes, tenants, device, lacking, "room")
+            left = _reclaim(changes, tenants, device, lacking, "room")
             if left > 0:
                 missing[device] = left
     return changes, missing
 
 
-def _give(changes: Changes, tenants: Sequence[Tenant], device: str, size: int, why: str) -> int:
+def _reclaim(changes: Changes, tenants: Sequence[Tenant], device: str, size: int, why: str) -> int:
     """Demote until `size` bytes of a device are free; returns what is still missing.
 
     1. Idle backends, the longest unused first, as far as their experts go.
@@ -160,7 +164,7 @@ def _give(changes: Changes, tenants: Sequence[Tenant], device: str, size: int, w
     busy = sorted((t for t in tenants if t.busy), key=lambda t: (t.use, t.last_used_s))
     for tenant, of in (
         *((t, None) for t in idle),
-        *((t, None if t.auto else t.wish) for t in busy),
+        *((t, None if t.auto else t.pinned_cpu) for t in busy),
         *((t, None) for t in busy),
     ):
         # Under an explicit split, its layers are meant to be on the CPU anyway.
@@ -173,28 +177,28 @@ def _give(changes: Changes, tenants: Sequence[Tenant], device: str, size: int, w
     return size
 
 
-def _take(changes: Changes, tenants: Sequence[Tenant], device: str, room: Room) -> None:
+def _fill(changes: Changes, tenants: Sequence[Tenant], device: str, budget: DeviceBudget) -> None:
     """Promote into what is spare: backends in use first, by how much they are used."""
-    if room.pace == "stand":
+    if budget.growth == "frozen":
         return
-    spare, budget = room.spare, GROW_BYTES if room.pace == "fill" else 0
+    available, bulk = budget.available, GROW_BYTES if budget.growth == "bulk" else 0
     first = True
     for tenant in sorted(tenants, key=lambda t: (t.busy, t.use, t.last_used_s), reverse=True):
-        for layer in tenant.wanting(device):
-            if layer.experts_bytes > spare:
-                if first and tenant.busy and room.trade:
-                    _trade(changes, tenants, device, layer.experts_bytes - spare)
+        for layer in tenant.candidates(device):
+            if layer.experts_bytes > available:
+                if first and tenant.busy and budget.may_preempt:
+                    _preempt(changes, tenants, device, layer.experts_bytes - available)
                 return  # what does not fit for this one is not for a lesser one
-            if not first and budget < layer.experts_bytes:
+            if not first and bulk < layer.experts_bytes:
                 return
             changes.add(tenant.id, [layer], device, "free")
-            spare -= layer.experts_bytes
-            budget -= layer.experts_bytes
+            available -= layer.experts_bytes
+            bulk -= layer.experts_bytes
             first = False
 
 
-def _trade(changes: Changes, tenants: Sequence[Tenant], device: str, size: int) -> None:
+def _preempt(changes: Changes, tenants: Sequence[Tenant], device: str, size: int) -> None:
     """Have backends that are not in use, and that nobody gave a number, make room for one that
     is."""
     idle = [tenant for tenant in tenants if not tenant.busy and tenant.auto]
-    _give(changes, idle, device, max(size, GROW_BYTES), "use")
+    _reclaim(changes, idle, device, max(size, GROW_BYTES), "use")

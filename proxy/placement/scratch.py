@@ -14,7 +14,7 @@ ALIGNMENT: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class Op:
     """One result: its size, the nodes (by their place in the list) that it is made from, and
     whether it may overwrite one of them. Size 0: it takes no place (it is stored elsewhere)."""
 
@@ -23,25 +23,25 @@ class Node:
     in_place: bool = False
 
 
-class Tape:
+class AllocTrace:
     """A graph in the order in which it is computed."""
 
     def __init__(self) -> None:
-        self.nodes: list[Node] = []
+        self.nodes: list[Op] = []
 
     def add(self, size_bytes: int, *sources: int, in_place: bool = False) -> int:
         """Append a node; returns its place in the list."""
-        self.nodes.append(Node(-(-size_bytes // ALIGNMENT) * ALIGNMENT, sources, in_place))
+        self.nodes.append(Op(-(-size_bytes // ALIGNMENT) * ALIGNMENT, sources, in_place))
         return len(self.nodes) - 1
 
 
-def peak_bytes(nodes: Sequence[Node]) -> int:
+def peak_bytes(nodes: Sequence[Op]) -> int:
     """The size of the buffer in which every node finds a place while it is needed."""
     left = [0] * len(nodes)
     for node in nodes:
         for source in node.sources:
             left[source] += 1
-    space = _Space()
+    space = _Arena()
     places: dict[int, int] = {}
     for index, node in enumerate(nodes):
         place = _taken_over(index, node, nodes, left, places) if node.in_place else None
@@ -55,7 +55,7 @@ def peak_bytes(nodes: Sequence[Node]) -> int:
 
 
 def _taken_over(
-    index: int, node: Node, nodes: Sequence[Node], left: Sequence[int], places: dict[int, int]
+    index: int, node: Op, nodes: Sequence[Op], left: Sequence[int], places: dict[int, int]
 ) -> int | None:
     for source in node.sources:
         same = nodes[source].size_bytes == node.size_bytes
@@ -64,7 +64,7 @@ def _taken_over(
     return None
 
 
-class _Space:
+class _Arena:
     """Free blocks of an endless buffer, by offset; the last one is endless."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from proxy.catalog.gguf import Header
-from proxy.placement.budget import Arranger, Budget
+from proxy.placement.budget import Budget, Packer
 from proxy.placement.estimate import DEFAULT_UBATCH, Settings, estimate
 from proxy.placement.plan import UBATCHES, Tune, plan
 
@@ -50,5 +50,5 @@ def _fits(
 ) -> bool:
     """Whether it fits with this number of layers on the CPU; None: with all of them."""
     every = header.layers
-    arranger = Arranger(estimate(header, settings), budgets)
+    arranger = Packer(estimate(header, settings), budgets)
     return arranger.arrange(every if cpu_layers is None else min(cpu_layers, every)).fits

@@ -17,7 +17,7 @@ _EQUAL: Final = attrgetter(
 )
 
 
-def serves(loaded: LoadOptions, asked: LoadOptions, leaves_open: Set[str] = NOTHING) -> bool:
+def serves(loaded: LoadOptions, asked: LoadOptions, unpinned: Set[str] = NOTHING) -> bool:
     """Whether a request for `asked` can be answered by what is `loaded`.
 
     A larger context serves a request for a smaller one; a request that left the split open takes
@@ -26,12 +26,12 @@ def serves(loaded: LoadOptions, asked: LoadOptions, leaves_open: Set[str] = NOTH
     """
     if loaded.ctx < asked.ctx:
         return False
-    if loaded.split != asked.split and "split" not in leaves_open:
+    if loaded.split != asked.split and "split" not in unpinned:
         return False
     return bool(_EQUAL(loaded) == _EQUAL(asked))
 
 
-def in_the_way(asked: LoadOptions, loaded: Iterable[LoadOptions]) -> list[LoadOptions]:
+def conflicts(asked: LoadOptions, loaded: Iterable[LoadOptions]) -> list[LoadOptions]:
     """Those that have to be gone before `asked` can be loaded: a llama.cpp RPC server has one
     client at a time, and lets a second one wait without a word."""
     return [other for other in loaded if set(asked.rpc) & set(other.rpc)]

@@ -10,13 +10,13 @@ from proxy.engine.types import LoadOptions
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class MatchPolicy:
     """How free the pool is in serving a request, and what comes with it."""
 
     default_keep_alive_s: float = 300.0  # the policy's; used where no request has named one
     # Fields of the load options that the request did not name itself: "ctx", "split".
-    leaves_open: frozenset[str] = frozenset()
-    side_by_side: bool = False  # another split stands beside this one instead of replacing it
+    unpinned: frozenset[str] = frozenset()
+    coexist: bool = False  # another split stands beside this one instead of replacing it
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class Acquire:
     request: int
     options: LoadOptions
     keep_alive_s: float | None = None  # None: as it is; 0: unload when idle; infinity: for ever
-    terms: Terms = Terms()
+    matching: MatchPolicy = MatchPolicy()
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Released:
     """A request is over: answered, failed, or its client is gone; waiting or holding a lease."""
 
     request: int
@@ -98,5 +98,14 @@ class Abort:
 
 
 Event = (
-    Acquire | Left | Started | StartFailed | Exited | TimerFired | Unload | Replace | Drain | Abort
+    Acquire
+    | Released
+    | Started
+    | StartFailed
+    | Exited
+    | TimerFired
+    | Unload
+    | Replace
+    | Drain
+    | Abort
 )

@@ -23,15 +23,15 @@ from proxy.pool.events import (
     Acquire,
     Drain,
     Event,
-    Left,
+    MatchPolicy,
+    Released,
     Replace,
     StartFailed,
-    Terms,
     TimerFired,
     Unload,
 )
 from proxy.pool.lease import Lease
-from proxy.pool.process_run import BeforeStart, Life
+from proxy.pool.process_run import BeforeStart, ProcessRun
 from proxy.pool.scheduler import Scheduler
 from proxy.pool.state import Backend, BackendState, Name
 from proxy.pool.timers import Timers
@@ -45,7 +45,7 @@ DRAINING_RETRY_AFTER_S = 10.0
 STOP_GRACE_S = 10.0
 ABORT_GRACE_S = 2.0
 
-USUAL = Terms()
+USUAL = MatchPolicy()
 
 
 class Pool:
@@ -75,7 +75,7 @@ class Pool:
         self._scheduler = Scheduler(max_queue=max_queue)
         self._inbox: deque[Event] = deque()
         self._answers: dict[int, asyncio.Future[Backend | ProxyError]] = {}
-        self._lives: dict[Name, Life] = {}
+        self._runs: dict[Name, ProcessRun] = {}
         self._timers = Timers(clock, lambda name: self._tell(TimerFired(*name)))
         self._changed: asyncio.Event | None = None  # there while somebody waits for a change
         self._telling = False
@@ -107,17 +107,21 @@ class Pool:
         """All backends, oldest first; those that failed are among them, with their error."""
         return list(self._scheduler.backends.values())
 
-    def serves(self, options: LoadOptions, terms: Terms) -> bool:
+    def serves(self, options: LoadOptions, matching: MatchPolicy) -> bool:
         """Whether something that is loaded, or loads, would serve these options. Things may be
         otherwise a moment later: only for what is merely a waste of time if so."""
         alive = (BackendState.STARTING, BackendState.READY)
         return any(
-            backend.state in alive and serves(backend.options, options, terms.leaves_open)
+            backend.state in alive and serves(backend.options, options, matching.unpinned)
             for backend in self.backends()
         )
 
     async def acquire(
-        self, options: LoadOptions, *, keep_alive_s: float | None = None, terms: Terms = USUAL
+        self,
+        options: LoadOptions,
+        *,
+        keep_alive_s: float | None = None,
+        matching: MatchPolicy = USUAL,
     ) -> Lease:
         """A lease on a backend that serves `options`; one is loaded if there is none.
 
@@ -129,22 +133,22 @@ class Pool:
         answer = asyncio.get_running_loop().create_future()
         self._answers[request] = answer
         try:
-            self._tell(Acquire(request, options, keep_alive_s, terms))
+            self._tell(Acquire(request, options, keep_alive_s, matching))
             backend = await answer
         except BaseException:
             # It may have been granted in the very step in which it was cancelled.
-            self._tell(Left(request))
+            self._tell(Released(request))
             raise
         finally:
             del self._answers[request]
         if isinstance(backend, ProxyError):
             raise backend
-        return Lease(backend, lambda: self._tell(Left(request)))
+        return Lease(backend, lambda: self._tell(Released(request)))
 
-    async def load(self, options: LoadOptions, *, terms: Terms = USUAL) -> Backend:
+    async def load(self, options: LoadOptions, *, matching: MatchPolicy = USUAL) -> Backend:
         """Have a backend for `options` loaded, and kept for its keep-alive time. Raises as
         `acquire` does."""
-        async with await self.acquire(options, terms=terms) as lease:
+        async with await self.acquire(options, matching=matching) as lease:
             return lease.backend
 
     async def unload(self, target: str) -> int:
@@ -191,8 +195,8 @@ class Pool:
         self._grace_s = 0.0
         self._tell(Drain())
         self._tell(Abort())
-        for life in self._lives.values():
-            life.kill()  # also one that is ending already, and takes its time
+        for run in self._runs.values():
+            run.kill()  # also one that is ending already, and takes its time
         await self._until(self._empty)
 
     async def until_left(self, backend: Backend, timeout_s: float) -> bool:
@@ -210,7 +214,7 @@ class Pool:
         return True
 
     def _empty(self) -> bool:
-        return not self._lives
+        return not self._runs
 
     async def _until(self, true: Callable[[], bool]) -> None:
         while not true():
@@ -237,7 +241,7 @@ class Pool:
     def _perform(self, effect: Effect) -> None:
         match effect:
             case Grant(request, backend, generation):
-                self._answer(request, self._lives[backend, generation].backend)
+                self._answer(request, self._runs[backend, generation].backend)
             case Refuse(request, "full"):
                 text = "server busy: too many requests are waiting for a model"
                 self._answer(request, Busy(text, retry_after_s=FULL_RETRY_AFTER_S))
@@ -249,11 +253,11 @@ class Pool:
             case Start(backend, generation):
                 self._start(self._scheduler.backends[backend])
             case Stop(backend, generation):
-                self._lives[backend, generation].stop()
+                self._runs[backend, generation].stop()
             case SetTimer(backend, generation, at_s):
-                self._timers.set(self._lives[backend, generation].backend, at_s)
+                self._timers.set(self._runs[backend, generation].backend, at_s)
             case Idle(backend, generation):
-                self._call(self.on_idle, self._lives[backend, generation].backend)
+                self._call(self.on_idle, self._runs[backend, generation].backend)
             case Changed():
                 self._say(effect)
 
@@ -263,8 +267,8 @@ class Pool:
             self._answers[request].set_result(answer)
 
     def _start(self, backend: Backend) -> None:
-        life = Life(backend, self._tell, self.before_start, lambda: self._grace_s)
-        self._lives[backend.name] = life
+        run = ProcessRun(backend, self._tell, self.before_start, lambda: self._grace_s)
+        self._runs[backend.name] = run
         self._events.publish(
             "backend_starting",
             backend=backend.id,
@@ -277,13 +281,13 @@ class Pool:
             log.exception("engine_not_made", backend=backend.id)
             self._tell(StartFailed(*backend.name, str(error)))
         else:
-            life.begin()
+            run.begin()
 
     def _say(self, change: Changed) -> None:
-        life = self._lives.get((change.backend, change.generation))
-        if life is None:
+        run = self._runs.get((change.backend, change.generation))
+        if run is None:
             return  # it was to be started later, and is not needed any more
-        backend = life.backend
+        backend = run.backend
         self._events.publish(
             f"backend_{change.new}",
             backend=backend.id,
@@ -295,7 +299,7 @@ class Pool:
         if change.new == BackendState.READY:
             self._call(self.on_ready, backend)
         elif change.new == BackendState.GONE:
-            del self._lives[backend.name]
+            del self._runs[backend.name]
             self._call(self.on_gone, backend)
 
     def _call(self, listeners: list[Callable[[Backend], None]], backend: Backend) -> None:

@@ -17,7 +17,7 @@ BeforeStart = Callable[[Backend], Coroutine[Any, Any, None]]
 Tell = Callable[[Started | StartFailed | Exited], None]
 
 
-class Life:
+class ProcessRun:
     """Reports on the process of `backend`, whose engine is set before it begins."""
 
     def __init__(

@@ -17,7 +17,7 @@ from math import isinf
 
 from proxy.engine.types import LoadOptions
 from proxy.pool import selection
-from proxy.pool.compatible import in_the_way
+from proxy.pool.compatible import conflicts
 from proxy.pool.effects import Effect, Fail, Grant, Idle, Refuse, SetTimer, Start, Stop
 from proxy.pool.events import (
     Abort,
@@ -25,11 +25,11 @@ from proxy.pool.events import (
     Drain,
     Event,
     Exited,
-    Left,
+    MatchPolicy,
+    Released,
     Replace,
     Started,
     StartFailed,
-    Terms,
     TimerFired,
     Unload,
 )
@@ -72,8 +72,8 @@ class Scheduler:
         match event:
             case Acquire():
                 self._acquire(event)
-            case Left():
-                self._left(event)
+            case Released():
+                self._released(event)
             case Started() | StartFailed() | Exited() | TimerFired():
                 self._report(event)
             case Unload():
@@ -83,7 +83,7 @@ class Scheduler:
             case Drain():
                 self.draining = True
                 for backend in list(self.backends.values()):
-                    self._let_go(backend, "drain")
+                    self._drain(backend, "drain")
             case Abort():
                 self._abort()
         effects, self._effects = self._effects, []
@@ -115,7 +115,7 @@ class Scheduler:
             self.waiting[event.request] = Waiting(event, leaving.id, joined=False, retried=retried)
         # 7. started
         else:
-            self._join(event, self._start(event.options, event.terms), retried)
+            self._join(event, self._start(event.options, event.matching), retried)
 
     def _join(self, event: Acquire, backend: Backend, retried: bool) -> None:
         backend.waiting += 1
@@ -124,14 +124,14 @@ class Scheduler:
     def _grant(self, event: Acquire, backend: Backend) -> None:
         backend.in_flight += 1
         backend.last_used_s = self._now_s
-        backend.default_keep_alive_s = event.terms.default_keep_alive_s
+        backend.default_keep_alive_s = event.matching.default_keep_alive_s
         if event.keep_alive_s is not None:
             backend.keep_alive_s = event.keep_alive_s
         self._set_timer(backend, None)
         self.leases[event.request] = backend.name
         self._effects.append(Grant(event.request, *backend.name))
 
-    def _left(self, event: Left) -> None:
+    def _released(self, event: Released) -> None:
         if waiting := self.waiting.pop(event.request, None):
             if waiting.joined:
                 backend = self.backends[waiting.backend]
@@ -148,7 +148,7 @@ class Scheduler:
 
     # Backends come and go.
 
-    def _start(self, options: LoadOptions, terms: Terms) -> Backend:
+    def _start(self, options: LoadOptions, matching: MatchPolicy) -> Backend:
         gone = [b for b in self.backends.values() if b.state is GONE and b.options == options]
         if gone:
             # One that failed starts again in its place: who looks at it by its id sees it recover.
@@ -161,19 +161,19 @@ class Scheduler:
             options,
             generation,
             last_used_s=self._now_s,
-            default_keep_alive_s=terms.default_keep_alive_s,
-            side_by_side=terms.side_by_side,
+            default_keep_alive_s=matching.default_keep_alive_s,
+            coexist=matching.coexist,
         )
         others = [b for b in self.backends.values() if b.state is not GONE]
-        blocking = in_the_way(options, (b.options for b in others))
+        blocking = conflicts(options, (b.options for b in others))
         self.backends[name] = backend
-        backend.held_by = {b.id for b in others if b.options in blocking}
-        if not backend.held_by:
+        backend.blocked_by = {b.id for b in others if b.options in blocking}
+        if not backend.blocked_by:
             self._effects.append(Start(*backend.name))
         for other in others:
-            if other.id in backend.held_by:
+            if other.id in backend.blocked_by:
                 # One that was never started itself is gone at once, which may start this one.
-                self._let_go(other, "room")
+                self._drain(other, "room")
         return backend
 
     def _report(self, event: Started | StartFailed | Exited | TimerFired) -> None:
@@ -214,7 +214,7 @@ class Scheduler:
                 self._grant(asked, backend)
         for other in list(self.backends.values()):
             if other is not backend and selection.is_replaced(other, backend):
-                self._let_go(other, "replaced")
+                self._drain(other, "replaced")
         if backend.idle:
             self._became_idle(backend)
 
@@ -222,12 +222,12 @@ class Scheduler:
         self._effects.append(Idle(*backend.name))
         if self.draining:
             self._stop(backend, "drain")
-        elif backend.stays_s <= 0:
+        elif backend.ttl_s <= 0:
             self._stop(backend, "keep_alive")
-        elif not isinf(backend.stays_s):
-            self._set_timer(backend, self._now_s + backend.stays_s)
+        elif not isinf(backend.ttl_s):
+            self._set_timer(backend, self._now_s + backend.ttl_s)
 
-    def _let_go(self, backend: Backend, why: str) -> None:
+    def _drain(self, backend: Backend, why: str) -> None:
         """Have it finish what it has, then stop."""
         if backend.state in (STARTING, READY):
             self._set_timer(backend, None)
@@ -240,9 +240,9 @@ class Scheduler:
 
     def _stop(self, backend: Backend, why: str) -> None:
         self._set_timer(backend, None)
-        if backend.held_by:
+        if backend.blocked_by:
             # It was never started: there is no process to end, and nobody to tell of its end.
-            backend.held_by.clear()
+            backend.blocked_by.clear()
             self._effects.append(advance(backend, GONE, why))
             del self.backends[backend.id]
             self._make_way(backend)
@@ -275,9 +275,9 @@ class Scheduler:
         """Start what waited for the room of `gone`, and decide anew on the requests that queued for
         it."""
         for other in self.backends.values():
-            if gone.id in other.held_by:
-                other.held_by.discard(gone.id)
-                if not other.held_by:
+            if gone.id in other.blocked_by:
+                other.blocked_by.discard(gone.id)
+                if not other.blocked_by:
                     self._effects.append(Start(*other.name))
         for waiting in self._waiting_for(gone, joined=False):
             del self.waiting[waiting.acquire.request]
@@ -304,7 +304,7 @@ class Scheduler:
             return
         if backend.state is GONE:
             del self.backends[backend.id]
-        self._let_go(backend, "unload")
+        self._drain(backend, "unload")
 
     def _replace(self, event: Replace) -> None:
         old = self.backends.get(event.backend)
@@ -318,18 +318,18 @@ class Scheduler:
                 and other.options != event.options
                 and other.state is STARTING
             ):
-                self._let_go(other, "replaced")
+                self._drain(other, "replaced")
         if old.options == event.options:
             old.successor = None  # changed back before anything came of it
             return
         same = [b for b in self.backends.values() if b.options == event.options]
         if any(b.state is READY for b in same):
-            self._let_go(old, "replaced")
+            self._drain(old, "replaced")
         elif starting := next((b for b in same if b.state is STARTING), None):
             starting.replaces = old.id
         else:
-            terms = Terms(old.default_keep_alive_s, side_by_side=old.side_by_side)
-            new = self._start(event.options, terms)
+            matching = MatchPolicy(old.default_keep_alive_s, coexist=old.coexist)
+            new = self._start(event.options, matching)
             new.replaces, new.keep_alive_s = old.id, old.keep_alive_s
 
     def _abort(self) -> None:

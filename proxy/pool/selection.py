@@ -11,7 +11,7 @@ LEAVING = (BackendState.DRAINING, BackendState.STOPPING)
 
 def can_serve(backend: Backend, asked: Acquire) -> bool:
     """Whether it is, or will be, loaded with what the request needs."""
-    return serves(backend.options, asked.options, asked.terms.leaves_open)
+    return serves(backend.options, asked.options, asked.matching.unpinned)
 
 
 def ready_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
@@ -19,7 +19,7 @@ def ready_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
     used. Failing all, one whose successor it is meant for."""
     ready = [b for b in backends if b.state is BackendState.READY]
     serving = [b for b in ready if can_serve(b, asked)] or [
-        b for b in ready if _stands_in(b, asked)
+        b for b in ready if _serves_as_predecessor(b, asked)
     ]
     if len(serving) == 1:  # as nearly always
         return serving[0]
@@ -47,15 +47,15 @@ def is_replaced(other: Backend, by: Backend) -> bool:
     if by.replaces == other.id:
         return True
     # What the new one does as well needs no second process: a smaller context, another split.
-    same = frozenset() if by.side_by_side else frozenset({"split"})
+    same = frozenset() if by.coexist else frozenset({"split"})
     return other.state is BackendState.READY and serves(by.options, other.options, same)
 
 
-def _stands_in(old: Backend, asked: Acquire) -> bool:
+def _serves_as_predecessor(old: Backend, asked: Acquire) -> bool:
     """Whether `old` may serve a request that is meant for its successor, as long as that one is not
     ready."""
     if old.successor is None:
         return False
-    if not serves(old.successor, asked.options, asked.terms.leaves_open):
+    if not serves(old.successor, asked.options, asked.matching.unpinned):
         return False
-    return "ctx" in asked.terms.leaves_open or old.options.ctx >= asked.options.ctx
+    return "ctx" in asked.matching.unpinned or old.options.ctx >= asked.options.ctx

@@ -57,8 +57,8 @@ class Backend:
     replaces: str | None = None  # id of the backend that goes when this one is ready
     successor: LoadOptions | None = None  # what is meant to take this one's place
     # Ids of backends that have to be gone before this one is started; they are on their way out.
-    held_by: set[str] = field(default_factory=set)
-    side_by_side: bool = False  # stands beside others of its model that differ only in the split
+    blocked_by: set[str] = field(default_factory=set)
+    coexist: bool = False  # stands beside others of its model that differ only in the split
     engine: Engine = field(init=False)  # set by the shell when it performs Start
     expires_at: datetime | None = None  # set by the shell, for people: `expires_s` as time of day
     # What people should know of it, set by whoever finds it out.
@@ -88,7 +88,7 @@ class Backend:
         return self.state is BackendState.READY and self.in_flight == 0
 
     @property
-    def stays_s(self) -> float:
+    def ttl_s(self) -> float:
         """How long it stays loaded once idle. Infinity: for ever."""
         return self.default_keep_alive_s if self.keep_alive_s is None else self.keep_alive_s
 

@@ -6,13 +6,13 @@ from typing import Final
 
 import structlog
 
-from proxy.catalog.engine_only import why_not
+from proxy.catalog.engine_only import unsupported_reason
 from proxy.catalog.gguf import Header
 from proxy.engine.types import LoadOptions, Mode
 from proxy.errors import BadRequest, Conflict
 from proxy.policy.model import ModelPolicy
-from proxy.pool.events import Terms
-from proxy.routing.request import Ask
+from proxy.pool.events import MatchPolicy
+from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
 from proxy.split import ALL, AUTO, Layers, Split, resolve
 
@@ -23,16 +23,16 @@ MORE_THAN_ALL: Final = 999
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LoadPlan:
     """What is to be asked of the pool for a request."""
 
     options: LoadOptions
-    terms: Terms
+    matching: MatchPolicy
     split: Split | None = None  # where its experts are to be moved to once there is a lease
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class HeaderFacts:
     """What the header of a model's file says; 0 and None where it says nothing."""
 
     layers: int
@@ -42,18 +42,18 @@ class Shape:
     pools: bool = True  # it makes one vector of a text by itself
 
 
-def shape_of(header: Header) -> Shape:
+def header_facts(header: Header) -> HeaderFacts:
     """What counts of a header when its model is loaded."""
-    return Shape(
+    return HeaderFacts(
         header.layers,
         header.context_length,
-        why_not(header),
+        unsupported_reason(header),
         dense=not header.is_moe,
         pools=header.pooling not in (None, "none"),
     )
 
 
-def plan_for(ask: Ask, mode: Mode, model: Model, shape: Shape) -> Plan:
+def plan_for(request: ModelRequest, mode: Mode, model: Model, facts: HeaderFacts) -> LoadPlan:
     """What to ask of the pool for a request, but for the batch.
 
     Raises BadRequest for a file that llama.cpp cannot load, and Conflict for a split that the
@@ -61,55 +61,55 @@ def plan_for(ask: Ask, mode: Mode, model: Model, shape: Shape) -> Plan:
     """
     policy = model.policy
     hosted = policy.engine == "hosted"
-    if hosted and shape.refusal:
-        raise BadRequest(f"{model.name} cannot be loaded: {shape.refusal}", param="model")
+    if hosted and facts.refusal:
+        raise BadRequest(f"{model.name} cannot be loaded: {facts.refusal}", param="model")
     fills_in = _placeholders(policy)
     ctx_is_ours = hosted or "{ctx}" in fills_in
-    ctx = (ask.ctx if ctx_is_ours else None) or policy.ctx
-    if shape.trained_ctx and ctx > shape.trained_ctx:
-        if ask.ctx == ctx:
-            log.info("ctx_clamped", model=model.name, asked=ctx, trained=shape.trained_ctx)
-        ctx = shape.trained_ctx
-    if not hosted and ask.split not in (None, AUTO) and "{moe_cpu_layers}" not in fills_in:
+    ctx = (request.ctx if ctx_is_ours else None) or policy.ctx
+    if facts.trained_ctx and ctx > facts.trained_ctx:
+        if request.ctx == ctx:
+            log.info("ctx_clamped", model=model.name, asked=ctx, trained=facts.trained_ctx)
+        ctx = facts.trained_ctx
+    if not hosted and request.split not in (None, AUTO) and "{moe_cpu_layers}" not in fills_in:
         raise Conflict(
             f"moe_cpu_layers: the command of {model.name} does not take {{moe_cpu_layers}}",
             param="moe_cpu_layers",
         )
-    options = _load_options(model, mode, ctx, _key_split(ask, policy, shape))
-    dense, pooling = _moves_ffn(policy, shape), _pooling(options, shape)
+    options = _load_options(model, mode, ctx, _key_split(request, policy, facts))
+    dense, pooling = _moves_ffn(policy, facts), _pooling(options, facts)
     options = replace(options, dense=dense, args=(*pooling, *options.args))
-    terms = _terms(ask, policy, ctx_is_ours=ctx_is_ours)
+    matching = _matching(request, policy, ctx_is_ours=ctx_is_ours)
     # Elsewhere the split is part of the key, so the backend has it.
-    return Plan(options, terms, ask.split if hosted and not terms.side_by_side else None)
+    return LoadPlan(options, matching, request.split if hosted and not matching.coexist else None)
 
 
-def loaded_with(plan: Plan, split: Split, shape: Shape) -> Plan:
+def loaded_with(plan: LoadPlan, split: Split, facts: HeaderFacts) -> LoadPlan:
     """The plan with `split` as part of the key, for an engine whose experts turned out not to move.
 
     Raises BadRequest for ranges, which cannot be loaded."""
-    options = replace(plan.options, split=_to_load(split, shape))
-    leaves_open = plan.terms.leaves_open - {"split"}
-    return Plan(options, replace(plan.terms, leaves_open=leaves_open))  # nothing is left to move
+    options = replace(plan.options, split=_to_load(split, facts))
+    unpinned = plan.matching.unpinned - {"split"}
+    return LoadPlan(options, replace(plan.matching, unpinned=unpinned))  # nothing is left to move
 
 
-def with_policy_split(plan: Plan, policy: ModelPolicy, shape: Shape) -> Plan:
+def with_policy_split(plan: LoadPlan, policy: ModelPolicy, facts: HeaderFacts) -> LoadPlan:
     """The plan with the policy's own number as part of the key, for an engine whose experts turned
     out not to move.
 
     As it is where a number changes nothing: all experts are on the CPU to begin with. That is also
     what "auto" comes to, since nobody knows what fits, and ranges, which cannot be loaded."""
-    split = policy_split(policy, shape)
+    split = policy_split(policy, facts)
     no_number = split == AUTO or isinstance(split, Layers)
-    has_none = shape.dense and not plan.options.dense
-    elsewhere = policy.engine != "hosted" or plan.terms.side_by_side
-    if no_number or has_none or elsewhere or _to_load(split, shape) == _to_load(ALL, shape):
+    has_none = facts.dense and not plan.options.dense
+    elsewhere = policy.engine != "hosted" or plan.matching.coexist
+    if no_number or has_none or elsewhere or _to_load(split, facts) == _to_load(ALL, facts):
         return plan
-    return loaded_with(plan, split, shape)
+    return loaded_with(plan, split, facts)
 
 
-def policy_split(policy: ModelPolicy, shape: Shape) -> Split:
+def policy_split(policy: ModelPolicy, facts: HeaderFacts) -> Split:
     """The policy's split of a model, with experts or without."""
-    if policy.dense_cpu_layers is not None and _moves_ffn(policy, shape):
+    if policy.dense_cpu_layers is not None and _moves_ffn(policy, facts):
         return policy.dense_cpu_layers
     return policy.moe_cpu_layers
 
@@ -118,12 +118,12 @@ def _placeholders(policy: ModelPolicy) -> str:
     return " ".join(policy.command) if policy.engine == "command" else ""
 
 
-def _moves_ffn(policy: ModelPolicy, shape: Shape) -> bool:
+def _moves_ffn(policy: ModelPolicy, facts: HeaderFacts) -> bool:
     """Whether it is a model without experts whose feed-forward weights are to move."""
-    return shape.dense and policy.dense_cpu_layers is not None and policy.engine == "hosted"
+    return facts.dense and policy.dense_cpu_layers is not None and policy.engine == "hosted"
 
 
-def _key_split(ask: Ask, policy: ModelPolicy, shape: Shape) -> int | None:
+def _key_split(request: ModelRequest, policy: ModelPolicy, facts: HeaderFacts) -> int | None:
     """The split as part of the key: None where the experts of a running backend can move
     instead."""
     hosted = policy.engine == "hosted"
@@ -131,13 +131,13 @@ def _key_split(ask: Ask, policy: ModelPolicy, shape: Shape) -> int | None:
         return None
     if not hosted and "{moe_cpu_layers}" not in _placeholders(policy):
         return None
-    split = policy_split(policy, shape) if ask.split is None else ask.split
-    return None if hosted and split == AUTO else _to_load(split, shape)
+    split = policy_split(policy, facts) if request.split is None else request.split
+    return None if hosted and split == AUTO else _to_load(split, facts)
 
 
-def _to_load(split: Split, shape: Shape) -> int:
+def _to_load(split: Split, facts: HeaderFacts) -> int:
     """As long as nobody knows what fits, all experts on the CPU is what surely does."""
-    return resolve(ALL if split == AUTO else split, shape.layers or MORE_THAN_ALL)
+    return resolve(ALL if split == AUTO else split, facts.layers or MORE_THAN_ALL)
 
 
 def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> LoadOptions:
@@ -179,23 +179,23 @@ def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> Load
     )
 
 
-def _pooling(options: LoadOptions, shape: Shape) -> tuple[str, ...]:
+def _pooling(options: LoadOptions, facts: HeaderFacts) -> tuple[str, ...]:
     """How a model that was not made for embeddings makes one vector of a text: as Ollama does, of
     its last token, which has seen all others."""
-    if options.mode != "embedding" or options.engine != "hosted" or shape.pools:
+    if options.mode != "embedding" or options.engine != "hosted" or facts.pools:
         return ()
     return () if "--pooling" in options.args else ("--pooling", "last")
 
 
-def _terms(ask: Ask, policy: ModelPolicy, *, ctx_is_ours: bool) -> Terms:
-    leaves_open = set()
-    if ask.ctx is None or not ctx_is_ours:
-        leaves_open.add("ctx")
+def _matching(request: ModelRequest, policy: ModelPolicy, *, ctx_is_ours: bool) -> MatchPolicy:
+    unpinned = set()
+    if request.ctx is None or not ctx_is_ours:
+        unpinned.add("ctx")
     # A hosted engine's split is not in the key, unless it had to be loaded with one: any will do.
-    if policy.split == "move" and (ask.split is None or policy.engine == "hosted"):
-        leaves_open.add("split")
-    return Terms(
+    if policy.split == "move" and (request.split is None or policy.engine == "hosted"):
+        unpinned.add("split")
+    return MatchPolicy(
         default_keep_alive_s=policy.keep_alive_s,
-        leaves_open=frozenset(leaves_open),
-        side_by_side=policy.split == "separate",
+        unpinned=frozenset(unpinned),
+        coexist=policy.split == "separate",
     )

@@ -6,7 +6,7 @@ from proxy.catalog.store import Store, Stores
 from proxy.policy.model import Policies
 
 
-def places(
+def model_dirs(
     policies: Policies, stores: Stores
 ) -> tuple[tuple[Path, ...], dict[str, Path], tuple[Store, ...]]:
     """Folders, the files that policies name, our store and Ollama's."""

@@ -6,7 +6,7 @@ from proxy.split import Split
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ModelRequest:
     """What a request asks of the proxy. None: nothing in particular."""
 
     model: str

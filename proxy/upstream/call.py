@@ -13,8 +13,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.engine.types import Address
 from proxy.errors import BackendDied
-from proxy.upstream.connection import Answer, connect
-from proxy.upstream.warm import Spares
+from proxy.upstream.connection import EngineConnection, connect
+from proxy.upstream.warm import WarmConnections
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -41,7 +41,7 @@ class Call:
     Raises BackendDied where no answer began. `target` and `headers` have to be free of line breaks.
     """
 
-    __slots__ = ("_address", "_answer", "_is_head", "_message", "_spares")
+    __slots__ = ("_address", "_answer", "_is_head", "_message", "_warm")
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Call:
         *,
         headers: Iterable[tuple[str, str]] = (),
         body: bytes = b"",
-        spares: Spares | None = None,
+        warm: WarmConnections | None = None,
     ) -> None:
         lines = [f"{method} {target} HTTP/1.1", "Host: engine", "Connection: close"]
         lines += [f"{name}: {value}" for name, value in headers]
@@ -59,25 +59,25 @@ class Call:
             lines.append(f"Content-Length: {len(body)}")
         head = "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")
         self._message = (head, body) if body else (head,)
-        self._address, self._spares = address, spares
+        self._address, self._warm = address, warm
         self._is_head = method == "HEAD"
 
-    async def __aenter__(self) -> Answer:
-        if self._spares is not None and (spare := self._spares.take(self._address)):
-            if await self._begins(spare):
-                return spare
+    async def __aenter__(self) -> EngineConnection:
+        if self._warm is not None and (taken := self._warm.take(self._address)):
+            if await self._send(taken):
+                return taken
             # It was closed just now: only a new connection tells how the engine is.
         try:
             answer = await connect(self._address)
         except OSError as error:
             raise BackendDied(f"the engine does not take connections: {error}") from error
-        if not await self._begins(answer):
+        if not await self._send(answer):
             raise BackendDied(f"the engine went away before it answered: {answer.why_broken}")
         return answer
 
-    async def _begins(self, answer: Answer) -> bool:
+    async def _send(self, answer: EngineConnection) -> bool:
         self._answer = answer
-        return await answer.begins(self._message, has_no_body=self._is_head)
+        return await answer.send(self._message, has_no_body=self._is_head)
 
     async def __aexit__(self, *_: object) -> None:
         self._answer.abort()

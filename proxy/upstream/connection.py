@@ -20,16 +20,16 @@ class BrokenAnswer(Exception):
     """The engine went away, or made no sense, in the middle of an answer."""
 
 
-async def connect(address: Address) -> "Answer":
+async def connect(address: Address) -> "EngineConnection":
     """A connection, nothing sent yet. Raises OSError."""
     # On this machine a connection is there or refused at once: no need for a timer.
     loop = asyncio.get_running_loop()
     if address.socket:
-        return (await loop.create_unix_connection(Answer, address.socket))[1]
-    return (await loop.create_connection(Answer, "127.0.0.1", address.port or 0))[1]
+        return (await loop.create_unix_connection(EngineConnection, address.socket))[1]
+    return (await loop.create_connection(EngineConnection, "127.0.0.1", address.port or 0))[1]
 
 
-class Answer(asyncio.Protocol):
+class EngineConnection(asyncio.Protocol):
     """One answer as it comes: status, headers, and its body piece by piece, once."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Answer(asyncio.Protocol):
         self._broken: BrokenAnswer | None = None
         self._news: asyncio.Future[None] | None = None
 
-    async def begins(self, message: Sequence[bytes], *, has_no_body: bool = False) -> bool:
+    async def send(self, message: Sequence[bytes], *, has_no_body: bool = False) -> bool:
         """Send the request; whether an answer to it began. Cancelling this ends the connection.
 
         `has_no_body`: it will end with its head, whatever that says, as an answer to HEAD does.
@@ -79,7 +79,7 @@ class Answer(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def piece(self) -> bytes:
+    async def read_chunk(self) -> bytes:
         """More of the body as it came, joined where it came faster than it was taken; nothing at
         its end.
 
@@ -92,19 +92,19 @@ class Answer(asyncio.Protocol):
                 return b""
             self._news = asyncio.get_running_loop().create_future()
             await self._news
-        piece = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
-        return piece
+        return chunk
 
     async def read(self) -> bytes:
         """The whole body; for the proxy's own, small questions."""
         pieces = []
-        while piece := await self.piece():
-            pieces.append(piece)
+        while chunk := await self.read_chunk():
+            pieces.append(chunk)
         return b"".join(pieces)
 
     # --- asyncio's side -------------------------------------------------------------------------

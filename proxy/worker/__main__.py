@@ -14,7 +14,7 @@ from pathlib import Path
 
 from proxy.worker.control import Control
 from proxy.worker.llama import LlamaError, default_libdir
-from proxy.worker.server import Host
+from proxy.worker.server import EmbeddedServer
 
 # How long llama-server may take to finish once it is told to; its threads cannot be ended one by
 # one.
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("arguments", nargs="*", help="after --: llama-server's own arguments")
     options = parser.parse_args()
     try:
-        host = Host(
+        embedded = EmbeddedServer(
             options.libdir or default_libdir(),
             options.socket,
             repack=options.repack,
@@ -60,17 +60,17 @@ def main() -> None:
         )
     except (LlamaError, OSError) as error:
         sys.exit(f"worker: {error}")
-    status = asyncio.run(_serve(host, options))
+    status = asyncio.run(_serve(embedded, options))
     sys.stdout.flush()
     # llama.cpp's libraries have global destructors that fight over devices; there is nothing left
     # to tidy up.
     os._exit(status)
 
 
-async def _serve(host: Host, options: argparse.Namespace) -> int:
+async def _serve(embedded: EmbeddedServer, options: argparse.Namespace) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    control = Control(host, stopping.set)
+    control = Control(embedded, stopping.set)
     server = await control.serve(options.control)
     threading.Thread(
         target=_wait_for_parent, args=(loop, stopping), daemon=True, name="parent"
@@ -79,7 +79,7 @@ async def _serve(host: Host, options: argparse.Namespace) -> int:
 
     def run() -> None:
         try:
-            status = host.run(options.arguments)
+            status = embedded.run(options.arguments)
         except Exception:  # whatever it is: the proxy would wait for a worker that is never ready
             traceback.print_exc()
             status = 1
@@ -91,7 +91,7 @@ async def _serve(host: Host, options: argparse.Namespace) -> int:
     told = loop.create_task(stopping.wait(), name="stopping")
     await asyncio.wait((ended, told), return_when=asyncio.FIRST_COMPLETED)
     if not ended.done():
-        threading.Thread(target=host.terminate, daemon=True, name="terminate").start()
+        threading.Thread(target=embedded.terminate, daemon=True, name="terminate").start()
         await asyncio.wait((ended,), timeout=TERMINATE_S)
     server.close()
     return ended.result() if ended.done() else 1

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from proxy.worker.llama import LlamaError
-from proxy.worker.server import Host
+from proxy.worker.server import EmbeddedServer
 
 MAX_LINE_BYTES = 1 << 20
 
@@ -34,8 +34,8 @@ class Request(msgspec.Struct):
 class Control:
     """Serves any number of clients on one Unix socket."""
 
-    def __init__(self, host: Host, terminate: Callable[[], None]) -> None:
-        self._host = host
+    def __init__(self, embedded: EmbeddedServer, terminate: Callable[[], None]) -> None:
+        self._embedded = embedded
         self._terminate = terminate
         self._loop = asyncio.get_running_loop()
         self._clients: set[asyncio.StreamWriter] = set()
@@ -47,7 +47,7 @@ class Control:
             "place": self._place,
             "terminate": self._stop,
         }
-        host.changed = self._changed
+        embedded.changed = self._changed
 
     async def serve(self, path: str) -> asyncio.Server:
         return await asyncio.start_unix_server(self._client, path, limit=MAX_LINE_BYTES)
@@ -90,14 +90,14 @@ class Control:
             self._send(writer, {"id": request.id, "error": f"{type(error).__name__}: {error}"})
 
     def _event(self) -> dict[str, Any]:
-        host = self._host
+        embedded = self._embedded
         return {
             "event": "state",
-            "state": host.state,
-            "live_moves": host.live_moves,
-            "moves_by_reload": host.moves_by_reload,
-            "why_no_moves": host.why_no_moves,
-            "status": host.status(),
+            "state": embedded.state,
+            "live_moves": embedded.live_moves,
+            "moves_by_reload": embedded.moves_by_reload,
+            "why_no_moves": embedded.why_no_moves,
+            "status": embedded.status(),
         }
 
     def _changed(self) -> None:
@@ -117,20 +117,20 @@ class Control:
         return self._event()
 
     async def _devices(self, _: Request) -> object:
-        return await asyncio.to_thread(self._host.devices)
+        return await asyncio.to_thread(self._embedded.devices)
 
     async def _layers(self, _: Request) -> object:
-        return self._host.status().layers
+        return self._embedded.status().layers
 
     async def _memory(self, _: Request) -> object:
-        return self._host.memory()
+        return self._embedded.memory()
 
     async def _place(self, request: Request) -> object:
         placement = {int(layer): place for layer, place in request.layers.items()}
         # Not in a thread: orders count in the order in which they came.
-        move = await asyncio.wrap_future(self._host.place(placement))
+        move = await asyncio.wrap_future(self._embedded.place(placement))
         if request.settle_s > 0 and not move.superseded:
-            settled = await asyncio.to_thread(self._host.wait_settled, request.settle_s)
+            settled = await asyncio.to_thread(self._embedded.wait_settled, request.settle_s)
             move = replace(move, settled=settled)
         self._broadcast()  # so that whoever gets the answer knows the state that it led to
         return move

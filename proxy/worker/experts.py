@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from proxy.worker.gate import Closed, Gate
+from proxy.worker.gate import Gate, HeldGate
 from proxy.worker.llama import LlamaLibrary, Tensor
-from proxy.worker.next_step import MAPPED, REPACKED, first_to_leave
+from proxy.worker.next_step import MAPPED, REPACKED, victim
 from proxy.worker.staging import Copier, Copy, Pointers, Weight
 
 # Any ending counts: a bias or scale left behind would pull its operation back over the bus.
@@ -60,21 +60,21 @@ class Experts:
 
     # --- finding them ---
 
-    def discover(self, closed: Closed) -> None:
+    def discover(self, held_gate: HeldGate) -> None:
         """Walk the graph of the model and note each layer's expert tensors. Only those in host
         memory count: what llama.cpp itself put on a device is part of a larger buffer and cannot
         leave it alone."""
         llama = self._llama
-        self.block_count = llama.model_n_layer(llama.get_model(closed.contexts[0]))
+        self.block_count = llama.model_n_layer(llama.get_model(held_gate.contexts[0]))
         found: dict[int, dict[str, Weight]] = {}
         attention: dict[int, str] = {}
-        for tensor in self._weights(closed.contexts[0]):
+        for tensor in self._weights(held_gate.contexts[0]):
             name = tensor.contents.name.decode(errors="replace")
             if match := self._movable.match(name):
                 buffer = tensor.contents.buffer
                 if buffer and llama.buft_is_host(llama.buffer_type(buffer)):
-                    home = (buffer, tensor.contents.data, tensor.contents.extra)
-                    weight = Weight(tensor, name, llama.nbytes(tensor), home)
+                    mmap_ptr = (buffer, tensor.contents.data, tensor.contents.extra)
+                    weight = Weight(tensor, name, llama.nbytes(tensor), mmap_ptr)
                     found.setdefault(int(match[1]), {})[name] = weight
             elif match := ATTENTION.match(name):
                 attention.setdefault(int(match[1]), self._device_of(tensor))
@@ -82,7 +82,7 @@ class Experts:
             index: _Layer(list(found[index].values()), attention.get(index, MAPPED))
             for index in sorted(found)
         }
-        self._measure(closed)
+        self._measure(held_gate)
 
     def _weights(self, context: int) -> Iterator["c._Pointer[Tensor]"]:
         llama = self._llama
@@ -122,7 +122,7 @@ class Experts:
         return Staged(index, place, copy) if copy else None
 
     def swap(
-        self, closed: Closed, *, demote: Sequence[int] = (), promote: Staged | None = None
+        self, held_gate: HeldGate, *, demote: Sequence[int] = (), promote: Staged | None = None
     ) -> list[int]:
         """Write the pointers, then reserve what the placement needs. Returns buffers to free once
         the gate is open.
@@ -131,26 +131,26 @@ class Experts:
         promotion is undone, and if that is not enough, more layers leave their devices (`places()`
         shows it): otherwise the next long prompt would fail.
         """
-        for context in closed.contexts:
+        for context in held_gate.contexts:
             self._llama.synchronize(context)
         unused = [buffer for index in demote for buffer in self._demote(index)]
         if promote is not None:
             copy = promote.copy
             unused += self._write(promote.layer, promote.place, copy.buffer, copy.pointers)
-        if not self._reserve(closed):
+        if not self._reserve(held_gate):
             if promote is not None:
                 unused += self._demote(promote.layer)
-            self._make_room(closed, unused)
+            self._make_room(held_gate, unused)
             unused = []
-        self._measure(closed)
+        self._measure(held_gate)
         return unused
 
-    def _make_room(self, closed: Closed, unused: list[int]) -> None:
+    def _make_room(self, held_gate: HeldGate, unused: list[int]) -> None:
         """Give memory back, at first what is unused, until the reservation holds or nothing is on a
         device any more. Here the gate waits for it: the next step needs what it frees."""
         self.free(unused)
-        while not self._reserve(closed):
-            layer = first_to_leave(self.places())
+        while not self._reserve(held_gate):
+            layer = victim(self.places())
             if layer is None:
                 return
             self.free(self._demote(layer))
@@ -162,7 +162,7 @@ class Experts:
             self._llama.buffer_free(buffer)
 
     def _demote(self, index: int) -> list[int]:
-        return self._write(index, MAPPED, None, [w.home for w in self.layers[index].weights])
+        return self._write(index, MAPPED, None, [w.mmap_ptr for w in self.layers[index].weights])
 
     def _write(
         self, index: int, place: str, buffer: int | None, pointers: Sequence[Pointers]
@@ -175,13 +175,13 @@ class Experts:
         unused, layer.place, layer.buffer = layer.buffer, place, buffer
         return [] if unused is None else [unused]
 
-    def _reserve(self, closed: Closed) -> bool:
+    def _reserve(self, held_gate: HeldGate) -> bool:
         """Reserve the worst case of every context, then the graph of one step. Also drops the
         cached graphs, which would compute on the wrong device. False where a device has no room for
         it."""
         llama = self._llama
         enough = True
-        for context in closed.contexts:
+        for context in held_gate.contexts:
             sequences = llama.n_seq_max(context)
             batch = min(llama.n_ubatch(context), llama.n_ctx(context))
             batch = -(-batch // sequences) * sequences
@@ -191,7 +191,7 @@ class Experts:
             enough = bool(llama.graph_reserve(context, sequences, sequences, sequences)) and enough
         return enough
 
-    def _measure(self, closed: Closed) -> None:
+    def _measure(self, held_gate: HeldGate) -> None:
         """Refresh `held` from the contexts' own books and ours."""
         held: dict[str, dict[str, int]] = {}
 
@@ -199,7 +199,7 @@ class Experts:
             return held.setdefault(device, {"weights": 0, "kv": 0, "compute": 0, "experts": 0})
 
         models = set()
-        for context in closed.contexts:
+        for context in held_gate.contexts:
             model = self._llama.get_model(context)
             for buffer_type, (weights, kv, compute) in self._gate.breakdown(context).items():
                 device = self._llama.buft_device(buffer_type)

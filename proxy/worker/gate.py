@@ -27,7 +27,7 @@ def preload() -> c.CDLL:
     return c.CDLL(_stepgate.__file__, mode=c.RTLD_GLOBAL)
 
 
-class Closed:
+class HeldGate:
     """A held gate: the contexts that may be worked on, and since when it is held."""
 
     def __init__(self, contexts: list[int]) -> None:
@@ -83,7 +83,7 @@ class Gate:
         }
 
     @contextmanager
-    def hold(self) -> Iterator[Closed]:
+    def hold(self) -> Iterator[HeldGate]:
         """Wait for the end of the step that runs, if one does, and keep the next one from
         starting."""
         wakers: list[socket.socket] = []
@@ -94,7 +94,7 @@ class Gate:
                 wakers.append(self._wake())
                 while not self._library.gate_wait(WAKE_EVERY_MS):
                     wakers.append(self._wake())
-            yield Closed(self.contexts())
+            yield HeldGate(self.contexts())
         finally:
             self._library.gate_open()
             for waker in wakers:

@@ -211,9 +211,9 @@ class Mover:
         self, order: _Order, *, demote: Sequence[int] = (), promote: Staged | None = None
     ) -> None:
         before = self._experts.places()
-        with self._gate.hold() as closed:
-            unused = self._experts.swap(closed, demote=demote, promote=promote)
-            order.gate_s = max(order.gate_s, closed.held_s())
+        with self._gate.hold() as held_gate:
+            unused = self._experts.swap(held_gate, demote=demote, promote=promote)
+            order.gate_s = max(order.gate_s, held_gate.held_s())
         self._experts.free(unused)
         now = self._experts.places()
         for layer, place in before.items():

@@ -73,7 +73,7 @@ def next_step(
     return Repack(min(waiting)) if waiting else None
 
 
-def first_to_leave(places: Mapping[int, str]) -> int | None:
+def victim(places: Mapping[int, str]) -> int | None:
     """The layer that leaves its device next where memory has run out: the first one, as N has it.
     None: nothing is on a device."""
     return min((layer for layer, place in places.items() if not on_cpu(place)), default=None)

@@ -37,7 +37,7 @@ DRAFT_ARGUMENTS = ("--model-draft", "-md", "--spec-", "--draft")
 ALL_FFN_ON_CPU = r"\.ffn_(up|down|gate)\.=CPU"
 
 
-class Host:
+class EmbeddedServer:
     """One llama-server. `run` blocks until it ends; everything else may be called from other
     threads."""
 
@@ -243,8 +243,8 @@ class Host:
             outputs_per_batch=drafts or self._per_token_outputs,
             dense=self._dense,
         )
-        with self._gate.hold() as closed:
-            experts.discover(closed)
+        with self._gate.hold() as held_gate:
+            experts.discover(held_gate)
         self._experts = experts
         gpus = [device for device in self.devices() if device.kind in ("gpu", "igpu")]
         if not experts.layers:

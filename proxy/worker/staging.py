@@ -25,7 +25,7 @@ class Weight:
     tensor: "c._Pointer[Tensor]"
     name: str
     bytes: int
-    home: Pointers
+    mmap_ptr: Pointers
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Copier:
         offset = llama.buffer_base(buffer)
         for weight in weights:
             if weight not in chosen:
-                copy.pointers.append(weight.home)
+                copy.pointers.append(weight.mmap_ptr)
                 continue
             shadow = _shadow(weight.tensor.contents)
             llama.tensor_alloc(buffer, c.byref(shadow), offset)
@@ -115,7 +115,7 @@ def _pieces(
     A repacking buffer only takes whole tensors, but repacks rows in groups within one expert's
     matrix: so give it one expert at a time as a tensor of its own.
     """
-    source = weight.home[1]
+    source = weight.mmap_ptr[1]
     if by_expert:
         step = shadow.nb[2]
         for expert in range(shadow.ne[2]):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.api.keys import KeyRing
+from proxy.api.keys import ApiKeys
 from proxy.errors import Unauthorized
 
 
@@ -27,7 +27,7 @@ def file(tmp_path: Path) -> Path:
     ],
 )
 def test_a_known_key_may_enter(file: Path, headers: dict[str, str]) -> None:
-    KeyRing().admit(headers, file)
+    ApiKeys().check(headers, file)
 
 
 @pytest.mark.parametrize(
@@ -43,23 +43,23 @@ def test_a_known_key_may_enter(file: Path, headers: dict[str, str]) -> None:
 )
 def test_others_may_not(file: Path, headers: dict[str, str]) -> None:
     with pytest.raises(Unauthorized, match="API key"):
-        KeyRing().admit(headers, file)
+        ApiKeys().check(headers, file)
 
 
 def test_without_a_file_everyone_may_enter() -> None:
-    KeyRing().admit({}, None)
+    ApiKeys().check({}, None)
 
 
 def test_a_changed_file_counts_at_once_and_a_lost_one_lets_nobody_in(file: Path) -> None:
-    ring = KeyRing()
-    ring.admit({"x-api-key": "first"}, file)
+    ring = ApiKeys()
+    ring.check({"x-api-key": "first"}, file)
 
     file.write_text("third\n")
     os.utime(file, ns=(1, 1))
-    ring.admit({"x-api-key": "third"}, file)
+    ring.check({"x-api-key": "third"}, file)
     with pytest.raises(Unauthorized):
-        ring.admit({"x-api-key": "first"}, file)
+        ring.check({"x-api-key": "first"}, file)
 
     file.unlink()
     with pytest.raises(Unauthorized):
-        ring.admit({"x-api-key": "third"}, file)
+        ring.check({"x-api-key": "third"}, file)

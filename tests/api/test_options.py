@@ -8,38 +8,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.api.options import read_ask, read_model, with_defaults
+from proxy.api.options import read_model, read_model_request, with_defaults
 from proxy.errors import BadRequest
-from proxy.routing.request import Ask
+from proxy.routing.request import ModelRequest
 from proxy.split import Layers
 
 
-def read(body: Any) -> Ask:
-    return read_ask(json.dumps(body).encode(), models=lambda: ["a", "b"])
+def read(body: Any) -> ModelRequest:
+    return read_model_request(json.dumps(body).encode(), models=lambda: ["a", "b"])
 
 
 @pytest.mark.parametrize(
     ("body", "asked"),
     [
-        ({"model": "a"}, Ask("a")),
-        ({"model": "a", "messages": [{"content": "ü"}], "x": 1e9}, Ask("a")),
-        ({"model": "a", "options": None, "moe_cpu_layers": None}, Ask("a")),
-        ({"model": "a", "options": {"moe_cpu_layers": 3}}, Ask("a", 3)),
-        ({"model": "a", "moe_cpu_layers": "full"}, Ask("a", -1)),
-        ({"model": "a", "moe_cpu_layers": "0-2,7"}, Ask("a", Layers(((0, 2), (7, 7))))),
-        ({"model": "a?moe_cpu_layers=4-5"}, Ask("a", Layers(((4, 5),)))),
-        ({"model": "a", "options": {"num_cpu_moe": "none"}}, Ask("a", 0)),
-        ({"model": "a", "n_cpu_moe": "partial"}, Ask("a", "auto")),
-        ({"model": "a", "num_moe_offload": 4, "options": {"n_cpu_moe": 4}}, Ask("a", 4)),
-        ({"model": "o/a:b?moe_cpu_layers=24"}, Ask("o/a:b", 24)),
-        ({"model": "a?moe_cpu_layers=auto", "moe_cpu_layers": "auto"}, Ask("a", "auto")),
-        ({"model": "a", "options": {"num_ctx": 4096}}, Ask("a", ctx=4096)),
-        ({"model": "a", "keep_alive": "10m"}, Ask("a", keep_alive_s=600)),
-        ({"model": "a", "keep_alive": 0}, Ask("a", keep_alive_s=0)),
-        ({"model": "a", "options": {"keep_alive": -1}}, Ask("a", keep_alive_s=math.inf)),
+        ({"model": "a"}, ModelRequest("a")),
+        ({"model": "a", "messages": [{"content": "ü"}], "x": 1e9}, ModelRequest("a")),
+        ({"model": "a", "options": None, "moe_cpu_layers": None}, ModelRequest("a")),
+        ({"model": "a", "options": {"moe_cpu_layers": 3}}, ModelRequest("a", 3)),
+        ({"model": "a", "moe_cpu_layers": "full"}, ModelRequest("a", -1)),
+        ({"model": "a", "moe_cpu_layers": "0-2,7"}, ModelRequest("a", Layers(((0, 2), (7, 7))))),
+        ({"model": "a?moe_cpu_layers=4-5"}, ModelRequest("a", Layers(((4, 5),)))),
+        ({"model": "a", "options": {"num_cpu_moe": "none"}}, ModelRequest("a", 0)),
+        ({"model": "a", "n_cpu_moe": "partial"}, ModelRequest("a", "auto")),
+        ({"model": "a", "num_moe_offload": 4, "options": {"n_cpu_moe": 4}}, ModelRequest("a", 4)),
+        ({"model": "o/a:b?moe_cpu_layers=24"}, ModelRequest("o/a:b", 24)),
+        ({"model": "a?moe_cpu_layers=auto", "moe_cpu_layers": "auto"}, ModelRequest("a", "auto")),
+        ({"model": "a", "options": {"num_ctx": 4096}}, ModelRequest("a", ctx=4096)),
+        ({"model": "a", "keep_alive": "10m"}, ModelRequest("a", keep_alive_s=600)),
+        ({"model": "a", "keep_alive": 0}, ModelRequest("a", keep_alive_s=0)),
+        ({"model": "a", "options": {"keep_alive": -1}}, ModelRequest("a", keep_alive_s=math.inf)),
     ],
 )
-def test_what_is_asked(body: Any, asked: Ask) -> None:
+def test_what_is_asked(body: Any, asked: ModelRequest) -> None:
     assert read(body) == asked
 
 
@@ -76,18 +76,18 @@ def test_what_is_asked(body: Any, asked: Ask) -> None:
 )
 def test_what_is_refused(body: bytes, says: str) -> None:
     with pytest.raises(BadRequest) as refusal:
-        read_ask(body, models=lambda: ["b", "a"])
+        read_model_request(body, models=lambda: ["b", "a"])
 
     assert says in refusal.value.message
 
 
 def test_long_lists_of_models_are_cut_short() -> None:
     with pytest.raises(BadRequest, match="and 20 more"):
-        read_ask(b"{}", models=lambda: [f"m{number}" for number in range(30)])
+        read_model_request(b"{}", models=lambda: [f"m{number}" for number in range(30)])
 
 
 def test_a_model_in_a_path_may_carry_a_split() -> None:
-    assert read_model("a/b?moe_cpu_layers=2") == Ask("a/b", 2)
+    assert read_model("a/b?moe_cpu_layers=2") == ModelRequest("a/b", 2)
 
 
 def test_defaults_go_in_front_and_the_rest_stays_as_it_came() -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.catalog.engine_only import why_not
+from proxy.catalog.engine_only import unsupported_reason
 from proxy.catalog.gguf_reader import read_header
 from proxy.demo.gguf_writer import TensorSpec, write_model
 from tests.support.models import model
@@ -23,7 +23,7 @@ def test_made_for_ollamas_engine(
     path = tmp_path / "m.gguf"
     write_model(path, architecture, metadata={}, tensors=[TensorSpec(tensor, (4, 64))])
 
-    why = why_not(read_header(path))
+    why = unsupported_reason(read_header(path))
 
     assert (why is None) == (reason is None)
     assert (reason or "") in (why or "")
@@ -31,4 +31,4 @@ def test_made_for_ollamas_engine(
 
 @pytest.mark.parametrize("shape", ["qwen3moe", "gpt-oss", "bert-rerank"])
 def test_made_for_llama_cpp(shape: str) -> None:
-    assert why_not(read_header(model(shape, layers=2))) is None
+    assert unsupported_reason(read_header(model(shape, layers=2))) is None

@@ -11,7 +11,7 @@ from proxy.catalog.modelfile import parse_modelfile
 from proxy.catalog.store import Store
 from proxy.cli.client import ClientError
 from proxy.cli.main import main
-from proxy.cli.progress import Screen
+from proxy.cli.progress import ProgressBar
 from proxy.cli.pull import source_of
 from tests.hub import servers
 from tests.hub.conftest import MakeGguf
@@ -154,7 +154,7 @@ def test_progress_stays_in_its_line() -> None:
             return True
 
     out = Terminal()
-    screen = Screen(out)
+    screen = ProgressBar(out)
     for completed in (0, 5, 10, 10):
         screen.show({"status": "pulling x", "digest": "x", "total": 10, "completed": completed})
     screen.show({"status": "success"})

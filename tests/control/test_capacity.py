@@ -12,7 +12,7 @@ from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.placement.budget import Budget
 from proxy.policy.load import load
-from proxy.routing.request import Ask
+from proxy.routing.request import ModelRequest
 from tests.support.guard import HANG_S
 from tests.support.models import model
 from tests.support.nvml import StandInCard, StandInNvml
@@ -39,13 +39,15 @@ async def test_the_very_first_load_knows_the_cards(tmp_path: Path, total: int, u
             services = served.app.services
             while not any(card.at_s for card in services.memory.latest().cards.values()):
                 await services.memory.fresh()
-            plan = await services.router.plan(Ask("m"), "generation")
+            plan = await services.router.plan(ModelRequest("m"), "generation")
 
             assert plan.options.ubatch == ubatch
             served.edit(text + '[devices.CUDA0]\nlimit = "200MiB"\n')
             while not services.policies.current.devices.named:
                 await asyncio.sleep(0.01)
-            assert (await services.router.plan(Ask("m"), "generation")).options.ubatch == 512
+            assert (
+                await services.router.plan(ModelRequest("m"), "generation")
+            ).options.ubatch == 512
 
 
 async def test_what_is_free_or_ours_within_the_policies(tmp_path: Path) -> None:
@@ -63,7 +65,7 @@ async def test_what_is_free_or_ours_within_the_policies(tmp_path: Path) -> None:
             Device("RPC1", "10.0.0.3:1", "gpu", 8 * GIB, 8 * GIB),
         ]
     )
-    ledger.hold("b1", {"CUDA0": {"weights": 2 * GIB}}, at_s=0.0)
+    ledger.record("b1", {"CUDA0": {"weights": 2 * GIB}}, at_s=0.0)
     task = asyncio.create_task(watch.run())
     await watch.fresh()
     task.cancel()

@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 
 from proxy.catalog.entry import Message
-from proxy.dialect.preamble import Opening, Protocol, open_body
+from proxy.dialect.preamble import Preamble, Protocol, with_preamble
 
 USER = {"role": "user", "content": "hi"}
 KEPT = (Message("user", "a"), Message("assistant", "b"))
-OPENING = Opening("be brief", KEPT)
+OPENING = Preamble("be brief", KEPT)
 SAID = [{"role": m.role, "content": m.content} for m in KEPT]
 SYSTEM = {"role": "system", "content": "be brief"}
 
 
-def opened(body: Any, protocol: Protocol, opening: Opening = OPENING) -> Any:
-    return json.loads(open_body(json.dumps(body).encode(), opening, protocol))
+def opened(body: Any, protocol: Protocol, preamble: Preamble = OPENING) -> Any:
+    return json.loads(with_preamble(json.dumps(body).encode(), preamble, protocol))
 
 
 def test_a_chat() -> None:
@@ -61,8 +61,8 @@ def test_what_else_there_is_stays_as_it_is() -> None:
         b'{ "model":"m",  "seed": 1.50, "messages": [ {"role": "user",  "content": "\\u00e9"} ] }'
     )
 
-    assert open_body(body, Opening(), "chat") == body
-    made = open_body(body, OPENING, "chat")
+    assert with_preamble(body, Preamble(), "chat") == body
+    made = with_preamble(body, OPENING, "chat")
     assert b'"seed":1.50' in made
     assert b'{"role": "user",  "content": "\\u00e9"}' in made
 
@@ -80,7 +80,7 @@ def test_what_else_there_is_stays_as_it_is() -> None:
     ],
 )
 def test_what_makes_no_sense_is_left_to_the_engine(body: bytes, protocol: Protocol) -> None:
-    assert open_body(body, OPENING, protocol) == body
+    assert with_preamble(body, OPENING, protocol) == body
 
 
 def test_messages_of_no_known_shape_are_kept() -> None:

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from proxy.engine.command import CommandEngine, fill_in, free_port
-from proxy.engine.logbook import LogBook
+from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.types import LoadOptions, Status
 from proxy.errors import Conflict, LoadFailed
 from tests.support import models
@@ -21,7 +21,7 @@ NOTHING_LISTENS = "import time; print('up', flush=True); time.sleep(600)"
 
 def command(*argv: str, **changes: object) -> CommandEngine:
     options = LoadOptions("m", Path("no.gguf"), engine="command", command=argv)
-    return CommandEngine("b1", replace(options, **changes), logbook=LogBook())  # type: ignore[arg-type]
+    return CommandEngine("b1", replace(options, **changes), log_buffer=LogBuffer())  # type: ignore[arg-type]
 
 
 def test_fill_in() -> None:
@@ -89,7 +89,7 @@ async def test_silence_is_a_failed_load() -> None:
     engine = CommandEngine(
         "b1",
         LoadOptions("m", Path("no.gguf"), command=(sys.executable, "-c", NOTHING_LISTENS)),
-        logbook=LogBook(),
+        log_buffer=LogBuffer(),
         stall_s=0.5,
     )
 
@@ -142,11 +142,11 @@ async def test_status_says_what_the_split_says(split: int | None, shown: int) ->
 @pytest.mark.llama
 async def test_llama_server() -> None:
     """It loads, says so in its log, answers under the model's name, and ends when it is told."""
-    logbook = LogBook()
+    log_buffer = LogBuffer()
     options = LoadOptions(
         "tiny", models.model(layers=4), ctx=512, parallel=1, command=LLAMA_SERVER, split=2
     )
-    engine = CommandEngine("b1", options, logbook=logbook)
+    engine = CommandEngine("b1", options, log_buffer=log_buffer)
 
     await engine.start()
 
@@ -154,7 +154,7 @@ async def test_llama_server() -> None:
     url = f"{engine.address.origin}/v1/chat/completions"
     async with aiohttp.ClientSession() as http, http.post(url, json=body) as answer:
         assert (await answer.json())["model"] == "tiny"
-    assert any("model loaded" in line.text for line in logbook.recent("tiny"))
+    assert any("model loaded" in line.text for line in log_buffer.recent("tiny"))
     await engine.stop()
     assert await engine.wait_exit() in (0, -15)
 

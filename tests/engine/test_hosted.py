@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.engine.hosted import HostedEngine
-from proxy.engine.logbook import LogBook
+from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.types import CPU, LoadOptions
 from proxy.errors import Conflict, LoadFailed
 from tests.support.llama import rpc_server
@@ -27,7 +27,7 @@ def folder() -> Iterator[Path]:
 
 def hosted(folder: Path, path: Path) -> HostedEngine:
     options = LoadOptions(model="m", path=path, ctx=512, parallel=1, threads=1)
-    return HostedEngine("b1", options, runtime_dir=folder, logbook=LogBook())
+    return HostedEngine("b1", options, runtime_dir=folder, log_buffer=LogBuffer())
 
 
 async def test_a_file_that_is_not_there_is_told_without_a_worker(folder: Path) -> None:
@@ -87,10 +87,12 @@ async def test_a_device_of_another_worker_is_not_taken_for_an_own_one(folder: Pa
             no_attention=("RPC0",),
         )
         names = {"RPC0": "RPC1", "RPC1": "RPC2"}
-        engine = HostedEngine("b1", options, runtime_dir=folder, logbook=LogBook(), names=names)
+        engine = HostedEngine(
+            "b1", options, runtime_dir=folder, log_buffer=LogBuffer(), names=names
+        )
         try:
             await engine.start()
-            assert {layer.home for layer in engine.known().layers} == {"RPC1", "RPC2"}
+            assert {layer.attention_device for layer in engine.known().layers} == {"RPC1", "RPC2"}
 
             with pytest.raises(Conflict, match="no device 'RPC0'"):
                 await engine.place({3: "RPC0"})

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.engine.output import LINE_BYTES
+from proxy.engine.line_reader import LINE_BYTES
 from proxy.engine.process import ChildProcess
 from proxy.errors import LoadFailed
 from tests.support.guard import HANG_S

@@ -9,9 +9,9 @@ from proxy.catalog.local import Catalog
 from proxy.catalog.reference import parse_reference
 from proxy.catalog.store import Store
 from proxy.errors import BadRequest, Conflict, ModelNotFound
-from proxy.hub.create import Recipe
+from proxy.hub.create import CreateSpec
 from proxy.hub.hub import Hub
-from proxy.hub.lines import Line
+from proxy.hub.progress import Line
 from tests.hub.conftest import MakeGguf
 from tests.hub.servers import digest
 from tests.support.models import model
@@ -26,7 +26,7 @@ async def once(data: bytes):  # type: ignore[no-untyped-def]
 
 
 async def made(hub: Hub, name: str, **recipe: object) -> list[Line]:
-    wanted = Recipe(parse_reference(name), **recipe)  # type: ignore[arg-type]
+    wanted = CreateSpec(parse_reference(name), **recipe)  # type: ignore[arg-type]
     return [line async for line in hub.create(wanted)]
 
 

@@ -7,7 +7,7 @@ from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.local import Catalog
 from proxy.hub.hub import Hub
 from proxy.hub.huggingface import File, choose
-from proxy.hub.lines import PullFailed
+from proxy.hub.progress import PullFailed
 from tests.hub import servers
 from tests.hub.conftest import MakeGguf
 from tests.hub.servers import digest

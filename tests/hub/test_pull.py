@@ -12,7 +12,7 @@ from proxy.catalog.store import Store
 from proxy.errors import BadRequest
 from proxy.hub import puller
 from proxy.hub.hub import Hub
-from proxy.hub.lines import Line, PullFailed
+from proxy.hub.progress import Line, PullFailed
 from tests.hub import servers
 from tests.hub.conftest import MakeGguf
 from tests.hub.servers import digest

@@ -58,7 +58,7 @@ class Scene:
     def hold(self, experts: int, *, at_s: float | None = None) -> None:
         self.booked = experts
         held = {GPU: {"weights": 0, "experts": experts}}
-        self.ledger.hold("b1", held, at_s=self.gpu.now if at_s is None else at_s)
+        self.ledger.record("b1", held, at_s=self.gpu.now if at_s is None else at_s)
 
     def observe(self) -> None:
         self.ledger.observe([self.gpu.reading()])
@@ -90,7 +90,7 @@ def scene(request: pytest.FixtureRequest) -> Scene:
 
 def test_a_device_that_nobody_read_is_unknown() -> None:
     ledger = Ledger()
-    ledger.hold("b1", {GPU: {"experts": MIB}}, at_s=0.0)
+    ledger.record("b1", {GPU: {"experts": MIB}}, at_s=0.0)
 
     assert (ledger.free(GPU), ledger.others(GPU), ledger.ours(GPU)) == (None, None, MIB)
     ledger.observe([DeviceReading(GPU, "", "ggml", at_s=1.0)])
@@ -99,8 +99,8 @@ def test_a_device_that_nobody_read_is_unknown() -> None:
 
 def test_the_book_has_a_sum_for_each_kind_and_backend() -> None:
     ledger = Ledger()
-    ledger.hold("b1", {GPU: {"weights": 5, "kv": 2}, "RPC0": {"experts": 9}}, at_s=0.0)
-    ledger.hold("b2", {GPU: {"weights": 1, "experts": 4}}, at_s=0.0)
+    ledger.record("b1", {GPU: {"weights": 5, "kv": 2}, "RPC0": {"experts": 9}}, at_s=0.0)
+    ledger.record("b2", {GPU: {"weights": 1, "experts": 4}}, at_s=0.0)
 
     assert ledger.by_kind(GPU) == {"weights": 6, "kv": 2, "experts": 4}
     assert (ledger.ours(GPU), ledger.ours("RPC0"), ledger.ours("CPU")) == (12, 9, 0)
@@ -137,15 +137,15 @@ def test_what_shows_before_we_are_told_of_it_is_not_taken_off_twice(scene: Scene
     scene.observe()
     scene.observe()
     held = {GPU: {"experts": 1500 * MIB}}
-    scene.ledger.hold("b1", held, at_s=scene.gpu.now, taken_s=began_s)
+    scene.ledger.record("b1", held, at_s=scene.gpu.now, taken_s=began_s)
 
     assert scene.free == 7500 * MIB
     assert scene.ledger.settled(GPU)
 
     # What is given back began when it was, whenever the move before it did.
     scene.gpu.ours, scene.gpu.lagging = 0, 1500 * MIB
-    scene.ledger.hold("b1", {}, at_s=scene.gpu.now, taken_s=began_s)
-    assert (scene.free, scene.ledger.due(GPU)) == (7500 * MIB, 1500 * MIB)
+    scene.ledger.record("b1", {}, at_s=scene.gpu.now, taken_s=began_s)
+    assert (scene.free, scene.ledger.pending_free(GPU)) == (7500 * MIB, 1500 * MIB)
 
 
 def test_what_we_give_back_is_promised_when_it_shows(scene: Scene) -> None:
@@ -155,15 +155,15 @@ def test_what_we_give_back_is_promised_when_it_shows(scene: Scene) -> None:
 
     scene.give_back(1500 * MIB)
     scene.observe()
-    assert (scene.free, scene.ledger.due(GPU)) == (7000 * MIB, 1500 * MIB)
+    assert (scene.free, scene.ledger.pending_free(GPU)) == (7000 * MIB, 1500 * MIB)
 
     scene.gpu.lagging = 500 * MIB
     scene.observe()
-    assert (scene.free, scene.ledger.due(GPU)) == (8000 * MIB, 500 * MIB)
+    assert (scene.free, scene.ledger.pending_free(GPU)) == (8000 * MIB, 500 * MIB)
 
     scene.gpu.lagging = 0
     scene.observe()
-    assert (scene.free, scene.ledger.due(GPU)) == (8500 * MIB, 0)
+    assert (scene.free, scene.ledger.pending_free(GPU)) == (8500 * MIB, 0)
     assert scene.ledger.others(GPU) == 1000 * MIB
 
 
@@ -186,7 +186,7 @@ def test_a_reading_that_came_before_the_news_counts(scene: Scene) -> None:
 
     scene.hold(0, at_s=began)
 
-    assert scene.ledger.due(GPU) == 0
+    assert scene.ledger.pending_free(GPU) == 0
     scene.observe()
     assert scene.free == 9000 * MIB
 
@@ -248,7 +248,7 @@ def test_a_device_that_never_shows_is_believed_in_the_end(scene: Scene) -> None:
     assert [(line["event"], line["returned_bytes"]) for line in logs] == [
         ("device_did_not_show", 1500 * MIB)
     ]
-    assert (scene.ledger.due(GPU), scene.free) == (0, 7000 * MIB)
+    assert (scene.ledger.pending_free(GPU), scene.free) == (0, 7000 * MIB)
 
 
 def test_a_device_that_counts_nothing_is_bound_by_the_book() -> None:
@@ -256,7 +256,7 @@ def test_a_device_that_counts_nothing_is_bound_by_the_book() -> None:
     ledger = Ledger()
     ledger.observe([blind(at_s=0.0)])
 
-    ledger.hold("b1", {GPU: {"experts": 600 * MIB}}, at_s=1.0)
+    ledger.record("b1", {GPU: {"experts": 600 * MIB}}, at_s=1.0)
 
     assert ledger.free(GPU) == 400 * MIB
     ledger.observe([blind(at_s=1.0 + SHOWN_WITHIN_S)])
@@ -266,7 +266,7 @@ def test_a_device_that_counts_nothing_is_bound_by_the_book() -> None:
 def test_a_device_that_counts_nothing_gives_back_only_with_time() -> None:
     ledger = Ledger()
     ledger.observe([blind(at_s=0.0)])
-    ledger.hold("b1", {GPU: {"experts": 600 * MIB}}, at_s=1.0)
+    ledger.record("b1", {GPU: {"experts": 600 * MIB}}, at_s=1.0)
     ledger.observe([blind(at_s=1.0 + SHOWN_WITHIN_S)])
 
     ledger.forget("b1", at_s=10.0)
@@ -280,7 +280,7 @@ def test_where_only_free_memory_is_known_what_we_took_is_off_it() -> None:
     ledger = Ledger()
     ledger.observe([DeviceReading(GPU, "", "ggml", free_bytes=1000 * MIB, at_s=0.0)])
 
-    ledger.hold("b1", {GPU: {"experts": 600 * MIB}}, at_s=1.0)
+    ledger.record("b1", {GPU: {"experts": 600 * MIB}}, at_s=1.0)
 
     assert (ledger.free(GPU), ledger.others(GPU)) == (400 * MIB, None)
 
@@ -318,12 +318,12 @@ def test_an_allocators_rounding_is_tolerated(scene: Scene) -> None:
     scene.take(1000 * MIB)
     scene.observe()
     scene.give_back(1000 * MIB)
-    assert scene.ledger.due(GPU) == 1000 * MIB
+    assert scene.ledger.pending_free(GPU) == 1000 * MIB
 
     scene.gpu.lagging = PAGE_BYTES
     scene.observe()
 
-    assert scene.ledger.due(GPU) == 0
+    assert scene.ledger.pending_free(GPU) == 0
 
 
 def test_an_old_reading_changes_nothing(scene: Scene) -> None:
@@ -425,7 +425,7 @@ def perform(scene: Scene, step: str, size: int) -> None:
             scene.give_back(min(size, scene.booked))
         case "forget" if scene.booked == gpu.ours:
             gpu.ours, gpu.lagging, scene.booked = 0, gpu.lagging + gpu.ours, 0
-            scene.ledger.hold("b1", {}, at_s=gpu.now)
+            scene.ledger.record("b1", {}, at_s=gpu.now)
         case "show":
             gpu.lagging = max(gpu.lagging - size, 0)
         case "read":

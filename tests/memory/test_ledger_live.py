@@ -12,7 +12,7 @@ import pytest
 
 from proxy.engine.command import free_port
 from proxy.engine.hosted import HostedEngine
-from proxy.engine.logbook import LogBook
+from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.types import CPU, LoadOptions
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
@@ -44,7 +44,7 @@ async def test_the_book_agrees_with_a_device_while_experts_move(
     async with asyncio.timeout(HANG_S), child("env", RETURNS_MEMORY, *rpc_server) as rpc:
         await listening(port)
         with driver.loaded(), tempfile.TemporaryDirectory(prefix="moe-") as folder:
-            engine = HostedEngine("b1", options, runtime_dir=Path(folder), logbook=LogBook())
+            engine = HostedEngine("b1", options, runtime_dir=Path(folder), log_buffer=LogBuffer())
             watch = MemoryWatch(setting=lambda _: "nvml:GPU-0", poll_s=0.05)
             polling = asyncio.create_task(watch.run())
             try:
@@ -66,7 +66,7 @@ async def follow(engine: HostedEngine, watch: MemoryWatch) -> None:
     ledger, layers = Ledger(), (await engine.status()).layers
     size = sum(layer.experts_bytes for layer in layers)
     ledger.observe((await watch.fresh()).devices.values())
-    ledger.hold("b1", (await engine.status()).held, at_s=0.0)
+    ledger.record("b1", (await engine.status()).held, at_s=0.0)
     # Where the driver does not tell processes apart, the RPC server's own memory is others'.
     first, others = ledger.free(DEVICE), ledger.others(DEVICE)
     assert first is not None
@@ -76,7 +76,7 @@ async def follow(engine: HostedEngine, watch: MemoryWatch) -> None:
         before, began = ledger.free(DEVICE), watch.latest().at_s
         assert before is not None
         await engine.place({layer.index: device for layer in layers})
-        ledger.hold("b1", (await engine.status()).held, at_s=began)
+        ledger.record("b1", (await engine.status()).held, at_s=began)
         # An RPC server gets its weights, and frees its buffers, after the worker has said so, one
         # by one: for a while the book may promise less, which `shown` allows, but not more.
         agrees = pytest.approx(change, abs=0.15 * size)

@@ -4,7 +4,7 @@ import pytest
 
 from proxy.engine.types import Device
 from proxy.memory.readings import Card
-from proxy.memory.sources import Cards, Source, choose, likely
+from proxy.memory.sources import Cards, Source, choose, default_cards
 
 RTX = Card("GPU-5a", "RTX", "0000:c1:00.0", integrated=False)
 GTX = Card("GPU-6b", "GTX", "0000:02:00.0", integrated=False)
@@ -103,9 +103,9 @@ def test_llama_cpp_knows_an_integrated_gpu_best() -> None:
 def test_the_cards_that_will_be_used_before_anybody_has_said_so() -> None:
     apu = Card("card0", "APU", "0000:06:00.0", integrated=True)
 
-    assert [(d.name, str(s)) for d, s in likely(Cards((RTX, JETSON), (RADEON, apu)))] == [
+    assert [(d.name, str(s)) for d, s in default_cards(Cards((RTX, JETSON), (RADEON, apu)))] == [
         ("GPU-5a", "nvml:GPU-5a"),
         ("card1", "sysfs:card1"),
     ]
-    assert [d.name for d, _ in likely(Cards((), (apu,)))] == ["card0"]
-    assert likely(Cards((JETSON,), ())) == []
+    assert [d.name for d, _ in default_cards(Cards((), (apu,)))] == ["card0"]
+    assert default_cards(Cards((JETSON,), ())) == []

@@ -10,8 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.engine.types import Device
-from proxy.memory.picture import Snapshot
 from proxy.memory.readings import DeviceReading
+from proxy.memory.snapshot import Snapshot
 from proxy.memory.watch import PATIENCE_S, MemoryWatch
 from tests.support.guard import HANG_S
 from tests.support.nvml import DRIVER_NOT_LOADED, GPU_IS_LOST, StandInCard, StandInNvml

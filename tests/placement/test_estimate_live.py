@@ -7,7 +7,7 @@ import pytest
 from proxy.catalog.gguf_reader import read_header
 from proxy.engine.types import CPU
 from proxy.placement.assign import placement
-from proxy.placement.budget import Arranger, Budget, Held, held_by
+from proxy.placement.budget import Budget, Packer, Usage, held_by
 from proxy.placement.estimate import Settings, estimate
 from tests.support.hybrid import hybrid_model
 from tests.support.models import model
@@ -29,7 +29,7 @@ CASES = {
 }
 
 
-def assert_near(predicted: Held, real: Mapping[str, int]) -> None:
+def assert_near(predicted: Usage, real: Mapping[str, int]) -> None:
     assert predicted.weights_bytes == pytest.approx(real["weights"], rel=WEIGHTS)
     assert predicted.kv_bytes == pytest.approx(real["kv"], rel=WEIGHTS)
     assert predicted.experts_bytes == pytest.approx(real["experts"], rel=WEIGHTS)
@@ -53,7 +53,7 @@ async def test_prediction_holds(hosted: Hosted, shape: str, more: Mapping[str, s
 
             (device,) = set(seen) - {CPU}
             budget = Budget(device, 1 << 40, streams_weights=False)
-            (predicted,) = Arranger(made, [budget]).arrange(split).held
+            (predicted,) = Packer(made, [budget]).arrange(split).held
             assert_near(predicted, seen[device])
 
 
@@ -66,7 +66,7 @@ async def test_prediction_holds_for_each_of_two_devices(hosted: Hosted) -> None:
         await engine.place(places)
         seen = (await engine.status()).held
 
-        homes = [layer.home for layer in status.layers]
+        homes = [layer.attention_device for layer in status.layers]
         for device in sorted(set(homes)):
             budget = Budget(device, 1 << 40, streams_weights=False)
             predicted = held_by(made, budget, homes, [places[index] for index in range(len(homes))])
@@ -88,7 +88,7 @@ async def test_prediction_holds_for_a_hybrid(hosted: Hosted) -> None:
 
             (device,) = set(seen) - {CPU}
             budget = Budget(device, 1 << 40, streams_weights=False)
-            (predicted,) = Arranger(made, [budget]).arrange(split).held
+            (predicted,) = Packer(made, [budget]).arrange(split).held
             assert predicted.weights_bytes == pytest.approx(seen[device]["weights"], rel=WEIGHTS)
             assert predicted.kv_bytes == pytest.approx(seen[device]["kv"], rel=WEIGHTS)
             assert predicted.experts_bytes == pytest.approx(seen[device]["experts"], rel=WEIGHTS)

@@ -2,7 +2,7 @@
 
 from proxy.catalog.gguf_reader import read_header
 from proxy.engine.types import LoadOptions
-from proxy.placement.footprint import needs
+from proxy.placement.footprint import footprint
 from tests.support.models import model
 
 
@@ -10,8 +10,8 @@ def test_feed_forward_weights_that_move_are_not_waited_for() -> None:
     path = model("qwen3", layers=6)
     header = read_header(path)
     named = [t for t in header.tensors if ".ffn_" in t.name and "norm" not in t.name]
-    whole = needs(header, LoadOptions("m", path), ["RPC0"])
-    movable = needs(header, LoadOptions("m", path, dense=True), ["RPC0"])
+    whole = footprint(header, LoadOptions("m", path), ["RPC0"])
+    movable = footprint(header, LoadOptions("m", path, dense=True), ["RPC0"])
 
     assert len(named) == 18
     assert whole["RPC0"] - movable["RPC0"] == sum(t.size_bytes for t in named)
@@ -20,4 +20,4 @@ def test_feed_forward_weights_that_move_are_not_waited_for() -> None:
 def test_without_devices_there_is_nothing_to_take() -> None:
     path = model("qwen3", layers=6)
 
-    assert needs(read_header(path), LoadOptions("m", path), []) == {}
+    assert footprint(read_header(path), LoadOptions("m", path), []) == {}

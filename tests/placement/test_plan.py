@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.engine.types import CPU
-from proxy.placement.budget import Arranger, Budget
+from proxy.placement.budget import Budget, Packer
 from proxy.placement.commandline import server_args
 from proxy.placement.estimate import Settings
 from proxy.placement.plan import UBATCHES, WORTH, plan
@@ -52,7 +52,7 @@ def test_a_plan_keeps_every_budget_and_its_neighbour_does_not(
         assert on_cpu == (layer.index < made.moe_cpu_layers and layer.experts > 0)
     if made.fits and made.moe_cpu_layers:
         # Not one layer more would fit.
-        assert not Arranger(made.estimate, budgets).arrange(made.moe_cpu_layers - 1).fits
+        assert not Packer(made.estimate, budgets).arrange(made.moe_cpu_layers - 1).fits
     for each in budgets:
         assert each.attention or each.name not in made.layout.attention
         assert (

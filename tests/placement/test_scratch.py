@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.placement.scratch import ALIGNMENT, Tape, peak_bytes
+from proxy.placement.scratch import ALIGNMENT, AllocTrace, peak_bytes
 
 
 def test_a_place_is_used_again() -> None:
-    tape = Tape()
+    tape = AllocTrace()
     first = tape.add(1024)
     second = tape.add(1024, first)
     tape.add(1024, second)
@@ -16,7 +16,7 @@ def test_a_place_is_used_again() -> None:
 
 
 def test_an_operation_in_place_takes_none_unless_its_source_is_still_needed() -> None:
-    tape = Tape()
+    tape = AllocTrace()
     first = tape.add(1024)
     second = tape.add(1024, first, in_place=True)
     assert peak_bytes(tape.nodes) == 1024
@@ -26,7 +26,7 @@ def test_an_operation_in_place_takes_none_unless_its_source_is_still_needed() ->
 
 
 def test_a_hole_that_is_too_small_stays_empty() -> None:
-    tape = Tape()
+    tape = AllocTrace()
     small, kept = tape.add(1024), tape.add(1024)
     tape.add(0, small)
     large = tape.add(2048)
@@ -37,7 +37,7 @@ def test_a_hole_that_is_too_small_stays_empty() -> None:
 
 @given(st.data())
 def test_the_peak_is_between_what_is_alive_and_the_sum(data: st.DataObject) -> None:
-    tape = Tape()
+    tape = AllocTrace()
     for index in range(data.draw(st.integers(1, 30))):
         sources = data.draw(st.lists(st.integers(0, max(index - 1, 0)), max_size=3, unique=True))
         size = data.draw(st.integers(1, 64)) * ALIGNMENT

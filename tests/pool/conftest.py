@@ -10,10 +10,10 @@ import pytest
 
 from proxy.clock import Clock, RealClock
 from proxy.engine.command import CommandEngine
-from proxy.engine.logbook import LogBook
+from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.types import LoadOptions
 from proxy.observe.events import EventLog
-from proxy.pool.events import Terms
+from proxy.pool.events import MatchPolicy
 from proxy.pool.pool import Pool
 from tests.support.commands import GATED
 from tests.support.gates import Gate
@@ -25,7 +25,7 @@ class House:
     def __init__(self, folder: Path, http: aiohttp.ClientSession) -> None:
         self.folder = folder
         self.http = http
-        self.logbook = LogBook()
+        self.log_buffer = LogBuffer()
         self.events = EventLog()
         self.made: list[str] = []  # ids of the engines made: one for each start
         self.gates: list[Gate] = []
@@ -38,7 +38,7 @@ class House:
             command = options.command if options.engine == "command" else GATED
             args = options.args if options.engine == "command" else ()
             known = replace(options, command=command, args=args)
-            return CommandEngine(backend_id, known, logbook=self.logbook)
+            return CommandEngine(backend_id, known, log_buffer=self.log_buffer)
 
         pool = Pool(make, max_queue=max_queue, clock=clock or RealClock(), events=self.events)
         self.pools.append(pool)
@@ -62,7 +62,11 @@ class House:
         )
 
     async def client(
-        self, pool: Pool, options: LoadOptions, *gates: Gate | None, **how: float | Terms | None
+        self,
+        pool: Pool,
+        options: LoadOptions,
+        *gates: Gate | None,
+        **how: float | MatchPolicy | None,
     ) -> list[bytes]:
         """One request from its arrival to its last byte: the pieces of the answer."""
         async with await pool.acquire(options, **how) as lease:  # type: ignore[arg-type]

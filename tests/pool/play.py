@@ -8,9 +8,9 @@ from proxy.pool.effects import Changed, Effect, SetTimer, Stop
 from proxy.pool.events import (
     Acquire,
     Event,
-    Left,
+    MatchPolicy,
+    Released,
     Started,
-    Terms,
 )
 from proxy.pool.scheduler import Scheduler
 
@@ -19,7 +19,7 @@ A_SMALL = replace(A, ctx=4096)
 A_LARGE = replace(A, ctx=16384)
 B = LoadOptions("b", Path("b.gguf"))
 KEEP_S = 300.0
-OPEN = Terms(leaves_open=frozenset({"ctx", "split"}))
+OPEN = MatchPolicy(unpinned=frozenset({"ctx", "split"}))
 
 
 class Play:
@@ -32,9 +32,9 @@ class Play:
     def __call__(self, *events: Event) -> list[Effect]:
         return [effect for event in events for effect in self.scheduler.handle(event, self.now_s)]
 
-    def ready(self, backend: str, options: LoadOptions, terms: Terms = OPEN) -> None:
+    def ready(self, backend: str, options: LoadOptions, matching: MatchPolicy = OPEN) -> None:
         """Get `options` loaded as `backend`, and idle."""
-        self(Acquire(-1, options, None, terms), Started(backend, 1), Left(-1))
+        self(Acquire(-1, options, None, matching), Started(backend, 1), Released(-1))
 
     def states(self) -> dict[str, str]:
         return {b.id: b.state.value for b in self.scheduler.backends.values()}

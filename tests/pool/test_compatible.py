@@ -12,7 +12,7 @@ LOADED = LoadOptions("m", Path("m.gguf"), ctx=8192, split=4)
 
 
 @pytest.mark.parametrize(
-    ("asked", "leaves_open", "served"),
+    ("asked", "unpinned", "served"),
     [
         (LOADED, set(), True),
         (replace(LOADED, ctx=4096), set(), True),
@@ -28,7 +28,7 @@ LOADED = LoadOptions("m", Path("m.gguf"), ctx=8192, split=4)
         (replace(LOADED, parallel=2), {"split", "ctx"}, False),
     ],
 )
-def test_serves(asked: LoadOptions, leaves_open: set[str], served: bool) -> None:
+def test_serves(asked: LoadOptions, unpinned: set[str], served: bool) -> None:
     """A larger context does for a smaller one, a split left open takes any; the rest is to be
     equal."""
-    assert serves(LOADED, asked, leaves_open) is served
+    assert serves(LOADED, asked, unpinned) is served

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.clock import ManualClock
 from proxy.errors import Busy
-from proxy.pool.events import Terms
+from proxy.pool.events import MatchPolicy
 from proxy.pool.state import Backend, BackendState
 from tests.pool.conftest import House
 from tests.pool.helpers import ANSWER, until, until_gone
@@ -279,13 +279,13 @@ class TestReplace:
         replacing = asyncio.ensure_future(pool.replace("b1", new))
         await load.reached()
 
-        opened = Terms(leaves_open=frozenset({"ctx", "split"}))
-        assert await house.client(pool, new, terms=opened) == ANSWER
+        opened = MatchPolicy(unpinned=frozenset({"ctx", "split"}))
+        assert await house.client(pool, new, matching=opened) == ANSWER
         assert house.made == ["b1", "b2"]
         await load.open()
         await replacing
         assert "b1 m ctx=8192 draining in_flight=1" in repr(pool)
-        async with await pool.acquire(new, terms=opened) as lease:
+        async with await pool.acquire(new, matching=opened) as lease:
             assert lease.backend.id == "b2"
         backend = pool.backends()[0]
         await answer.open()

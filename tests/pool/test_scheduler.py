@@ -8,11 +8,11 @@ from proxy.pool.events import (
     Acquire,
     Drain,
     Exited,
-    Left,
+    MatchPolicy,
+    Released,
     Replace,
     Started,
     StartFailed,
-    Terms,
     TimerFired,
     Unload,
 )
@@ -64,7 +64,7 @@ class TestAcquire:
         assert play(Acquire(2, A)) == []
         assert play(Acquire(3, A)) == [Refuse(3, "full")]
         assert Grant(4, "b1", 1) in play(Acquire(4, B))
-        assert play(Left(2)) == []
+        assert play(Released(2)) == []
         assert play(Acquire(5, A)) == []
 
     def test_joined(self) -> None:
@@ -85,7 +85,7 @@ class TestAcquire:
         play(Acquire(1, A), Unload("b1"))
 
         assert play(Acquire(2, A)) == []
-        assert play(Left(1)) == stops("b1", "drained", "draining")
+        assert play(Released(1)) == stops("b1", "drained", "draining")
         assert play(Acquire(3, A)) == []
         assert play(Exited("b1", 1, "")) == [
             changed("b1", "stopping", "gone", "stopped"),
@@ -114,19 +114,19 @@ class TestLeft:
         play = Play()
         play(Acquire(1, A), Acquire(2, A))
 
-        assert play(Left(1)) == []
+        assert play(Released(1)) == []
         assert play(Started("b1", 1)) == [LOADED, Grant(2, "b1", 1)]
 
     def test_the_only_one_while_waiting(self) -> None:
         play = Play()
-        play(Acquire(1, A), Left(1))
+        play(Acquire(1, A), Released(1))
 
         assert play(Started("b1", 1)) == [LOADED, Idle("b1", 1), SetTimer("b1", 1, KEEP_S)]
 
     def test_while_queued(self) -> None:
         play = Play()
         play.ready("b1", A)
-        play(Acquire(1, A), Unload("b1"), Acquire(2, A), Left(2), Left(1))
+        play(Acquire(1, A), Unload("b1"), Acquire(2, A), Released(2), Released(1))
 
         assert play(Exited("b1", 1, "")) == [changed("b1", "stopping", "gone", "stopped")]
         assert play.states() == {}
@@ -134,7 +134,7 @@ class TestLeft:
     def test_twice_is_once(self) -> None:
         play = Play()
         play.ready("b1", A)
-        play(Acquire(1, A), Acquire(2, A), Left(1), Left(1))
+        play(Acquire(1, A), Acquire(2, A), Released(1), Released(1))
 
         assert play.scheduler.backends["b1"].in_flight == 1
 
@@ -145,8 +145,8 @@ class TestKeepAlive:
         play(Acquire(1, A), Acquire(2, A), Started("b1", 1))
         play.now_s = 10.0
 
-        assert play(Left(1)) == []
-        assert play(Left(2)) == [Idle("b1", 1), SetTimer("b1", 1, 10.0 + KEEP_S)]
+        assert play(Released(1)) == []
+        assert play(Released(2)) == [Idle("b1", 1), SetTimer("b1", 1, 10.0 + KEEP_S)]
         play.now_s += KEEP_S
         assert play(TimerFired("b1", 1)) == [SetTimer("b1", 1, None), *stops("b1", "keep_alive")]
 
@@ -163,15 +163,15 @@ class TestKeepAlive:
         play = Play()
         play(Acquire(1, A, keep_alive_s=7.0), Started("b1", 1))
 
-        assert play(Left(1))[-1] == SetTimer("b1", 1, 7.0)
-        assert play(Acquire(2, A), Left(2))[-1] == SetTimer("b1", 1, 7.0)
-        assert play(Acquire(3, A, keep_alive_s=9.0), Left(3))[-1] == SetTimer("b1", 1, 9.0)
+        assert play(Released(1))[-1] == SetTimer("b1", 1, 7.0)
+        assert play(Acquire(2, A), Released(2))[-1] == SetTimer("b1", 1, 7.0)
+        assert play(Acquire(3, A, keep_alive_s=9.0), Released(3))[-1] == SetTimer("b1", 1, 9.0)
 
     def test_a_changed_default_just_applies(self) -> None:
         play = Play()
         play.ready("b1", A)
 
-        effects = play(Acquire(1, A, None, Terms(default_keep_alive_s=1.0)), Left(1))
+        effects = play(Acquire(1, A, None, MatchPolicy(default_keep_alive_s=1.0)), Released(1))
 
         assert effects[-1] == SetTimer("b1", 1, 1.0)
 
@@ -179,14 +179,14 @@ class TestKeepAlive:
         play = Play()
         play(Acquire(1, A, keep_alive_s=0.0), Acquire(2, A), Started("b1", 1))
 
-        assert play(Left(1)) == []
-        assert play(Left(2)) == [Idle("b1", 1), *stops("b1", "keep_alive")]
+        assert play(Released(1)) == []
+        assert play(Released(2)) == [Idle("b1", 1), *stops("b1", "keep_alive")]
 
     def test_forever_sets_no_timer(self) -> None:
         play = Play()
         play(Acquire(1, A, keep_alive_s=inf), Started("b1", 1))
 
-        assert play(Left(1)) == [Idle("b1", 1)]
+        assert play(Released(1)) == [Idle("b1", 1)]
 
 
 class TestFailure:
@@ -234,7 +234,7 @@ class TestFailure:
 
         assert play(Exited("b1", 1, "signal 9")) == [changed("b1", "ready", "gone", "signal 9")]
         assert play(Acquire(2, A)) == [Start("b1", 2)]
-        assert play(Started("b1", 2), Left(1))[1:] == [Grant(2, "b1", 2)]
+        assert play(Started("b1", 2), Released(1))[1:] == [Grant(2, "b1", 2)]
         assert play.scheduler.backends["b1"].in_flight == 1
 
     def test_a_crash_of_a_draining_one_lets_the_queued_go_on(self) -> None:
@@ -282,7 +282,7 @@ class TestRoom:
         play.ready("b1", self.A_RPC)
         play(Acquire(1, self.A_RPC), Acquire(2, self.B_RPC))
 
-        assert Stop("b1", 1) in play(Left(1))
+        assert Stop("b1", 1) in play(Released(1))
         assert play.states() == {"b1": "stopping", "b2": "starting"}
 
     def test_they_take_turns_in_the_order_of_asking(self) -> None:
@@ -290,18 +290,18 @@ class TestRoom:
         play = Play()
         play.ready("b1", self.A_RPC)
         play(Acquire(1, self.A_RPC), Acquire(2, self.B_RPC), Acquire(3, self.A_RPC))
-        play(Left(1))
+        play(Released(1))
 
         assert Start("b2", 1) in play(Exited("b1", 1, ""))
         assert Grant(2, "b2", 1) in play(Started("b2", 1))
-        play(Left(2))
+        play(Released(2))
         assert Start("b3", 1) in play(Exited("b2", 1, ""))
         assert Grant(3, "b3", 1) in play(Started("b3", 1))
 
     def test_one_that_was_never_started_is_just_forgotten(self) -> None:
         play = Play()
         play.ready("b1", self.A_RPC)
-        play(Acquire(1, self.A_RPC), Acquire(2, self.B_RPC), Left(2))
+        play(Acquire(1, self.A_RPC), Acquire(2, self.B_RPC), Released(2))
 
         assert changed("b2", "draining", "gone", "drained") in play(Unload("b2"))
         assert play.states() == {"b1": "draining"}
@@ -319,7 +319,7 @@ class TestRoom:
         play = Play()
         play.ready("b1", B_LEFT := replace(B, rpc=("h:1",)))
         play(Acquire(1, B_LEFT))
-        play(Acquire(2, self.A_RPC), Left(2))
+        play(Acquire(2, self.A_RPC), Released(2))
 
         effects = play(Acquire(3, self.B_RPC))
 

@@ -8,11 +8,11 @@ from proxy.pool.events import (
     Acquire,
     Drain,
     Exited,
-    Left,
+    MatchPolicy,
+    Released,
     Replace,
     Started,
     StartFailed,
-    Terms,
     Unload,
 )
 from tests.pool.play import A_LARGE, A_SMALL, OPEN, A, B, Play, changed, goes, stops
@@ -32,7 +32,7 @@ class TestUnload:
         play(Acquire(1, A))
 
         assert play(Unload("b1")) == [changed("b1", "ready", "draining", "unload")]
-        assert play(Left(1)) == stops("b1", "drained", "draining")
+        assert play(Released(1)) == stops("b1", "drained", "draining")
 
     def test_loading_with_requests_serves_them_first(self) -> None:
         play = Play()
@@ -40,13 +40,13 @@ class TestUnload:
 
         assert play(Unload("b1")) == [changed("b1", "starting", "draining", "unload")]
         assert play(Started("b1", 1)) == [Grant(1, "b1", 1)]
-        assert play(Left(1)) == stops("b1", "drained", "draining")
+        assert play(Released(1)) == stops("b1", "drained", "draining")
 
     def test_loading_for_nobody_is_cut_short(self) -> None:
         play = Play()
         play(Acquire(1, A), Unload("b1"))
 
-        assert play(Left(1)) == stops("b1", "drained", "draining")
+        assert play(Released(1)) == stops("b1", "drained", "draining")
         # "Serves now" crossed the order to stop.
         assert play(Started("b1", 1)) == []
         assert play(StartFailed("b1", 1, "ended", killed=True)) == [
@@ -79,11 +79,11 @@ class TestReplace:
             changed("b1", "ready", "draining", "replaced"),
         ]
         assert play(Acquire(3, A_LARGE, None, OPEN)) == [Grant(3, "b2", 1)]
-        assert play(Left(1)) == stops("b1", "drained", "draining")
+        assert play(Released(1)) == stops("b1", "drained", "draining")
 
     def test_the_new_one_stays_as_long_as_the_old_one_would_have(self) -> None:
         play = Play()
-        play(Acquire(1, A, 77.0), Started("b1", 1), Left(1), Replace("b1", A_LARGE))
+        play(Acquire(1, A, 77.0), Started("b1", 1), Released(1), Replace("b1", A_LARGE))
 
         assert play(Started("b2", 1))[-1] == SetTimer("b2", 1, 77.0)
 
@@ -152,10 +152,10 @@ class TestReplace:
         assert play(Started("b3", 1))[2:] == goes("b1", "replaced")
 
     def test_another_split_takes_its_place_or_stands_beside_it(self) -> None:
-        for terms, left in ((Terms(), {"b2"}), (Terms(side_by_side=True), {"b1", "b2"})):
+        for matching, left in ((MatchPolicy(), {"b2"}), (MatchPolicy(coexist=True), {"b1", "b2"})):
             play = Play()
             play.ready("b1", replace(A, split=1))
-            play(Acquire(1, replace(A, split=2), None, terms), Started("b2", 1))
+            play(Acquire(1, replace(A, split=2), None, matching), Started("b2", 1))
             ready = {name for name, state in play.states().items() if state == "ready"}
 
             assert ready == left
@@ -173,11 +173,11 @@ class TestEnd:
             *goes("b2", "drain"),
             changed("b3", "starting", "draining", "drain"),
         ]
-        assert play(Started("b3", 1), Left(3))[-1] == Stop("b3", 1)
+        assert play(Started("b3", 1), Released(3))[-1] == Stop("b3", 1)
         play(Exited("b3", 1, ""))
-        assert play(Left(1), Exited("b1", 1, ""))[-1] == Start("b4", 1)
+        assert play(Released(1), Exited("b1", 1, ""))[-1] == Start("b4", 1)
         assert play(Started("b4", 1))[-1] == Grant(2, "b4", 1)
-        assert play(Left(2)) == [Idle("b4", 1), *stops("b4", "drain")]
+        assert play(Released(2)) == [Idle("b4", 1), *stops("b4", "drain")]
 
     def test_abort_stops_everything(self) -> None:
         play = Play()
@@ -189,6 +189,6 @@ class TestEnd:
             *stops("b1", "abort", "draining"),
             *stops("b2", "abort", "draining"),
         ]
-        assert play(Left(1), Left(2)) == []
+        assert play(Released(1), Released(2)) == []
         assert play(Exited("b1", 1, ""), StartFailed("b2", 1, ""))
         assert play.states() == {}

@@ -16,11 +16,11 @@ from proxy.pool.events import (
     Drain,
     Event,
     Exited,
-    Left,
+    MatchPolicy,
+    Released,
     Replace,
     Started,
     StartFailed,
-    Terms,
     TimerFired,
     Unload,
 )
@@ -39,12 +39,12 @@ OPTIONS = [
     replace(BASE, model="d", rpc=("h:1", "h:2")),
 ]
 TERMS = [
-    Terms(),
-    Terms(leaves_open=frozenset({"ctx", "split"})),
-    Terms(side_by_side=True, default_keep_alive_s=0.0),
+    MatchPolicy(),
+    MatchPolicy(unpinned=frozenset({"ctx", "split"})),
+    MatchPolicy(coexist=True, default_keep_alive_s=0.0),
 ]
 options = st.sampled_from(OPTIONS)
-terms = st.sampled_from(TERMS)
+matching = st.sampled_from(TERMS)
 Name = tuple[str, int]
 
 
@@ -100,12 +100,14 @@ class Traces(RuleBasedStateMachine):
             case Changed(backend, generation, _, "gone", _):
                 assert (backend, generation) not in self.timers, "no timer outlives its backend"
 
-    @rule(options=options, terms=terms, keep_alive_s=st.sampled_from([None, 0.0, 50.0]))
-    def acquire(self, options: LoadOptions, terms: Terms, keep_alive_s: float | None) -> None:
+    @rule(options=options, matching=matching, keep_alive_s=st.sampled_from([None, 0.0, 50.0]))
+    def acquire(
+        self, options: LoadOptions, matching: MatchPolicy, keep_alive_s: float | None
+    ) -> None:
         self.requests += 1
         request, before = self.requests, len(self.waiting)
         self.waiting.add(request)
-        effects = self.tell(Acquire(request, options, keep_alive_s, terms))
+        effects = self.tell(Acquire(request, options, keep_alive_s, matching))
         if self.draining:
             assert effects == [Refuse(request, "draining")]
         if Refuse(request, "full") in effects:
@@ -117,7 +119,7 @@ class Traces(RuleBasedStateMachine):
         request = data.draw(st.sampled_from(sorted(self.waiting | self.holding.keys())))
         self.waiting.discard(request)
         self.holding.pop(request, None)
-        self.tell(Left(request))
+        self.tell(Released(request))
 
     @precondition(lambda self: self.loading)
     @rule(data=st.data(), killed=st.booleans(), well=st.booleans())
@@ -202,8 +204,8 @@ class Traces(RuleBasedStateMachine):
     def nobody_waits_for_nothing(self) -> None:
         for waiting in self.scheduler.waiting.values():
             backend = self.scheduler.backends[waiting.backend]
-            if backend.held_by:
-                assert backend.held_by <= self.scheduler.backends.keys()
+            if backend.blocked_by:
+                assert backend.blocked_by <= self.scheduler.backends.keys()
             elif waiting.joined:
                 assert backend.name in self.loading - self.stopping
             else:
@@ -214,7 +216,7 @@ class Traces(RuleBasedStateMachine):
         known = {
             b.name
             for b in self.scheduler.backends.values()
-            if b.state is not BackendState.GONE and not b.held_by
+            if b.state is not BackendState.GONE and not b.blocked_by
         }
         assert known == self.loading | self.serving
 
@@ -237,7 +239,7 @@ class Traces(RuleBasedStateMachine):
                     self.tell(Started(*name))
             for request in sorted(self.holding):
                 del self.holding[request]
-                self.tell(Left(request))
+                self.tell(Released(request))
             for name in sorted(self.serving & self.stopping):
                 self.serving.remove(name)
                 self.stopping.remove(name)

@@ -16,11 +16,11 @@ OPTIONS = LoadOptions("m", Path("m.gguf"))
 def test_a_whole_life_is_told_step_by_step() -> None:
     """Each step is an effect with the old state, the new one and the reason."""
     backend = Backend("b1", OPTIONS)
-    life = [STARTING, READY, DRAINING, STOPPING, GONE]
+    run = [STARTING, READY, DRAINING, STOPPING, GONE]
 
-    told = [advance(backend, state, "because") for state in life[1:]]
+    told = [advance(backend, state, "because") for state in run[1:]]
 
-    assert told == [Changed("b1", 1, a.value, b.value, "because") for a, b in pairwise(life)]
+    assert told == [Changed("b1", 1, a.value, b.value, "because") for a, b in pairwise(run)]
 
 
 @pytest.mark.parametrize("state", BackendState)

@@ -16,11 +16,11 @@ from proxy.catalog.store import Store
 from proxy.engine.types import LoadOptions, Mode
 from proxy.errors import BackendDied, BadRequest, Conflict
 from proxy.placement.budget import Budget
-from proxy.pool.events import Terms
+from proxy.pool.events import MatchPolicy
 from proxy.pool.lease import Lease
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
-from proxy.routing.request import Ask
+from proxy.routing.request import ModelRequest
 from proxy.routing.router import Router
 from proxy.split import AUTO, Split
 from tests.catalog.test_store import put
@@ -36,7 +36,7 @@ class Asked:
         self.error: Exception | None = None
         self.can_move = True
 
-    async def ask(self, backend: Backend, split: Split) -> bool:
+    async def apply_request(self, backend: Backend, split: Split) -> bool:
         self.splits.append((backend.id, split))
         if self.error:
             error, self.error = self.error, None
@@ -54,7 +54,7 @@ class Setting(Folder):
         self.controller = Asked()
         self.router = Router(self.models, self.catalog, self.pool, self.controller)
 
-    async def options(self, ask: Ask) -> LoadOptions:
+    async def options(self, ask: ModelRequest) -> LoadOptions:
         return (await self.router.plan(ask, "generation")).options
 
 
@@ -71,7 +71,7 @@ async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
 class TestPlan:
     async def test_a_hosted_model(self, setting: Setting) -> None:
         """All that decides what is loaded is in the options, and the split is not."""
-        plan = await setting.router.plan(Ask("gpt-4o"), "generation")
+        plan = await setting.router.plan(ModelRequest("gpt-4o"), "generation")
 
         assert plan.options == LoadOptions(
             "tiny",
@@ -82,7 +82,7 @@ class TestPlan:
             threads=3,
             ubatch=512,
         )
-        assert plan.terms == Terms(inf, frozenset({"ctx", "split"}))
+        assert plan.matching == MatchPolicy(inf, frozenset({"ctx", "split"}))
 
     async def test_the_batch_is_chosen_by_what_the_devices_have_room_for(
         self, setting: Setting
@@ -94,15 +94,15 @@ class TestPlan:
             return [Budget("CUDA0", size)]
 
         router = Router(setting.models, setting.catalog, setting.pool, setting.controller, capacity)
-        assert (await router.plan(Ask("tiny"), "generation")).options.ubatch == 512
+        assert (await router.plan(ModelRequest("tiny"), "generation")).options.ubatch == 512
         size = 64 << 30
-        assert (await router.plan(Ask("tiny"), "generation")).options.ubatch == 2048
+        assert (await router.plan(ModelRequest("tiny"), "generation")).options.ubatch == 2048
 
     async def test_a_batch_takes_a_whole_input_where_it_has_to(self, setting: Setting) -> None:
         """What looks at all tokens at once, or adds up what all of them say."""
 
         async def batch(name: str, mode: Mode, ctx: int | None = None) -> int | None:
-            return (await setting.router.plan(Ask(name, ctx=ctx), mode)).options.ubatch
+            return (await setting.router.plan(ModelRequest(name, ctx=ctx), mode)).options.ubatch
 
         assert await batch("encoder", "embedding") == 512, "its context"
         assert await batch("averaged", "embedding") == 2048
@@ -114,22 +114,26 @@ class TestPlan:
     async def test_no_batch_is_chosen_where_it_is_the_engines_business(
         self, setting: Setting, model: str, mode: Mode
     ) -> None:
-        assert (await setting.router.plan(Ask(model), mode)).options.ubatch is None
+        assert (await setting.router.plan(ModelRequest(model), mode)).options.ubatch is None
 
     async def test_a_file_we_cannot_read_is_the_engines_to_refuse(self, setting: Setting) -> None:
-        assert (await setting.options(Ask("broken"))).path.name == "broken.gguf"
+        assert (await setting.options(ModelRequest("broken"))).path.name == "broken.gguf"
 
 
 class TestRoute:
     async def test_a_split_is_asked_of_the_controller(self, setting: Setting) -> None:
         for split in (None, 3, AUTO):
-            async with await setting.router.route(Ask("tiny", split=split), "generation") as lease:
+            async with await setting.router.route(
+                ModelRequest("tiny", split=split), "generation"
+            ) as lease:
                 assert lease.backend.options.model == "tiny"
 
         assert setting.controller.splits == [("b1", 3), ("b1", AUTO)]
 
     async def test_a_split_in_the_key_is_not(self, setting: Setting) -> None:
-        async with await setting.router.route(Ask("apart", split=1), "generation") as lease:
+        async with await setting.router.route(
+            ModelRequest("apart", split=1), "generation"
+        ) as lease:
             assert lease.backend.options.split == 1
 
         assert setting.controller.splits == []
@@ -137,7 +141,7 @@ class TestRoute:
     async def test_a_split_that_cannot_be_gives_the_backend_back(self, setting: Setting) -> None:
         setting.controller.error = Conflict("it cannot move")
         with pytest.raises(Conflict):
-            await setting.router.route(Ask("tiny", split=3), "generation")
+            await setting.router.route(ModelRequest("tiny", split=3), "generation")
 
         assert "in_flight=0" in repr(setting.pool)
 
@@ -146,23 +150,25 @@ class TestRoute:
     ) -> None:
         """The new backend takes the old one's place, and who names no split takes what is there."""
         setting.controller.can_move = False
-        async with await setting.router.route(Ask("tiny"), "generation") as lease:
+        async with await setting.router.route(ModelRequest("tiny"), "generation") as lease:
             old = lease.backend
 
-        async with await setting.router.route(Ask("tiny", split=AUTO), "generation") as lease:
+        async with await setting.router.route(
+            ModelRequest("tiny", split=AUTO), "generation"
+        ) as lease:
             new = lease.backend
             assert new.options == replace(old.options, split=LAYERS)
         await setting.pool.until_left(old, 60.0)
-        async with await setting.router.route(Ask("tiny"), "generation") as lease:
+        async with await setting.router.route(ModelRequest("tiny"), "generation") as lease:
             assert lease.backend is new
 
     async def test_a_changed_policy_counts_from_the_next_request_on(self, setting: Setting) -> None:
         changed = replace(setting.policies.models["tiny"], ctx=2048, keep_alive_s=9.0)
         setting.policies = replace(setting.policies, models={"tiny": changed})
 
-        plan = await setting.router.plan(Ask("tiny"), "generation")
+        plan = await setting.router.plan(ModelRequest("tiny"), "generation")
 
-        assert (plan.options.ctx, plan.terms.default_keep_alive_s) == (2048, 9.0)
+        assert (plan.options.ctx, plan.matching.default_keep_alive_s) == (2048, 9.0)
 
 
 class TestVariants:
@@ -171,7 +177,7 @@ class TestVariants:
     ) -> None:
         resolve, backends_of = setting.models.resolve, setting.router.backends_of
         assert await backends_of(resolve("variant")) == []
-        async with await setting.router.route(Ask("tiny"), "generation") as lease:
+        async with await setting.router.route(ModelRequest("tiny"), "generation") as lease:
             for name in ("tiny", "gpt-4o", "variant", "same"):
                 assert await backends_of(resolve(name)) == [lease.backend]
             assert await backends_of(resolve("larger")) == [], "it needs another context"
@@ -180,7 +186,9 @@ class TestVariants:
     async def test_a_variant_shares_the_backend_of_its_base(self, setting: Setting) -> None:
         """It asks for its own split unless the request has one; its base takes what is there."""
         for name, split in (("variant", None), ("variant", 1), ("same", None), ("tiny", None)):
-            async with await setting.router.route(Ask(name, split=split), "generation") as lease:
+            async with await setting.router.route(
+                ModelRequest(name, split=split), "generation"
+            ) as lease:
                 assert lease.backend.id == "b1"
                 assert lease.backend.options.model == "tiny"
 
@@ -193,9 +201,9 @@ class TestVariants:
     async def test_without_experts_its_own_split_is_that_of_its_feed_forward_weights(
         self, setting: Setting
     ) -> None:
-        async with await setting.router.route(Ask("dense"), "generation") as lease:
+        async with await setting.router.route(ModelRequest("dense"), "generation") as lease:
             assert lease.backend.options.dense
-        async with await setting.router.route(Ask("dense-variant"), "generation") as lease:
+        async with await setting.router.route(ModelRequest("dense-variant"), "generation") as lease:
             assert lease.backend.id == "b1"
 
         assert setting.controller.splits == [("b1", 2)]
@@ -225,19 +233,19 @@ class TestManifests:
         entry = stored.catalog.find("mine")
         assert entry is not None
 
-        options = await stored.options(Ask("mine"))
+        options = await stored.options(ModelRequest("mine"))
 
         assert options.model == "mine:latest"
         assert options.ctx == 512
         assert (options.projector, options.adapters) == (entry.projector, entry.adapters)
         assert options.template == entry.template_file
         assert options.template is not None
-        assert (await stored.options(Ask("mine", ctx=1024))).ctx == 1024
+        assert (await stored.options(ModelRequest("mine", ctx=1024))).ctx == 1024
 
     async def test_its_split_is_the_policys_not_a_requests(self, stored: Setting) -> None:
         """So the operator's word counts more."""
         for split in (None, 1):
-            async with await stored.router.route(Ask("mine", split=split), "generation"):
+            async with await stored.router.route(ModelRequest("mine", split=split), "generation"):
                 pass
 
         assert stored.models.resolve("mine").policy.moe_cpu_layers == 3
@@ -245,11 +253,11 @@ class TestManifests:
 
     async def test_what_llama_cpp_cannot_load_is_refused(self, stored: Setting) -> None:
         with pytest.raises(BadRequest, match="cloud:latest cannot be loaded: it runs at x"):
-            await stored.options(Ask("cloud"))
+            await stored.options(ModelRequest("cloud"))
 
 
 class TestRetry:
-    ASK = Ask("tiny")
+    ASK = ModelRequest("tiny")
 
     async def test_a_worker_that_dies_before_the_first_byte(self, setting: Setting) -> None:
         """The client does not notice: the second worker answers."""
@@ -282,7 +290,7 @@ class TestRetry:
             return "answer"
 
         # This worker lives on; that the pool still has it is no reason to give up.
-        answer = await setting.router.with_retry(Ask("tiny", split=1), "generation", send)
+        answer = await setting.router.with_retry(ModelRequest("tiny", split=1), "generation", send)
 
         assert answer == "answer"
         assert setting.controller.splits == [("b1", 1), ("b1", 1)]

@@ -5,8 +5,8 @@ from pathlib import Path
 from proxy.catalog.local import Catalog
 from proxy.engine.types import Mode
 from proxy.policy.load import load
-from proxy.routing.load_plan import Plan, Shape, plan_for, shape_of
-from proxy.routing.request import Ask
+from proxy.routing.load_plan import HeaderFacts, LoadPlan, header_facts, plan_for
+from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Models
 from tests.support import models
 
@@ -109,8 +109,10 @@ class Folder:
         self.path = folder / "tiny.gguf"
         self.models = Models(lambda: self.policies, self.catalog)
 
-    def plan(self, ask: Ask, mode: Mode = "generation") -> Plan:
+    def plan(self, request: ModelRequest, mode: Mode = "generation") -> LoadPlan:
         """What is loaded for a request, but for the batch."""
-        model = self.models.resolve(ask.model)
+        model = self.models.resolve(request.model)
         header = self.catalog.header(model.entry) if model.entry else None
-        return plan_for(ask, mode, model, shape_of(header) if header else Shape(0, None))
+        return plan_for(
+            request, mode, model, header_facts(header) if header else HeaderFacts(0, None)
+        )

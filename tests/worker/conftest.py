@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.engine.hosted import HostedEngine
-from proxy.engine.logbook import LogBook
+from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.types import LoadOptions
 from tests.support.llama import rpc_server
 
@@ -32,7 +32,7 @@ def hosted() -> Hosted:
                 "b1",
                 LoadOptions(model="test", path=path, **settings),
                 runtime_dir=Path(folder),
-                logbook=LogBook(),
+                log_buffer=LogBuffer(),
             )
             try:
                 await engine.start()

@@ -19,7 +19,7 @@ async def test_whatever_goes_wrong_is_an_answer(
     def devices() -> None:
         raise OverflowError("too many")
 
-    host = SimpleNamespace(
+    embedded = SimpleNamespace(
         state="ready",
         live_moves=False,
         moves_by_reload=False,
@@ -28,7 +28,7 @@ async def test_whatever_goes_wrong_is_an_answer(
         devices=devices,
         memory=lambda: {"steps": 1},
     )
-    server = await Control(cast(Any, host), lambda: None).serve(str(tmp_path / "c"))
+    server = await Control(cast(Any, embedded), lambda: None).serve(str(tmp_path / "c"))
     async with server, asyncio.timeout(HANG_S):
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "c"))
         writer.write(b'{"id": 1, "op": "devices"}\n')

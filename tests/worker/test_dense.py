@@ -35,7 +35,7 @@ async def test_text_equals_plain_llama_server_while_streams_run(hosted: Hosted) 
         status = await engine.status()
         assert engine.live_moves, engine.why_no_moves
         assert [x.experts for x in status.layers] == [CPU] * LAYERS
-        assert {x.home for x in status.layers} == {"RPC0"}
+        assert {x.attention_device for x in status.layers} == {"RPC0"}
         for n in order:
             async with streams(client, 2) as done:
                 await split(engine, n)

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from proxy.worker.experts import Experts, Staged, _Layer
-from proxy.worker.gate import Closed
+from proxy.worker.gate import HeldGate
 from proxy.worker.next_step import MAPPED
 from proxy.worker.staging import Copy
 
@@ -49,7 +49,7 @@ class Device:
         return int(self.holds)
 
     def swap(self, **what: Any) -> list[int]:
-        return self.experts.swap(Closed([1]), **what)
+        return self.experts.swap(HeldGate([1]), **what)
 
     def on_device(self) -> list[int]:
         return [layer for layer, place in self.experts.places().items() if place != MAPPED]

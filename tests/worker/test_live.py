@@ -21,7 +21,9 @@ PROMPT = "the quick brown fox jumps over the lazy dog and then"
 
 
 def first_on_cpu(status: Status, n: int) -> dict[int, str]:
-    return {layer.index: CPU if layer.index < n else layer.home for layer in status.layers}
+    return {
+        layer.index: CPU if layer.index < n else layer.attention_device for layer in status.layers
+    }
 
 
 async def split(engine: HostedEngine, n: int, settle_s: float = HANG_S) -> None:
@@ -123,7 +125,7 @@ async def test_each_layer_goes_to_the_device_that_has_its_attention(hosted: Host
     async with hosted(model(), devices=2) as engine, Client(engine.address) as client:
         await split(engine, 12)
         expected = await client.text(PROMPT)
-        homes = {layer.index: layer.home for layer in (await engine.status()).layers}
+        homes = {layer.index: layer.attention_device for layer in (await engine.status()).layers}
         assert set(homes.values()) == {"RPC0", "RPC1"}
 
         await split(engine, 0)

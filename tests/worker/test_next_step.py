@@ -10,10 +10,10 @@ from proxy.worker.next_step import (
     Promote,
     Repack,
     Step,
-    first_to_leave,
     is_placed,
     next_step,
     on_cpu,
+    victim,
 )
 
 DEVICES = ("RPC0", "RPC1")
@@ -84,5 +84,5 @@ class TestNextStep:
 
 
 def test_the_first_layer_on_a_device_makes_room_first() -> None:
-    assert first_to_leave({0: MAPPED, 1: REPACKED, 2: "RPC1", 3: "RPC0"}) == 2
-    assert first_to_leave({0: MAPPED, 1: REPACKED}) is None
+    assert victim({0: MAPPED, 1: REPACKED, 2: "RPC1", 3: "RPC0"}) == 2
+    assert victim({0: MAPPED, 1: REPACKED}) is None

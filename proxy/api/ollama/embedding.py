@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from proxy.api.middleware import FACTS
+from proxy.api.middleware import REQUEST_LOG
 from proxy.api.ollama.engine_client import Engine, EngineRefused
-from proxy.api.ollama.request import Asked, Notes, read_request, understand
+from proxy.api.ollama.request import ParsedRequest, WarnOnce, parse, read_request
 from proxy.api.ollama.run import backend_headers
 from proxy.api.services import SERVICES
 from proxy.api.wire import json_response
@@ -25,11 +25,11 @@ BATCH_LIMIT: Final = re.compile(r"too large to process.*current batch size: (\d+
 TOO_LONG: Final = "the input length exceeds the context length"
 
 
-async def embed(notes: Notes, request: web.Request) -> web.StreamResponse:
+async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     started_ns = time.monotonic_ns()
     body = read(await read_request(request), EmbedBody)
     texts = body.texts
-    asked = await understand(request, body, notes, missing=_missing(body.model))
+    asked = await parse(request, body, notes, missing=_missing(body.model))
     truncate = body.truncate is not False
 
     async def send(lease: Lease) -> web.Response:
@@ -45,28 +45,33 @@ async def embed(notes: Notes, request: web.Request) -> web.StreamResponse:
             answer["prompt_eval_count"] = tokens
         return _answer(request, answer, lease)
 
-    return await request.app[SERVICES].router.with_retry(asked.ask, "embedding", send)
+    return await request.app[SERVICES].router.with_retry(asked.wanted, "embedding", send)
 
 
-async def embeddings(notes: Notes, request: web.Request) -> web.StreamResponse:
+async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     body = read(await read_request(request), EmbeddingsBody)
     if not body.model:
         raise BadRequest("model is required", param="model")
-    asked = await understand(request, body, notes, missing=_missing(body.model))
+    asked = await parse(request, body, notes, missing=_missing(body.model))
 
     async def send(lease: Lease) -> web.Response:
         texts = [body.prompt] if body.prompt else []
         found, _ = await _embed(request, lease, asked, texts, truncate=True)
         return _answer(request, {"embedding": found[0] if found else []}, lease)
 
-    return await request.app[SERVICES].router.with_retry(asked.ask, "embedding", send)
+    return await request.app[SERVICES].router.with_retry(asked.wanted, "embedding", send)
 
 
 async def _embed(
-    request: web.Request, lease: Lease, asked: Asked, texts: Sequence[str], *, truncate: bool
+    request: web.Request,
+    lease: Lease,
+    asked: ParsedRequest,
+    texts: Sequence[str],
+    *,
+    truncate: bool,
 ) -> tuple[list[list[float]], int]:
     """A vector for each text, and how many tokens they had. No texts: the model is only loaded."""
-    request[FACTS].backend = lease.backend.id
+    request[REQUEST_LOG].backend = lease.backend.id
     if not texts:
         return [], 0
     engine = Engine(lease.backend.engine.address)

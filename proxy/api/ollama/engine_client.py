@@ -14,7 +14,7 @@ from proxy.dialect.ollama.sse import SseDecoder, SseError
 from proxy.engine.types import Address
 from proxy.errors import BackendDied, ProxyError
 from proxy.upstream.call import Call
-from proxy.upstream.connection import Answer, BrokenAnswer
+from proxy.upstream.connection import BrokenAnswer, EngineConnection
 
 JSON_HEADERS: Final = (("Content-Type", "application/json"),)
 TOO_LONG: Final = "exceed_context_size_error"  # llama-server's `type` of that error
@@ -75,7 +75,7 @@ class Engine:
         async with self._ask(generation.path, generation.body) as answer:
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer.status, await answer.read())
-            while chunk := await answer.piece():
+            while chunk := await answer.read_chunk():
                 try:
                     events = [e for data in decoder.feed(chunk) for e in generation.read(data)]
                 except (SseError, msgspec.DecodeError) as error:
@@ -102,7 +102,9 @@ class Engine:
         answer = await self.post("/detokenize", {"tokens": list(tokens)})
         return str(answer["content"])
 
-    def _ask(self, path: str, body: Mapping[str, Any]) -> AbstractAsyncContextManager[Answer]:
+    def _ask(
+        self, path: str, body: Mapping[str, Any]
+    ) -> AbstractAsyncContextManager[EngineConnection]:
         return Call(
             self._address, "POST", path, headers=JSON_HEADERS, body=msgspec.json.encode(body)
         )

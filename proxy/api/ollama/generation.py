@@ -8,10 +8,10 @@ from functools import partial
 
 from aiohttp import web
 
-from proxy.api.middleware import FACTS
+from proxy.api.middleware import REQUEST_LOG
 from proxy.api.ollama import prompts
 from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
-from proxy.api.ollama.request import Asked, Notes, read_request, understand
+from proxy.api.ollama.request import ParsedRequest, WarnOnce, parse, read_request
 from proxy.api.ollama.run import JSON, Job, backend_headers, now, run
 from proxy.api.services import SERVICES
 from proxy.dialect.ollama import bodies
@@ -27,12 +27,12 @@ NOT_SUPPORTED = "not_supported_error"  # llama-server's `type` of that error
 UNLOADED_S = 5.0
 
 
-async def generate(notes: Notes, request: web.Request) -> web.StreamResponse:
+async def generate(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     started_ns = time.monotonic_ns()
     body = read(await read_request(request), GenerateBody)
     body.check()
-    asked = await understand(request, body, notes, missing=f"model '{body.model or ''}' not found")
-    if not body.prompt and asked.ask.keep_alive_s == 0:
+    asked = await parse(request, body, notes, missing=f"model '{body.model or ''}' not found")
+    if not body.prompt and asked.wanted.keep_alive_s == 0:
         return await _unload(request, asked, "generate")
     _check(asked, body, "generate")
     if body.images:
@@ -45,14 +45,14 @@ async def generate(notes: Notes, request: web.Request) -> web.StreamResponse:
     talks = not body.raw and asked.can.template
     prepare: prompts.Prepare = prompts.as_conversation if talks else prompts.as_text
     if body.suffix:
-        prepare = prompts.as_gap
+        prepare = prompts.as_infill
     elif body.context:
         prepare = prompts.after_context
     after = partial(prompts.context_after, asked.can.marks)
     job = Job(
         "generate",
         asked.shown,
-        asked.ask,
+        asked.wanted,
         body.streams,
         started_ns,
         prepare=partial(prepare, asked, body),
@@ -66,14 +66,14 @@ async def generate(notes: Notes, request: web.Request) -> web.StreamResponse:
         raise
 
 
-async def chat(notes: Notes, request: web.Request) -> web.StreamResponse:
+async def chat(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     started_ns = time.monotonic_ns()
     body = read(await read_request(request), ChatBody)
     body.check()
     if not body.model:
         raise BadRequest("model is required", param="model")
-    asked = await understand(request, body, notes, missing=f"model '{body.model}' not found")
-    if not body.messages and asked.ask.keep_alive_s == 0:
+    asked = await parse(request, body, notes, missing=f"model '{body.model}' not found")
+    if not body.messages and asked.wanted.keep_alive_s == 0:
         return await _unload(request, asked, "chat")
     _check(asked, body, "chat")
     if body.tools and not asked.can.tools:
@@ -82,7 +82,7 @@ async def chat(notes: Notes, request: web.Request) -> web.StreamResponse:
         asked.model.check_media()
     if not body.messages:
         return await _load(request, asked, "chat")
-    messages = bodies.chat_messages(body.messages, asked.opening)
+    messages = bodies.chat_messages(body.messages, asked.preamble)
     make = partial(bodies.chat, body, params=asked.params, tools=body.tools or ())
 
     async def prepare(_: Engine) -> Generation:
@@ -94,7 +94,7 @@ async def chat(notes: Notes, request: web.Request) -> web.StreamResponse:
     job = Job(
         "chat",
         asked.shown,
-        asked.ask,
+        asked.wanted,
         body.streams,
         started_ns,
         prepare=prepare,
@@ -103,24 +103,24 @@ async def chat(notes: Notes, request: web.Request) -> web.StreamResponse:
     return await run(request, job)
 
 
-def _check(asked: Asked, body: GenerationBody, endpoint: Endpoint) -> None:
+def _check(asked: ParsedRequest, body: GenerationBody, endpoint: Endpoint) -> None:
     if not asked.can.chat:
         raise BadRequest(f'"{asked.shown}" does not support {endpoint}', param="model")
     if body.thinks and not asked.can.thinking:
         raise BadRequest(f'"{asked.shown}" does not support thinking', param="think")
 
 
-async def _load(request: web.Request, asked: Asked, endpoint: Endpoint) -> web.Response:
+async def _load(request: web.Request, asked: ParsedRequest, endpoint: Endpoint) -> web.Response:
     """Nothing is asked, so the model is only made ready."""
     services = request.app[SERVICES]
-    async with await services.router.route(asked.ask, "generation") as lease:
-        request[FACTS].backend = lease.backend.id
+    async with await services.router.route(asked.wanted, "generation") as lease:
+        request[REQUEST_LOG].backend = lease.backend.id
         answer = _empty(asked, endpoint, "load")
         answer.headers.update(backend_headers(services, lease.backend))
     return answer
 
 
-async def _unload(request: web.Request, asked: Asked, endpoint: Endpoint) -> web.Response:
+async def _unload(request: web.Request, asked: ParsedRequest, endpoint: Endpoint) -> web.Response:
     """Take the model away as soon as nobody uses it; whoever does is not cut off."""
     unload = request.app[SERVICES].unload(asked.model)
     gone = spawn(unload, name=f"unload {asked.model.name}")
@@ -128,6 +128,6 @@ async def _unload(request: web.Request, asked: Asked, endpoint: Endpoint) -> web
     return _empty(asked, endpoint, "unload")
 
 
-def _empty(asked: Asked, endpoint: Endpoint, reason: str) -> web.Response:
+def _empty(asked: ParsedRequest, endpoint: Endpoint, reason: str) -> web.Response:
     line = Writer(endpoint, asked.shown, stream=False).end(now(), Durations(0, 0), reason=reason)
     return web.Response(body=line, headers={"Content-Type": JSON})

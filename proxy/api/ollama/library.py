@@ -13,9 +13,9 @@ from proxy.api.wire import json_response, start_stream
 from proxy.catalog.entry import Message
 from proxy.catalog.parameters import BadParameter, from_json
 from proxy.errors import BadRequest, ProxyError
-from proxy.hub.create import Recipe
+from proxy.hub.create import CreateSpec
 from proxy.hub.hub import Hub, reference_of
-from proxy.hub.lines import Line
+from proxy.hub.progress import Line
 
 T = TypeVar("T")
 HUB: web.AppKey[Hub] = web.AppKey("hub", Hub)
@@ -127,7 +127,7 @@ def _name(body: PullBody | DeleteBody | CreateBody) -> str:
     return body.model or body.name
 
 
-def _recipe(body: CreateBody) -> Recipe:
+def _recipe(body: CreateBody) -> CreateSpec:
     """Raises BadRequest."""
     if body.remote_host:
         raise BadRequest("models that run elsewhere are not served here", param="remote_host")
@@ -136,7 +136,7 @@ def _recipe(body: CreateBody) -> Recipe:
         parameters = from_json(body.parameters or {})
     except BadParameter as error:
         raise BadRequest(str(error), param="parameters") from error
-    return Recipe(
+    return CreateSpec(
         name=reference_of(_name(body)),
         source=body.from_ or None,
         files=body.files or {},

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from proxy.api.ollama.request import find, read_request
+from proxy.api.ollama.request import read_request, resolve
 from proxy.api.services import SERVICES, Services
 from proxy.api.wire import json_response
 from proxy.catalog.gguf import GgufError, Header
@@ -41,7 +41,7 @@ async def show(request: web.Request) -> web.Response:
     if not name:
         raise BadRequest("model is required", param="model")
     missing = f"model '{models.display_name(name)}' not found"
-    model, _ = await find(services, name, missing=missing)
+    model, _ = await resolve(services, name, missing=missing)
     return json_response(await asyncio.to_thread(_show, services, model, body))
 
 
@@ -49,7 +49,7 @@ async def ps(request: web.Request) -> web.Response:
     """What is loaded, the one that stays longest first."""
     services = request.app[SERVICES]
     loaded = [backend for backend in services.pool.backends() if backend.state in LOADED]
-    loaded.sort(key=lambda backend: backend.stays_s, reverse=True)
+    loaded.sort(key=lambda backend: backend.ttl_s, reverse=True)
     return json_response({"models": [_running(services, backend) for backend in loaded]})
 
 
@@ -157,6 +157,6 @@ def _expires(backend: Backend) -> str:
     """When it goes: as far as the calendar for one that stays, and from now on while in use."""
     if backend.expires_at is not None:
         return rfc3339(round(backend.expires_at.timestamp() * NANOSECONDS))
-    if math.isinf(backend.stays_s):
+    if math.isinf(backend.ttl_s):
         return models.NEVER
-    return rfc3339(time.time_ns() + round(backend.stays_s * NANOSECONDS))
+    return rfc3339(time.time_ns() + round(backend.ttl_s * NANOSECONDS))

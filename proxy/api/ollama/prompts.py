@@ -5,37 +5,37 @@ from contextlib import suppress
 from typing import Any, Final
 
 from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
-from proxy.api.ollama.request import Asked
+from proxy.api.ollama.request import ParsedRequest
 from proxy.dialect.ollama import bodies
 from proxy.dialect.ollama.reading import read_chat, read_completion
+from proxy.dialect.ollama.reasoning import NO_MARKS, Marks, telling_apart
 from proxy.dialect.ollama.requests import ChatMessage, GenerateBody
-from proxy.dialect.ollama.thoughts import NO_MARKS, Marks, telling_apart
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETION: Final = "/completion"
 INFILL: Final = "/infill"
 LONGEST_MARK: Final = 64  # tokens, if each were a byte
-Prepare = Callable[[Asked, GenerateBody, Engine], Awaitable[Generation]]
+Prepare = Callable[[ParsedRequest, GenerateBody, Engine], Awaitable[Generation]]
 
 
-async def as_conversation(asked: Asked, body: GenerateBody, _: Engine) -> Generation:
+async def as_conversation(asked: ParsedRequest, body: GenerateBody, _: Engine) -> Generation:
     """For a model with a template: the prompt is what a user says."""
     return Generation(CHAT, _conversation(asked, body), read_chat)
 
 
-async def as_text(asked: Asked, body: GenerateBody, _: Engine) -> Generation:
+async def as_text(asked: ParsedRequest, body: GenerateBody, _: Engine) -> Generation:
     """The prompt as it is; without a template the system prompt stands before it."""
-    system = "" if body.raw else body.system or asked.opening.system
+    system = "" if body.raw else body.system or asked.preamble.system
     prompt = f"{system}\n\n{body.prompt}" if system else body.prompt or ""
     return Generation(COMPLETION, bodies.completion(body, prompt, asked.params), read_completion)
 
 
-async def as_gap(asked: Asked, body: GenerateBody, _: Engine) -> Generation:
+async def as_infill(asked: ParsedRequest, body: GenerateBody, _: Engine) -> Generation:
     """What belongs between prompt and suffix."""
     return Generation(INFILL, bodies.infill(body, asked.params), read_completion)
 
 
-async def after_context(asked: Asked, body: GenerateBody, engine: Engine) -> Generation:
+async def after_context(asked: ParsedRequest, body: GenerateBody, engine: Engine) -> Generation:
     """The prompt after the tokens of an earlier answer's `context`."""
     prompt, marks = body.prompt or "", NO_MARKS
     if asked.can.template:
@@ -86,5 +86,5 @@ async def shortened(
     return None
 
 
-def _conversation(asked: Asked, body: GenerateBody) -> dict[str, Any]:
-    return bodies.chat(body, bodies.generate_messages(body, asked.opening), asked.params)
+def _conversation(asked: ParsedRequest, body: GenerateBody) -> dict[str, Any]:
+    return bodies.chat(body, bodies.generate_messages(body, asked.preamble), asked.params)

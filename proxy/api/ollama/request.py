@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 
 from proxy.api.bodies import read_body
-from proxy.api.middleware import FACTS
+from proxy.api.middleware import REQUEST_LOG
 from proxy.api.options import read_model
 from proxy.api.services import SERVICES, Services
 from proxy.catalog.gguf import GgufError
@@ -19,9 +19,9 @@ from proxy.dialect.ollama.bodies import sampling
 from proxy.dialect.ollama.models import Abilities, abilities
 from proxy.dialect.ollama.options import LOADING, SAMPLING, Options, read_options
 from proxy.dialect.ollama.requests import Body
-from proxy.dialect.preamble import Opening, opening_of
+from proxy.dialect.preamble import Preamble, preamble_of
 from proxy.errors import BadRequest, ModelNotFound, ProxyError
-from proxy.routing.request import Ask
+from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
 from proxy.split import Split
 
@@ -41,7 +41,7 @@ class CloudRefused(ProxyError):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedRequest:
     """A request whose model was found. `params` are for the engine, in llama-server's names."""
 
     shown: str  # the model as the client called it
@@ -49,15 +49,15 @@ class Asked:
     can: Abilities
     options: Options
     params: Mapping[str, Any]
-    ask: Ask
+    wanted: ModelRequest
 
     @property
-    def opening(self) -> Opening:
+    def preamble(self) -> Preamble:
         """What the model says before every conversation."""
-        return opening_of(self.model.entry)
+        return preamble_of(self.model.entry)
 
 
-class Notes:
+class WarnOnce:
     """Says once in the log what is accepted, but not applied."""
 
     def __init__(self) -> None:
@@ -81,25 +81,27 @@ async def read_request(request: web.Request) -> bytes:
     return await read_body(request, request.app[SERVICES].policies.current.server.max_body_bytes)
 
 
-async def understand(request: web.Request, body: Body, notes: Notes, *, missing: str) -> Asked:
+async def parse(
+    request: web.Request, body: Body, notes: WarnOnce, *, missing: str
+) -> ParsedRequest:
     """Find the model and all that is asked for. `missing` is what to say where there is none."""
     services = request.app[SERVICES]
     shown = body.model or ""
     options = body.read_options()
-    model, named = await find(services, shown, missing=missing)
-    request[FACTS].model = model.name
+    model, named = await resolve(services, shown, missing=missing)
+    request[REQUEST_LOG].model = model.name
     notes.options(options)
-    return Asked(
+    return ParsedRequest(
         shown,
         model,
-        await look(services, model),
+        await capabilities(services, model),
         options,
         sampling({**_own(model), **model.policy.params}, options.sampling),
-        Ask(model.name, _agreed(options.split, named), options.ctx, body.keep_alive_s),
+        ModelRequest(model.name, _agreed(options.split, named), options.ctx, body.keep_alive_s),
     )
 
 
-async def find(services: Services, name: str, *, missing: str) -> tuple[Model, Split | None]:
+async def resolve(services: Services, name: str, *, missing: str) -> tuple[Model, Split | None]:
     """The model of this name, and the split that its name may carry.
 
     As in Ollama, `:latest` and upper or lower case make no difference.
@@ -121,7 +123,7 @@ async def find(services: Services, name: str, *, missing: str) -> tuple[Model, S
     raise ModelNotFound(missing + services.models.did_you_mean(wanted.model), param="model")
 
 
-async def look(services: Services, model: Model) -> Abilities:
+async def capabilities(services: Services, model: Model) -> Abilities:
     """What the model can do, as its file says; where there is none to read, everything."""
     if model.entry is None:
         return Abilities(chat=model.policy.mode == "generation")

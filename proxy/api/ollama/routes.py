@@ -6,7 +6,7 @@ from typing import Final
 from aiohttp import web
 
 from proxy.api.ollama import embedding, generation, listing
-from proxy.api.ollama.request import CloudRefused, Notes
+from proxy.api.ollama.request import CloudRefused, WarnOnce
 from proxy.api.wire import json_response
 from proxy.version import own_version
 
@@ -24,7 +24,7 @@ CLOUD: Final = (
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
-    notes = Notes()
+    notes = WarnOnce()
     router.add_get("/", root)
     router.add_get("/api/version", version)
     router.add_get("/api/status", status)

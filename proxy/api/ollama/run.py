@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
-from proxy.api.middleware import FACTS
+from proxy.api.middleware import REQUEST_LOG
 from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
 from proxy.api.passthrough import BACKEND_HEADER, SPLIT_HEADER
 from proxy.api.services import SERVICES, Services
@@ -18,7 +18,7 @@ from proxy.dialect.ollama.times import rfc3339
 from proxy.errors import BackendDied, ProxyError
 from proxy.pool.lease import Lease
 from proxy.pool.state import Backend
-from proxy.routing.request import Ask
+from proxy.routing.request import ModelRequest
 from proxy.upstream.connection import BrokenAnswer
 
 NDJSON: Final = "application/x-ndjson"
@@ -31,7 +31,7 @@ class Job:
 
     endpoint: Endpoint
     shown: str
-    ask: Ask
+    wanted: ModelRequest
     stream: bool
     started_ns: int
     # May ask the engine before: context that comes as tokens has to become a prompt.
@@ -49,7 +49,7 @@ async def run(request: web.Request, job: Job) -> web.StreamResponse:
     async def send(lease: Lease) -> web.StreamResponse:
         return await _Attempt(request, services, lease.backend, job).run()
 
-    return await services.router.with_retry(job.ask, "generation", send)
+    return await services.router.with_retry(job.wanted, "generation", send)
 
 
 def now() -> str:
@@ -73,7 +73,7 @@ class _Attempt:
     ) -> None:
         self._request = request
         self._job = job
-        self._facts = request[FACTS]
+        self._facts = request[REQUEST_LOG]
         self._facts.backend = backend.id
         self._engine = Engine(backend.engine.address)
         self._writer = Writer(job.endpoint, job.shown, stream=job.stream)

@@ -8,7 +8,7 @@ from proxy.catalog.entry import Message
 from proxy.dialect.ollama.messages import to_openai
 from proxy.dialect.ollama.options import DEFAULTS
 from proxy.dialect.ollama.requests import ChatMessage, GenerateBody, Generation
-from proxy.dialect.preamble import Opening
+from proxy.dialect.preamble import Preamble
 
 # gpt-oss and its like know three levels; Ollama's clients may ask for one more.
 EFFORTS = {"max": "high"}
@@ -72,24 +72,24 @@ def infill(body: GenerateBody, params: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def generate_messages(body: GenerateBody, opening: Opening) -> list[ChatMessage]:
-    """A prompt as the chat that it is for a model with a template, which opens with `opening`."""
+def generate_messages(body: GenerateBody, preamble: Preamble) -> list[ChatMessage]:
+    """A prompt as the chat that it is for a model with a template, which opens with `preamble`."""
     messages = [ChatMessage(role="user", content=body.prompt or "", images=body.images)]
     if body.system:
         messages.insert(0, ChatMessage(role="system", content=body.system))
     if body.context:
         # They were in the prompt that it comes from.
-        opening = replace(opening, messages=())
-    return chat_messages(messages, opening)
+        preamble = replace(preamble, messages=())
+    return chat_messages(messages, preamble)
 
 
-def chat_messages(messages: Sequence[ChatMessage], opening: Opening) -> list[ChatMessage]:
+def chat_messages(messages: Sequence[ChatMessage], preamble: Preamble) -> list[ChatMessage]:
     """The messages after what the model says before every conversation."""
 
     def own(message: Message) -> ChatMessage:
         return ChatMessage(role=message.role, content=message.content)
 
-    return opening.before(messages, own, role=lambda message: message.role.lower())
+    return preamble.before(messages, own, role=lambda message: message.role.lower())
 
 
 def drop_oldest(messages: Sequence[ChatMessage], count: int) -> list[ChatMessage]:

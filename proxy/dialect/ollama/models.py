@@ -11,7 +11,7 @@ from proxy.catalog.entry import Entry
 from proxy.catalog.gguf import Header
 from proxy.catalog.names import LATEST
 from proxy.catalog.summary import Summary
-from proxy.dialect.ollama.thoughts import NO_MARKS, Marks, marks_of
+from proxy.dialect.ollama.reasoning import NO_MARKS, Marks, marks_of
 from proxy.dialect.ollama.times import NANOSECONDS, rfc3339
 
 # Longer arrays are left empty in answers that do not ask for everything.

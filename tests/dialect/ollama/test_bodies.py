@@ -6,7 +6,7 @@ from proxy.catalog.entry import Message
 from proxy.dialect.ollama import bodies
 from proxy.dialect.ollama.options import DEFAULTS
 from proxy.dialect.ollama.requests import ChatBody, ChatMessage, GenerateBody
-from proxy.dialect.preamble import Opening
+from proxy.dialect.preamble import Preamble
 
 USER = ChatMessage(role="user", content="hi")
 
@@ -96,15 +96,15 @@ def test_plain_prompts() -> None:
 
 
 def test_the_models_own_words_come_first() -> None:
-    opening = Opening("s", (Message("assistant", "b"),))
+    preamble = Preamble("s", (Message("assistant", "b"),))
 
-    assert roles(bodies.chat_messages([USER], opening)) == ["system", "assistant", "user"]
+    assert roles(bodies.chat_messages([USER], preamble)) == ["system", "assistant", "user"]
     own = [ChatMessage(role="System", content="mine"), USER]
-    assert [m.content for m in bodies.chat_messages(own, opening)] == ["mine", "b", "hi"]
-    assert roles(bodies.generate_messages(GenerateBody(prompt="p"), Opening())) == ["user"]
-    said = bodies.generate_messages(GenerateBody(prompt="p", system="mine"), opening)
+    assert [m.content for m in bodies.chat_messages(own, preamble)] == ["mine", "b", "hi"]
+    assert roles(bodies.generate_messages(GenerateBody(prompt="p"), Preamble())) == ["user"]
+    said = bodies.generate_messages(GenerateBody(prompt="p", system="mine"), preamble)
     assert [m.content for m in said] == ["mine", "b", "p"]
-    goes_on = bodies.generate_messages(GenerateBody(prompt="p", context=[1]), opening)
+    goes_on = bodies.generate_messages(GenerateBody(prompt="p", context=[1]), preamble)
     assert [m.content for m in goes_on] == ["s", "p"], "the others are in the context"
 
 

@@ -21,7 +21,7 @@ VERSION: Final = " ".join(("1", *(field.name for field in fields(Entry))))
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CacheEntry:
     """One manifest as it was read; valid while its file's size, time of change and inode stay."""
 
     signature: Signature
@@ -31,12 +31,12 @@ class Kept:
 
 
 # By the store's folder, then by the manifest's path below `manifests`.
-Stores = Mapping[str, Mapping[str, Kept]]
+Stores = Mapping[str, Mapping[str, CacheEntry]]
 
 
 class _File(msgspec.Struct):
     version: str
-    stores: dict[str, dict[str, Kept]]
+    stores: dict[str, dict[str, CacheEntry]]
 
 
 def load(file: Path | None) -> Stores:
@@ -52,7 +52,7 @@ def load(file: Path | None) -> Stores:
 
 def save(file: Path, stores: Stores) -> None:
     """Write it in one go. A disk that is full or read-only makes the next start slower, no more."""
-    found = {root: dict(kept) for root, kept in stores.items()}
+    found = {root: dict(cache) for root, cache in stores.items()}
     write(file, msgspec.json.encode(_File(VERSION, found), enc_hook=_encoded))
 
 

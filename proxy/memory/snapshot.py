@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from proxy.engine.types import Device
-from proxy.memory.reader import Answer
+from proxy.memory.reader import ReadResult
 from proxy.memory.readings import DeviceReading, HostReading, Sample, ours_of
 from proxy.memory.sources import Source
 
@@ -28,7 +28,12 @@ class Snapshot:
 
 
 def device_reading(
-    device: Device, source: Source, answer: Answer[Sample], *, hangs: bool, pids: Collection[int]
+    device: Device,
+    source: Source,
+    answer: ReadResult[Sample],
+    *,
+    hangs: bool,
+    pids: Collection[int],
 ) -> DeviceReading:
     """What is known of `device`: the last good answer of its source, and what is wrong with it."""
     sample = answer.value or NO_SAMPLE

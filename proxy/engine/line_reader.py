@@ -14,13 +14,13 @@ LINE_BYTES: Final = 64 * 1024
 GATHER_S: Final = 0.05
 
 
-class Output(asyncio.Protocol):
+class LineReader(asyncio.Protocol):
     """The reading end of a child's output."""
 
-    def __init__(self, say: Callable[[bytes], None]) -> None:
-        """`say` is called with each line, without its end."""
+    def __init__(self, on_line: Callable[[bytes], None]) -> None:
+        """`on_line` is called with each line, without its end."""
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._say = say
+        self._on_line = on_line
         self._rest = b""
         self._transport: asyncio.ReadTransport | None = None
 
@@ -31,7 +31,7 @@ class Output(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            self._say(line)
+            self._on_line(line)
         if len(self._rest) > LINE_BYTES:
             self._end_line()
         if len(data) < PIPE_BYTES and self._transport is not None:
@@ -46,7 +46,7 @@ class Output(asyncio.Protocol):
 
     def _end_line(self) -> None:
         line, self._rest = self._rest, b""
-        self._say(line)
+        self._on_line(line)
 
     def _read_on(self) -> None:
         if self._transport is not None and not self._transport.is_closing():

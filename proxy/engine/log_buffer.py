@@ -22,7 +22,7 @@ class LogLine:
     text: str
 
 
-class LogBook:
+class LogBuffer:
     """A ring of recent lines for each model, which outlives the model's backends: the last words
     stay readable."""
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from proxy.dialect.ollama.events import Finish, Logprob, Text, TokenLogprob
 from proxy.dialect.ollama.reading import read_completion
-from proxy.dialect.ollama.thoughts import FAMILIES, NO_MARKS, Marks, marks_of, telling_apart
+from proxy.dialect.ollama.reasoning import FAMILIES, NO_MARKS, Marks, marks_of, telling_apart
 from tests.support import archive
 
 HARMONY, MISTRAL, TAGS = FAMILIES

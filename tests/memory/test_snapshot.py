@@ -1,9 +1,9 @@
 """What one device's reading is made of."""
 
 from proxy.engine.types import Device
-from proxy.memory.picture import as_reported, device_reading
-from proxy.memory.reader import Answer
+from proxy.memory.reader import ReadResult
 from proxy.memory.readings import DeviceReading, Sample
+from proxy.memory.snapshot import as_reported, device_reading
 from proxy.memory.sources import Source
 
 CUDA0 = Device("CUDA0", "RTX", "gpu", None, None, "0000:c1:00.0")
@@ -12,7 +12,7 @@ SAMPLE = Sample(1000, 300, 600, {7: 100, 9: 400})
 
 
 def test_others_are_what_is_used_and_not_ours() -> None:
-    reading = device_reading(CUDA0, SOURCE, Answer(SAMPLE, 2.0), hangs=False, pids={7})
+    reading = device_reading(CUDA0, SOURCE, ReadResult(SAMPLE, 2.0), hangs=False, pids={7})
 
     assert reading == DeviceReading(
         name="CUDA0",
@@ -30,15 +30,15 @@ def test_others_are_what_is_used_and_not_ours() -> None:
 
 
 def test_what_is_not_known_by_process_is_left_to_the_ledger() -> None:
-    reading = device_reading(CUDA0, SOURCE, Answer(SAMPLE, 2.0), hangs=False, pids={1})
+    reading = device_reading(CUDA0, SOURCE, ReadResult(SAMPLE, 2.0), hangs=False, pids={1})
 
     assert (reading.ours_bytes, reading.others_bytes) == (None, None)
 
 
 def test_an_old_answer_stays_and_says_that_it_is_old() -> None:
-    hanging = device_reading(CUDA0, SOURCE, Answer(SAMPLE, 2.0), hangs=True, pids=())
+    hanging = device_reading(CUDA0, SOURCE, ReadResult(SAMPLE, 2.0), hangs=True, pids=())
     failed = device_reading(
-        CUDA0, SOURCE, Answer(SAMPLE, 2.0, problem="lost"), hangs=False, pids=()
+        CUDA0, SOURCE, ReadResult(SAMPLE, 2.0, problem="lost"), hangs=False, pids=()
     )
 
     assert (hanging.free_bytes, hanging.stale, hanging.problem) == (300, True, "does not answer")
@@ -46,7 +46,7 @@ def test_an_old_answer_stays_and_says_that_it_is_old() -> None:
 
 
 def test_never_read_is_unknown_and_not_0() -> None:
-    reading = device_reading(CUDA0, SOURCE, Answer(), hangs=True, pids=())
+    reading = device_reading(CUDA0, SOURCE, ReadResult(), hangs=True, pids=())
 
     assert (reading.total_bytes, reading.free_bytes, reading.at_s) == (None, None, None)
 

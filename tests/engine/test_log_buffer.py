@@ -2,12 +2,12 @@
 
 import asyncio
 
-from proxy.engine.logbook import LogBook, LogLine
+from proxy.engine.log_buffer import LogBuffer, LogLine
 
 
 def test_recent_is_kept_by_model() -> None:
     """A talkative model does not push another one's last words out."""
-    book = LogBook(ring_lines=2)
+    book = LogBuffer(ring_lines=2)
     book.write("quiet", "b1", "last words")
     for number in range(5):
         book.write("loud", "b2", str(number))
@@ -19,7 +19,7 @@ def test_recent_is_kept_by_model() -> None:
 
 
 async def test_readers_follow_one_model_or_all() -> None:
-    book = LogBook()
+    book = LogBuffer()
     with book.read() as everything, book.read("a") as only_a:
         book.write("b", "b2", "one")
         book.write("a", "b1", "two")
@@ -29,7 +29,7 @@ async def test_readers_follow_one_model_or_all() -> None:
 
 
 async def test_a_reader_waits_for_news() -> None:
-    book = LogBook()
+    book = LogBuffer()
     with book.read() as reader:
         waiting = asyncio.ensure_future(anext(reader))
         await asyncio.sleep(0)
@@ -40,7 +40,7 @@ async def test_a_reader_waits_for_news() -> None:
 
 
 async def test_a_slow_reader_loses_lines_and_is_told() -> None:
-    book = LogBook(reader_lines=2)
+    book = LogBuffer(reader_lines=2)
     with book.read() as reader:
         for number in range(5):
             book.write("a", "b1", str(number))
@@ -53,7 +53,7 @@ async def test_a_slow_reader_loses_lines_and_is_told() -> None:
 
 
 async def test_a_reader_that_is_done_is_forgotten() -> None:
-    book = LogBook()
+    book = LogBuffer()
     with book.read() as reader:
         pass
     book.write("a", "b1", "unheard")

@@ -5,9 +5,9 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from proxy.engine.output import LINE_BYTES, Output
+from proxy.engine.line_reader import LINE_BYTES, LineReader
 
-Piped = tuple[int, "asyncio.Queue[bytes]", asyncio.ReadTransport, Output]
+Piped = tuple[int, "asyncio.Queue[bytes]", asyncio.ReadTransport, LineReader]
 
 
 @asynccontextmanager
@@ -16,7 +16,7 @@ async def piped() -> AsyncIterator[Piped]:
     said: asyncio.Queue[bytes] = asyncio.Queue()
     ours, theirs = os.pipe()
     transport, output = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: Output(said.put_nowait), os.fdopen(ours, "rb", buffering=0)
+        lambda: LineReader(said.put_nowait), os.fdopen(ours, "rb", buffering=0)
     )
     try:
         yield theirs, said, transport, output

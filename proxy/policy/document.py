@@ -2,11 +2,12 @@
 
 import difflib
 import re
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+import tomli
 
 from proxy.policy.fields import FIELDS, NAME, TREE, Tree
 from proxy.policy.lines import TooDeepError, find_lines
@@ -53,7 +54,7 @@ def parse_document(file: Path, data: bytes) -> Document:
     try:
         # Some Windows editors start a file with a byte order mark.
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
-        content = tomllib.loads(text)
+        content = tomli.loads(text)
         document.lines = find_lines(text)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1

@@ -1,12 +1,13 @@
-"""On which line each key of a TOML document stands, which tomllib does not tell.
+"""On which line each key of a TOML document stands, which tomli does not tell.
 
-It reads only text that tomllib has accepted, so it looks for ends, not for errors.
+It reads only text that tomli has accepted, so it looks for ends, not for errors.
 """
 
 import re
-import tomllib
 from bisect import bisect_right
 from typing import Final
+
+import tomli
 
 from proxy.policy.problems import KeyPath
 
@@ -83,7 +84,7 @@ class _Finder:
                 parts.append(match.group())
             else:
                 match = self._match(_STRING)
-                parts.append(tomllib.loads(f"key = {match.group()}")["key"])
+                parts.append(tomli.loads(f"key = {match.group()}")["key"])
             self._at = match.end()
             self._skip_blank()
             if not self._text.startswith(".", self._at):

@@ -1,6 +1,5 @@
-import tomllib
-
 import pytest
+import tomli
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,7 +36,7 @@ last = true'''
 
 
 def test_lines_of_everything() -> None:
-    tomllib.loads(DOCUMENT)
+    tomli.loads(DOCUMENT)
 
     lines = find_lines(DOCUMENT)
 
@@ -82,7 +81,7 @@ def test_lines_of_everything() -> None:
 )  # fmt: skip
 def test_the_end_of_a_value_is_found(value: str) -> None:
     text = f"before = {value} # ]\nafter = {value}\nend = 0"
-    tomllib.loads(text)
+    tomli.loads(text)
 
     lines = find_lines(text)
 
@@ -107,7 +106,7 @@ def test_every_key_is_on_its_line(keys: list[str]) -> None:
     for index, key in enumerate(keys):
         expected[key] = text.count("\n") + 1
         text += f"{dotted((key,))} = {values[index % len(values)]}\n"
-    assert set(tomllib.loads(text)) == set(keys)
+    assert set(tomli.loads(text)) == set(keys)
 
     lines = find_lines(text)
 

@@ -1,7 +1,7 @@
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomli
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,7 +108,7 @@ def test_every_key_is_read(valid: Valid, tmp_path: Path, env: dict[str, str]) ->
 
 
 def test_every_key_is_in_the_example_above() -> None:
-    content = tomllib.loads(EVERYTHING)
+    content = tomli.loads(EVERYTHING)
     content["devices"]["*"] = content["devices"]["CUDA1"]
     content["models"]["*"] = content["models"]["gpt-oss:120b"]
 

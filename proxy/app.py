@@ -50,8 +50,9 @@ from proxy.policy.values import home_of
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
 from proxy.routing.model_dirs import model_dirs
+from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
-from proxy.routing.resolver import Models
+from proxy.routing.resolver import Resolver
 from proxy.routing.router import Router
 from proxy.startup import good_policies, listening_sockets, runtime_folder, url_of
 from proxy.tasks import spawn
@@ -141,14 +142,15 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         _background(stack, watch(catalog), name="catalog")
 
-        models = Models(lambda: policies.current, catalog)
+        resolver = Resolver(lambda: policies.current, catalog)
 
         async def options_for(model: str, mode: Mode, moves: bool) -> LoadOptions:
-            return (await router.plan(ModelRequest(model), mode, moves=moves)).options
+            request = ModelRequest(model)
+            return await router.load_options(resolver.resolve(model), request, mode, moves=moves)
 
         def policy_of(model: str) -> ModelPolicy:
             try:
-                return models.resolve(model).policy
+                return resolver.resolve(model).policy
             except ModelNotFound:  # its file is gone, but it is loaded
                 return policies.current.for_model(model)
 
@@ -164,13 +166,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             clock=RealClock(),
         )
         stack.push_async_callback(controller.close)
-        router = Router(
-            models=models,
-            catalog=catalog,
-            pool=pool,
-            controller=controller,
-            capacity=room_on_devices,
-        )
+        router = Router(Planner(catalog, room_on_devices), pool, controller)
         rates = Rates(lambda: busy_backends(pool), slots_progress(pool))
         _background(stack, rates.run(), name="rates")
 
@@ -224,7 +220,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         services = Services(
             policies=policies,
             catalog=catalog,
-            models=models,
+            resolver=resolver,
             pool=pool,
             router=router,
             splits=controller,

@@ -357,7 +357,9 @@ async def test_where_only_strangers_could_make_room_it_is_tried_all_the_same(rig
     await services.memory.fresh()
 
     async with (
-        await services.router.route(ModelRequest("c"), "generation"),
+        await services.router.route(
+            services.resolver.resolve("c"), ModelRequest("c"), "generation"
+        ),
         asyncio.timeout(HANG_S),
     ):
         await asyncio.gather(rig.ask("a"), rig.ask("b"))

@@ -16,7 +16,6 @@ from proxy.api.wire import json_response, sse_frame, start_stream
 from proxy.errors import BadRequest, NotFound
 from proxy.observe.events import Event, Subscription
 from proxy.pool.state import Backend, BackendState
-from proxy.routing.request import ModelRequest
 from proxy.split import parse_split
 
 HEARTBEAT_S = 15.0
@@ -95,8 +94,7 @@ async def load(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     asked = read_model(request.match_info["name"])
     model = await services.resolve(asked.model)
-    wanted = ModelRequest(model.name, asked.split)
-    async with await services.router.route(wanted, model.policy.mode) as lease:
+    async with await services.router.route(model, asked, model.policy.mode) as lease:
         backend_id = lease.backend.id
     return json_response(await _backend_json(services, backend_id))
 

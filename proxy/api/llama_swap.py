@@ -10,13 +10,14 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from proxy.api.bodies import read_body
-from proxy.api.options import read_model
 from proxy.api.passthrough import Forward, answer, request_headers
 from proxy.api.services import SERVICES, Services
 from proxy.api.wire import json_response, start_stream
 from proxy.engine.types import Mode
 from proxy.errors import ModelNotFound
 from proxy.pool.state import Backend, BackendState
+from proxy.routing.request import ModelRequest
+from proxy.routing.resolver import Model
 
 STATES = {
     BackendState.STARTING: "starting",
@@ -54,7 +55,7 @@ async def stream_logs(request: web.Request) -> web.StreamResponse:
     model = request.match_info.get("model")
     if model is not None:
         found = await services.resolve(model)
-        model = found.loaded_as or found.name
+        model = found.loaded_as
     with services.log_buffer.read(model) as lines:
         response = await start_stream(request, "text/plain; charset=utf-8")
         if "no-history" not in request.query:
@@ -76,10 +77,10 @@ async def upstream(request: web.Request) -> web.StreamResponse:
     query = request.rel_url.raw_query_string
     target = f"{path}?{query}" if query else path
     forward = Forward(request.method, target, request_headers(request), body)
-    return await answer(request, read_model(model), _mode_of(path), forward)
+    return await answer(request, model, ModelRequest(model.name), _mode_of(path), forward)
 
 
-def split_upstream(services: Services, rest: str) -> tuple[str, str]:
+def split_upstream(services: Services, rest: str) -> tuple[Model, str]:
     """The model and the path in `rest`: names have slashes too, so the longest name that exists
     counts.
     """
@@ -87,8 +88,7 @@ def split_upstream(services: Services, rest: str) -> tuple[str, str]:
     for length in range(len(parts), 0, -1):
         name = unquote("/".join(parts[:length]))
         with suppress(ModelNotFound):
-            services.models.resolve(name)
-            return name, "/" + "/".join(parts[length:])
+            return services.resolver.resolve(name), "/" + "/".join(parts[length:])
     raise ModelNotFound(f"there is no model at the start of {rest!r}", param="model")
 
 

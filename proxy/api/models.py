@@ -21,7 +21,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
 async def list_models(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     await services.look_again()
-    entries = [_entry(model) for model in services.models.all()]
+    entries = [_entry(model) for model in services.resolver.all()]
     return json_response({"object": "list", "data": entries})
 
 
@@ -39,7 +39,7 @@ def _entry(model: Model) -> dict[str, Any]:
         "owned_by": OWNER,
         "aliases": list(policy.aliases),
         "meta": {
-            "base": model.loaded_as or None,  # whose backend it shares
+            "base": model.base.name if model.base else None,  # whose backend it shares
             "ctx": policy.ctx,
             "parallel": policy.parallel,
             "moe_cpu_layers": plain(policy.moe_cpu_layers),

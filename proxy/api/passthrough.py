@@ -101,7 +101,7 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
         body = await read_body(request, services.policies.current.server.max_body_bytes)
-        wanted = read_model_request(body, models=services.models.names)
+        wanted = read_model_request(body, models=services.resolver.names)
         request[REQUEST_LOG].model = wanted.model
         model = await services.resolve(wanted.model)
         if has_params and (defaults := _defaults(model)):
@@ -112,7 +112,7 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
             body = with_preamble(body, preamble_of(model.entry), protocol)
             body = narrow_tools(body, protocol)
         forward = Forward("POST", request.rel_url.raw_path_qs, request_headers(request), body)
-        return await answer(request, wanted, mode, forward)
+        return await answer(request, model, wanted, mode, forward)
 
     return handle
 
@@ -127,22 +127,22 @@ def _defaults(model: Model) -> Mapping[str, object]:
 
 async def _get(request: web.Request) -> web.StreamResponse:
     wanted = read_model(request.query.get("model", ""))
-    await request.app[SERVICES].resolve(wanted.model)
+    model = await request.app[SERVICES].resolve(wanted.model)
     forward = Forward("GET", request.rel_url.raw_path_qs, request_headers(request))
-    return await answer(request, wanted, "generation", forward)
+    return await answer(request, model, wanted, "generation", forward)
 
 
 async def answer(
-    request: web.Request, wanted: ModelRequest, mode: Mode, forward: Forward
+    request: web.Request, model: Model, wanted: ModelRequest, mode: Mode, forward: Forward
 ) -> web.StreamResponse:
     """Have the request answered by a backend that has what it asks for, loading it if need be."""
     services = request.app[SERVICES]
-    request[REQUEST_LOG].model = wanted.model
+    request[REQUEST_LOG].model = model.name
 
     async def send(lease: Lease) -> web.StreamResponse:
         return await _relay(request, services, lease.backend, forward)
 
-    return await services.router.with_retry(wanted, mode, send)
+    return await services.router.with_retry(model, wanted, mode, send)
 
 
 async def _relay(

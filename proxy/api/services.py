@@ -20,7 +20,7 @@ from proxy.observe.rates import Rates
 from proxy.policy.live import LivePolicies
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
-from proxy.routing.resolver import Model, Models
+from proxy.routing.resolver import Model, Resolver
 from proxy.routing.router import Router
 from proxy.split import Split
 from proxy.upstream.warm import WarmConnections
@@ -51,7 +51,7 @@ class Services:
 
     policies: LivePolicies
     catalog: Catalog
-    models: Models
+    resolver: Resolver
     pool: Pool
     router: Router
     splits: Splits
@@ -76,10 +76,10 @@ class Services:
         Raises ModelNotFound.
         """
         try:
-            return self.models.resolve(name)
+            return self.resolver.resolve(name)
         except ModelNotFound:
             await self.look_again()
-        return self.models.resolve(name)
+        return self.resolver.resolve(name)
 
     async def unload(self, model: Model) -> int:
         """Unload what serves `model`, once nobody uses it; returns how many, when they are gone.

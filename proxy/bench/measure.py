@@ -103,10 +103,13 @@ async def _options(services: Services, question: Question) -> LoadOptions:
             libdir=policies.engine.libdir,
             threads=policies.engine.threads,
         )
-    plan = await services.router.plan(ModelRequest(name, ctx=question.ctx), "generation")
-    if plan.options.engine != "hosted":
+    request = ModelRequest(name, ctx=question.ctx)
+    options = await services.router.load_options(
+        services.resolver.resolve(name), request, "generation"
+    )
+    if options.engine != "hosted":
         raise Conflict(f"{name} has a command for an engine: its experts cannot move")
-    return replace(plan.options, split=None)
+    return replace(options, split=None)
 
 
 def _named(model: str, policies: Policies) -> tuple[str, Path | None]:

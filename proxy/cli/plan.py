@@ -28,7 +28,7 @@ from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.units import parse_size
 from proxy.policy.values import home_of
 from proxy.routing.model_dirs import model_dirs
-from proxy.routing.resolver import Models
+from proxy.routing.resolver import Resolver
 from proxy.split import AUTO, Split, cpu_layers
 
 # What a single device is called where nobody said so.
@@ -146,7 +146,7 @@ def _model(name: str, policies: Policies) -> tuple[ModelPolicy, Path]:
         named = (m for m in policies.models.values() if m.path and m.path.resolve() == path)
         return next(named, replace(policies.defaults, name=path.stem)), path
     catalog = Catalog(*model_dirs(policies, Stores(home_of(os.environ))))
-    model = Models(lambda: policies, catalog).resolve(name)
+    model = Resolver(lambda: policies, catalog).resolve(name)
     return model.policy, model.path
 
 

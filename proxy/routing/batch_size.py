@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Final
 
 import structlog
+from cachetools import LRUCache
 
 from proxy.catalog.entry import Entry
 from proxy.catalog.gguf import GgufError, Header
@@ -37,7 +38,7 @@ class Batches:
         """`capacity` tells what of the devices, with these RPC servers, a model could have."""
         self._catalog, self._capacity = catalog, capacity
         # What changes:
-        self._chosen: dict[object, int] = {}
+        self._chosen: LRUCache[object, int] = LRUCache(KEPT)
 
     async def choose(
         self, entry: Entry | None, policy: ModelPolicy, options: LoadOptions, layers: int
@@ -57,18 +58,18 @@ class Batches:
             for budget in self._capacity(options.rpc)
         )
         key = (entry, options, policy.tune, given, devices)
-        if key not in self._chosen:
-            if len(self._chosen) >= KEPT:
-                self._chosen.clear()
-            header = await asyncio.to_thread(self._header, entry)
-            choice = (policy.tune, header, settings_of(options), devices, given)
-            try:
-                self._chosen[key] = await asyncio.to_thread(choose_ubatch, *choice)
-            except Exception:
-                # A model of a kind that nobody has estimated yet: no reason to refuse a request.
-                log.exception("ubatch_not_chosen", model=options.model)
-                self._chosen[key] = UNKNOWN[policy.tune]
-        return self._chosen[key]
+        if (known := self._chosen.get(key)) is not None:
+            return known
+        header = await asyncio.to_thread(self._header, entry)
+        choice = (policy.tune, header, settings_of(options), devices, given)
+        try:
+            ubatch = await asyncio.to_thread(choose_ubatch, *choice)
+        except Exception:
+            # A model of a kind that nobody has estimated yet: no reason to refuse a request.
+            log.exception("ubatch_not_chosen", model=options.model)
+            ubatch = UNKNOWN[policy.tune]
+        self._chosen[key] = ubatch
+        return ubatch
 
     def _needs_whole_inputs(self, entry: Entry | None, options: LoadOptions) -> bool:
         """Whether an input has to fit one batch: not where its last token alone counts and has

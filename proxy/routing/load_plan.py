@@ -145,7 +145,7 @@ def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> Load
     if policy.engine == "command":
         # A command does whatever it does, in one process: the mode of a request is no key to it.
         return LoadOptions(
-            model.loaded_as or model.name,
+            model.loaded_as,
             model.path,
             mode=policy.mode,
             ctx=ctx,
@@ -158,7 +158,7 @@ def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> Load
     entry = model.entry
     generates = mode == "generation" and policy.mode == "generation"
     return LoadOptions(
-        model.loaded_as or model.name,
+        model.loaded_as,
         model.path,
         # A model for embeddings is loaded as one, also for a request that only counts its tokens.
         mode=mode if policy.mode == "generation" else policy.mode,

@@ -1,34 +1,44 @@
 """Which model a name means: a name or alias of a policy, or what the catalogue finds."""
 
 import difflib
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Final
+
+from cachetools import LRUCache
 
 from proxy.catalog.local import Catalog, Entry
 from proxy.errors import BadRequest, ModelNotFound
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.routing.effective import effective_policy
 
-K = TypeVar("K")
-V = TypeVar("V")
+# Clients choose how they spell a name: what was asked for longest ago is forgotten first.
+NAMES_KEPT: Final = 4096
 
-# Of what requests asked for, this much is remembered; names and numbers are the clients' to choose.
-MOST_KEPT: Final = 4096
+Basis = tuple[Policies, object]  # the policies, and the scan of the folders
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """A model that was found: its one name, its file, and what holds for it."""
+    """A model that was found: its one name, its file, and what holds for it.
+
+    Found anew after each change of policies or folders, so another object is another state of them.
+    """
 
     name: str
     path: Path
     policy: ModelPolicy
     entry: Entry | None  # None where only a policy knows the model
     policies: Policies  # the set that all of this comes from: one request sees one set
-    loaded_as: str = ""  # the base, where this is a variant that shares its backend
+    base: "Model | None" = None  # where this is a variant that shares its backend
+
+    @property
+    def loaded_as(self) -> str:
+        """The name under which its backend runs."""
+        return self.base.name if self.base else self.name
 
     @property
     def takes_media(self) -> bool:
@@ -47,43 +57,17 @@ class Model:
             )
 
 
-class Remembered(Generic[K, V]):
-    """Results that hold as long as policies and folders are what they were; requests are many, and
-    these change rarely."""
-
-    def __init__(self, basis: Callable[[], tuple[Policies, object]]) -> None:
-        """`basis` tells what results come from: `Models.basis`."""
-        self._basis = basis
-        # What changes: the results, and what they come from.
-        self._results: dict[K, V] = {}
-        self._policies, self._scan = basis()
-
-    def now(self) -> dict[K, V]:
-        """The results that hold now, for `keep` to add to. Who takes a while adds to those of when
-        it began, so that nothing old gets among newer ones."""
-        policies, scan = self._basis()
-        if policies is not self._policies or scan is not self._scan:
-            self._results, self._policies, self._scan = {}, policies, scan
-        return self._results
-
-
-def keep(results: dict[K, V], key: K, value: V) -> None:
-    """Add a result, unless there are too many."""
-    if len(results) < MOST_KEPT:
-        results[key] = value
-
-
-class Models:
-    """Finds models. Reads policies and catalogue anew, so both may change at any time."""
+class Resolver:
+    """Finds models. Reads policies and catalogue anew, so both may change at any time. May be asked
+    on any thread."""
 
     def __init__(self, policies: Callable[[], Policies], catalog: Catalog) -> None:
         self._policies, self._catalog = policies, catalog
-        self._found = Remembered[str, Model](self.basis)
-
-    def basis(self) -> tuple[Policies, object]:
-        """What all that is found comes from: the set of policies and the scan of the folders.
-        Another one of either is another object."""
-        return self._policies(), self._catalog.scan
+        self._lock = threading.Lock()
+        # What changes, under the lock: what names came to, and the policies and the scan of the
+        # folders that this comes from; another state of either is another object.
+        self._found: LRUCache[str, Model] = LRUCache(NAMES_KEPT)
+        self._basis: Basis = policies(), catalog.scan
 
     def all(self) -> list[Model]:
         """Every model there is, once, by name: the catalogue's and what only policies know."""
@@ -105,10 +89,18 @@ class Models:
 
         Raises ModelNotFound with the names that come close.
         """
-        found = self._found.now()
-        if (model := found.get(name)) is None:
-            model = self._resolve(name)
-            keep(found, name, model)
+        basis = self._policies(), self._catalog.scan
+        with self._lock:
+            if not _is_same(basis, self._basis):
+                self._found.clear()
+                self._basis = basis
+            if (model := self._found.get(name)) is not None:
+                return model
+        model = self._resolve(name)
+        with self._lock:
+            # What took a while may come from a state that is over.
+            if _is_same(basis, self._basis):
+                self._found[name] = model
         return model
 
     def _resolve(self, name: str) -> Model:
@@ -118,7 +110,7 @@ class Models:
         if own and own.base is not None and own.path is None:
             base = self.resolve(own.base)
             policy = effective_policy(own, base.entry)
-            return replace(base, name=own.name, policy=policy, loaded_as=base.name)
+            return replace(base, name=own.name, policy=policy, base=base)
         if own:
             own = effective_policy(own, entry)
             path = own.path or (entry and entry.path)
@@ -154,3 +146,7 @@ class Models:
         near = [*self._catalog.nearest(name), *difflib.get_close_matches(name, known, n=3)]
         names = ", ".join(dict.fromkeys(near))
         return f"; did you mean {names}?" if names else ""
+
+
+def _is_same(one: Basis, other: Basis) -> bool:
+    return one[0] is other[0] and one[1] is other[1]

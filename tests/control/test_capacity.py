@@ -39,15 +39,17 @@ async def test_the_very_first_load_knows_the_cards(tmp_path: Path, total: int, u
             services = served.app.services
             while not any(card.at_s for card in services.memory.latest().cards.values()):
                 await services.memory.fresh()
-            plan = await services.router.plan(ModelRequest("m"), "generation")
 
-            assert plan.options.ubatch == ubatch
+            async def chosen() -> int | None:
+                found = services.resolver.resolve("m")
+                request = ModelRequest("m")
+                return (await services.router.load_options(found, request, "generation")).ubatch
+
+            assert await chosen() == ubatch
             served.edit(text + '[devices.CUDA0]\nlimit = "200MiB"\n')
             while not services.policies.current.devices.named:
                 await asyncio.sleep(0.01)
-            assert (
-                await services.router.plan(ModelRequest("m"), "generation")
-            ).options.ubatch == 512
+            assert await chosen() == 512
 
 
 async def test_what_is_free_or_ours_within_the_policies(tmp_path: Path) -> None:

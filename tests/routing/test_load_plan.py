@@ -128,7 +128,7 @@ def test_a_command_that_takes_no_context_has_one(folder: Folder) -> None:
 def test_the_policys_number_is_loaded_where_experts_turn_out_not_to_move(
     folder: Folder, model: str, key: int | None
 ) -> None:
-    found = folder.models.resolve(model)
+    found = folder.resolver.resolve(model)
     assert found.entry is not None
     facts = header_facts(folder.catalog.header(found.entry))
 

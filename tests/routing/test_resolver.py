@@ -16,22 +16,22 @@ def folder(tmp_path: Path) -> Folder:
 def test_a_policy_under_another_name_of_the_file(folder: Folder) -> None:
     """Whatever spelling a request uses, it is the same model under the policy's name."""
     for name in ("folded", "Folded-Q8_0", "folded:q8_0", "FOLDED:latest"):
-        model = folder.models.resolve(name)
+        model = folder.resolver.resolve(name)
         assert (model.name, model.policy.ctx) == ("folded", 2048)
         assert model.path.name == "Folded-Q8_0.gguf"
 
 
 def test_another_spelling_of_a_policys_name(folder: Folder) -> None:
-    assert folder.models.resolve("Tiny:latest").policy.args == ("--jinja",)
+    assert folder.resolver.resolve("Tiny:latest").policy.args == ("--jinja",)
 
 
 def test_a_policy_without_a_file(folder: Folder) -> None:
     with pytest.raises(ModelNotFound, match="'ghost' has a policy, but no file"):
-        folder.models.resolve("ghost")
+        folder.resolver.resolve("ghost")
 
 
 def test_a_command_that_knows_its_model_itself(folder: Folder) -> None:
-    assert folder.models.resolve("elsewhere").path == Path("elsewhere")
+    assert folder.resolver.resolve("elsewhere").path == Path("elsewhere")
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,23 @@ def test_a_command_that_knows_its_model_itself(folder: Folder) -> None:
 )
 def test_names_that_come_close(folder: Folder, name: str, near: str) -> None:
     with pytest.raises(ModelNotFound, match=f"'{name}' not found; did you mean .*{near}") as e:
-        folder.models.resolve(name)
+        folder.resolver.resolve(name)
     assert e.value.param == "model"
 
 
 def test_nothing_comes_close(folder: Folder) -> None:
     with pytest.raises(ModelNotFound, match=r"x\.\.\.' not found$"):
-        folder.models.resolve("x" * 5000)
+        folder.resolver.resolve("x" * 5000)
+
+
+def test_however_many_names_were_asked_for_the_next_one_is_remembered(folder: Folder) -> None:
+    """Clients choose how they spell a name: whoever has many spellings pushes out old ones only."""
+    for number in range(5000):
+        spelling = "".join(
+            letter.upper() if number >> bit & 1 else letter
+            for bit, letter in enumerate("folded-q8_0:latest")
+        )
+        assert folder.resolver.resolve(spelling).name == "folded"
+
+    model = folder.resolver.resolve("Folded-Q8_0")
+    assert folder.resolver.resolve("Folded-Q8_0") is model

@@ -3,11 +3,11 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from math import inf
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import pytest
@@ -15,17 +15,18 @@ import pytest
 from proxy.catalog.store import Store
 from proxy.engine.types import LoadOptions, Mode
 from proxy.errors import BackendDied, BadRequest, Conflict
-from proxy.placement.budget import Budget
-from proxy.pool.events import MatchPolicy
 from proxy.pool.lease import Lease
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
+from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
 from proxy.routing.router import Router
 from proxy.split import AUTO, Split
 from tests.catalog.test_store import put
 from tests.pool.conftest import House
 from tests.support.routing import LAYERS, Folder
+
+T = TypeVar("T")
 
 
 class Asked:
@@ -52,10 +53,21 @@ class Setting(Folder):
         self.house = house
         self.pool: Pool = house.pool()
         self.controller = Asked()
-        self.router = Router(self.models, self.catalog, self.pool, self.controller)
+        self.planner = Planner(self.catalog)
+        self.router = Router(self.planner, self.pool, self.controller)
 
-    async def options(self, ask: ModelRequest) -> LoadOptions:
-        return (await self.router.plan(ask, "generation")).options
+    async def options(self, request: ModelRequest, mode: Mode = "generation") -> LoadOptions:
+        model = self.resolver.resolve(request.model)
+        return await self.router.load_options(model, request, mode)
+
+    async def route(self, request: ModelRequest, mode: Mode) -> Lease:
+        return await self.router.route(self.resolver.resolve(request.model), request, mode)
+
+    async def with_retry(
+        self, request: ModelRequest, mode: Mode, send: Callable[[Lease], Awaitable[T]]
+    ) -> T:
+        model = self.resolver.resolve(request.model)
+        return await self.router.with_retry(model, request, mode, send)
 
 
 @pytest.fixture
@@ -68,62 +80,10 @@ async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
             await pool.drain(0.0)
 
 
-class TestPlan:
-    async def test_a_hosted_model(self, setting: Setting) -> None:
-        """All that decides what is loaded is in the options, and the split is not."""
-        plan = await setting.router.plan(ModelRequest("gpt-4o"), "generation")
-
-        assert plan.options == LoadOptions(
-            "tiny",
-            setting.path,
-            ctx=4096,
-            args=("--jinja",),
-            rpc=("127.0.0.1:50052",),
-            threads=3,
-            ubatch=512,
-        )
-        assert plan.matching == MatchPolicy(inf, frozenset({"ctx", "split"}))
-
-    async def test_the_batch_is_chosen_by_what_the_devices_have_room_for(
-        self, setting: Setting
-    ) -> None:
-        size = 1 << 20
-
-        def capacity(rpc: Sequence[str]) -> list[Budget]:
-            assert rpc == ("127.0.0.1:50052",)
-            return [Budget("CUDA0", size)]
-
-        router = Router(setting.models, setting.catalog, setting.pool, setting.controller, capacity)
-        assert (await router.plan(ModelRequest("tiny"), "generation")).options.ubatch == 512
-        size = 64 << 30
-        assert (await router.plan(ModelRequest("tiny"), "generation")).options.ubatch == 2048
-
-    async def test_a_batch_takes_a_whole_input_where_it_has_to(self, setting: Setting) -> None:
-        """What looks at all tokens at once, or adds up what all of them say."""
-
-        async def batch(name: str, mode: Mode, ctx: int | None = None) -> int | None:
-            return (await setting.router.plan(ModelRequest(name, ctx=ctx), mode)).options.ubatch
-
-        assert await batch("encoder", "embedding") == 512, "its context"
-        assert await batch("averaged", "embedding") == 2048
-        assert await batch("averaged", "embedding", ctx=1024) == 1024
-        assert await batch("by-hand", "embedding") is None
-        assert await batch("tiny", "rerank") == 2048
-
-    @pytest.mark.parametrize(("model", "mode"), [("foreign", "generation"), ("tiny", "embedding")])
-    async def test_no_batch_is_chosen_where_it_is_the_engines_business(
-        self, setting: Setting, model: str, mode: Mode
-    ) -> None:
-        assert (await setting.router.plan(ModelRequest(model), mode)).options.ubatch is None
-
-    async def test_a_file_we_cannot_read_is_the_engines_to_refuse(self, setting: Setting) -> None:
-        assert (await setting.options(ModelRequest("broken"))).path.name == "broken.gguf"
-
-
 class TestRoute:
     async def test_a_split_is_asked_of_the_controller(self, setting: Setting) -> None:
         for split in (None, 3, AUTO):
-            async with await setting.router.route(
+            async with await setting.route(
                 ModelRequest("tiny", split=split), "generation"
             ) as lease:
                 assert lease.backend.options.model == "tiny"
@@ -131,9 +91,7 @@ class TestRoute:
         assert setting.controller.splits == [("b1", 3), ("b1", AUTO)]
 
     async def test_a_split_in_the_key_is_not(self, setting: Setting) -> None:
-        async with await setting.router.route(
-            ModelRequest("apart", split=1), "generation"
-        ) as lease:
+        async with await setting.route(ModelRequest("apart", split=1), "generation") as lease:
             assert lease.backend.options.split == 1
 
         assert setting.controller.splits == []
@@ -141,7 +99,7 @@ class TestRoute:
     async def test_a_split_that_cannot_be_gives_the_backend_back(self, setting: Setting) -> None:
         setting.controller.error = Conflict("it cannot move")
         with pytest.raises(Conflict):
-            await setting.router.route(ModelRequest("tiny", split=3), "generation")
+            await setting.route(ModelRequest("tiny", split=3), "generation")
 
         assert "in_flight=0" in repr(setting.pool)
 
@@ -150,34 +108,24 @@ class TestRoute:
     ) -> None:
         """The new backend takes the old one's place, and who names no split takes what is there."""
         setting.controller.can_move = False
-        async with await setting.router.route(ModelRequest("tiny"), "generation") as lease:
+        async with await setting.route(ModelRequest("tiny"), "generation") as lease:
             old = lease.backend
 
-        async with await setting.router.route(
-            ModelRequest("tiny", split=AUTO), "generation"
-        ) as lease:
+        async with await setting.route(ModelRequest("tiny", split=AUTO), "generation") as lease:
             new = lease.backend
             assert new.options == replace(old.options, split=LAYERS)
         await setting.pool.until_left(old, 60.0)
-        async with await setting.router.route(ModelRequest("tiny"), "generation") as lease:
+        async with await setting.route(ModelRequest("tiny"), "generation") as lease:
             assert lease.backend is new
-
-    async def test_a_changed_policy_counts_from_the_next_request_on(self, setting: Setting) -> None:
-        changed = replace(setting.policies.models["tiny"], ctx=2048, keep_alive_s=9.0)
-        setting.policies = replace(setting.policies, models={"tiny": changed})
-
-        plan = await setting.router.plan(ModelRequest("tiny"), "generation")
-
-        assert (plan.options.ctx, plan.matching.default_keep_alive_s) == (2048, 9.0)
 
 
 class TestVariants:
     async def test_the_backends_of_a_variant_are_those_that_serve_it(
         self, setting: Setting
     ) -> None:
-        resolve, backends_of = setting.models.resolve, setting.router.backends_of
+        resolve, backends_of = setting.resolver.resolve, setting.router.backends_of
         assert await backends_of(resolve("variant")) == []
-        async with await setting.router.route(ModelRequest("tiny"), "generation") as lease:
+        async with await setting.route(ModelRequest("tiny"), "generation") as lease:
             for name in ("tiny", "gpt-4o", "variant", "same"):
                 assert await backends_of(resolve(name)) == [lease.backend]
             assert await backends_of(resolve("larger")) == [], "it needs another context"
@@ -186,14 +134,12 @@ class TestVariants:
     async def test_a_variant_shares_the_backend_of_its_base(self, setting: Setting) -> None:
         """It asks for its own split unless the request has one; its base takes what is there."""
         for name, split in (("variant", None), ("variant", 1), ("same", None), ("tiny", None)):
-            async with await setting.router.route(
-                ModelRequest(name, split=split), "generation"
-            ) as lease:
+            async with await setting.route(ModelRequest(name, split=split), "generation") as lease:
                 assert lease.backend.id == "b1"
                 assert lease.backend.options.model == "tiny"
 
         assert setting.controller.splits == [("b1", 4), ("b1", 1)]
-        model = setting.models.resolve("variant")
+        model = setting.resolver.resolve("variant")
         assert (model.name, model.path) == ("variant", setting.path)
         assert model.policy.args == ("--jinja",)
         assert model.policy.params == {"temperature": 0.1}
@@ -201,16 +147,16 @@ class TestVariants:
     async def test_without_experts_its_own_split_is_that_of_its_feed_forward_weights(
         self, setting: Setting
     ) -> None:
-        async with await setting.router.route(ModelRequest("dense"), "generation") as lease:
+        async with await setting.route(ModelRequest("dense"), "generation") as lease:
             assert lease.backend.options.dense
-        async with await setting.router.route(ModelRequest("dense-variant"), "generation") as lease:
+        async with await setting.route(ModelRequest("dense-variant"), "generation") as lease:
             assert lease.backend.id == "b1"
 
         assert setting.controller.splits == [("b1", 2)]
 
 
 class TestManifests:
-    """Models of a store bring settings of their own."""
+    """Resolver of a store bring settings of their own."""
 
     @pytest.fixture
     def stored(self, setting: Setting, tmp_path: Path) -> Setting:
@@ -245,10 +191,10 @@ class TestManifests:
     async def test_its_split_is_the_policys_not_a_requests(self, stored: Setting) -> None:
         """So the operator's word counts more."""
         for split in (None, 1):
-            async with await stored.router.route(ModelRequest("mine", split=split), "generation"):
+            async with await stored.route(ModelRequest("mine", split=split), "generation"):
                 pass
 
-        assert stored.models.resolve("mine").policy.moe_cpu_layers == 3
+        assert stored.resolver.resolve("mine").policy.moe_cpu_layers == 3
         assert stored.controller.splits == [("b1", 1)]
 
     async def test_what_llama_cpp_cannot_load_is_refused(self, stored: Setting) -> None:
@@ -270,7 +216,7 @@ class TestRetry:
                 raise BackendDied("connection reset")
             return "answer"
 
-        assert await setting.router.with_retry(self.ASK, "generation", send) == "answer"
+        assert await setting.with_retry(self.ASK, "generation", send) == "answer"
         assert seen == ["b1.1", "b1.2"]
         assert "ready in_flight=0" in repr(setting.pool)
 
@@ -280,7 +226,7 @@ class TestRetry:
             raise BackendDied(f"death of generation {lease.backend.generation}")
 
         with pytest.raises(BackendDied, match="generation 2"):
-            await setting.router.with_retry(self.ASK, "generation", send)
+            await setting.with_retry(self.ASK, "generation", send)
         assert setting.pool.queue_length == 0
 
     async def test_a_worker_that_dies_while_it_moves(self, setting: Setting) -> None:
@@ -290,7 +236,7 @@ class TestRetry:
             return "answer"
 
         # This worker lives on; that the pool still has it is no reason to give up.
-        answer = await setting.router.with_retry(ModelRequest("tiny", split=1), "generation", send)
+        answer = await setting.with_retry(ModelRequest("tiny", split=1), "generation", send)
 
         assert answer == "answer"
         assert setting.controller.splits == [("b1", 1), ("b1", 1)]
@@ -303,7 +249,7 @@ class TestRetry:
             raise Conflict("no")
 
         with pytest.raises(Conflict):
-            await setting.router.with_retry(self.ASK, "generation", send)
+            await setting.with_retry(self.ASK, "generation", send)
         assert calls == ["b1"]
         assert "in_flight=0" in repr(setting.pool)
 
@@ -314,7 +260,7 @@ class TestRetry:
             entered.set()
             await asyncio.Event().wait()
 
-        client = asyncio.ensure_future(setting.router.with_retry(self.ASK, "generation", send))
+        client = asyncio.ensure_future(setting.with_retry(self.ASK, "generation", send))
         await entered.wait()
         assert "in_flight=1" in repr(setting.pool)
         client.cancel()

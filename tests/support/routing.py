@@ -7,7 +7,7 @@ from proxy.engine.types import Mode
 from proxy.policy.load import load
 from proxy.routing.load_plan import HeaderFacts, LoadPlan, header_facts, plan_for
 from proxy.routing.request import ModelRequest
-from proxy.routing.resolver import Models
+from proxy.routing.resolver import Resolver
 from tests.support import models
 
 LAYERS = 4
@@ -107,11 +107,11 @@ class Folder:
         named = {p.name: p.path for p in self.policies.models.values() if p.path}
         self.catalog = Catalog([folder / "more"], named)
         self.path = folder / "tiny.gguf"
-        self.models = Models(lambda: self.policies, self.catalog)
+        self.resolver = Resolver(lambda: self.policies, self.catalog)
 
     def plan(self, request: ModelRequest, mode: Mode = "generation") -> LoadPlan:
         """What is loaded for a request, but for the batch."""
-        model = self.models.resolve(request.model)
+        model = self.resolver.resolve(request.model)
         header = self.catalog.header(model.entry) if model.entry else None
         return plan_for(
             request, mode, model, header_facts(header) if header else HeaderFacts(0, None)

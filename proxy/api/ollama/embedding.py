@@ -45,7 +45,8 @@ async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
             answer["prompt_eval_count"] = tokens
         return _answer(request, answer, lease)
 
-    return await request.app[SERVICES].router.with_retry(asked.wanted, "embedding", send)
+    router = request.app[SERVICES].router
+    return await router.with_retry(asked.model, asked.wanted, "embedding", send)
 
 
 async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
@@ -59,7 +60,8 @@ async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamRespons
         found, _ = await _embed(request, lease, asked, texts, truncate=True)
         return _answer(request, {"embedding": found[0] if found else []}, lease)
 
-    return await request.app[SERVICES].router.with_retry(asked.wanted, "embedding", send)
+    router = request.app[SERVICES].router
+    return await router.with_retry(asked.model, asked.wanted, "embedding", send)
 
 
 async def _embed(

@@ -52,6 +52,7 @@ async def generate(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     job = Job(
         "generate",
         asked.shown,
+        asked.model,
         asked.wanted,
         body.streams,
         started_ns,
@@ -94,6 +95,7 @@ async def chat(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     job = Job(
         "chat",
         asked.shown,
+        asked.model,
         asked.wanted,
         body.streams,
         started_ns,
@@ -113,7 +115,7 @@ def _check(asked: ParsedRequest, body: GenerationBody, endpoint: Endpoint) -> No
 async def _load(request: web.Request, asked: ParsedRequest, endpoint: Endpoint) -> web.Response:
     """Nothing is asked, so the model is only made ready."""
     services = request.app[SERVICES]
-    async with await services.router.route(asked.wanted, "generation") as lease:
+    async with await services.router.route(asked.model, asked.wanted, "generation") as lease:
         request[REQUEST_LOG].backend = lease.backend.id
         answer = _empty(asked, endpoint, "load")
         answer.headers.update(backend_headers(services, lease.backend))

@@ -57,7 +57,7 @@ def _tags(services: Services) -> list[dict[str, Any]]:
     summaries = services.catalog.summaries()
     # As in Ollama, the youngest first.
     found = sorted(
-        services.models.all(),
+        services.resolver.all(),
         key=lambda model: model.entry.modified_at if model.entry else 0.0,
         reverse=True,
     )
@@ -133,7 +133,7 @@ def _running(services: Services, backend: Backend) -> dict[str, Any]:
     status = backend.engine.known()
     entry = None
     with suppress(ModelNotFound):  # its file may be gone while it is loaded
-        entry = services.models.resolve(options.model).entry
+        entry = services.resolver.resolve(options.model).entry
     summary = services.catalog.summary(entry) if entry else Summary()
     sizes = {device: sum(kinds.values()) for device, kinds in status.held.items()}
     size = sum(sizes.values()) or (entry.size_bytes if entry else 0)

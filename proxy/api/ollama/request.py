@@ -117,10 +117,10 @@ async def resolve(services: Services, name: str, *, missing: str) -> tuple[Model
     for policy in services.policies.current.models.values():
         for known in (policy.name, *policy.aliases):
             if fold(known) == folded:
-                return services.models.resolve(known), wanted.split
+                return services.resolver.resolve(known), wanted.split
     if wanted.model.lower().endswith(CLOUD_ENDINGS):
         raise CloudRefused("remote model")
-    raise ModelNotFound(missing + services.models.did_you_mean(wanted.model), param="model")
+    raise ModelNotFound(missing + services.resolver.did_you_mean(wanted.model), param="model")
 
 
 async def capabilities(services: Services, model: Model) -> Abilities:

@@ -19,6 +19,7 @@ from proxy.errors import BackendDied, ProxyError
 from proxy.pool.lease import Lease
 from proxy.pool.state import Backend
 from proxy.routing.request import ModelRequest
+from proxy.routing.resolver import Model
 from proxy.upstream.connection import BrokenAnswer
 
 NDJSON: Final = "application/x-ndjson"
@@ -31,6 +32,7 @@ class Job:
 
     endpoint: Endpoint
     shown: str
+    model: Model
     wanted: ModelRequest
     stream: bool
     started_ns: int
@@ -49,7 +51,7 @@ async def run(request: web.Request, job: Job) -> web.StreamResponse:
     async def send(lease: Lease) -> web.StreamResponse:
         return await _Attempt(request, services, lease.backend, job).run()
 
-    return await services.router.with_retry(job.wanted, "generation", send)
+    return await services.router.with_retry(job.model, job.wanted, "generation", send)
 
 
 def now() -> str:

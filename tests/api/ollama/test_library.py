@@ -121,7 +121,7 @@ async def test_create_copy_delete(
     assert lines[0] == {"status": "parsing GGUF"}
     assert lines[-2:] == [{"status": "writing manifest"}, {"status": "success"}]
 
-    found = proxy.services.models.resolve("mario")
+    found = proxy.services.resolver.resolve("mario")
     assert (found.policy.moe_cpu_layers, found.policy.ctx) == (1, 512)
 
     async with client.post("/api/copy", json={"source": "Mario", "destination": "luigi"}) as answer:

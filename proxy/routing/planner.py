@@ -1,0 +1,105 @@
+"""What to ask of the pool for a request: the plan of `load_plan`, with what has to be looked up.
+
+The model is handed in, found once for each request; what it came to is remembered.
+"""
+
+import asyncio
+from dataclasses import replace
+from typing import Final
+
+import structlog
+from cachetools import LRUCache
+
+from proxy.catalog.gguf import GgufError
+from proxy.catalog.local import Catalog, Entry
+from proxy.engine.types import Mode
+from proxy.routing.batch_size import Batches, Capacity
+from proxy.routing.load_plan import (
+    HeaderFacts,
+    LoadPlan,
+    header_facts,
+    loaded_with,
+    plan_for,
+    policy_split,
+    with_policy_split,
+)
+from proxy.routing.request import ModelRequest
+from proxy.routing.resolver import Model
+from proxy.split import Split
+
+log = structlog.get_logger()
+
+# Numbers are the clients' to choose: what was asked for longest ago is forgotten first.
+PLANS_KEPT: Final = 4096
+HEADERS_KEPT: Final = 1024
+
+_Key = tuple[Model, Split | None, int | None, Mode]
+
+
+class Planner:
+    """Plans requests. What it knows of a model is as old as the model that it is given."""
+
+    def __init__(self, catalog: Catalog, capacity: Capacity = lambda _: ()) -> None:
+        """`capacity` tells what of the devices, with these RPC servers, a model could have."""
+        self._catalog = catalog
+        self._batches = Batches(catalog, capacity)
+        # What changes: headers that were read, by entry (another file under the same name is
+        # another entry), and what requests came to.
+        self._facts: LRUCache[Entry, HeaderFacts] = LRUCache(HEADERS_KEPT)
+        self._plans: LRUCache[_Key, LoadPlan] = LRUCache(PLANS_KEPT)
+
+    async def plan(self, model: Model, request: ModelRequest, mode: Mode) -> LoadPlan:
+        """The plan, but for the batch, which only a load needs.
+
+        Raises BadRequest for a file that llama.cpp cannot load, and Conflict for a split that the
+        model's engine cannot have.
+        """
+        key = (model, request.split, request.ctx, mode)
+        if (known := self._plans.get(key)) is not None:
+            return known
+        facts = await self._facts_of(model)
+        plan = plan_for(_with_own_split(request, model, facts), mode, model, facts)
+        # A header that could not be read may be there the next time.
+        if model.entry is None or model.entry in self._facts:
+            self._plans[key] = plan
+        return plan
+
+    async def with_batch(self, model: Model, plan: LoadPlan) -> LoadPlan:
+        """The plan with its batch, which may take a while to choose."""
+        layers = (await self._facts_of(model)).layers
+        ubatch = await self._batches.choose(model.entry, model.policy, plan.options, layers)
+        return replace(plan, options=replace(plan.options, ubatch=ubatch))
+
+    async def with_policy_split(self, model: Model, plan: LoadPlan) -> LoadPlan:
+        """The plan for an engine whose experts turned out not to move, by the policy's split."""
+        return with_policy_split(plan, model.policy, await self._facts_of(model))
+
+    async def loaded_with(self, model: Model, plan: LoadPlan, split: Split) -> LoadPlan:
+        """The same for a request's own split. Raises BadRequest for ranges."""
+        return loaded_with(plan, split, await self._facts_of(model))
+
+    async def _facts_of(self, model: Model) -> HeaderFacts:
+        entry = model.entry
+        if entry is None:
+            return HeaderFacts(0, None)
+        if entry.refusal:
+            return HeaderFacts(0, None, entry.refusal)
+        if (known := self._facts.get(entry)) is not None:
+            return known
+        try:
+            # A large vocabulary takes a while, and nobody else should wait for it.
+            header = await asyncio.to_thread(self._catalog.header, entry)
+        except (GgufError, OSError) as error:
+            # Not for us to refuse: the engine knows best what it can load, and says why it cannot.
+            log.warning("header_not_read", model=model.name, error=str(error))
+            return HeaderFacts(0, None)
+        facts = self._facts[entry] = header_facts(header)
+        return facts
+
+
+def _with_own_split(request: ModelRequest, model: Model, facts: HeaderFacts) -> ModelRequest:
+    """A variant that shares its base's backend asks for its own split, as a request would."""
+    if request.split is not None or model.base is None:
+        return request
+    own, base = (policy_split(policy, facts) for policy in (model.policy, model.base.policy))
+    return request if own == base else replace(request, split=own)

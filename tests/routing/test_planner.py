@@ -1,0 +1,112 @@
+"""What is asked of the pool for a request."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from proxy.engine.types import LoadOptions, Mode
+from proxy.placement.budget import Budget
+from proxy.pool.events import MatchPolicy
+from proxy.routing.load_plan import LoadPlan
+from proxy.routing.planner import Planner
+from proxy.routing.request import ModelRequest
+from tests.support.routing import Folder
+
+
+class Rig(Folder):
+    """A planner over real policies and a real catalogue."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.planner = Planner(self.catalog)
+
+    async def plan_with_batch(self, request: ModelRequest, mode: Mode = "generation") -> LoadPlan:
+        model = self.resolver.resolve(request.model)
+        plan = await self.planner.plan(model, request, mode)
+        return await self.planner.with_batch(model, plan)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+async def test_a_hosted_model(rig: Rig) -> None:
+    """All that decides what is loaded is in the options, and the split is not."""
+    plan = await rig.plan_with_batch(ModelRequest("gpt-4o"))
+
+    assert plan.options == LoadOptions(
+        "tiny",
+        rig.path,
+        ctx=4096,
+        args=("--jinja",),
+        rpc=("127.0.0.1:50052",),
+        threads=3,
+        ubatch=512,
+    )
+    assert plan.matching == MatchPolicy(inf, frozenset({"ctx", "split"}))
+
+
+async def test_the_batch_is_chosen_by_what_the_devices_have_room_for(rig: Rig) -> None:
+    size = 1 << 20
+
+    def capacity(rpc: Sequence[str]) -> list[Budget]:
+        assert rpc == ("127.0.0.1:50052",)
+        return [Budget("CUDA0", size)]
+
+    rig.planner = Planner(rig.catalog, capacity)
+    assert (await rig.plan_with_batch(ModelRequest("tiny"))).options.ubatch == 512
+    size = 64 << 30
+    assert (await rig.plan_with_batch(ModelRequest("tiny"))).options.ubatch == 2048
+
+
+async def test_a_batch_takes_a_whole_input_where_it_has_to(rig: Rig) -> None:
+    """What looks at all tokens at once, or adds up what all of them say."""
+
+    async def batch(name: str, mode: Mode, ctx: int | None = None) -> int | None:
+        return (await rig.plan_with_batch(ModelRequest(name, ctx=ctx), mode)).options.ubatch
+
+    assert await batch("encoder", "embedding") == 512, "its context"
+    assert await batch("averaged", "embedding") == 2048
+    assert await batch("averaged", "embedding", ctx=1024) == 1024
+    assert await batch("by-hand", "embedding") is None
+    assert await batch("tiny", "rerank") == 2048
+
+
+@pytest.mark.parametrize(("model", "mode"), [("foreign", "generation"), ("tiny", "embedding")])
+async def test_no_batch_is_chosen_where_it_is_the_engines_business(
+    rig: Rig, model: str, mode: Mode
+) -> None:
+    assert (await rig.plan_with_batch(ModelRequest(model), mode)).options.ubatch is None
+
+
+async def test_a_file_we_cannot_read_is_the_engines_to_refuse(rig: Rig) -> None:
+    plan = await rig.plan_with_batch(ModelRequest("broken"))
+
+    assert plan.options.path.name == "broken.gguf"
+
+
+async def test_a_changed_policy_counts_from_the_next_request_on(rig: Rig) -> None:
+    before = await rig.plan_with_batch(ModelRequest("tiny"))
+    changed = replace(rig.policies.models["tiny"], ctx=2048, keep_alive_s=9.0)
+    rig.policies = replace(rig.policies, models={"tiny": changed})
+
+    plan = await rig.plan_with_batch(ModelRequest("tiny"))
+
+    assert before.options.ctx == 4096
+    assert (plan.options.ctx, plan.matching.default_keep_alive_s) == (2048, 9.0)
+
+
+async def test_however_many_plans_were_asked_for_the_next_one_is_remembered(rig: Rig) -> None:
+    """Numbers are the clients' to choose: whoever asks for many pushes out old ones only."""
+    model = rig.resolver.resolve("tiny")
+    for ctx in range(1, 5000):
+        await rig.planner.plan(model, ModelRequest("tiny", ctx=ctx), "generation")
+
+    plan = await rig.planner.plan(model, ModelRequest("tiny", ctx=6000), "generation")
+
+    again = await rig.planner.plan(model, ModelRequest("tiny", ctx=6000), "generation")
+    assert again is plan

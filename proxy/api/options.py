@@ -36,7 +36,6 @@ class Body(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(Body)
-_keys_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def read_model_request(body: bytes, *, models: Callable[[], Iterable[str]]) -> ModelRequest:
@@ -70,21 +69,6 @@ def read_model(text: str) -> ModelRequest:
     if not model:
         raise BadRequest("model: an empty name is not allowed", param="model")
     return ModelRequest(model, split=_one(_query_splits(query)))
-
-
-def with_defaults(body: bytes, params: Mapping[str, object]) -> bytes:
-    """The body with those `params` that it does not have itself, put in front; the rest byte for
-    byte.
-    """
-    if not params:
-        return body
-    present = _keys_decoder.decode(body)
-    missing = {key: value for key, value in params.items() if key not in present}
-    if not missing:
-        return body
-    start = body.index(b"{") + 1
-    inserted = msgspec.json.encode(missing)[1:-1]
-    return b"".join((body[:start], inserted, b"," if present else b"", body[start:]))
 
 
 def _decode(body: bytes) -> Body:

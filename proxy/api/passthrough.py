@@ -10,11 +10,12 @@ from aiohttp import web
 
 from proxy.api.bodies import read_body
 from proxy.api.middleware import REQUEST_LOG, Handler
-from proxy.api.options import read_model, read_model_request, with_defaults
+from proxy.api.options import read_model, read_model_request
 from proxy.api.services import SERVICES, Services
+from proxy.dialect.body import Body
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama.options import read_options
-from proxy.dialect.preamble import Protocol, preamble_of, with_preamble
+from proxy.dialect.preamble import Protocol, add_preamble, preamble_of
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.engine.types import Mode
 from proxy.errors import BackendDied
@@ -100,21 +101,28 @@ def _protocol(path: str) -> Protocol | None:
 def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
-        body = await read_body(request, services.policies.current.server.max_body_bytes)
-        wanted = read_model_request(body, models=services.resolver.names)
+        data = await read_body(request, services.policies.current.server.max_body_bytes)
+        wanted = read_model_request(data, models=services.resolver.names)
         request[REQUEST_LOG].model = wanted.model
         model = await services.resolve(wanted.model)
+        body = Body(data)
         if has_params and (defaults := _defaults(model)):
-            body = with_defaults(body, defaults)
+            body.add_defaults(defaults)
         if protocol:
-            if not model.takes_media and has_media(body):
-                model.check_media()
-            body = with_preamble(body, preamble_of(model.entry), protocol)
-            body = narrow_tools(body, protocol)
-        forward = Forward("POST", request.rel_url.raw_path_qs, request_headers(request), body)
+            _adapt(body, model, protocol)
+        headers = request_headers(request)
+        forward = Forward("POST", request.rel_url.raw_path_qs, headers, body.encode())
         return await answer(request, model, wanted, mode, forward)
 
     return handle
+
+
+def _adapt(body: Body, model: Model, protocol: Protocol) -> None:
+    """What a conversation needs that llama-server would not do with it. Raises BadRequest."""
+    if not model.takes_media and has_media(body):
+        model.check_media()
+    add_preamble(body, preamble_of(model.entry), protocol)
+    narrow_tools(body, protocol)
 
 
 def _defaults(model: Model) -> Mapping[str, object]:

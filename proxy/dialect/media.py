@@ -4,25 +4,19 @@ from typing import Any, Final
 
 import msgspec
 
+from proxy.dialect.body import Body
+
 KINDS: Final = ("image_url", "input_image", "image", "input_audio")
 # In a text the quotes would have backslashes.
 _TRACES: Final = tuple(f'"{kind}"'.encode() for kind in KINDS)
 
 
-class _Body(msgspec.Struct):
-    messages: Any = None
-    input: Any = None
-
-
-_body = msgspec.json.Decoder(_Body)
-
-
-def has_media(body: bytes) -> bool:
+def has_media(body: Body) -> bool:
     """Whether a body of any protocol but Ollama's has some."""
-    if not any(trace in body for trace in _TRACES):
+    if not any(map(body.mentions, _TRACES)):
         return False
-    fields = _body.decode(body)
-    return _some(fields.messages) or _some(fields.input)
+    parts = (body.fields.get(key) for key in ("messages", "input"))
+    return any(_some(msgspec.json.decode(part)) for part in parts if part is not None)
 
 
 def _some(parts: Any) -> bool:

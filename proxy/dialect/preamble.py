@@ -4,13 +4,14 @@ and how that gets into the bodies of the other protocols as it does into Ollama'
 A system prompt of the request takes the place of the model's own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
 from proxy.catalog.entry import Entry, Message
+from proxy.dialect.body import Body
 
 T = TypeVar("T")
 Protocol = Literal["chat", "messages", "responses"]
@@ -55,16 +56,13 @@ def preamble_of(entry: Entry | None) -> Preamble:
     return Preamble(entry.system, entry.messages) if entry else NOTHING
 
 
-def with_preamble(body: bytes, preamble: Preamble, protocol: Protocol) -> bytes:
-    """The body with the opening in it; byte for byte the same where there is none.
+def add_preamble(body: Body, preamble: Preamble, protocol: Protocol) -> None:
+    """Put it into the body.
 
     What is not as the protocol wants it is left for the engine to refuse.
     """
-    if not preamble:
-        return body
-    fields = _fields.decode(body)
-    changed = _OPENERS[protocol](fields, preamble)
-    return msgspec.json.encode({**fields, **changed}) if changed else body
+    if preamble and (changed := _OPENERS[protocol](body.fields, preamble)):
+        body.change(changed)
 
 
 class _Said(msgspec.Struct):
@@ -74,17 +72,17 @@ class _Said(msgspec.Struct):
 
 
 Raws = list[msgspec.Raw]
-_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+Fields = Mapping[str, msgspec.Raw]
 _raws = msgspec.json.Decoder(Raws)
 _said = msgspec.json.Decoder(_Said)
 
 
-def _chat(fields: dict[str, msgspec.Raw], preamble: Preamble) -> dict[str, Any]:
+def _chat(fields: Fields, preamble: Preamble) -> dict[str, Any]:
     messages = _list(fields.get("messages"))
     return {"messages": preamble.before(messages, _plain, role=_role)} if messages else {}
 
 
-def _messages(fields: dict[str, msgspec.Raw], preamble: Preamble) -> dict[str, Any]:
+def _messages(fields: Fields, preamble: Preamble) -> dict[str, Any]:
     messages = _list(fields.get("messages"))
     if not messages:
         return {}
@@ -96,7 +94,7 @@ def _messages(fields: dict[str, msgspec.Raw], preamble: Preamble) -> dict[str, A
     return changed
 
 
-def _responses(fields: dict[str, msgspec.Raw], preamble: Preamble) -> dict[str, Any]:
+def _responses(fields: Fields, preamble: Preamble) -> dict[str, Any]:
     items = _items(fields.get("input"))
     if not items:
         return {}

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from proxy.dialect.body import Body
 from proxy.dialect.preamble import Protocol
 from proxy.errors import BadRequest
 
@@ -25,37 +26,35 @@ class _Named(msgspec.Struct):
         return name if isinstance(name, str) else None
 
 
-_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _tools = msgspec.json.Decoder(list[msgspec.Raw])
 _named = msgspec.json.Decoder(_Named)
 
 
-def narrow_tools(body: bytes, protocol: Protocol) -> bytes:
-    """The body with the tools that its `tool_choice` leaves; byte for byte the same where that
-    names none.
+def narrow_tools(body: Body, protocol: Protocol) -> None:
+    """Leave those tools in the body that its `tool_choice` leaves; as it is where that names none.
 
     Raises BadRequest for a choice that is not among the tools.
     """
-    if KEY not in body:
-        return body
-    fields = _fields.decode(body)
+    if not body.mentions(KEY):
+        return
     try:
-        choice = _named.decode(fields["tool_choice"])
-        tools = _tools.decode(fields["tools"])
+        choice = _named.decode(body.fields["tool_choice"])
+        tools = _tools.decode(body.fields["tools"])
     except (KeyError, msgspec.ValidationError):
-        return body
+        return
     if choice.type == "none":
         # Anthropic's way to say it, which llama-server does not know.
-        return msgspec.json.encode({**fields, "tools": []})
+        body.change({"tools": []})
+        return
     if choice.tool is None:
-        return body
+        return
     left = [tool for tool in tools if _name(tool) == choice.tool]
     if not left:
         raise BadRequest(
             f"tool_choice: {choice.tool[:80]!r} is not among the tools", param="tool_choice"
         )
     only: object = {"type": "any"} if protocol == "messages" else "required"
-    return msgspec.json.encode({**fields, "tools": left, "tool_choice": only})
+    body.change({"tools": left, "tool_choice": only})
 
 
 def _name(tool: msgspec.Raw) -> str | None:

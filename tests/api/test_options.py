@@ -5,10 +5,8 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from proxy.api.options import read_model, read_model_request, with_defaults
+from proxy.api.options import read_model, read_model_request
 from proxy.errors import BadRequest
 from proxy.routing.request import ModelRequest
 from proxy.split import Layers
@@ -88,23 +86,3 @@ def test_long_lists_of_models_are_cut_short() -> None:
 
 def test_a_model_in_a_path_may_carry_a_split() -> None:
     assert read_model("a/b?moe_cpu_layers=2") == ModelRequest("a/b", 2)
-
-
-def test_defaults_go_in_front_and_the_rest_stays_as_it_came() -> None:
-    body = b' {\n "model" : "a", "seed":1 }'
-
-    assert (
-        with_defaults(body, {"seed": 2, "top_k": 3}) == b' {"top_k":3,\n "model" : "a", "seed":1 }'
-    )
-    assert with_defaults(body, {"seed": 2}) is body
-    assert with_defaults(body, {}) is body
-    assert with_defaults(b"{}", {"seed": 2}) == b'{"seed":2}'
-
-
-@given(st.dictionaries(st.text(), st.integers()), st.dictionaries(st.text(), st.integers()))
-def test_a_request_counts_more_than_defaults(
-    asked: dict[str, int], defaults: dict[str, int]
-) -> None:
-    body = json.dumps(asked).encode()
-
-    assert json.loads(with_defaults(body, defaults)) == defaults | asked

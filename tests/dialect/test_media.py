@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from proxy.dialect.body import Body
 from proxy.dialect.media import has_media
 
 IMAGE = {"type": "image", "source": {}}
@@ -26,4 +27,4 @@ TEXT = {"type": "text", "text": '"image_url"'}
     ],
 )
 def test_where_they_are(body: Any, has: bool) -> None:
-    assert has_media(json.dumps(body).encode()) == has
+    assert has_media(Body(json.dumps(body).encode())) == has

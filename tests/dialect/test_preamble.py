@@ -6,13 +6,20 @@ from typing import Any
 import pytest
 
 from proxy.catalog.entry import Message
-from proxy.dialect.preamble import Preamble, Protocol, with_preamble
+from proxy.dialect.body import Body
+from proxy.dialect.preamble import Preamble, Protocol, add_preamble
 
 USER = {"role": "user", "content": "hi"}
 KEPT = (Message("user", "a"), Message("assistant", "b"))
 OPENING = Preamble("be brief", KEPT)
 SAID = [{"role": m.role, "content": m.content} for m in KEPT]
 SYSTEM = {"role": "system", "content": "be brief"}
+
+
+def with_preamble(data: bytes, preamble: Preamble, protocol: Protocol) -> bytes:
+    body = Body(data)
+    add_preamble(body, preamble, protocol)
+    return body.encode()
 
 
 def opened(body: Any, protocol: Protocol, preamble: Preamble = OPENING) -> Any:

@@ -5,12 +5,19 @@ from typing import Any
 
 import pytest
 
+from proxy.dialect.body import Body
 from proxy.dialect.preamble import Protocol
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.errors import BadRequest
 
 OPENAIS = [{"type": "function", "function": {"name": name}} for name in "ab"]
 OTHERS = [{"name": name} for name in "ab"]
+
+
+def narrowed(data: bytes, protocol: Protocol) -> bytes:
+    body = Body(data)
+    narrow_tools(body, protocol)
+    return body.encode()
 
 
 @pytest.mark.parametrize(
@@ -23,7 +30,7 @@ OTHERS = [{"name": name} for name in "ab"]
 )
 def test_the_others_are_left_out(protocol: Protocol, tools: Any, choice: Any, only: Any) -> None:
     body = {"model": "m", "tools": tools, "tool_choice": choice}
-    made = json.loads(narrow_tools(json.dumps(body).encode(), protocol))
+    made = json.loads(narrowed(json.dumps(body).encode(), protocol))
 
     assert made == {"model": "m", "tools": tools[1:], "tool_choice": only}
 
@@ -31,7 +38,7 @@ def test_the_others_are_left_out(protocol: Protocol, tools: Any, choice: Any, on
 def test_none_in_anthropics_words() -> None:
     body = json.dumps({"tools": OTHERS, "tool_choice": {"type": "none"}}).encode()
 
-    assert json.loads(narrow_tools(body, "messages"))["tools"] == []
+    assert json.loads(narrowed(body, "messages"))["tools"] == []
 
 
 @pytest.mark.parametrize(
@@ -47,12 +54,12 @@ def test_none_in_anthropics_words() -> None:
     ],
 )
 def test_other_bodies_stay_as_they_are(body: bytes) -> None:
-    assert narrow_tools(body, "chat") == body
+    assert narrowed(body, "chat") == body
 
 
 def test_a_tool_that_is_not_there() -> None:
     body = b'{"tools": [5, {"name": "a"}], "tool_choice": {"type": "tool", "name": "c"}}'
 
     with pytest.raises(BadRequest, match="'c' is not among the tools") as error:
-        narrow_tools(body, "messages")
+        narrowed(body, "messages")
     assert error.value.param == "tool_choice"

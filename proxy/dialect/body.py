@@ -1,0 +1,59 @@
+"""The JSON body of a request that goes on to an engine: its top level is taken apart once, however
+many look at it, and what nobody changes goes on byte for byte. Pure.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class Body:
+    """A JSON object, known to be one. Whoever has something to say changes it in place."""
+
+    __slots__ = ("_data", "_fields", "_front", "_is_changed")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        # What changes: the fields, once somebody has looked; what was put before them, as text; and
+        # whether more was changed than that.
+        self._fields: dict[str, msgspec.Raw] | None = None
+        self._front = b""
+        self._is_changed = False
+
+    @property
+    def fields(self) -> Mapping[str, msgspec.Raw]:
+        """Key -> its value as JSON."""
+        if self._fields is None:
+            self._fields = _decoder.decode(self._data)
+        return self._fields
+
+    def mentions(self, text: bytes) -> bool:
+        """Whether the text stands somewhere in it: what does not need not be looked for."""
+        return text in self._data or text in self._front
+
+    def add_defaults(self, params: Mapping[str, object]) -> None:
+        """Put those `params` in front that it does not have itself."""
+        missing = {key: value for key, value in params.items() if key not in self.fields}
+        if missing:
+            self._front = msgspec.json.encode(missing)[1:-1]
+            added = {key: msgspec.Raw(msgspec.json.encode(v)) for key, v in missing.items()}
+            self._fields = {**added, **self.fields}
+
+    def change(self, changed: Mapping[str, object]) -> None:
+        """Give keys other values, which may be `msgspec.Raw`."""
+        raw = {key: msgspec.Raw(msgspec.json.encode(value)) for key, value in changed.items()}
+        self._fields = {**self.fields, **raw}
+        self._is_changed = True
+
+    def encode(self) -> bytes:
+        """The text to send."""
+        if self._is_changed:
+            return msgspec.json.encode(self._fields)
+        if not self._front:
+            return self._data
+        start = self._data.index(b"{") + 1
+        rest = self._data[start:]
+        comma = b"" if rest.lstrip().startswith(b"}") else b","
+        return b"".join((self._data[:start], self._front, comma, rest))

@@ -172,7 +172,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             controller=controller,
             capacity=room_on_devices,
         )
-        rates = Rates(lambda: busy_backends(pool), slots_progress(pool))
+        rates = Rates(lambda: busy_backends(pool), slots_progress(pool), clock=RealClock())
         await stack.enter_async_context(loops.background(rates.run, name="rates"))
 
         async def ask_workers() -> list[Device]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,7 @@ from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Resolver
 from proxy.routing.router import Router
 from proxy.startup import good_policies, listening_sockets, runtime_folder, url_of
-from proxy.tasks import spawn
+from proxy.tasks import Loops
 
 log = structlog.get_logger()
 
@@ -113,6 +113,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     Raises StartupError for bad policies and for an address that cannot be listened on.
     """
     async with AsyncExitStack() as stack:
+        loops = Loops(RealClock())
         events = EventLog()
         policies = LivePolicies(good_policies(settings.policies, settings.env), events=events)
         server = policies.current.server
@@ -140,7 +141,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             *model_dirs(policies.current, stores),
             cache=policies.current.catalog.state / "headers.json",
         )
-        _background(stack, watch(catalog), name="catalog")
+        await stack.enter_async_context(loops.background(partial(watch, catalog), name="catalog"))
 
         resolver = Resolver(lambda: policies.current, catalog)
 
@@ -167,8 +168,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         stack.push_async_callback(controller.close)
         router = Router(Planner(catalog, room_on_devices), pool, controller)
-        rates = Rates(lambda: busy_backends(pool), slots_progress(pool))
-        _background(stack, rates.run(), name="rates")
+        rates = Rates(lambda: busy_backends(pool), slots_progress(pool), clock=RealClock())
+        await stack.enter_async_context(loops.background(rates.run, name="rates"))
 
         async def ask_workers() -> list[Device]:
             return await balancer.ask_workers()
@@ -207,7 +208,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             await balancer.make_way(backend)
 
         pool.before_start = before_start
-        _background(stack, memory.run(), name="memory")
+        await stack.enter_async_context(loops.background(memory.run, name="memory"))
         await memory.fresh()  # whoever asks, from the first request on, finds the host's memory
 
         policies.listeners += [
@@ -215,7 +216,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             _apply_catalog(catalog, stores),
             controller.policies_changed,
         ]
-        _background(stack, policies.follow(settings.policies, settings.env), name="policies")
+        follow = partial(policies.follow, settings.policies, settings.env)
+        await stack.enter_async_context(loops.background(follow, name="policies"))
 
         services = Services(
             policies=policies,
@@ -225,6 +227,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             router=router,
             splits=controller,
             events=events,
+            loops=loops,
             log_buffer=log_buffer,
             rates=rates,
             memory=memory,
@@ -289,14 +292,3 @@ def _apply_catalog(
             await asyncio.to_thread(catalog.use, *model_dirs(new, stores))
 
     return apply
-
-
-def _background(stack: AsyncExitStack, work: Coroutine[Any, Any, None], *, name: str) -> None:
-    task = spawn(work, name=name)
-
-    async def end() -> None:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-    stack.push_async_callback(end)

@@ -23,6 +23,7 @@ from proxy.pool.state import Backend
 from proxy.routing.resolver import Model, Resolver
 from proxy.routing.router import Router
 from proxy.split import Split
+from proxy.tasks import Loops
 from proxy.upstream.warm import WarmConnections
 
 # Unknown names make us look into the folders again, but no faster than this.
@@ -56,6 +57,7 @@ class Services:
     router: Router
     splits: Splits
     events: EventLog
+    loops: Loops
     log_buffer: LogBuffer
     rates: Rates
     memory: MemoryWatch

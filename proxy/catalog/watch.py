@@ -9,12 +9,9 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
-import structlog
 from watchfiles import Change, awatch
 
 from proxy.catalog.local import Catalog
-
-log = structlog.get_logger()
 
 # A burst of events (a file that is being written) makes us look this often.
 DEBOUNCE_MS: Final = 400
@@ -24,21 +21,19 @@ RECHECK_MS: Final = 2000
 
 
 async def watch(catalog: Catalog) -> None:
-    """Refresh the catalogue at each change of its folders and stores, until cancelled."""
+    """Refresh the catalogue at each change of its folders and stores, until cancelled.
+
+    Raises what watchfiles does (OSError, RuntimeError, ExceptionGroup): a folder went away just
+    now, the machine has no watches left, a file has a name that is not UTF-8. Begun again, it looks
+    first, so nothing is missed.
+    """
     while True:
         folders = await asyncio.to_thread(_present, catalog)
         if not folders:
             await asyncio.sleep(RECHECK_MS / 1000)
             continue
         await asyncio.to_thread(catalog.refresh)
-        try:
-            await _watch(catalog, folders)
-        except (OSError, RuntimeError, ExceptionGroup) as error:
-            # A folder went away just now, the machine has no watches left, or a file has a name
-            # that is not UTF-8 (watchfiles has a RuntimeError of its own for these, alone or in a
-            # group): go on, and try again.
-            log.warning("catalog_not_watched", error=str(error))
-            await asyncio.sleep(RECHECK_MS / 1000)
+        await _watch(catalog, folders)
 
 
 async def _watch(catalog: Catalog, folders: frozenset[Path]) -> None:

@@ -4,8 +4,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from functools import partial
 
 import structlog
 
@@ -51,7 +52,7 @@ async def _serve(settings: Settings) -> bool:
         notify("READY=1", env=settings.env)
         if settings.log_format == "console":
             _greet(proxy, settings)
-        async with _watchdog(settings):
+        async with _watchdog(proxy, settings):
             received = await signals.get()
             log.info("stopping", signal=received.name)
             notify("STOPPING=1", env=settings.env)
@@ -81,13 +82,11 @@ def _greet(proxy: Running, settings: Settings) -> None:
     output.info(greeting(own_version() or "", proxy.url, models, elsewhere=elsewhere))
 
 
-@asynccontextmanager
-async def _watchdog(settings: Settings) -> AsyncIterator[None]:
+def _watchdog(proxy: Running, settings: Settings) -> AbstractAsyncContextManager[None]:
     interval_s = watchdog_interval_s(settings.env)
-    feeding = spawn(feed_watchdog(interval_s), name="watchdog") if interval_s else None
-    yield
-    if feeding:
-        await _cancel(feeding)
+    if interval_s is None:
+        return nullcontext()
+    return proxy.services.loops.background(partial(feed_watchdog, interval_s), name="watchdog")
 
 
 async def _cancel(task: "asyncio.Task[object]") -> None:

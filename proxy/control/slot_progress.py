@@ -3,10 +3,8 @@
 import asyncio
 from collections.abc import Iterator
 
-import msgspec
-
 from proxy.errors import ProxyError
-from proxy.observe.rates import Progress, ReadProgress, progress_of
+from proxy.observe.rates import Progress, ReadProgress, Start, progress_of
 from proxy.pool.pool import Pool
 from proxy.pool.state import BackendState
 from proxy.upstream.call import Call
@@ -15,16 +13,16 @@ from proxy.upstream.connection import BrokenAnswer
 ANSWER_S = 2.0
 
 
-def busy_backends(pool: Pool) -> Iterator[str]:
+def busy_backends(pool: Pool) -> Iterator[Start]:
     """The backends worth asking: those that generate for somebody."""
     for backend in pool.backends():
         if backend.in_flight and backend.state in (BackendState.READY, BackendState.DRAINING):
-            yield backend.id
+            yield backend.name
 
 
 def slots_progress(pool: Pool) -> ReadProgress:
-    async def ask(backend_id: str) -> Progress | None:
-        backend = next((b for b in pool.backends() if b.id == backend_id), None)
+    async def ask(start: Start) -> Progress | None:
+        backend = next((b for b in pool.backends() if b.name == start), None)
         if backend is None:
             return None
         try:
@@ -33,9 +31,8 @@ def slots_progress(pool: Pool) -> ReadProgress:
                 Call(backend.engine.address, "GET", "/slots") as answer,
             ):
                 # Engines other than llama-server do not have it.
-                slots = msgspec.json.decode(await answer.read()) if answer.status == 200 else None
-        except (ProxyError, BrokenAnswer, TimeoutError, msgspec.DecodeError):
+                return progress_of(await answer.read()) if answer.status == 200 else None
+        except (ProxyError, BrokenAnswer, TimeoutError):
             return None
-        return None if slots is None else progress_of(slots)
 
     return ask

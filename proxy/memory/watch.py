@@ -30,6 +30,9 @@ POLL_S = 0.25
 IDLE_POLL_S = 2.0  # while nothing is loaded, nothing has to be moved in a hurry
 # How long a poll waits for slow sources. Most of them answer in a millisecond.
 PATIENCE_S = 0.1
+# How long somebody waits for a poll. One takes as long as the sources may, twice that where another
+# is under way: past this there is none any more, or it hangs.
+FRESH_S = 5.0
 # Cards come and go with their drivers only.
 CARDS_S = 30.0
 GGML = "ggml"
@@ -55,6 +58,7 @@ class MemoryWatch:
         poll_s: float = POLL_S,
         idle_poll_s: float = IDLE_POLL_S,
         patience_s: float = PATIENCE_S,
+        fresh_s: float = FRESH_S,
     ) -> None:
         self._setting = setting
         self._ask_workers = ask_workers
@@ -65,6 +69,7 @@ class MemoryWatch:
         self._poll_s = poll_s
         self._idle_poll_s = idle_poll_s
         self._patience_s = patience_s
+        self._fresh_s = fresh_s
         self._listeners: list[Callable[[Snapshot], None]] = []
         # What changes: what there is to read, who reads it, and what came of it.
         self._devices: dict[str, Device] = {}
@@ -90,11 +95,20 @@ class MemoryWatch:
 
     async def fresh(self) -> Snapshot:
         """A poll that begins after this call: what was done before it shows, where the driver shows
-        it at once. Needs `run` to be running."""
+        it at once.
+
+        Where none comes to its end in time, since it hangs or `run` does not run, it is the latest
+        one, as old as its `at_s` says, and the log tells.
+        """
         number = self._begun + 1
         self._wake.set()
-        while self._snapshot.number < number:
-            await self._published.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._fresh_s):
+                while self._snapshot.number < number:
+                    await self._published.wait()
+        if self._snapshot.number < number:
+            age_s = round(self._now() - self._snapshot.at_s, 1) if self._snapshot.number else None
+            log.warning("memory_not_fresh", waited_s=self._fresh_s, age_s=age_s)
         return self._snapshot
 
     def subscribe(self, listener: Callable[[Snapshot], None]) -> Callable[[], None]:
@@ -137,16 +151,17 @@ class MemoryWatch:
 
     async def _poll(self, began: float) -> None:
         self._begun += 1
-        first = not self._unnamed_done
-        if (self._devices or first) and began >= self._cards_due_s:
+        if (self._devices or not self._unnamed_done) and began >= self._cards_due_s:
             await self._look_for_cards(began)
+        # From here on this poll is about these, whatever others are named while it waits.
+        devices, first = self._devices, not self._unnamed_done
         unnamed = default_cards(self._cards) if first else []
         sources = {
-            device.name: choose(device, self._setting(device.name), self._cards)
-            for device in self._devices.values()
+            name: choose(device, self._setting(name), self._cards)
+            for name, device in devices.items()
         }
-        readers = [self._reader("host", self._read_host)]
-        readers += [self._card_reader(source) for source in sources.values() if source.card]
+        host = self._reader("host", self._read_host)
+        readers = [host, *(self._card_reader(source) for source in sources.values() if source.card)]
         readers += [self._card_reader(source) for _, source in unnamed]
         self._keep_readers({reader.name for reader in readers} | {"nvml cards", "sysfs cards"})
         # What an earlier poll asked and still waits for hangs. An answer that only missed the
@@ -156,9 +171,11 @@ class MemoryWatch:
         if self._asking is not None:
             hanging.add(GGML)
         asked = [reader for reader in readers if self._ask(reader)]
-        if self._begun == 1:
-            await self._read(readers[0])
-        await self._answers(asked, workers=self._ask_ggml(sources.values()))
+        if host in asked and host.answer.at_s is None:
+            # It is in files, and no picture is to be without it: the first time is waited for.
+            await self._answers([host], patience_s=self._fresh_s)
+        workers = self._ask_ggml(sources.values())
+        await self._answers(asked, patience_s=self._patience_s, workers=workers)
         if first and not self._unnamed_done:
             self._unnamed = {d.name: self._reading(d, s, hanging) for d, s in unnamed}
             read = [reading.at_s is not None for reading in self._unnamed.values()]
@@ -167,13 +184,10 @@ class MemoryWatch:
             Snapshot(
                 cards=self._unnamed,
                 devices={
-                    name: self._reading(self._devices[name], source, hanging)
+                    name: self._reading(devices[name], source, hanging)
                     for name, source in sources.items()
                 },
-                host=replace(
-                    self._readers["host"].answer.value or HostReading(),
-                    at_s=self._readers["host"].answer.at_s,
-                ),
+                host=replace(host.answer.value or HostReading(), at_s=host.answer.at_s),
                 number=self._begun,
                 at_s=began,
                 cost_s=sum(reader.answer.took_s for reader in asked if not reader.busy),
@@ -187,11 +201,14 @@ class MemoryWatch:
             self._reader("nvml cards", self._nvml.cards),
             self._reader("sysfs cards", self._sysfs.cards),
         ]
-        await self._answers([reader for reader in readers if self._ask(reader)])
+        # Before the wait: devices that are named meanwhile have it done once more.
+        self._cards_due_s = began + CARDS_S
+        asked = [reader for reader in readers if self._ask(reader)]
+        await self._answers(asked, patience_s=self._patience_s)
         nvml, sysfs = (reader.answer.value or () for reader in readers)
         self._cards = Cards(nvml=nvml or self._cards.nvml, sysfs=sysfs or self._cards.sysfs)
-        hanging = any(reader.busy for reader in readers)
-        self._cards_due_s = began if hanging else began + CARDS_S
+        if any(reader.busy for reader in readers):
+            self._cards_due_s = began
 
     def _card_reader(self, source: Source) -> Reader[Any]:
         read = (
@@ -222,17 +239,12 @@ class MemoryWatch:
 
         return done
 
-    async def _read(self, reader: Reader[Any]) -> None:
-        """Wait as long as it takes. Only for the host's own memory, which is in files: so that no
-        picture is without it."""
-        while reader.busy:
-            self._answered.clear()
-            await self._answered.wait()
-
-    async def _answers(self, asked: list[Reader[Any]], *, workers: bool = False) -> None:
+    async def _answers(
+        self, asked: list[Reader[Any]], *, patience_s: float, workers: bool = False
+    ) -> None:
         """Wait for what was asked in this poll, not for what hangs since an earlier one."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(patience_s):
                 while (workers and self._asking) or any(reader.busy for reader in asked):
                     self._answered.clear()
                     await self._answered.wait()

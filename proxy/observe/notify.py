@@ -20,12 +20,12 @@ def notify(state: str, *, env: Mapping[str, str] = os.environ) -> bool:
         return False
     if address.startswith("@"):  # the abstract namespace
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             sock.sendto(state.encode(), address)
-        except OSError as error:
-            log.warning("systemd_notify_failed", address=address, reason=str(error))
-            return False
+    except OSError as error:  # it is gone, or we have as many files open as we may
+        log.warning("systemd_notify_failed", address=address, reason=str(error))
+        return False
     return True
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,23 @@ async def test_state_before_anything_is_loaded(
     assert state["queue"] == {"waiting": 0, "max": 512}
     assert state["policies"] == {"generation": 1, "files": [str(policies)], "problems": []}
     assert state["host"]["total_bytes"] > state["host"]["available_bytes"] > 0
+    assert state["degraded"] == []
     assert {"version", "uptime_s", "devices"} <= state.keys()
+
+
+async def test_state_tells_of_a_loop_that_failed_and_health_does_not(
+    proxy: Running, client: aiohttp.ClientSession
+) -> None:
+    async def fails() -> None:
+        raise OSError("no watches left")
+
+    async with proxy.services.loops.background(fails, name="look"):
+        await asyncio.sleep(0)
+        (failure,) = (await get(client, "/admin/state"))["degraded"]
+        assert await get(client, "/health") == {"status": "ok"}
+
+    assert (failure["loop"], failure["error"]) == ("look", "OSError('no watches left')")
+    assert datetime.fromisoformat(failure["since"]) <= datetime.now(UTC)
 
 
 async def test_load_show_and_unload(client: aiohttp.ClientSession) -> None:

@@ -1,7 +1,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,8 @@ import pytest
 from proxy.catalog import watch
 from proxy.catalog.local import Catalog
 from proxy.catalog.store import Store
+from proxy.clock import RealClock
+from proxy.tasks import Loops
 from tests.catalog.test_store import put
 from tests.support.guard import HANG_S
 
@@ -25,11 +27,8 @@ async def until(catalog: Catalog, *names: str) -> None:
 async def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Catalog]:
     monkeypatch.setattr(watch, "RECHECK_MS", 200)
     catalog = Catalog([tmp_path / "models"], {}, [Store(tmp_path / "store", "ollama")])
-    watching = asyncio.create_task(watch.watch(catalog))
-    yield catalog
-    watching.cancel()
-    with suppress(asyncio.CancelledError):
-        await watching
+    async with Loops(RealClock()).background(partial(watch.watch, catalog), name="catalog"):
+        yield catalog
 
 
 async def test_models_that_come_and_go(watched: Catalog, tmp_path: Path) -> None:
@@ -69,3 +68,22 @@ async def test_other_folders_are_followed(watched: Catalog, tmp_path: Path) -> N
     (other / "x.gguf").write_bytes(b"GGUF")
 
     await until(watched, "x")
+
+
+async def test_a_look_that_fails_does_not_end_it(
+    watched: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    failed, look = asyncio.Event(), watched.refresh
+    loop = asyncio.get_running_loop()
+
+    def fail() -> None:
+        monkeypatch.setattr(watched, "refresh", look)
+        loop.call_soon_threadsafe(failed.set)
+        raise MemoryError
+
+    monkeypatch.setattr(watched, "refresh", fail)
+    await asyncio.wait_for(failed.wait(), HANG_S)
+    (tmp_path / "models" / "a.gguf").write_bytes(b"GGUF")
+
+    await until(watched, "a")

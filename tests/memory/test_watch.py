@@ -4,13 +4,15 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from proxy.engine.types import Device
-from proxy.memory.readings import DeviceReading
+from proxy.memory.nvml import Nvml
+from proxy.memory.readings import Card, DeviceReading, HostReading
 from proxy.memory.snapshot import Snapshot
 from proxy.memory.watch import PATIENCE_S, MemoryWatch
 from tests.support.guard import HANG_S
@@ -22,6 +24,7 @@ CUDA0 = Device("CUDA0", "RTX", "gpu", 8 * GIB, 8 * GIB, "0000:c1:00.0")
 NOT_READ = DeviceReading("", "", "")
 CUDA1 = Device("CUDA1", "GTX", "gpu", 8 * GIB, 8 * GIB, "0000:c2:00.0")
 RPC0 = Device("RPC0", "far away", "gpu", 4 * GIB, 3 * GIB)
+a_watch = partial(MemoryWatch, fresh_s=HANG_S)
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ async def until(watch: MemoryWatch, name: str, **fields: object) -> DeviceReadin
 
 async def test_devices_are_read_where_their_driver_tells_most(driver: StandInNvml) -> None:
     driver.process(7, used=GIB)
-    watch = MemoryWatch(patience_s=HANG_S)
+    watch = a_watch(patience_s=HANG_S)
     watch.set_devices([CPU, CUDA0, CUDA1, RPC0])
     watch.set_pids([7])
 
@@ -73,7 +76,7 @@ async def test_devices_are_read_where_their_driver_tells_most(driver: StandInNvm
 
 async def test_a_policy_points_a_device_anywhere_and_at_once(driver: StandInNvml) -> None:
     settings: dict[str, str] = {}
-    watch = MemoryWatch(patience_s=HANG_S, setting=settings.get)
+    watch = a_watch(patience_s=HANG_S, setting=settings.get)
     watch.set_devices([RPC0])
 
     async with running(watch):
@@ -85,7 +88,7 @@ async def test_a_policy_points_a_device_anywhere_and_at_once(driver: StandInNvml
 
 
 async def test_a_hanging_card_makes_its_own_reading_old_and_no_other(driver: StandInNvml) -> None:
-    watch = MemoryWatch(poll_s=0.01)
+    watch = a_watch(poll_s=0.01)
     watch.set_devices([CUDA0, CUDA1])
     watch.set_pids([7])
     threads = set()
@@ -117,7 +120,7 @@ async def test_a_hanging_card_makes_its_own_reading_old_and_no_other(driver: Sta
 
 async def test_answers_that_miss_every_poll_are_good_all_the_same(driver: StandInNvml) -> None:
     """On a machine that is busy enough, no source answers within a poll's patience."""
-    watch = MemoryWatch(poll_s=0.1, patience_s=0)
+    watch = a_watch(poll_s=0.1, patience_s=0)
     watch.set_devices([CUDA0])
     watch.set_pids([7])
     driver.change(0, others=5 * GIB, hang_s=0.02)
@@ -143,7 +146,7 @@ async def test_answers_that_miss_every_poll_are_good_all_the_same(driver: StandI
 async def test_a_device_that_comes_back_while_it_hangs_is_read_by_the_same_thread(
     driver: StandInNvml,
 ) -> None:
-    watch = MemoryWatch(poll_s=0.01)
+    watch = a_watch(poll_s=0.01)
     watch.set_devices([CUDA0])
 
     async with running(watch):
@@ -164,7 +167,7 @@ async def test_a_device_that_comes_back_while_it_hangs_is_read_by_the_same_threa
 
 
 async def test_a_driver_that_vanishes_and_comes_back(driver: StandInNvml) -> None:
-    watch = MemoryWatch(patience_s=HANG_S, poll_s=0.01)
+    watch = a_watch(patience_s=HANG_S, poll_s=0.01)
     watch.set_devices([CUDA0, RPC0])
 
     async with running(watch):
@@ -188,7 +191,7 @@ async def test_a_driver_that_vanishes_and_comes_back(driver: StandInNvml) -> Non
 
 async def test_a_driver_that_comes_late_is_found(driver: StandInNvml) -> None:
     driver.driver(error=DRIVER_NOT_LOADED)
-    watch = MemoryWatch(patience_s=HANG_S)
+    watch = a_watch(patience_s=HANG_S)
     watch.set_devices([CUDA0])
 
     async with running(watch):
@@ -200,7 +203,7 @@ async def test_a_driver_that_comes_late_is_found(driver: StandInNvml) -> None:
 
 async def test_a_listing_that_hangs_holds_up_nothing_else(driver: StandInNvml) -> None:
     driver.driver(hang_s=float("inf"))
-    watch = MemoryWatch(poll_s=0.01)
+    watch = a_watch(poll_s=0.01)
     watch.set_devices([CUDA0, RPC0])
 
     async with running(watch):
@@ -213,7 +216,7 @@ async def test_a_listing_that_hangs_holds_up_nothing_else(driver: StandInNvml) -
 
 
 async def test_a_wrong_card_in_the_policy_is_unknown_and_says_why(driver: StandInNvml) -> None:
-    watch = MemoryWatch(patience_s=HANG_S, setting=lambda _: "nvml:GPU-9")
+    watch = a_watch(patience_s=HANG_S, setting=lambda _: "nvml:GPU-9")
     watch.set_devices([RPC0])
 
     async with running(watch):
@@ -233,7 +236,7 @@ async def test_workers_are_asked_for_what_only_they_know(driver: StandInNvml) ->
             raise ConnectionError("the worker went away")
         return reports.pop(0)
 
-    watch = MemoryWatch(patience_s=HANG_S, ask_workers=ask)
+    watch = a_watch(patience_s=HANG_S, ask_workers=ask)
     watch.set_devices([RPC0, CUDA0])
 
     async with running(watch):
@@ -258,7 +261,7 @@ async def test_a_worker_that_does_not_answer_is_asked_once(driver: StandInNvml) 
         await release.wait()
         return [RPC0]
 
-    watch = MemoryWatch(ask_workers=ask)
+    watch = a_watch(ask_workers=ask)
     watch.set_devices([RPC0, CUDA0])
 
     async with running(watch):
@@ -274,7 +277,7 @@ async def test_a_worker_that_does_not_answer_is_asked_once(driver: StandInNvml) 
 
 
 async def test_listeners_hear_of_each_poll_until_they_leave(driver: StandInNvml) -> None:
-    watch = MemoryWatch(patience_s=HANG_S)
+    watch = a_watch(patience_s=HANG_S)
     heard: list[int] = []
 
     def broken(_: Snapshot) -> None:
@@ -296,7 +299,7 @@ async def test_listeners_hear_of_each_poll_until_they_leave(driver: StandInNvml)
 
 async def test_it_polls_less_while_nothing_is_loaded(driver: StandInNvml) -> None:
     # With an idle poll of an hour, only being told of a process makes it go on.
-    watch = MemoryWatch(patience_s=HANG_S, poll_s=0.01, idle_poll_s=3600)
+    watch = a_watch(patience_s=HANG_S, poll_s=0.01, idle_poll_s=3600)
     third = asyncio.Event()
     watch.subscribe(lambda snapshot: third.set() if snapshot.number >= 3 else None)
 
@@ -310,7 +313,7 @@ async def test_it_polls_less_while_nothing_is_loaded(driver: StandInNvml) -> Non
 async def test_nothing_is_known_before_the_first_poll_and_its_cost_after_it(
     driver: StandInNvml,
 ) -> None:
-    watch = MemoryWatch(patience_s=HANG_S)
+    watch = a_watch(patience_s=HANG_S)
     assert watch.latest() == Snapshot()
     watch.set_devices([CUDA0])
 
@@ -326,7 +329,7 @@ async def test_until_a_worker_names_the_devices_there_are_the_drivers_cards(
 ) -> None:
     driver.driver(hang_s=float("inf"))
     driver.change(1, others=5 * GIB)
-    watch = MemoryWatch(poll_s=0.01, idle_poll_s=0.01, patience_s=0)
+    watch = a_watch(poll_s=0.01, idle_poll_s=0.01, patience_s=0)
 
     async with running(watch):
         assert not (await watch.fresh()).cards
@@ -346,7 +349,7 @@ async def test_until_a_worker_names_the_devices_there_are_the_drivers_cards(
 
 async def test_ending_it_ends_its_threads(driver: StandInNvml) -> None:
     before = set(threading.enumerate())
-    watch = MemoryWatch(patience_s=HANG_S)
+    watch = a_watch(patience_s=HANG_S)
     watch.set_devices([CUDA0])
     async with running(watch):
         await watch.fresh()
@@ -364,7 +367,7 @@ async def test_ending_it_ends_its_threads(driver: StandInNvml) -> None:
 
 
 async def test_a_card_that_is_lost_leaves_its_last_numbers(driver: StandInNvml) -> None:
-    watch = MemoryWatch(patience_s=HANG_S)
+    watch = a_watch(patience_s=HANG_S)
     watch.set_devices([CUDA0, CUDA1])
 
     async with running(watch):
@@ -374,3 +377,95 @@ async def test_a_card_that_is_lost_leaves_its_last_numbers(driver: StandInNvml) 
 
     assert (readings["CUDA0"].free_bytes, readings["CUDA0"].stale) == (7 * GIB, True)
     assert not readings["CUDA1"].stale
+
+
+async def test_devices_that_are_named_while_a_poll_waits_do_not_end_it(driver: StandInNvml) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def ask() -> list[Device]:
+        asked.set()
+        await answer.wait()
+        return [RPC0]
+
+    watch = a_watch(patience_s=HANG_S, ask_workers=ask)
+    watch.set_devices([RPC0])
+
+    async with running(watch):
+        await asked.wait()
+        watch.set_devices([CUDA0])
+        answer.set()
+        devices = (await watch.fresh()).devices
+
+    assert set(devices) == {"CUDA0"}
+
+
+class SlowListing(Nvml):
+    """Its first listing is from before the driver was there, and waits to be let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def cards(self) -> tuple[Card, ...]:
+        if self.asked.is_set():
+            return super().cards()
+        self.asked.set()
+        self.go.wait(HANG_S)
+        return ()
+
+
+async def test_cards_are_looked_for_again_for_devices_that_are_named_meanwhile(
+    driver: StandInNvml,
+) -> None:
+    nvml = SlowListing()
+    watch = a_watch(patience_s=HANG_S, nvml=nvml)
+    watch.set_devices([RPC0])
+
+    async with running(watch):
+        await asyncio.to_thread(nvml.asked.wait, HANG_S)
+        watch.set_devices([CUDA0])
+        nvml.go.set()
+        reading = (await watch.fresh()).devices["CUDA0"]
+
+    assert reading.source == "nvml:GPU-0"
+
+
+async def test_whoever_wants_a_poll_where_there_is_none_gets_the_latest_and_it_is_told(
+    driver: StandInNvml,
+) -> None:
+    watch = MemoryWatch(patience_s=HANG_S, fresh_s=0.01)
+    with capture_logs() as before_any:
+        nothing = await watch.fresh()
+    async with running(watch):
+        while not watch.latest().number:
+            await asyncio.sleep(0)
+    latest = watch.latest()
+
+    with capture_logs() as after_the_end:
+        assert await watch.fresh() is latest
+
+    assert nothing == Snapshot()
+    (first,), (second,) = before_any, after_the_end
+    assert (first["event"], first["waited_s"], first["age_s"]) == ("memory_not_fresh", 0.01, None)
+    assert (second["event"], second["age_s"] >= 0) == ("memory_not_fresh", True)
+
+
+async def test_a_host_that_does_not_answer_ends_neither_the_polls_nor_who_waits(
+    driver: StandInNvml,
+) -> None:
+    go = threading.Event()
+
+    def host() -> HostReading:
+        go.wait(HANG_S)
+        return HostReading(available_bytes=GIB)
+
+    watch = MemoryWatch(host=host, poll_s=0.01, fresh_s=0.01)
+    watch.set_devices([CUDA0])
+    watch.set_pids([7])
+
+    async with running(watch):
+        await until(watch, "CUDA0", stale=False, source="nvml:GPU-0")
+        assert watch.latest().host.available_bytes is None
+        go.set()
+        while watch.latest().host.available_bytes is None:
+            await watch.fresh()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
 from pathlib import Path
 
@@ -26,6 +27,17 @@ def test_tells_state(tmp_path: Path, abstract: bool) -> None:
 
 def test_a_socket_that_is_gone_is_no_reason_to_fail(tmp_path: Path) -> None:
     assert not notify("READY=1", env={"NOTIFY_SOCKET": str(tmp_path / "gone")})
+
+
+def test_a_process_that_may_open_no_more_files_goes_on(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+        told = notify("WATCHDOG=1", env={"NOTIFY_SOCKET": str(tmp_path / "n")})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    assert not told
 
 
 def test_half_of_what_systemd_waits() -> None:

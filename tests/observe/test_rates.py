@@ -1,6 +1,13 @@
 """Tokens per second, from two looks at the slots."""
 
-from proxy.observe.rates import Progress, Rates, progress_of, tokens_between
+import asyncio
+import json
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.clock import ManualClock
+from proxy.observe.rates import Progress, Rates, Start, progress_of, tokens_between
 
 
 def test_only_what_came_since_counts() -> None:
@@ -13,26 +20,123 @@ def test_only_what_came_since_counts() -> None:
 
 def test_reads_the_slots_of_llama_server() -> None:
     slots = [
-        {"id": 0, "id_task": 3, "next_token": [{"n_decoded": 7}]},
+        {"id": 0, "id_task": 3, "next_token": [{"n_decoded": 7, "n_remain": -1}]},
         {"id": 1, "is_processing": False},
+        {"id": 2, "id_task": 4, "next_token": {"n_decoded": 8}},
+        {"id": 3, "id_task": 5, "next_token": []},
+        {"id": 4, "id_task": 6, "next_token": [{"n_decoded": None}]},
+        {"id": 5, "id_task": None, "next_token": None},
     ]
 
-    assert progress_of(slots) == {0: (3, 7)}
-    assert progress_of({"error": {}}) == {}
+    assert progress_of(json.dumps(slots).encode()) == {0: (3, 7), 2: (4, 8)}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\xff",
+        b'{"error": {}}',
+        b"[null]",
+        b"[7]",
+        b'[{"id": "first", "id_task": 1, "next_token": [{"n_decoded": 1}]}]',
+        b'[{"id": null}]',
+        b'[{"id": 0, "id_task": "x", "next_token": [{"n_decoded": 1}]}]',
+        b'[{"id": 0, "id_task": 1, "next_token": [{"n_decoded": "1"}]}]',
+        b'[{"id": 0, "id_task": 1, "next_token": [{"n_decoded": 1' + b"0" * 400 + b"}]}]",
+        b'[{"id": 0, "id_task": 1, "next_token": "soon"}]',
+        b"[" * 100_000,
+    ],
+)
+def test_what_llama_server_would_not_say_says_nothing(answer: bytes) -> None:
+    assert progress_of(answer) is None
+
+
+class Engines:
+    """What each start tells next."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.busy: list[Start] = []
+        self.tells: dict[Start, Progress | Exception | None] = {}
+        self.held: dict[Start, asyncio.Event] = {}
+        self.rates = Rates(lambda: self.busy, self._read, clock=self.clock)
+
+    async def _read(self, start: Start) -> Progress | None:
+        if start in self.held:
+            await self.held[start].wait()
+        told = self.tells[start]
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+    async def sample(self, after_s: float, **tokens: int) -> None:
+        await self.clock.advance(after_s)
+        self.tells |= {(name, 1): {0: (1, count)} for name, count in tokens.items()}
+        await self.rates.sample()
 
 
 async def test_a_busy_backend_has_a_rate_and_an_idle_one_has_none() -> None:
-    busy = ["b1"]
-    looks: list[Progress] = [{0: (1, 10)}, {0: (1, 40)}]
+    engines = Engines()
+    engines.busy = [("b1", 1)]
+    await engines.sample(0, b1=10)
+    assert engines.rates.rate("b1") == 0.0
+    await engines.sample(2, b1=40)
+    assert engines.rates.rate("b1") == 15.0
 
-    async def ask(_: str) -> Progress | None:
-        return looks.pop(0)
+    engines.busy = []
+    assert engines.rates.rate("b1") == 0.0
+    await engines.sample(1)
+    engines.busy = [("b1", 1)]
+    await engines.sample(100, b1=50)
+    assert engines.rates.rate("b1") == 0.0, "what it did in between is not known"
 
-    rates = Rates(lambda: busy, ask)
-    await rates.sample(100.0)
-    assert rates.rate("b1") == 0.0
-    await rates.sample(102.0)
-    assert rates.rate("b1") == 15.0
-    busy.clear()
-    await rates.sample(103.0)
-    assert rates.rate("b1") == 0.0
+
+async def test_a_restarted_backend_counts_from_nothing() -> None:
+    engines = Engines()
+    engines.busy = [("b1", 1)]
+    await engines.sample(0, b1=10)
+    await engines.sample(1, b1=40)
+    assert engines.rates.rate("b1") == 30.0
+
+    engines.busy = [("b1", 2)]
+    engines.tells["b1", 2] = {0: (1, 45)}
+    assert engines.rates.rate("b1") == 0.0
+    await engines.sample(1)
+    assert engines.rates.rate("b1") == 0.0
+    engines.tells["b1", 2] = {0: (1, 50)}
+    await engines.sample(1)
+    assert engines.rates.rate("b1") == 5.0
+
+
+async def test_one_that_hangs_or_fails_holds_up_no_other() -> None:
+    engines = Engines()
+    engines.busy = [("slow", 1), ("broken", 1), ("silent", 1), ("well", 1)]
+    engines.tells |= {("broken", 1): KeyError("slots"), ("silent", 1): None}
+    with capture_logs() as logs:
+        await engines.sample(0, slow=10, well=10)
+        engines.held["slow", 1] = asyncio.Event()
+        sampling = asyncio.create_task(engines.sample(1, slow=30, well=20))
+        while engines.rates.rate("well") != 10.0:
+            await asyncio.sleep(0)
+        assert engines.rates.rate("slow") == 0.0
+        await engines.clock.advance(1)
+        engines.held["slow", 1].set()
+        await sampling
+
+    assert engines.rates.rate("slow") == 10.0, "it is as of when it answered"
+    assert [engines.rates.rate(name) for name in ("broken", "silent")] == [0.0, 0.0]
+    assert [line["backend"] for line in logs] == ["broken", "broken"]
+
+
+async def test_it_samples_each_second() -> None:
+    engines = Engines()
+    engines.busy = [("b1", 1)]
+    engines.tells["b1", 1] = {0: (1, 0)}
+    running = asyncio.create_task(engines.rates.run())
+    await engines.clock.advance(1)
+    engines.tells["b1", 1] = {0: (1, 7)}
+    await engines.clock.advance(1)
+
+    assert engines.rates.rate("b1") == 7.0
+    running.cancel()

@@ -18,23 +18,20 @@ from aiohttp import web
 
 from proxy.api.server import make_runner
 from proxy.api.services import Services
-from proxy.catalog.gguf import GgufError
-from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.local import Catalog
 from proxy.catalog.store import Stores
 from proxy.catalog.watch import watch
 from proxy.clock import RealClock
-from proxy.control.balancer import Balancer
+from proxy.control.assembly import Surroundings, assemble, floor_by_bench, footprint_by_header
 from proxy.control.capacity import capacity
-from proxy.control.controller import Controller
-from proxy.control.host_pressure import HostMemory
+from proxy.control.headroom import serving
 from proxy.control.slot_progress import busy_backends, slots_progress
-from proxy.control.speed_store import measured_floor
+from proxy.control.worker_devices import WorkerDevices
 from proxy.engine.command import CommandEngine
 from proxy.engine.hosted import HostedEngine
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.rpc_names import RpcNames
-from proxy.engine.types import Device, Engine, LoadOptions, Mode
+from proxy.engine.types import Engine, LoadOptions, Mode
 from proxy.errors import ModelNotFound
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
@@ -42,13 +39,11 @@ from proxy.observe import log as logging
 from proxy.observe.events import EventLog
 from proxy.observe.rates import Rates
 from proxy.placement.budget import Budget
-from proxy.placement.footprint import footprint
 from proxy.policy.diff import Changes
 from proxy.policy.live import LivePolicies
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.values import home_of
 from proxy.pool.pool import Pool
-from proxy.pool.state import Backend
 from proxy.routing.model_dirs import model_dirs
 from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
@@ -113,7 +108,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     Raises StartupError for bad policies and for an address that cannot be listened on.
     """
     async with AsyncExitStack() as stack:
-        loops = Loops(RealClock())
+        clock = RealClock()
+        loops = Loops(clock)
         events = EventLog()
         policies = LivePolicies(good_policies(settings.policies, settings.env), events=events)
         server = policies.current.server
@@ -130,7 +126,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         pool = Pool(
             _engine_maker(runtime_dir, log_buffer, lambda: policies.current),
             max_queue=server.max_queue,
-            clock=RealClock(),
+            clock=clock,
             events=events,
         )
         # Nothing is left after a drain.
@@ -142,79 +138,47 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             cache=policies.current.catalog.state / "headers.json",
         )
         await stack.enter_async_context(loops.background(partial(watch, catalog), name="catalog"))
-
         resolver = Resolver(lambda: policies.current, catalog)
+        rates = Rates(lambda: busy_backends(pool), slots_progress(pool), clock=clock)
+        await stack.enter_async_context(loops.background(rates.run, name="rates"))
 
-        async def options_for(model: str, mode: Mode, moves: bool) -> LoadOptions:
-            request = ModelRequest(model)
-            return await router.load_options(resolver.resolve(model), request, mode, moves=moves)
-
-        def policy_of(model: str) -> ModelPolicy:
-            try:
-                return resolver.resolve(model).policy
-            except ModelNotFound:  # its file is gone, but it is loaded
-                return policies.current.for_model(model)
+        ledger = Ledger()
+        workers = WorkerDevices(lambda: serving(pool), clock)
+        memory = MemoryWatch(
+            setting=lambda device: policies.current.devices.for_device(device).memory,
+            ask_workers=workers.ask_all,
+        )
 
         def room_on_devices(rpc: Sequence[str]) -> Sequence[Budget]:
             return capacity(memory, ledger, policies.current, rpc)
 
-        controller = Controller(
-            pool=pool,
-            policies=lambda: policies.current,
-            policy_of=policy_of,
-            options_for=options_for,
-            events=events,
-            clock=RealClock(),
+        planner = Planner(catalog, room_on_devices)
+        control = assemble(
+            Surroundings(
+                pool=pool,
+                memory=memory,
+                ledger=ledger,
+                workers=workers,
+                policies=lambda: policies.current,
+                policy_of=lambda name: _policy_of(name, resolver, policies.current),
+                options_for=partial(_options_for, resolver, planner),
+                capacity=room_on_devices,
+                use=lambda backend: rates.rate(backend.id),
+                events=events,
+                clock=clock,
+            ),
+            footprint_of=footprint_by_header,
+            measured=floor_by_bench(lambda: policies.current),
         )
-        stack.push_async_callback(controller.close)
-        router = Router(Planner(catalog, room_on_devices), pool, controller)
-        rates = Rates(lambda: busy_backends(pool), slots_progress(pool), clock=RealClock())
-        await stack.enter_async_context(loops.background(rates.run, name="rates"))
-
-        async def ask_workers() -> list[Device]:
-            return await balancer.ask_workers()
-
-        async def measured(options: LoadOptions, devices: Sequence[Device]) -> int | None:
-            state = policies.current.catalog.state
-            floor = partial(measured_floor, state, options.path, devices, libdir=options.libdir)
-            return await asyncio.to_thread(floor)
-
-        memory = MemoryWatch(
-            setting=lambda device: policies.current.devices.for_device(device).memory,
-            ask_workers=ask_workers,
-        )
-        ledger = Ledger()
-        balancer = Balancer(
-            pool=pool,
-            controller=controller,
-            watch=memory,
-            ledger=ledger,
-            policies=lambda: policies.current,
-            needs=_needs,
-            measured=measured,
-            use=rates.rate,
-            events=events,
-            clock=RealClock(),
-        )
-        host_memory = HostMemory(
-            watch=memory,
-            events=events,
-            split_of=controller.policy_split,
-            capacity=room_on_devices,
-        )
-
-        async def before_start(backend: Backend) -> None:
-            await host_memory.check(backend)
-            await balancer.make_way(backend)
-
-        pool.before_start = before_start
+        control.join(pool)
+        stack.push_async_callback(control.controller.close)
         await stack.enter_async_context(loops.background(memory.run, name="memory"))
         await memory.fresh()  # whoever asks, from the first request on, finds the host's memory
 
         policies.listeners += [
             _apply_server(pool),
             _apply_catalog(catalog, stores),
-            controller.policies_changed,
+            control.controller.policies_changed,
         ]
         follow = partial(policies.follow, settings.policies, settings.env)
         await stack.enter_async_context(loops.background(follow, name="policies"))
@@ -224,8 +188,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             catalog=catalog,
             resolver=resolver,
             pool=pool,
-            router=router,
-            splits=controller,
+            planner=planner,
+            router=Router(planner, pool, control.controller),
+            desired=control.desired,
+            controller=control.controller,
             events=events,
             loops=loops,
             log_buffer=log_buffer,
@@ -246,16 +212,19 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         yield Running(services, url, runner)
 
 
-async def _needs(options: LoadOptions, devices: Sequence[str]) -> dict[str, int]:
-    """What a model takes of each device before its experts come; nothing where that is not
-    known."""
-    if options.engine != "hosted":
-        return {}
+async def _options_for(
+    resolver: Resolver, planner: Planner, name: str, mode: Mode, moves: bool
+) -> LoadOptions:
+    """What a model would be loaded with now, if its experts can move or cannot."""
+    model, request = resolver.resolve(name), ModelRequest(name)
+    return await planner.load_options(model, request, mode, moves=moves)
+
+
+def _policy_of(name: str, resolver: Resolver, policies: Policies) -> ModelPolicy:
     try:
-        header = await asyncio.to_thread(read_header, options.path)
-    except (GgufError, OSError):
-        return {}
-    return footprint(header, options, devices)
+        return resolver.resolve(name).policy
+    except ModelNotFound:  # its file is gone, but it is loaded
+        return policies.for_model(name)
 
 
 def _engine_maker(

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from proxy.control.controller import Controller
 from proxy.engine.types import CPU
 from proxy.memory.snapshot import Snapshot
 from proxy.routing.request import ModelRequest
+from tests.support.control import controller_of, desired_of
 from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server
 from tests.support.models import model
@@ -68,9 +68,8 @@ class Rig:
         self._shown_as: dict[str, int] = {}
         for name in servers:
             self._show(name, servers[name])
-        controller, pool = proxy.app.services.splits, proxy.app.services.pool
-        assert isinstance(controller, Controller)
-        self.controller = controller
+        services, pool = proxy.app.services, proxy.app.services.pool
+        self.controller, self.desired = controller_of(services), desired_of(services)
         pool.on_ready.append(lambda b: self._show(b.options.model, b.engine.pid or 0))
         pool.on_gone.append(lambda b: self._show(b.options.model, servers[b.options.model]))
 
@@ -104,7 +103,7 @@ class Rig:
         return found
 
     def moving(self) -> bool:
-        return any(map(self.controller.moving, self.proxy.app.services.pool.backends()))
+        return any(map(self.desired.moving, self.proxy.app.services.pool.backends()))
 
     async def at_rest(self) -> int:
         """What is free on the card, read after all moves have ended and while no new one began,
@@ -274,7 +273,7 @@ async def test_what_is_on_its_way_is_not_counted_again(rig: Rig) -> None:
     await asyncio.gather(*(rig.controller.apply_request(backend, 0) for _ in range(2)))
 
     assert backend.engine.known().moe_cpu_layers == 0
-    assert [move["layers"] for move in rig.controller.migrations(backend.id)] == [LAYERS]
+    assert [move["layers"] for move in rig.desired.history(backend)] == [LAYERS]
 
 
 @pytest.mark.parametrize("rig", [{"split": '"full"', "settle": "1h"}], indirect=True)
@@ -291,7 +290,7 @@ async def test_two_devices_on_one_card_share_its_room(rig: Rig) -> None:
 
     asking = asyncio.ensure_future(rig.controller.apply_request(backend, 0))
     await asyncio.sleep(0)  # it decides before it waits for anything
-    goal = rig.controller.goal(backend) or {}
+    goal = rig.desired.goal(backend)
     await asking
 
     assert 0 < sum(place != CPU for place in goal.values()) <= 7
@@ -373,7 +372,7 @@ class Judge:
     """
 
     def __init__(self, rig: Rig) -> None:
-        self._services, self._controller = rig.proxy.app.services, rig.controller
+        self._services, self._desired = rig.proxy.app.services, rig.desired
         self._coming: set[tuple[str, int]] = set()
         self._leaving: set[tuple[str, int]] = set()
         self.shrinks = self.growths = 0
@@ -388,7 +387,7 @@ class Judge:
         sizes: dict[tuple[str, int], int] = {}
         coming, leaving, stay = set(), set(), 0
         for backend in self._services.pool.backends():
-            goal = self._controller.goal(backend) or {}
+            goal = self._desired.goal(backend)
             for layer in backend.engine.known().layers:
                 key, there = (backend.id, layer.index), layer.experts != CPU
                 sizes[key] = layer.experts_bytes

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.control.controller import Controller
 from tests.support import gated_server
+from tests.support.control import desired_of
 from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server
 from tests.support.models import model
@@ -59,11 +59,10 @@ class Rig:
     async def until(self, layers: int) -> None:
         """Wait for a split, and for the record of the move that brought it."""
         services = self.proxy.app.services
-        assert isinstance(services.splits, Controller)
         async with asyncio.timeout(HANG_S):
             while (await self.proxy.backend("m"))["moe_cpu_layers"] != layers:
                 await asyncio.sleep(0.02)
-            await services.splits.until_still(services.pool.backends())
+            await desired_of(services).wait_idle(services.pool.backends())
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ async def _moves(machine: Rig) -> dict[str, Any]:
         after = await machine.used_bytes()
         gaps = await _gaps_while_moving(running, lowest, layers)
         moved = [layer for layer in backend.engine.known().layers if layer.index >= lowest]
-        history = running.app.services.splits.migrations(backend.id)
+        history = running.app.services.desired.history(backend)
     same = {}
     for split in splits:
         arguments = ("--fit", "off", "-ngl", "999", "--n-cpu-moe", str(split))

@@ -74,7 +74,7 @@ async def put_split(request: web.Request) -> web.Response:
     backend_id = request.match_info["id"]
     split = await _read_split(request)
     _known_backend(services, backend_id)
-    await services.splits.operator(backend_id, split)
+    await services.controller.operator(backend_id, split)
     return json_response(await _backend_json(services, backend_id))
 
 
@@ -85,7 +85,7 @@ async def put_model_split(request: web.Request) -> web.Response:
     model = await services.resolve(request.match_info["name"])
     ids = [backend.id for backend in await services.router.backends_of(model)]
     for target in ids or [model.name]:
-        await services.splits.operator(target, split)
+        await services.controller.operator(target, split)
     backends = state(services)["backends"]
     return json_response({"backends": [b for b in backends if b["id"] in ids]})
 

@@ -52,7 +52,7 @@ def _backend(services: Services, backend: Backend) -> dict[str, Any]:
     status: Status | None = backend.engine.known() if backend.state in ASKABLE else None
     options = backend.options
     has_engine = backend.state is not BackendState.GONE and hasattr(backend, "engine")
-    current, asked = services.splits.current(backend), services.splits.asked(backend.id)
+    current, asked = services.desired.current(backend), services.desired.split(backend)
     return {
         "id": backend.id,
         "model": options.model,
@@ -84,7 +84,7 @@ def _backend(services: Services, backend: Backend) -> dict[str, Any]:
         "expires_at": backend.expires_at.isoformat() if backend.expires_at else None,
         "last_error": backend.last_error,
         "warnings": list(backend.warnings),
-        "migrations": services.splits.migrations(backend.id),
+        "migrations": services.desired.history(backend),
     }
 
 

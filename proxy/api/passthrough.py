@@ -169,7 +169,7 @@ async def _relay(
     ) as upstream:
         headers = end_to_end(upstream.headers, ANSWER_ONLY_OURS)
         headers.append((BACKEND_HEADER, backend.id))
-        if (split := services.splits.current(backend)) is not None:
+        if (split := services.desired.current(backend)) is not None:
             headers.append((SPLIT_HEADER, str(split)))
         response = web.StreamResponse(
             status=upstream.status, reason=upstream.reason, headers=headers

@@ -20,6 +20,7 @@ from proxy.observe.rates import Rates
 from proxy.policy.live import LivePolicies
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
+from proxy.routing.planner import Planner
 from proxy.routing.resolver import Model, Resolver
 from proxy.routing.router import Router
 from proxy.split import Split
@@ -30,19 +31,23 @@ from proxy.upstream.warm import WarmConnections
 LOOK_AGAIN_S = 2.0
 
 
-class Splits(Protocol):
-    """What the handlers need of the controller."""
+class Controller(Protocol):
+    """Who moves experts."""
 
     async def operator(self, target: str, split: Split) -> object:
         """Set the split of a backend (by id) or of a model; returns once experts have moved."""
 
-    def asked(self, backend_id: str) -> Split | None:
+
+class Desired(Protocol):
+    """What is known of the splits of backends."""
+
+    def split(self, backend: Backend) -> Split | None:
         """What was asked for last, by whoever counts most."""
 
     def current(self, backend: Backend) -> int | None:
         """`moe_cpu_layers` as it is now, without asking the engine; None: not known."""
 
-    def migrations(self, backend_id: str) -> list[dict[str, Any]]:
+    def history(self, backend: Backend) -> list[dict[str, Any]]:
         """The last moves, oldest first."""
 
 
@@ -54,8 +59,10 @@ class Services:
     catalog: Catalog
     resolver: Resolver
     pool: Pool
+    planner: Planner
     router: Router
-    splits: Splits
+    desired: Desired
+    controller: Controller
     events: EventLog
     loops: Loops
     log_buffer: LogBuffer
@@ -106,7 +113,7 @@ class Services:
                 state=str(backend.state),
                 in_flight=backend.in_flight,
                 waiting=backend.waiting,
-                moe_cpu_layers=self.splits.current(backend),
+                moe_cpu_layers=self.desired.current(backend),
                 tokens_per_second=self.rates.rate(backend.id),
             )
 

@@ -104,7 +104,7 @@ async def _options(services: Services, question: Question) -> LoadOptions:
             threads=policies.engine.threads,
         )
     request = ModelRequest(name, ctx=question.ctx)
-    options = await services.router.load_options(
+    options = await services.planner.load_options(
         services.resolver.resolve(name), request, "generation"
     )
     if options.engine != "hosted":
@@ -177,7 +177,7 @@ class _Bench:
     async def _go_to(self, split: int) -> int:
         """Move there, and wait until that is all done; returns the split that was reached."""
         engine = self._backend.engine
-        await self._services.splits.operator(self._backend.id, split)
+        await self._services.controller.operator(self._backend.id, split)
         await engine.place(placed(engine.known()), settle_s=SETTLE_S)
         return engine.known().moe_cpu_layers
 

@@ -1,45 +1,45 @@
-"""Keeps the ledger: what each backend holds, entered as of when it took it."""
+"""Keeps the ledger: what each backend holds, recorded as of when it took it."""
 
 from collections.abc import Iterable
 
 from proxy.clock import Clock
-from proxy.control.controller import Controller
+from proxy.control.desired import DesiredStates
 from proxy.memory.ledger import Ledger
-from proxy.pool.state import Backend
+from proxy.pool.state import Backend, Name
 
 
-class Books:
+class LedgerSync:
     """Of all backends whose devices are known."""
 
-    def __init__(self, *, ledger: Ledger, controller: Controller, clock: Clock) -> None:
-        self._ledger, self._controller, self._clock = ledger, controller, clock
-        # What changes: when each backend's books were kept last, and when it last had no move
-        # under way.
-        self._booked_s: dict[str, float] = {}
-        self._still_s: dict[str, float] = {}
+    def __init__(self, *, ledger: Ledger, desired: DesiredStates, clock: Clock) -> None:
+        self._ledger, self._desired, self._clock = ledger, desired, clock
+        # What changes: when what each start of a backend holds was recorded last, and when it last
+        # had no move under way.
+        self._synced_s: dict[Name, float] = {}
+        self._still_s: dict[Name, float] = {}
 
-    def open(self, backend: Backend, *, at_s: float) -> None:
-        """It is in the book from here on: with all that it took since `at_s`, so that readings
+    def register(self, backend: Backend, *, at_s: float) -> None:
+        """It is in the ledger from here on: with all that it took since `at_s`, so that readings
         which show that already are not taken for more room than there is."""
-        self._booked_s[backend.id] = self._still_s[backend.id] = at_s
+        self._synced_s[backend.name] = self._still_s[backend.name] = at_s
 
-    def close(self, backend: Backend) -> None:
+    def remove(self, backend: Backend) -> None:
         """Its process is gone, and what it held is given back."""
-        self._still_s.pop(backend.id, None)
-        if self._booked_s.pop(backend.id, None) is not None:
+        self._still_s.pop(backend.name, None)
+        if self._synced_s.pop(backend.name, None) is not None:
             self._ledger.forget(backend.id, at_s=self._clock.now())
 
-    def enter(self, backends: Iterable[Backend]) -> None:
-        """Enter what each of these holds now."""
+    def sync(self, backends: Iterable[Backend]) -> None:
+        """Record what each of these holds now."""
         now = self._clock.now()
         for backend in backends:
             # What changed since the last look began to change after the look before it; only what
             # a move brings has its memory from that move's beginning on.
-            since = self._booked_s.get(backend.id)
+            since = self._synced_s.get(backend.name)
             if since is None:
                 continue
-            held, still_s = backend.engine.known().held, self._still_s[backend.id]
+            held, still_s = backend.engine.known().held, self._still_s[backend.name]
             self._ledger.record(backend.id, held, at_s=since, taken_s=still_s)
-            self._booked_s[backend.id] = now
-            if not self._controller.moving(backend):
-                self._still_s[backend.id] = now
+            self._synced_s[backend.name] = now
+            if not self._desired.moving(backend):
+                self._still_s[backend.name] = now

@@ -1,190 +1,143 @@
 """The eye on memory: what the devices show, and who has to move because of it.
 
-Counterparts: proxy.control.headroom looks, proxy.placement.rebalance decides, the controller moves;
-proxy.control.admission has others make way for a model that is about to be loaded.
+Counterparts: `headroom` knows what there is, proxy.placement.rebalance decides, the controller
+moves; `admission` has others make way for a model that is about to be loaded.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
 
 from proxy.clock import Clock
-from proxy.control.accounting import Books
-from proxy.control.admission import Needs, Newcomers
+from proxy.control.accounting import LedgerSync
+from proxy.control.admission import Admission
 from proxy.control.controller import Controller
-from proxy.control.headroom import SERVING, Rooms
-from proxy.engine.types import CPU, Device, LoadOptions
-from proxy.errors import ProxyError
+from proxy.control.desired import DesiredStates
+from proxy.control.headroom import SERVING, Headroom
+from proxy.control.ports import Memory
+from proxy.control.worker_devices import WorkerDevices
+from proxy.engine.types import Device, LoadOptions
 from proxy.memory.ledger import Ledger
 from proxy.memory.snapshot import Snapshot
-from proxy.memory.watch import MemoryWatch
-from proxy.observe.events import EventLog
-from proxy.placement.rebalance import Changes, rebalance
-from proxy.policy.model import Policies
-from proxy.pool.pool import Pool
+from proxy.placement.rebalance import rebalance
+from proxy.placement.room import Room
 from proxy.pool.state import Backend
 from proxy.tasks import spawn
 
 log = structlog.get_logger()
 
 Measured = Callable[[LoadOptions, Sequence[Device]], Awaitable[int | None]]
+# Until a worker that did not say which devices it has is asked again.
+PROBE_AGAIN_S = 1.0
 
 
 class Balancer:
-    """One for all devices. Called by the memory watch after each poll, and before a backend is
-    started."""
+    """One for all devices. Told of each reading of memory, and of who comes and goes."""
 
     def __init__(
         self,
         *,
-        pool: Pool,
         controller: Controller,
-        watch: MemoryWatch,
+        desired: DesiredStates,
+        memory: Memory,
         ledger: Ledger,
-        policies: Callable[[], Policies],
-        needs: Needs,
+        accounting: LedgerSync,
+        headroom: Headroom,
+        admission: Admission,
+        workers: WorkerDevices,
         measured: Measured,
-        use: Callable[[str], float],
-        events: EventLog,
         clock: Clock,
     ) -> None:
-        """`needs`: of which devices a model takes how many bytes without its experts. `use`: a
-        backend's tokens a second."""
-        self._controller, self._watch, self._ledger = controller, watch, ledger
+        """`measured`: the layers that "auto" leaves on the CPU, as `moe-proxy bench` measured."""
+        self._controller, self._desired, self._memory = controller, desired, memory
+        self._ledger, self._accounting, self._headroom = ledger, accounting, headroom
+        self._admission, self._workers = admission, workers
         self._measured, self._clock = measured, clock
-        self._rooms = Rooms(
-            pool=pool,
-            controller=controller,
-            watch=watch,
-            ledger=ledger,
-            policies=policies,
-            use=use,
-            clock=clock,
-        )
-        self._books = Books(ledger=ledger, controller=controller, clock=clock)
-        self._newcomers = Newcomers(
-            pool=pool,
-            controller=controller,
-            watch=watch,
-            rooms=self._rooms,
-            books=self._books,
-            needs=needs,
-            perform=self._perform,
-            events=events,
-            clock=clock,
-        )
-        controller.spare, controller.card_of = self._spare, self._rooms.domain_of
-        controller.on_short = self._was_short
-        pool.on_ready.insert(0, self._ready)
-        pool.on_gone.append(self._gone)
-        watch.subscribe(self._look)
 
-    async def make_way(self, backend: Backend) -> None:
-        """Before `backend` is started: have others shrink, then leave, until it fits."""
-        await self._newcomers.make_way(backend)
+    # --- who comes and goes ---
 
-    async def ask_workers(self) -> list[Device]:
-        """The devices as workers report them now: for those whose memory only they know."""
-        found: dict[str, Device] = {}
-        for backend in self._rooms.serving():
-            try:
-                found |= {device.name: device for device in await backend.engine.devices()}
-            except ProxyError:
-                continue  # it is about to be gone
-        return list(found.values())
+    def ready(self, backend: Backend) -> None:
+        """It is loaded: find out what devices it has, and place its experts."""
+        spawn(self._probe(backend), name=f"{backend.id}:devices")
 
-    def _spare(self, by_number: bool) -> dict[str, int | None]:
-        self._books.enter(self._rooms.serving())
-        return self._rooms.spare(by_number=by_number)
-
-    def _ready(self, backend: Backend) -> None:
-        spawn(self._learn(backend), name=f"{backend.id}:devices")
-
-    async def _learn(self, backend: Backend) -> None:
-        try:
-            devices = await backend.engine.devices()
-        except ProxyError as error:
-            log.warning("devices_not_known", backend=backend.id, error=error.message)
-            devices = ()
-        if backend.state not in SERVING:
-            return
-        if (floor := await self._measured(backend.options, devices)) is not None:
-            self._controller.floors[backend.id] = floor
-        known = tuple(device for device in devices if device.kind != "cpu")
-        self._rooms.known[backend.id] = known
-        self._books.open(backend, at_s=self._newcomers.welcome(backend))
-        self._watch.set_devices(self._rooms.devices().values())
-        self._set_pids()
-        # Whoever is "auto" is placed by what the devices show, which nobody knew before.
-        await self._watch.fresh()
-        await self._controller.learned(backend, [device.name for device in known])
-
-    def _was_short(self, device: str) -> None:
-        """An allocation failed though there seemed to be room: do not try again before it has
-        settled."""
-        memory = self._rooms.domain(self._rooms.domain_of(device))
-        memory.failed_at_s = memory.short_at_s = self._clock.now()
-        memory.recovering = True
-
-    def _gone(self, backend: Backend) -> None:
-        self._newcomers.welcome(backend)
-        self._books.close(backend)
+    def gone(self, backend: Backend) -> None:
+        self._admission.settle(backend)
+        self._accounting.remove(backend)
+        self._workers.forget(backend)
         # What devices there are stays known: the next backend will find the same ones.
         self._set_pids()
 
+    async def _probe(self, backend: Backend) -> None:
+        since_s = self._admission.settle(backend)
+        self._set_pids()
+        while backend.state in SERVING:
+            if (devices := await self._workers.ask(backend)) is not None:
+                await self._learn(backend, devices, since_s)
+                return
+            log.warning("devices_not_known", backend=backend.id)
+            # Nobody waits for what may never be known.
+            await self._controller.devices_known(backend, ())
+            await self._clock.sleep(PROBE_AGAIN_S)
+
+    async def _learn(self, backend: Backend, found: Sequence[Device], since_s: float) -> None:
+        names: list[str] = []
+        floor = None
+        try:
+            floor = await self._measured(backend.options, found)
+            if backend.state not in SERVING:
+                return
+            devices = tuple(device for device in found if device.kind != "cpu")
+            names = [device.name for device in devices]
+            self._headroom.note_devices(backend, devices)
+            self._accounting.register(backend, at_s=since_s)
+            self._memory.set_devices(self._headroom.devices().values())
+            # Whoever is "auto" is placed by what the devices show, which nobody knew before.
+            await self._memory.fresh()
+        finally:
+            await self._controller.devices_known(backend, names, floor or 0)
+
     def _set_pids(self) -> None:
-        pids = [backend.engine.pid for backend in self._rooms.serving()]
-        self._watch.set_pids([pid for pid in pids if pid is not None])
+        pids = [backend.engine.pid for backend in self._headroom.serving()]
+        self._memory.set_pids([pid for pid in pids if pid is not None])
 
-    def _look(self, snapshot: Snapshot) -> None:
-        """After each poll: give what has to be given, take what may be taken."""
+    # --- what the devices show ---
+
+    def reconcile(self, snapshot: Snapshot) -> None:
+        """After each reading: give what has to be given, take what may be taken."""
         self._ledger.observe(snapshot.devices.values())
-        self._books.enter(self._rooms.serving())
-        rooms, leaving, now = self._rooms.rooms(), self._rooms.leaving(), self._clock.now()
-        coming = self._rooms.coming(but_one=True)
-        for domain, room in rooms.items():
-            gained = leaving.get(domain, 0)
-            if coming.get(domain, 0):
-                # Nothing more comes while this does; only whether all of it still may, is asked.
-                rooms[domain] = room = room.with_freed(-coming[domain])
-            if gained:
-                # Counted once: as free for the question whether more has to leave, as not there
-                # otherwise.
-                rooms[domain] = replace(room.with_freed(gained), growth="frozen")
-            memory, short = self._rooms.domain(domain), rooms[domain].deficit > 0
-            memory.shrinking = short or (memory.shrinking and gained > 0)
-            if short:
-                memory.short_at_s, memory.recovering = now, True
-        changes = rebalance(self._rooms.tenants(), rooms)
-        self._perform(changes)
-        for domain, room in rooms.items():
+        budgets = self._expected()
+        relocations = rebalance(self._headroom.tenants(), budgets)
+        self._controller.relocate(relocations)
+        for domain, budget in budgets.items():
             # All that was given is back once nobody has anything more to take.
-            if room.growth == "step" and not changes.moves:
-                self._rooms.domain(domain).recovering = False
-        if "use" in changes.why.values():
-            for domain in rooms:
-                self._rooms.domain(domain).traded_at_s = now
+            if budget.growth == "step" and not relocations:
+                self._headroom.state_of(domain).recovering = False
+        for domain in {move.domain for move in relocations if move.why == "use"}:
+            self._headroom.state_of(domain).preempted_at_s = self._clock.now()
+        self._check_movers()
 
-    def _perform(self, changes: Changes) -> None:
-        backends = {backend.id: backend for backend in self._rooms.serving()}
-        for name, moves in changes.moves.items():
-            backend = backends[name]
-            attention_devices = {
-                layer.index: layer.attention_device for layer in backend.engine.known().layers
-            }
-            extra = self._controller.extra(backend)
-            places = {
-                i: self._device_of(place, attention_devices[i], extra) for i, place in moves.items()
-            }
-            why = changes.why[name]
-            log.info("balance", backend=name, why=why, layers=len(places), to=set(places.values()))
-            self._controller.shift(backend, places, why)
+    def _expected(self) -> Mapping[str, Room]:
+        """The budgets, with what is on its way counted once; remembers where memory is short."""
+        budgets, outbound = self._headroom.budgets(), self._headroom.outbound()
+        inbound, now = self._headroom.inbound(but_one=True), self._clock.now()
+        for domain, budget in budgets.items():
+            gained = outbound.get(domain, 0)
+            if inbound.get(domain, 0):
+                # Nothing more comes while this does; only whether all of it still may, is asked.
+                budgets[domain] = budget = budget.with_freed(-inbound[domain])
+            if gained:
+                # As free for the question whether more has to leave, as not there otherwise.
+                budgets[domain] = replace(budget.with_freed(gained), growth="frozen")
+            state, short = self._headroom.state_of(domain), budgets[domain].deficit_bytes > 0
+            state.shrinking = short or (state.shrinking and gained > 0)
+            if short:
+                state.short_at_s, state.recovering = now, True
+        return budgets
 
-    def _device_of(self, place: str, attention_device: str, extra: Sequence[str]) -> str:
-        """A domain is no place: of the devices in it, the layer's own, or one for experts only."""
-        if place in (CPU, self._rooms.domain_of(attention_device)):
-            return CPU if place == CPU else attention_device
-        return next(
-            (name for name in extra if self._rooms.domain_of(name) == place), attention_device
-        )
+    def _check_movers(self) -> None:
+        """Whose move takes its time is asked whether it answers: others do not wait for one that
+        hangs, and nothing is expected of it."""
+        for backend in self._headroom.serving():
+            if self._desired.moving(backend) or not self._workers.answers(backend):
+                self._workers.check(backend)

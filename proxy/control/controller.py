@@ -1,26 +1,29 @@
 """Who decides where a backend's experts are, and since when: requests, the operator, the policies.
 
-It turns what was asked for into a placement (proxy.placement), and has the experts brought there
-(proxy.control.migration).
+It turns what was asked for (`desired`) into a placement (proxy.placement), and has the experts
+brought there (`migration`).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import structlog
 
 from proxy.clock import Clock
+from proxy.control.deadline import wait_within
+from proxy.control.desired import DesiredState, DesiredStates
+from proxy.control.headroom import Headroom
 from proxy.control.migration import Migration
-from proxy.engine.types import LoadOptions, Mode, Status
-from proxy.errors import Conflict, NotFound
+from proxy.control.ports import Pool
+from proxy.engine.types import CPU, LoadOptions, Mode
+from proxy.errors import Conflict, NotFound, ProxyError
 from proxy.observe.events import EventLog
-from proxy.placement.assign import Placement, Spare, assign, display_n, placed, projected
+from proxy.placement.assign import assign, placed, projected
+from proxy.placement.rebalance import Relocation
 from proxy.policy.diff import Changes
 from proxy.policy.model import ModelPolicy, Policies
-from proxy.pool.pool import Pool
-from proxy.pool.state import Backend, BackendState
+from proxy.pool.state import Backend, BackendState, Name
 from proxy.split import AUTO, Split
 from proxy.tasks import spawn
 
@@ -30,30 +33,8 @@ log = structlog.get_logger()
 # should be: then its text is the one that llama-server gives with this split. A large model takes
 # longer and answers meanwhile.
 REQUEST_SETTLE_S = 3.0
-
-
-@dataclass(slots=True)
-class Asked:
-    """What is asked of one backend, by level; the first that is set counts."""
-
-    policy: Split
-    migration: Migration  # what comes of it
-    request: Split | None = None
-    operator: Split | None = None
-    # Set once it is known what devices there are and what they have room for.
-    learned: asyncio.Event = field(default_factory=asyncio.Event)
-    devices: frozenset[str] = frozenset()  # those that this backend has, as far as that is known
-    # Counts the ends of use: a timer that was set at an earlier one is of no interest any more.
-    idle_number: int = 0
-    # What `current` told last, and of which status and split: each answer's header asks for it.
-    told: tuple[Status, Split, int] | None = None
-
-    @property
-    def split(self) -> Split:
-        for level in (self.request, self.operator):
-            if level is not None:
-                return level
-        return self.policy
+# How long it is waited for what devices a backend has, which it says as soon as it is ready.
+DEVICES_KNOWN_S = 15.0
 
 
 class Controller:
@@ -64,6 +45,8 @@ class Controller:
         self,
         *,
         pool: Pool,
+        desired: DesiredStates,
+        headroom: Headroom,
         policies: Callable[[], Policies],
         policy_of: Callable[[str], ModelPolicy],
         options_for: Callable[[str, Mode, bool], Awaitable[LoadOptions]],
@@ -72,81 +55,15 @@ class Controller:
     ) -> None:
         """`policy_of` tells what holds for a model, its manifest counted in; `options_for` what it
         would be loaded with now, if its experts can move or, by the last argument, cannot."""
-        self._policy_of, self._options_for = policy_of, options_for
-        self._pool, self._policies, self._events, self._clock = pool, policies, events, clock
-        # The mutable state: what is asked of each backend, by its id, and with which changed keys
-        # one has been loading while they changed.
-        self._asked: dict[str, Asked] = {}
-        self._outdated: dict[str, tuple[str, ...]] = {}
-        # What experts may still take of each card, for a number that somebody named or otherwise,
-        # and which card a device is on. Set by whoever watches memory.
-        self.spare: Callable[[bool], Spare] = lambda by_number: {}
-        self.card_of: Callable[[str], str] = str
-        # Backend -> layers that are faster on the CPU, as `moe-proxy bench` has measured.
-        self.floors: dict[str, int] = {}
-        # Told when a device turned out to have no room for what was planned.
-        self.on_short: Callable[[str], None] = lambda _: None
-        pool.on_ready.append(self._ready)
-        pool.on_idle.append(self._idle)
-        pool.on_gone.append(self._gone)
+        self._pool, self._desired, self._headroom = pool, desired, headroom
+        self._policies, self._policy_of, self._options_for = policies, policy_of, options_for
+        self._events, self._clock = events, clock
+        # What changes: with which changed keys a backend has been loading while they changed.
+        self._outdated: dict[Name, tuple[str, ...]] = {}
 
     async def close(self) -> None:
         """Stop waiting for moves; the engines end with the pool."""
-        for asked in self._asked.values():
-            asked.migration.cancel()
-        self._asked.clear()
-
-    # --- what the handlers look at ---
-
-    def asked(self, backend_id: str) -> Split | None:
-        """What is asked for, by whoever counts most."""
-        asked = self._asked.get(backend_id)
-        return asked.split if asked else None
-
-    def current(self, backend: Backend) -> int | None:
-        """`moe_cpu_layers` as it is now; None before the backend is ready, or where that is not
-        known."""
-        foreign = backend.options.engine == "command" and backend.options.split is None
-        asked = self._asked.get(backend.id)
-        if asked is None or foreign:
-            return None
-        status = backend.engine.known()
-        if not status.block_count:
-            return backend.options.split
-        split = asked.split
-        if asked.told is None or asked.told[0] is not status or asked.told[1] != split:
-            asked.told = status, split, display_n(status, split)
-        return asked.told[2]
-
-    def migrations(self, backend_id: str) -> list[dict[str, Any]]:
-        """The last moves, oldest first: {"at", "why", "from", "to", "layers", "staged_s",
-        "gate_s"}."""
-        asked = self._asked.get(backend_id)
-        return list(asked.migration.history) if asked else []
-
-    def extra(self, backend: Backend) -> list[str]:
-        """The devices of a backend that the policies keep for experts only."""
-        devices = asked.devices if (asked := self._asked.get(backend.id)) else ()
-        named = self._policies().devices.named.items()
-        return [
-            name
-            for name, rules in named
-            if name in devices and rules.experts and not rules.attention
-        ]
-
-    def _closed(self) -> set[str]:
-        """The devices on which the policies want no experts."""
-        named = self._policies().devices.named.items()
-        return {name for name, rules in named if not rules.experts}
-
-    def goal(self, backend: Backend) -> Placement | None:
-        """Where its experts are to be, once they have moved."""
-        asked = self._asked.get(backend.id)
-        return asked.migration.goal if asked else None
-
-    def moving(self, backend: Backend) -> bool:
-        asked = self._asked.get(backend.id)
-        return asked is not None and asked.migration.moving
+        self._desired.close_all()
 
     # --- who asks ---
 
@@ -155,13 +72,15 @@ class Controller:
         it is there only where the backend was loaded with it.
 
         It holds until another request asks, or until the backend has been idle for
-        `devices.settle`.
+        `devices.settle`. Raises BackendDied where the worker has gone meanwhile.
         """
         if backend.engine.moves_by_reload:
             return False
-        if (asked := self._asked.get(backend.id)) is not None:
-            asked.request = split
-            await self._apply(backend, asked, "request", settle_s=REQUEST_SETTLE_S)
+        if (state := self._desired.get(backend)) is not None:
+            state.request = split
+            # What the worker refuses to move stays where it is, as the answer's header says.
+            with suppress(Conflict):
+                await self._apply(backend, state, "request", settle_s=REQUEST_SETTLE_S)
         return True
 
     async def operator(self, target: str, split: Split) -> list[Backend]:
@@ -170,13 +89,14 @@ class Controller:
 
         It holds until that backend is unloaded or the policy's own number is edited.
         Raises NotFound where nothing of that name is loaded, Conflict where live moves are not
-        possible.
+        possible or were refused, BackendDied where a worker has gone meanwhile.
         """
-        found = [
-            backend
+        found = {
+            backend: state
             for backend in self._pool.backends()
-            if target in (backend.id, backend.options.model) and backend.id in self._asked
-        ]
+            if target in (backend.id, backend.options.model)
+            if (state := self._desired.get(backend)) is not None
+        }
         if not found:
             raise NotFound(f"{target!r} is not loaded")
         for backend in found:
@@ -184,36 +104,90 @@ class Controller:
                 raise Conflict(
                     f"{backend.id}: its experts cannot move: {backend.engine.why_no_moves}"
                 )
-        for backend in found:
-            if (asked := self._asked.get(backend.id)) is None:
-                continue  # it ended while another one's experts moved
-            asked.operator, asked.request = split, None
-            await self._apply(backend, asked, "operator")
-        return found
+        for state in found.values():
+            state.operator, state.request = split, None
+        # At once: one that does not answer keeps no other from moving.
+        moves = (self._apply(backend, state, "operator") for backend, state in found.items())
+        outcomes = await asyncio.gather(*moves, return_exceptions=True)
+        left = [backend for backend in found if self._desired.get(backend) is found[backend]]
+        for backend, error in zip(found, outcomes, strict=True):
+            # One of several may end meanwhile.
+            if error is not None and (backend in left or not left):
+                raise error
+        return left
+
+    # --- what memory demands ---
+
+    def relocate(self, relocations: Sequence[Relocation]) -> None:
+        """Have experts move, whatever was asked for: memory comes first."""
+        for backend in self._headroom.serving():
+            moves = [move for move in relocations if move.tenant == backend.id]
+            if not moves:
+                continue
+            homes = {x.index: x.attention_device for x in backend.engine.known().layers}
+            expert_only = self._desired.expert_only(backend)
+            places = {
+                move.layer: self._device_in(move.place, homes[move.layer], expert_only)
+                for move in moves
+            }
+            why = ", ".join(dict.fromkeys(move.why for move in moves))
+            to = sorted(set(places.values()))
+            log.info("balance", backend=backend.id, why=why, layers=len(places), to=to)
+            self.set_targets(backend, places, why)
+
+    def _device_in(self, domain: str, home: str, expert_only: Sequence[str]) -> str:
+        """A domain is no place: of the devices in it, the layer's own, or one for experts only."""
+        if domain in (CPU, self._headroom.domain_of(home)):
+            return CPU if domain == CPU else home
+        inside = (name for name in expert_only if self._headroom.domain_of(name) == domain)
+        return next(inside, home)
+
+    def set_targets(self, backend: Backend, moves: Mapping[int, str], why: str) -> None:
+        """Change where some layers are to be, and begin to move them there."""
+        state = self._desired.get(backend)
+        if state is not None and backend.engine.live_moves:
+            goal = (state.migration.goal or placed(backend.engine.known())) | dict(moves)
+            state.migration.start(goal, why)
+
+    async def devices_known(self, backend: Backend, devices: Iterable[str], floor: int = 0) -> None:
+        """What there is to know of its devices, which have these names, is known: place its experts
+        for the first time. `floor`: layers that "auto" leaves on the CPU."""
+        if (state := self._desired.get(backend)) is not None:
+            state.devices, state.floor = frozenset(devices), floor
+            state.devices_known.set()
+            await self._apply_quietly(backend, state, "load")
+
+    # --- the policies' and the pool's news ---
 
     async def policies_changed(self, old: Policies, new: Policies, changes: Changes) -> None:
         """Move what moves, and start the successors of backends whose model is to be loaded
         otherwise."""
         for backend in self._pool.backends():
-            change = changes.for_model(backend.options.model)
-            reload = change.reload if change is not None else ()
-            reload += tuple(key for key in changes.keys if _is_for_all(key))
-            moves = change is not None and change.moves(dense=backend.options.dense)
-            if moves and _moves_by_replacing(backend):
-                reload += (_split_key(backend),)
-            otherwise = bool(reload) or (change is not None and change.makes_movable)
-            if backend.state is BackendState.STARTING and otherwise:
-                self._outdated[backend.id] = self._outdated.get(backend.id, ()) + reload
-            if (asked := self._asked.get(backend.id)) is None:
-                continue
-            if moves:
-                asked.policy = self.policy_split(backend)
-                asked.operator = None
-            ready = backend.state is BackendState.READY
-            if ready and otherwise:
-                spawn(self._reload(backend, reload), name=f"{backend.id}:reload")
-            if not (ready and reload) and (moves or "devices" in _tables(changes)):
-                spawn(self._apply(backend, asked, "policy"), name=f"{backend.id}:policy")
+            try:
+                self._follow(backend, changes)
+            except Exception:
+                # One that cannot follow must not keep the others from it.
+                log.exception("policy_change_failed", backend=backend.id)
+
+    def _follow(self, backend: Backend, changes: Changes) -> None:
+        change = changes.for_model(backend.options.model)
+        reload = change.reload if change is not None else ()
+        reload += tuple(key for key in changes.keys if _is_for_all(key))
+        moves = change is not None and change.moves(dense=backend.options.dense)
+        if moves and _moves_by_replacing(backend):
+            reload += (_split_key(backend),)
+        otherwise = bool(reload) or (change is not None and change.makes_movable)
+        if backend.state is BackendState.STARTING and otherwise:
+            self._outdated[backend.name] = self._outdated.get(backend.name, ()) + reload
+        if (state := self._desired.get(backend)) is None:
+            return
+        if moves:
+            state.policy, state.operator = self.policy_split(backend), None
+        ready = backend.state is BackendState.READY
+        if ready and otherwise:
+            spawn(self._reload(backend, reload), name=f"{backend.id}:reload")
+        if not (ready and reload) and (moves or "devices" in _tables(changes)):
+            spawn(self._apply_quietly(backend, state, "policy"), name=f"{backend.id}:policy")
 
     async def _reload(self, backend: Backend, keys: tuple[str, ...]) -> None:
         moves = not backend.engine.moves_by_reload
@@ -225,40 +199,13 @@ class Controller:
             self._events.publish("backend_reloading", backend=backend.id, keys=list(keys))
             await self._pool.replace(backend.id, options)
 
-    # --- what memory demands ---
-
-    def shift(self, backend: Backend, moves: Mapping[int, str], why: str) -> None:
-        """Change the goal of some layers, whatever was asked for: memory comes first."""
-        asked = self._asked.get(backend.id)
-        if asked is not None and backend.engine.live_moves:
-            goal = (asked.migration.goal or placed(backend.engine.known())) | dict(moves)
-            asked.migration.start(goal, why)
-
-    async def learned(self, backend: Backend, devices: Iterable[str]) -> None:
-        """What there is to know of its devices, which have these names, is known: place its experts
-        for the first time."""
-        if (asked := self._asked.get(backend.id)) is not None:
-            asked.devices = frozenset(devices)
-            asked.learned.set()
-            await self._apply(backend, asked, "load")
-
-    async def until_still(self, backends: Iterable[Backend]) -> None:
-        """Wait until none of these has a move under way."""
-        for backend in backends:
-            if (asked := self._asked.get(backend.id)) is not None:
-                await asked.migration.until_still()
-
-    # --- the pool's news ---
-
-    def _ready(self, backend: Backend) -> None:
+    def ready(self, backend: Backend) -> None:
+        """It is loaded, and may be asked for a split."""
         migration = Migration(
-            backend,
-            events=self._events,
-            clock=self._clock,
-            on_short=lambda device: self.on_short(device),
+            backend, events=self._events, clock=self._clock, on_short=self._headroom.note_failed
         )
-        self._asked[backend.id] = Asked(self.policy_split(backend), migration)
-        if (keys := self._outdated.pop(backend.id, None)) is not None:
+        self._desired.open(backend, DesiredState(self.policy_split(backend), migration))
+        if (keys := self._outdated.pop(backend.name, None)) is not None:
             spawn(self._reload(backend, keys), name=f"{backend.id}:reload")
         if not backend.engine.live_moves:
             log.info("no_live_moves", backend=backend.id, why=backend.engine.why_no_moves)
@@ -271,45 +218,54 @@ class Controller:
         # It is unset where a successor that has everything on the device is on its way.
         return AUTO if policy.dense_cpu_layers is None else policy.dense_cpu_layers
 
-    def _idle(self, backend: Backend) -> None:
-        asked = self._asked.get(backend.id)
-        if asked is not None and asked.request is not None:
-            asked.idle_number += 1
-            timer = self._forget_request(backend, asked, asked.idle_number)
+    def idle(self, backend: Backend) -> None:
+        """Nobody uses it any more: what a request asked for holds only for a while."""
+        state = self._desired.get(backend)
+        if state is not None and state.request is not None:
+            state.idle_number += 1
+            timer = self._forget_request(backend, state, state.idle_number)
             spawn(timer, name=f"{backend.id}:settle")
 
-    async def _forget_request(self, backend: Backend, asked: Asked, number: int) -> None:
+    async def _forget_request(self, backend: Backend, state: DesiredState, number: int) -> None:
         await self._clock.sleep(self._policies().devices.settle_s)
-        if backend.idle and asked.idle_number == number and self._asked.get(backend.id) is asked:
-            asked.request = None
-            await self._apply(backend, asked, "settle")
+        if backend.idle and state.idle_number == number and self._desired.get(backend) is state:
+            state.request = None
+            await self._apply_quietly(backend, state, "settle")
 
-    def _gone(self, backend: Backend) -> None:
-        if (asked := self._asked.pop(backend.id, None)) is not None:
-            asked.learned.set()  # nothing more will be learned, and somebody may wait for it
-        self.floors.pop(backend.id, None)
-        self._outdated.pop(backend.id, None)
+    def gone(self, backend: Backend) -> None:
+        self._desired.close(backend)
+        self._outdated.pop(backend.name, None)
+
+    # --- what comes of it ---
+
+    async def _apply_quietly(self, backend: Backend, state: DesiredState, why: str) -> None:
+        """For what nobody waits for; why it failed is in the log."""
+        with suppress(ProxyError):
+            await self._apply(backend, state, why)
 
     async def _apply(
-        self, backend: Backend, asked: Asked, why: str, *, settle_s: float = 0.0
+        self, backend: Backend, state: DesiredState, why: str, *, settle_s: float = 0.0
     ) -> None:
-        """Have the engine reach what is asked now."""
+        """Have the engine reach what is asked now. Raises what the move failed by."""
         if not backend.engine.live_moves:
             return
-        await asked.learned.wait()
-        floor = self.floors.get(backend.id, 0)
-        # What is on its way has its room already: it is not in `spare` any more.
-        status = projected(backend.engine.known(), asked.migration.goal or {})
+        if not state.devices_known.is_set():
+            known = spawn(state.devices_known.wait(), name=f"{backend.id}:devices")
+            # Where nobody says, a number is tried and "auto" puts nothing anywhere.
+            await wait_within(self._clock, (known,), DEVICES_KNOWN_S)
+            known.cancel()
+        # What is on its way has its room already: it is not available any more.
+        status = projected(backend.engine.known(), state.migration.goal or {})
         goal = assign(
             status,
-            asked.split,
-            self.spare(asked.split != AUTO),
-            self.extra(backend),
-            card_of=self.card_of,
-            closed=self._closed(),
-            floor=floor,
+            state.split,
+            self._headroom.available(by_number=state.split != AUTO),
+            self._desired.expert_only(backend),
+            card_of=self._headroom.domain_of,
+            closed=self._desired.no_expert_devices(),
+            floor=state.floor,
         )
-        await asked.migration.reach(goal, why, settle_s=settle_s)
+        await state.migration.reach(goal, why, settle_s=settle_s)
 
 
 def _moves_by_replacing(backend: Backend) -> bool:

@@ -1,64 +1,109 @@
-"""What the balancer looks at: the cards and their room, what comes and goes, and who is there.
+"""What there is of each device's memory for whom: what may still be taken, what comes and goes, and
+who holds what.
 
-Devices that show the same card (two RPC servers that a test points at one) are one *domain*: they
-share its memory.
+Devices that show the same memory (two RPC servers on one card) are one *memory domain*. Answers
+questions; what it remembers is told to it.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from proxy.clock import Clock
-from proxy.control.controller import Controller
-from proxy.engine.types import CPU, Device, LoadOptions
+from proxy.control.accounting import LedgerSync
+from proxy.control.desired import DesiredStates
+from proxy.control.ports import Backends, Readings
+from proxy.engine.types import CPU, Device, Layer, LoadOptions
 from proxy.memory.ledger import Ledger
-from proxy.memory.watch import MemoryWatch
-from proxy.placement.assign import projected
-from proxy.placement.rebalance import DeviceBudget, Tenant
+from proxy.placement.assign import Placement, projected
+from proxy.placement.rebalance import Tenant
+from proxy.placement.room import Room as DeviceBudget
 from proxy.policy.model import Policies
-from proxy.pool.pool import Pool
-from proxy.pool.state import Backend, BackendState
+from proxy.pool.state import Backend, BackendState, Name
 from proxy.split import AUTO, cpu_layers
 
 SERVING = (BackendState.READY, BackendState.DRAINING)
 
 
 @dataclass(slots=True)
-class Domain:
-    """What is remembered of one card."""
+class DomainState:
+    """What is remembered of one memory domain."""
 
     short_at_s: float = float("-inf")  # when memory was short last
     failed_at_s: float = float("-inf")  # when it could not be had though there seemed to be room
     shrinking: bool = False  # it was short, and the reserve is not free again yet
     recovering: bool = False  # since then not all has come back
-    traded_at_s: float = float("-inf")
+    preempted_at_s: float = float("-inf")
 
 
-class Rooms:
-    """One for all devices. Answers questions; what it remembers is told to it."""
+class Headroom:
+    """One for all devices."""
 
     def __init__(
         self,
         *,
-        pool: Pool,
-        controller: Controller,
-        watch: MemoryWatch,
+        pool: Backends,
+        desired: DesiredStates,
+        memory: Readings,
         ledger: Ledger,
+        accounting: LedgerSync,
         policies: Callable[[], Policies],
-        use: Callable[[str], float],
+        use: Callable[[Backend], float],
+        answers: Callable[[Backend], bool],
         clock: Clock,
     ) -> None:
-        """`use`: a backend's tokens a second."""
-        self._pool, self._controller, self._watch, self._ledger = pool, controller, watch, ledger
-        self._policies, self._use, self._clock = policies, use, clock
-        # What changes: devices by backend, what was promised to those that are being loaded (by
-        # domain, the one that began first before the others), and the domains.
-        self.known: dict[str, tuple[Device, ...]] = {}
-        self.promised: dict[str, dict[str, int]] = {}
-        self._domains: dict[str, Domain] = {}
+        """`use`: a backend's tokens a second. `answers`: whether its worker does, so that its
+        experts can move."""
+        self._pool, self._desired, self._memory = pool, desired, memory
+        self._ledger, self._accounting = ledger, accounting
+        self._policies, self._use, self._answers = policies, use, answers
+        self._clock = clock
+        # What changes: devices by backend, what is reserved for those that are being loaded (by
+        # domain, the one that began first before the others), and what is remembered of domains.
+        self._devices: dict[str, tuple[Device, ...]] = {}
+        self._reserved: dict[Name, Mapping[str, int]] = {}
+        self._domains: dict[str, DomainState] = {}
+
+    # --- what it is told ---
+
+    def note_devices(self, backend: Backend, devices: tuple[Device, ...]) -> None:
+        """A worker has reported its devices. They stay known when it is gone: the next one will
+        find the same, until others tell of all of them."""
+        self._devices[backend.id] = devices
+        there = {other.id for other in self._pool.backends()}
+        for old in [old for old in self._devices if old not in there]:
+            elsewhere = {
+                d.name for key, found in self._devices.items() if key != old for d in found
+            }
+            if all(device.name in elsewhere for device in self._devices[old]):
+                del self._devices[old]
+
+    def note_failed(self, device: str) -> None:
+        """An allocation failed though there seemed to be room: it is not tried again before it has
+        settled."""
+        state = self.state_of(self.domain_of(device))
+        state.failed_at_s = state.short_at_s = self._clock.now()
+        state.recovering = True
+
+    def reserve(self, newcomer: Backend, needed: Mapping[str, int]) -> None:
+        """Nobody else may grow into these bytes, by domain, before `release`."""
+        self._reserved[newcomer.name] = needed
+
+    def release(self, newcomer: Backend) -> None:
+        self._reserved.pop(newcomer.name, None)
+
+    def is_first(self, newcomer: Backend) -> bool:
+        """Whether no other newcomer has reserved memory before this one."""
+        return next(iter(self._reserved), newcomer.name) == newcomer.name
+
+    def state_of(self, domain: str) -> DomainState:
+        """What is remembered of a domain, for the balancer to change."""
+        return self._domains.setdefault(domain, DomainState())
+
+    # --- devices and domains ---
 
     def devices(self) -> dict[str, Device]:
         """Every device that a worker has reported, by name."""
-        return {device.name: device for devices in self.known.values() for device in devices}
+        return {device.name: device for found in self._devices.values() for device in found}
 
     def devices_for(self, options: LoadOptions) -> list[str]:
         """The devices that a backend with these options will use, among those that are known."""
@@ -69,62 +114,60 @@ class Rooms:
             if not device.name.startswith("RPC") or device.description in servers
         ]
 
-    def domain(self, name: str) -> Domain:
-        """What is remembered of a domain."""
-        return self._domains.setdefault(name, Domain())
-
     def domain_of(self, device: str) -> str:
-        """The card that a device is on, or the device itself where nothing more is known of it."""
-        reading = self._watch.latest().devices.get(device)
+        """The memory that a device shares, or the device itself where nothing more is known."""
+        reading = self._memory.latest().devices.get(device)
         return reading.source if reading is not None and ":" in reading.source else device
 
-    def by_domain(self, needed: Mapping[str, int]) -> dict[str, int]:
+    def by_domain(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """The same sizes by domain as by device."""
-        domains: dict[str, int] = {}
-        for device, size in needed.items():
-            domain = self.domain_of(device)
-            domains[domain] = domains.get(domain, 0) + size
-        return domains
+        return _sums((self.domain_of(device), size) for device, size in sizes.items())
 
     def serving(self) -> list[Backend]:
         """The backends that have memory, and may be asked."""
-        return [backend for backend in self._pool.backends() if backend.state in SERVING]
+        return serving(self._pool)
 
-    def rooms(self, newcomer: str | None = None) -> dict[str, DeviceBudget]:
-        """Domain -> its room. Of several devices on one card the pessimist's view of each
-        counts. For a newcomer, what was promised to later ones does not."""
-        policies, now = self._policies().devices, self._clock.now()
-        rooms: dict[str, DeviceBudget] = {}
-        coming = self.coming()
-        for backend, domains in self.promised.items():
-            if backend == newcomer:
-                break
-            for domain, size in domains.items():
-                coming[domain] = coming.get(domain, 0) + size
+    # --- what there is ---
+
+    def budgets(self, newcomer: Backend | None = None) -> dict[str, DeviceBudget]:
+        """Domain -> its budget, as of now. Of several devices in one domain the pessimist's view
+        of each counts. For a newcomer, what is reserved for later ones does not."""
+        self._accounting.sync(self.serving())
+        promised = _sums((*self.inbound().items(), *self._reserved_before(newcomer)))
+        budgets: dict[str, DeviceBudget] = {}
         for name in self.devices():
             domain = self.domain_of(name)
-            rules, memory = policies.for_device(name), self.domain(domain)
+            budget = self._budget(name, domain, promised.get(domain, 0))
+            budgets[domain] = budgets[domain].merge(budget) if domain in budgets else budget
+        return budgets
+
+    def _budget(self, device: str, domain: str, promised: int) -> DeviceBudget:
+        policies, now = self._policies().devices, self._clock.now()
+        rules, state = policies.for_device(device), self.state_of(domain)
+        quiet = now - state.short_at_s >= policies.settle_s
+        limit = rules.limit_bytes
+        return DeviceBudget(
             # What is on its way back is not short any more, though nothing may be promised of it
             # yet.
-            free = self._ledger.free(name)
-            quiet = now - memory.short_at_s >= policies.settle_s
-            ours = self._ledger.ours(name)
-            room = DeviceBudget(
-                free=free,
-                reserve=rules.reserve_bytes,
-                # Once it is short, enough is what brings the reserve back: moves change what is
-                # needed to compute, so the first go may fall short of it.
-                low=rules.reserve_bytes if memory.shrinking else policies.low_bytes,
-                over_limit=None if rules.limit_bytes is None else ours - rules.limit_bytes,
-                promised=coming.get(domain, 0),
-                growth="frozen" if not quiet else "step" if memory.recovering else "bulk",
-                may_preempt=now - memory.traded_at_s >= policies.settle_s,
-                experts=rules.experts,
-            )
-            rooms[domain] = rooms[domain].merge(room) if domain in rooms else room
-        return rooms
+            free_bytes=self._ledger.free(device),
+            reserve_bytes=rules.reserve_bytes,
+            # Once it is short, enough is what brings the reserve back: moves change what is needed
+            # to compute, so the first go may fall short of it.
+            low_bytes=rules.reserve_bytes if state.shrinking else policies.low_bytes,
+            over_limit_bytes=None if limit is None else self._ledger.ours(device) - limit,
+            promised_bytes=promised,
+            growth="frozen" if not quiet else "step" if state.recovering else "bulk",
+            may_preempt=now - state.preempted_at_s >= policies.settle_s,
+            experts=rules.experts,
+        )
 
-    def spare(self, *, by_number: bool) -> dict[str, int | None]:
+    def _reserved_before(self, newcomer: Backend | None) -> Iterable[tuple[str, int]]:
+        for name, sizes in self._reserved.items():
+            if newcomer is not None and name == newcomer.name:
+                return
+            yield from sizes.items()
+
+    def available(self, *, by_number: bool) -> dict[str, int | None]:
         """Domain -> bytes that experts may still take there; None: not known.
 
         `by_number`: for a number that somebody named, who need not wait until memory has settled,
@@ -133,24 +176,24 @@ class Rooms:
         """
         found: dict[str, int | None] = {}
         failed_since_s = self._clock.now() - self._policies().devices.settle_s
-        for domain, room in self.rooms().items():
-            failed = self.domain(domain).failed_at_s > failed_since_s
-            if failed or (room.growth == "frozen" and not by_number):
+        for domain, budget in self.budgets().items():
+            failed = self.state_of(domain).failed_at_s > failed_since_s
+            if failed or (budget.growth == "frozen" and not by_number):
                 found[domain] = 0
             else:
-                known = room.free is not None or room.over_limit is not None
-                found[domain] = room.available if known else None
+                known = budget.spare_bytes is not None
+                found[domain] = budget.available_bytes if known else None
         return found
 
-    def coming(self, *, but_one: bool = False) -> dict[str, int]:
+    def inbound(self, *, but_one: bool = False) -> dict[str, int]:
         """Domain -> bytes of experts that are being copied there. `but_one`: without the largest
         layer of each backend, since one has its memory already while it is copied."""
         sums: dict[str, int] = {}
         for backend in self.serving():
-            goal = self._controller.goal(backend) or {}
+            goal = self._desired.goal(backend)
             sizes: dict[str, list[int]] = {}
             for layer in backend.engine.known().layers:
-                place = goal.get(layer.index, layer.experts)
+                place = _goal_of(layer, goal)
                 if place not in (CPU, layer.experts):
                     sizes.setdefault(self.domain_of(place), []).append(layer.experts_bytes)
             for domain, found in sizes.items():
@@ -158,54 +201,55 @@ class Rooms:
                 sums[domain] = sums.get(domain, 0) + sum(found) - taken
         return sums
 
-    def leaving(self) -> dict[str, int]:
+    def outbound(self) -> dict[str, int]:
         """Domain -> bytes of experts that are about to leave it, or have left and are not shown
         yet."""
-        sums: dict[str, int] = {}
-        for name in self.devices():
-            domain = self.domain_of(name)
-            sums[domain] = sums.get(domain, 0) + self._ledger.pending_free(name)
-        for backend in self.serving():
-            goal = self._controller.goal(backend) or {}
-            for layer in backend.engine.known().layers:
-                if layer.experts not in (CPU, goal.get(layer.index, layer.experts)):
-                    domain = self.domain_of(layer.experts)
-                    sums[domain] = sums.get(domain, 0) + layer.experts_bytes
-        return sums
+        shown_late = ((self.domain_of(d), self._ledger.pending_free(d)) for d in self.devices())
+        leaving = (
+            (self.domain_of(layer.experts), layer.experts_bytes)
+            for backend in self.serving()
+            for layer in backend.engine.known().layers
+            if layer.experts
+            not in (CPU, self._desired.goal(backend).get(layer.index, layer.experts))
+        )
+        return _sums((*shown_late, *leaving))
+
+    # --- who is there ---
 
     def tenants(self) -> list[Tenant]:
         """Who has experts that may move, and where they are, by domain."""
-        found = []
-        for backend in self.serving():
-            asked = self._controller.asked(backend.id)
-            if asked is None or not backend.engine.live_moves:
-                continue
-            # A layer that is on its way counts as where it will be.
-            status = projected(backend.engine.known(), self._controller.goal(backend) or {})
-            found.append(
-                Tenant(
-                    id=backend.id,
-                    layers=[
-                        replace(
-                            layer,
-                            experts=self._place(layer.experts),
-                            attention_device=self._place(layer.attention_device),
-                        )
-                        for layer in status.layers
-                    ],
-                    pinned_cpu=cpu_layers(
-                        self._controller.floors.get(backend.id, 0) if asked == AUTO else asked,
-                        status.block_count,
-                    ),
-                    auto=asked == AUTO,
-                    busy=backend.in_flight > 0,
-                    use=self._use(backend.id),
-                    last_used_s=backend.last_used_s,
-                    moving=self._controller.moving(backend),
-                    expert_only=frozenset(map(self.domain_of, self._controller.extra(backend))),
+        return [
+            tenant
+            for backend in self.serving()
+            if backend.engine.live_moves and self._answers(backend)
+            if (tenant := self._tenant(backend)) is not None
+        ]
+
+    def _tenant(self, backend: Backend) -> Tenant | None:
+        state = self._desired.get(backend)
+        if state is None:
+            return None
+        # A layer that is on its way counts as where it will be.
+        status = projected(backend.engine.known(), self._desired.goal(backend))
+        auto = state.split == AUTO
+        return Tenant(
+            id=backend.id,
+            layers=[
+                replace(
+                    layer,
+                    experts=self._place(layer.experts),
+                    attention_device=self._place(layer.attention_device),
                 )
-            )
-        return found
+                for layer in status.layers
+            ],
+            pinned_cpu=cpu_layers(state.floor if auto else state.split, status.block_count),
+            auto=auto,
+            busy=backend.in_flight > 0,
+            use=self._use(backend),
+            last_used_s=backend.last_used_s,
+            moving=self._desired.moving(backend),
+            expert_only=frozenset(map(self.domain_of, self._desired.expert_only(backend))),
+        )
 
     def holds(self, backend: Backend, domains: Collection[str]) -> bool:
         """Whether a backend has something in one of these domains, or may have: a foreign server
@@ -218,3 +262,19 @@ class Rooms:
 
     def _place(self, place: str) -> str:
         return place if place == CPU else self.domain_of(place)
+
+
+def serving(pool: Backends) -> list[Backend]:
+    """The backends that have memory, and may be asked."""
+    return [backend for backend in pool.backends() if backend.state in SERVING]
+
+
+def _goal_of(layer: Layer, goal: Placement) -> str:
+    return goal.get(layer.index, layer.experts)
+
+
+def _sums(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for key, size in sizes:
+        sums[key] = sums.get(key, 0) + size
+    return sums

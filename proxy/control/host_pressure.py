@@ -10,10 +10,10 @@ import structlog
 
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.gguf_reader import read_header
+from proxy.control.ports import Readings
 from proxy.engine.types import LoadOptions
 from proxy.memory.pressure import Episodes, pressure_of
 from proxy.memory.snapshot import Snapshot
-from proxy.memory.watch import MemoryWatch
 from proxy.observe.events import EventLog
 from proxy.placement.budget import Budget
 from proxy.placement.footprint import settings_of
@@ -28,28 +28,27 @@ log = structlog.get_logger()
 NO_DEVICES = " (as far as no device takes them; none is known yet)"
 
 
-class HostMemory:
+class HostPressure:
     """Called by the pool before a backend is started, and by the memory watch after each poll."""
 
     def __init__(
         self,
         *,
-        watch: MemoryWatch,
+        memory: Readings,
         events: EventLog,
         split_of: Callable[[Backend], Split],
         capacity: Capacity,
     ) -> None:
         """`split_of` tells the policies' split of a backend, `capacity` what of the devices, with
         these RPC servers, a model could have."""
-        self._watch, self._events = watch, events
+        self._memory, self._events = memory, events
         self._split_of, self._capacity = split_of, capacity
         self._episodes = Episodes()
-        watch.subscribe(self._look)
 
     async def check(self, backend: Backend) -> None:
         """Note on `backend`, and tell, that what stays on the CPU is more than RAM can hold."""
         options = backend.options
-        available = self._watch.latest().host.available_bytes
+        available = self._memory.latest().host.available_bytes
         if options.engine != "hosted" or available is None:
             return
         budgets = tuple(self._capacity(options.rpc))
@@ -76,7 +75,8 @@ class HostMemory:
             message=message,
         )
 
-    def _look(self, snapshot: Snapshot) -> None:
+    def look(self, snapshot: Snapshot) -> None:
+        """After each reading: tell that RAM is short, once, and that it is not any more."""
         host = snapshot.host
         match self._episodes.look(host, snapshot.at_s):
             case "begun":

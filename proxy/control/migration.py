@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from proxy.clock import Clock
-from proxy.engine.types import Move
+from proxy.engine.types import Move, Status
 from proxy.errors import ProxyError
 from proxy.observe.events import EventLog
 from proxy.placement.assign import Placement, placed
@@ -38,7 +38,7 @@ class Migration:
         # What changes: where the experts are to be, the last move, and the record of those made,
         # oldest first.
         self.goal: Placement | None = None
-        self._move: asyncio.Task[Move] | None = None
+        self._move: asyncio.Task[ProxyError | None] | None = None
         self.history: deque[dict[str, Any]] = deque(maxlen=MOVES_KEPT)
 
     @property
@@ -47,24 +47,31 @@ class Migration:
 
     async def reach(self, goal: Placement, why: str, *, settle_s: float) -> None:
         """Have the engine reach `goal`; returns once it is there, and waits up to `settle_s` more
-        for repacking. Joins a move to the same goal, supersedes any other."""
-        status = self._backend.engine.known()
-        if goal == self.goal and self._move is not None and not self._move.done():
-            await asyncio.shield(self._move)
-            return
-        if goal == self.goal == placed(status) and (status.settled or not settle_s):
-            return
-        # Whoever asked may leave: the move goes on.
-        await asyncio.shield(self.start(goal, why, settle_s=settle_s))
+        for repacking. Joins a move to the same goal, supersedes any other.
 
-    def start(self, goal: Placement, why: str, *, settle_s: float = 0.0) -> asyncio.Task[Move]:
-        """Begin a move, without waiting for it."""
+        Raises what the move failed by: Conflict where the engine refused, BackendDied and others
+        where it is gone or does not answer.
+        """
+        status = self._backend.engine.known()
+        move = self._move
+        if goal != self.goal or move is None or move.done():
+            if goal == self.goal == placed(status) and (status.settled or not settle_s):
+                return
+            move = self.start(goal, why, settle_s=settle_s)
+        # Whoever asked may leave: the move goes on.
+        if (error := await asyncio.shield(move)) is not None:
+            raise error
+
+    def start(
+        self, goal: Placement, why: str, *, settle_s: float = 0.0
+    ) -> asyncio.Task[ProxyError | None]:
+        """Begin a move, without waiting for it. Its result is what it failed by, if it did."""
         self.goal = goal
         move = self._perform(goal, why, settle_s)
         self._move = spawn(move, name=f"{self._backend.id}:move")
         return self._move
 
-    async def until_still(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait until no move is under way."""
         while self._move is not None and not self._move.done():
             await asyncio.wait((self._move,))
@@ -74,30 +81,34 @@ class Migration:
         if self._move is not None:
             self._move.cancel()
 
-    async def _perform(self, goal: Placement, why: str, settle_s: float) -> Move:
-        backend = self._backend
-        before, at = backend.engine.known(), self._clock.wall()
+    async def _perform(self, goal: Placement, why: str, settle_s: float) -> ProxyError | None:
+        engine, at = self._backend.engine, self._clock.wall()
+        before, failure, move = engine.known(), None, Move(0, 0.0, 0.0)
         try:
-            move = await backend.engine.place(goal, settle_s=settle_s)
+            move = await engine.place(goal, settle_s=settle_s)
         except ProxyError as error:
-            log.warning("move_failed", backend=backend.id, why=why, error=error.message)
-            move = Move(0, 0.0, 0.0)
-        if self.goal is goal:
-            # What could not be had is not on its way any more.
-            self.goal = placed(backend.engine.known())
+            log.warning("move_failed", backend=self._backend.id, why=why, error=error.message)
+            failure = error
+        finally:
+            if self.goal is goal:
+                # What could not be had is not on its way any more.
+                self.goal = placed(engine.known())
         if move.short_of_memory is not None:
             self._on_short(move.short_of_memory)
         if move.layers or move.short_of_memory:
-            record = {
-                "at": at.isoformat(),
-                "why": why,
-                "from": before.moe_cpu_layers,
-                "to": backend.engine.known().moe_cpu_layers,
-                "layers": move.layers,
-                "staged_s": round(move.staged_s, 6),
-                "gate_s": round(move.gate_s, 6),
-                "short_of_memory": move.short_of_memory,
-            }
-            self.history.append(record)
-            self._events.publish("moved", backend=backend.id, model=backend.options.model, **record)
-        return move
+            self._record(move, before, {"at": at.isoformat(), "why": why})
+        return failure
+
+    def _record(self, move: Move, before: Status, head: dict[str, Any]) -> None:
+        backend = self._backend
+        record = {
+            **head,
+            "from": before.moe_cpu_layers,
+            "to": backend.engine.known().moe_cpu_layers,
+            "layers": move.layers,
+            "staged_s": round(move.staged_s, 6),
+            "gate_s": round(move.gate_s, 6),
+            "short_of_memory": move.short_of_memory,
+        }
+        self.history.append(record)
+        self._events.publish("moved", backend=backend.id, model=backend.options.model, **record)

@@ -12,7 +12,7 @@ from cachetools import LRUCache
 
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.local import Catalog, Entry
-from proxy.engine.types import Mode
+from proxy.engine.types import LoadOptions, Mode
 from proxy.routing.batch_size import Batches, Capacity
 from proxy.routing.load_plan import (
     HeaderFacts,
@@ -69,6 +69,16 @@ class Planner:
         layers = (await self._facts_of(model)).layers
         ubatch = await self._batches.choose(model.entry, model.policy, plan.options, layers)
         return replace(plan, options=replace(plan.options, ubatch=ubatch))
+
+    async def load_options(
+        self, model: Model, request: ModelRequest, mode: Mode, *, moves: bool = True
+    ) -> LoadOptions:
+        """What a request would have loaded now. `moves`: whether the engine's experts can move;
+        else it is loaded with the policy's split. Raises what `plan` raises."""
+        plan = await self.plan(model, request, mode)
+        if not moves:
+            plan = await self.with_policy_split(model, plan)
+        return (await self.with_batch(model, plan)).options
 
     async def with_policy_split(self, model: Model, plan: LoadPlan) -> LoadPlan:
         """The plan for an engine whose experts turned out not to move, by the policy's split."""

@@ -8,7 +8,7 @@ from typing import Final, Protocol, TypeVar
 
 import structlog
 
-from proxy.engine.types import LoadOptions, Mode
+from proxy.engine.types import Mode
 from proxy.errors import BackendDied
 from proxy.pool.compatible import serves
 from proxy.pool.lease import Lease
@@ -59,16 +59,6 @@ class Router:
             for backend in found
             if any(serves(backend.options, p.options, p.matching.unpinned) for p in plans)
         ]
-
-    async def load_options(
-        self, model: Model, request: ModelRequest, mode: Mode, *, moves: bool = True
-    ) -> LoadOptions:
-        """What a request would have loaded. `moves`: whether the engine's experts can move; else
-        it is loaded with the policy's split. Raises what `Planner.plan` raises."""
-        plan = await self._planner.plan(model, request, mode)
-        if not moves:
-            plan = await self._planner.with_policy_split(model, plan)
-        return (await self._planner.with_batch(model, plan)).options
 
     async def route(self, model: Model, request: ModelRequest, mode: Mode) -> Lease:
         """A lease on a backend that has what the request asks for.

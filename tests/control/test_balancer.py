@@ -3,8 +3,8 @@
 import asyncio
 from pathlib import Path
 
-from proxy.control.controller import Controller
 from proxy.engine.types import CPU
+from tests.support.control import desired_of
 from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server
 from tests.support.models import model
@@ -34,15 +34,14 @@ async def test_what_could_not_be_had_is_not_tried_before_it_has_settled(tmp_path
     async with rpc_server() as rpc:
         policies = POLICIES.format(rpc=rpc, path=model(sizes=SIZES), settle="{settle}")
         async with proxy(tmp_path, policies.format(settle="1h")) as served:
-            controller = served.app.services.splits
-            assert isinstance(controller, Controller)
+            desired = desired_of(served.app.services)
             await served.post("/v1/completions", BODY)
             (backend,) = served.app.services.pool.backends()
             room = 4 * backend.engine.known().layers[0].experts_bytes
             with rpc.no_more_than(room):
                 for _ in range(2):
                     await served.post("/v1/completions", BODY | {"moe_cpu_layers": 0})
-                (move,) = controller.migrations(backend.id)
+                (move,) = desired.history(backend)
                 assert move["short_of_memory"] == "RPC0"
                 assert 0 < move["layers"] < LAYERS
 

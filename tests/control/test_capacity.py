@@ -43,7 +43,7 @@ async def test_the_very_first_load_knows_the_cards(tmp_path: Path, total: int, u
             async def chosen() -> int | None:
                 found = services.resolver.resolve("m")
                 request = ModelRequest("m")
-                return (await services.router.load_options(found, request, "generation")).ubatch
+                return (await services.planner.load_options(found, request, "generation")).ubatch
 
             assert await chosen() == ubatch
             served.edit(text + '[devices.CUDA0]\nlimit = "200MiB"\n')

@@ -7,8 +7,8 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-from proxy.control.controller import Controller
 from tests.support.commands import LLAMA_SERVER
+from tests.support.control import controller_of, desired_of
 from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.proxy import proxy
@@ -40,8 +40,8 @@ async def test_the_operator_is_not_stopped_by_a_backend_that_ends_meanwhile(tmp_
     async with rpc_server() as rpc, rpc_server() as other:
         policies = POLICIES.format(rpc=rpc, path=model(layers=4))
         async with proxy(tmp_path, policies) as served:
-            pool, controller = served.app.services.pool, served.app.services.splits
-            assert isinstance(controller, Controller)
+            services = served.app.services
+            pool, controller = services.pool, controller_of(services)
             await served.post("/v1/completions", BODY)
             (first,) = pool.backends()
             assert first.engine.pid
@@ -55,7 +55,7 @@ async def test_the_operator_is_not_stopped_by_a_backend_that_ends_meanwhile(tmp_
                 os.kill(first.engine.pid, signal.SIGCONT)
 
             await setting
-            assert controller.asked(first.id) == 1
+            assert desired_of(services).split(first) == 1
             assert first.engine.known().moe_cpu_layers == 1
 
 

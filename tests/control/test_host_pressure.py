@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.control.host_pressure import HostMemory
+from proxy.control.host_pressure import HostPressure
 from proxy.engine.types import LoadOptions
 from proxy.memory.readings import HostReading
 from proxy.memory.watch import MemoryWatch
@@ -32,12 +32,13 @@ class Rig:
         self.budgets: Sequence[Budget] = [Budget("CUDA0", 8 * GIB)]
         self.watch = MemoryWatch(host=lambda: self.host, patience_s=20)
         self.events = EventLog()
-        self.memory = HostMemory(
-            watch=self.watch,
+        self.memory = HostPressure(
+            memory=self.watch,
             events=self.events,
             split_of=lambda _: self.split,
             capacity=lambda _: self.budgets,
         )
+        self.watch.subscribe(self.memory.look)
 
     async def check(self, **options: Any) -> Backend:
         backend = Backend("b1", replace(LoadOptions("m", model(), ctx=512), **options))

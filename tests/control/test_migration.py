@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from proxy.control.controller import Controller
 from proxy.engine.types import CPU
 from proxy.placement.assign import placed
+from tests.support.control import controller_of, desired_of
 from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.proxy import proxy
@@ -30,14 +30,14 @@ async def test_what_the_worker_refuses_is_not_on_its_way(tmp_path: Path) -> None
         proxy(tmp_path, POLICIES.format(rpc=rpc, path=model(layers=4))) as served,
     ):
         await served.post("/v1/completions", BODY)
-        controller = served.app.services.splits
-        assert isinstance(controller, Controller)
+        controller = controller_of(served.app.services)
+        desired = desired_of(served.app.services)
         (backend,) = served.app.services.pool.backends()
 
-        controller.shift(backend, {2: "nowhere", 3: "RPC0"}, "free")
-        await controller.until_still([backend])
-        assert controller.goal(backend) == placed(backend.engine.known())
+        controller.set_targets(backend, {2: "nowhere", 3: "RPC0"}, "free")
+        await desired.wait_idle([backend])
+        assert desired.goal(backend) == placed(backend.engine.known())
 
-        controller.shift(backend, {3: "RPC0"}, "free")
-        await controller.until_still([backend])
+        controller.set_targets(backend, {3: "RPC0"}, "free")
+        await desired.wait_idle([backend])
         assert placed(backend.engine.known()) == {0: CPU, 1: CPU, 2: CPU, 3: "RPC0"}

@@ -58,7 +58,7 @@ class Setting(Folder):
 
     async def options(self, request: ModelRequest, mode: Mode = "generation") -> LoadOptions:
         model = self.resolver.resolve(request.model)
-        return await self.router.load_options(model, request, mode)
+        return await self.planner.load_options(model, request, mode)
 
     async def route(self, request: ModelRequest, mode: Mode) -> Lease:
         return await self.router.route(self.resolver.resolve(request.model), request, mode)

@@ -147,7 +147,7 @@ def _running(services: Services, backend: Backend) -> dict[str, Any]:
         "expires_at": _expires(backend),
         "size_vram": sum(held for device, held in sizes.items() if device != CPU),
         "context_length": options.ctx,
-        "moe_cpu_layers": services.splits.current(backend),
+        "moe_cpu_layers": services.desired.current(backend),
         "block_count": status.block_count or summary.layers,
         "backend": backend.id,
     }

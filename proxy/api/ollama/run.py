@@ -62,7 +62,7 @@ def now() -> str:
 def backend_headers(services: Services, backend: Backend) -> dict[str, str]:
     """Who answers, and with which split."""
     headers = {BACKEND_HEADER: backend.id}
-    if (split := services.splits.current(backend)) is not None:
+    if (split := services.desired.current(backend)) is not None:
         headers[SPLIT_HEADER] = str(split)
     return headers
 

@@ -210,7 +210,7 @@ async def test_a_model_that_was_made_answers(
         assert (await answer.json())["prompt"] == "<user>Hi<mine>"
     (backend,) = proxy.services.pool.backends()
     assert backend.options.ctx == 512
-    assert proxy.services.splits.asked(backend.id) == 1
+    assert proxy.services.desired.split(backend) == 1
 
 
 async def test_ollamas_own_client(proxy: Running, server: servers.Hub) -> None:

@@ -1,0 +1,171 @@
+"""Puts the control loop together: the one place where its parts know each other."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from proxy.catalog.gguf import GgufError
+from proxy.catalog.gguf_reader import read_header
+from proxy.clock import Clock
+from proxy.control.accounting import LedgerSync
+from proxy.control.admission import Admission
+from proxy.control.balancer import Balancer
+from proxy.control.controller import Controller
+from proxy.control.desired import DesiredStates
+from proxy.control.headroom import Headroom
+from proxy.control.host_pressure import HostPressure
+from proxy.control.ports import Memory, Pool
+from proxy.control.speed_store import measured_floor
+from proxy.control.worker_devices import WorkerDevices
+from proxy.engine.types import Device, LoadOptions, Mode
+from proxy.memory.ledger import Ledger
+from proxy.observe.events import EventLog
+from proxy.placement.footprint import footprint
+from proxy.policy.model import ModelPolicy, Policies
+from proxy.pool.pool import Pool as RealPool
+from proxy.pool.state import Backend
+from proxy.routing.batch_size import Capacity
+
+Footprint = Callable[[LoadOptions, Sequence[str]], Awaitable[Mapping[str, int]]]
+Measured = Callable[[LoadOptions, Sequence[Device]], Awaitable[int | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the control loop stands on."""
+
+    pool: Pool
+    memory: Memory
+    ledger: Ledger
+    workers: WorkerDevices
+    policies: Callable[[], Policies]
+    # What holds for a model, its manifest counted in.
+    policy_of: Callable[[str], ModelPolicy]
+    # What a model would be loaded with now, if its experts can move or, by the last argument,
+    # cannot.
+    options_for: Callable[[str, Mode, bool], Awaitable[LoadOptions]]
+    capacity: Capacity
+    use: Callable[[Backend], float]  # a backend's tokens a second
+    events: EventLog
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class ControlLoop:
+    """The parts that others speak to."""
+
+    desired: DesiredStates
+    headroom: Headroom
+    controller: Controller
+    admission: Admission
+    balancer: Balancer
+    host_pressure: HostPressure
+
+    def join(self, pool: RealPool) -> None:
+        """Have the pool tell of its backends."""
+        pool.before_start = self.before_start
+        pool.on_ready.append(self.ready)
+        pool.on_idle.append(self.idle)
+        pool.on_gone.append(self.gone)
+
+    async def before_start(self, backend: Backend) -> None:
+        """There is no process yet: see to it that there is room for it."""
+        await self.host_pressure.check(backend)
+        await self.admission.admit(backend)
+
+    def ready(self, backend: Backend) -> None:
+        """It is loaded, and no request has it yet."""
+        self.controller.ready(backend)
+        self.balancer.ready(backend)
+
+    def idle(self, backend: Backend) -> None:
+        """Nobody uses it any more."""
+        self.controller.idle(backend)
+
+    def gone(self, backend: Backend) -> None:
+        """Its process is no more."""
+        self.controller.gone(backend)
+        self.balancer.gone(backend)
+
+
+def assemble(on: Surroundings, *, footprint_of: Footprint, measured: Measured) -> ControlLoop:
+    """`footprint_of`: of which devices a model takes how many bytes without its experts.
+    `measured`: the layers that "auto" leaves on the CPU, as `moe-proxy bench` measured."""
+    desired = DesiredStates(on.policies)
+    accounting = LedgerSync(ledger=on.ledger, desired=desired, clock=on.clock)
+    headroom = Headroom(
+        pool=on.pool,
+        desired=desired,
+        memory=on.memory,
+        ledger=on.ledger,
+        accounting=accounting,
+        policies=on.policies,
+        use=on.use,
+        answers=on.workers.answers,
+        clock=on.clock,
+    )
+    controller = Controller(
+        pool=on.pool,
+        desired=desired,
+        headroom=headroom,
+        policies=on.policies,
+        policy_of=on.policy_of,
+        options_for=on.options_for,
+        events=on.events,
+        clock=on.clock,
+    )
+    admission = Admission(
+        pool=on.pool,
+        desired=desired,
+        memory=on.memory,
+        headroom=headroom,
+        footprint=footprint_of,
+        relocate=controller.relocate,
+        events=on.events,
+        clock=on.clock,
+    )
+    balancer = Balancer(
+        controller=controller,
+        desired=desired,
+        memory=on.memory,
+        ledger=on.ledger,
+        accounting=accounting,
+        headroom=headroom,
+        admission=admission,
+        workers=on.workers,
+        measured=measured,
+        clock=on.clock,
+    )
+    host_pressure = HostPressure(
+        memory=on.memory,
+        events=on.events,
+        split_of=controller.policy_split,
+        capacity=on.capacity,
+    )
+    on.memory.subscribe(balancer.reconcile)
+    on.memory.subscribe(host_pressure.look)
+    return ControlLoop(desired, headroom, controller, admission, balancer, host_pressure)
+
+
+async def footprint_by_header(options: LoadOptions, devices: Sequence[str]) -> dict[str, int]:
+    """What a model takes of each device before its experts come; nothing where its file does not
+    tell."""
+    if options.engine != "hosted":
+        return {}
+    try:
+        header = await asyncio.to_thread(read_header, options.path)
+    except (GgufError, OSError):
+        return {}
+    return footprint(header, options, devices)
+
+
+def floor_by_bench(policies: Callable[[], Policies]) -> Measured:
+    """What `moe-proxy bench` has measured on these devices, read anew each time."""
+
+    async def measured(options: LoadOptions, devices: Sequence[Device]) -> int | None:
+        state = policies().catalog.state
+        floor = partial(measured_floor, state, options.path, devices, libdir=options.libdir)
+        return await asyncio.to_thread(floor)
+
+    return measured

@@ -1,0 +1,275 @@
+"""The control loop as a whole, by what it does: transcripts in a world without processes, whose
+time passes when everybody waits. Sizes are MiB."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any
+
+from proxy.errors import BackendDied, Conflict
+from proxy.split import AUTO
+from tests.control.world.card import Card
+from tests.control.world.engine import PLACE_DEADLINE_S, Spec
+from tests.control.world.loop import run
+from tests.control.world.world import HEAD, RESERVE, SETTLE_S, World, living
+
+Story = Callable[[], Coroutine[Any, Any, None]]
+ONE = HEAD + "[models.a]\n[models.b]\n"
+# In seconds of the world: far more than anything here takes.
+LONG_S = 120.0
+
+
+def played(story: Story) -> Callable[[], None]:
+    """Play it on a loop of its own, whose time is virtual."""
+
+    @wraps(story)
+    def test() -> None:
+        run(story())
+
+    return test
+
+
+def card(total: int = 1000, *devices: str) -> Card:
+    return Card("card0", total, devices or ("G0",))
+
+
+def world(*cards: Card, text: str = ONE, through_workers: bool = False, **specs: Spec) -> World:
+    specs = specs or {"a": Spec(), "b": Spec()}
+    return World(cards or (card(),), specs, text, through_workers)
+
+
+@played
+async def test_auto_fills_a_device_down_to_its_reserve() -> None:
+    async with living(world(card(450))) as there:
+        there.ask("a", for_s=5)
+        await there.until_answered()
+
+        # 450 - 40 in reserve - 50 of dense weights: room for three layers.
+        assert there.places("a") == "ccc000"
+        assert there.control.desired.current(there.backend("a")) == 3
+
+
+@played
+async def test_what_others_take_is_given_at_once_and_comes_back_when_it_lasts() -> None:
+    there = world(card(200), a=Spec(layer_mib=15))
+    async with living(there):
+        there.ask("a", for_s=LONG_S)
+        await asyncio.sleep(10)
+        assert there.places("a") == "000000"
+        there.others_take(600)
+        await asyncio.sleep(2)
+        assert there.places("a") == "ccc000", "40 are free again"
+        there.others_take(0)
+        await asyncio.sleep(SETTLE_S - 3)
+        assert there.places("a") == "ccc000", "it has not lasted yet"
+        await asyncio.sleep(SETTLE_S)
+        assert there.places("a") == "000000"
+        assert [move["why"] for move in there.told("moved")][-4:] == ["pressure", *["free"] * 3]
+
+
+@played
+async def test_a_second_model_makes_the_first_one_shrink_not_leave() -> None:
+    async with living(world(card(700))) as there:
+        there.ask("a", for_s=LONG_S)
+        await asyncio.sleep(5)
+        assert there.places("a") == "000000"
+        there.ask("b", for_s=LONG_S)
+        await asyncio.sleep(5)
+
+        assert {backend.options.model for backend in there.serving()} == {"a", "b"}
+        assert there.cards[0].free >= RESERVE
+
+
+@played
+async def test_a_worker_that_hangs_keeps_no_other_from_moving() -> None:
+    """It is in the middle of a move, and its device is read through it and through another one."""
+    there = world(card(1200), through_workers=True)
+    async with living(there):
+        there.ask("a", 6, for_s=LONG_S)
+        there.ask("b", 6, for_s=LONG_S)
+        await asyncio.sleep(5)
+        there.engines["a"].hangs = True
+        there.ask("a", 0)
+        await asyncio.sleep(4)
+        there.ask("b", 4)
+        await asyncio.sleep(2)
+        assert there.places("b") == "cccc00"
+        there.others_take(there.cards[0].free - 10)
+        await asyncio.sleep(3)
+
+        assert there.places("b") == "cccccc", "it gives what is short, the other one cannot"
+        assert not there.memory.latest().devices["G0"].stale
+
+
+@played
+async def test_a_worker_that_hangs_hides_only_the_devices_that_no_other_tells_of() -> None:
+    there = world(card(1000), Card("card1", 1000, ("G1",)), through_workers=True)
+    async with living(there):
+        there.ask("a", for_s=LONG_S)
+        await asyncio.sleep(5)
+        there.engines["a"].hangs = True
+        await asyncio.sleep(5)
+        assert all(reading.stale for reading in there.memory.latest().devices.values())
+        there.engines["a"].hangs = False
+        await asyncio.sleep(8)
+
+        assert not any(reading.stale for reading in there.memory.latest().devices.values())
+
+
+@played
+async def test_whoever_asks_a_worker_that_hangs_is_told_so_in_the_end() -> None:
+    there = world(card(1000))
+    async with living(there):
+        there.ask("a")
+        await there.until_answered()
+        there.engines["a"].hangs = True
+        there.ask("a", 0)
+        async with asyncio.timeout(PLACE_DEADLINE_S + 20):
+            await there.until_answered()
+
+    assert isinstance(there.ended[-1][1], BackendDied)
+
+
+@played
+async def test_a_move_that_failed_since_the_worker_died_is_an_error_for_whoever_asked() -> None:
+    for who in ("request", "operator"):
+        there = world(card(1000))
+        async with living(there):
+            there.ask("a", 6)
+            await there.until_answered()
+            backend, controller = there.backend("a"), there.control.controller
+            asked: Coroutine[Any, Any, object] = (
+                controller.apply_request(backend, 0)
+                if who == "request"
+                else controller.operator("a", 0)
+            )
+            asking = asyncio.ensure_future(asked)
+            await asyncio.sleep(0.3)
+            there.engines["a"].die()
+            await asyncio.wait((asking,))
+
+            assert isinstance(asking.exception(), BackendDied), who
+
+
+@played
+async def test_what_an_engine_refuses_is_told_to_the_operator_and_costs_no_request() -> None:
+    there = world(card(1000))
+    async with living(there):
+        there.ask("a", 6)
+        await there.until_answered()
+        there.engines["a"].refuses = True
+        there.ask("a", 0)
+        await there.until_answered()
+        (refusal,) = await asyncio.gather(
+            there.control.controller.operator("a", 1), return_exceptions=True
+        )
+
+        assert there.ended[-1] == ("a", None)
+        assert isinstance(refusal, Conflict)
+        assert there.control.desired.current(there.backend("a")) == 6
+
+
+@played
+async def test_an_edit_while_one_model_loads_reaches_the_others() -> None:
+    """Its context was edited just before, so that it is loaded anew; then the split of both is."""
+    there = world(card(2000), text=ONE, a=Spec(load_s=20.0), b=Spec())
+    async with living(there):
+        there.ask("b")
+        await there.until_answered()
+        there.ask("a")
+        await asyncio.sleep(5)
+        await there.edit(ONE.replace("[models.a]", "[models.a]\nctx = 512"))
+        await there.edit(
+            ONE.replace("[models.a]", "[models.a]\nctx = 512\nmoe_cpu_layers = 1").replace(
+                "[models.b]", "[models.b]\nmoe_cpu_layers = 4"
+            )
+        )
+        await asyncio.sleep(LONG_S)
+
+        assert there.places("b") == "cccc00"
+        assert there.places("a") == "c00000"
+        assert there.backend("a").options.ctx == 512
+
+
+@played
+async def test_what_is_missing_is_published_when_it_changes() -> None:
+    """Others are busy, so it waits, and looks twice a second."""
+    there = world(card(500), a=Spec(dense_mib=300), b=Spec(dense_mib=300))
+    async with living(there):
+        there.ask("a", for_s=LONG_S)
+        await asyncio.sleep(5)
+        there.ask("b")
+        await there.until_answered()
+
+        told = there.told("room_missing")
+        assert [fields["unloads"] for fields in told] == [None, "b1"]
+        assert there.ended == [("a", None), ("b", None)]
+
+
+@played
+async def test_a_newcomer_does_not_wait_for_one_that_never_moves() -> None:
+    there = world(card(700), b=Spec(dense_mib=300), a=Spec())
+    async with living(there):
+        there.ask("a", for_s=30)
+        await asyncio.sleep(5)
+        there.engines["a"].refuses = True
+        there.ask("b")
+        await asyncio.sleep(LONG_S)
+
+        assert there.ended == [("a", None), ("b", None)]
+
+
+@played
+async def test_an_idle_request_is_forgotten_by_its_own_start_only() -> None:
+    """A restart is another one, with the same id: what an earlier start was asked for is over."""
+    there = world(card(1000), text=HEAD + "[models.a]\n")
+    async with living(there):
+        there.ask("a", 6)
+        await there.until_answered()
+        first = there.backend("a")
+        there.engines["a"].die()
+        await asyncio.sleep(1)
+        there.ask("a")
+        await there.until_answered()
+        second = there.backend("a")
+
+        assert (second.id, second.generation) == (first.id, 2)
+        assert there.control.desired.split(first) is None
+        assert there.control.desired.split(second) == AUTO
+        await asyncio.sleep(SETTLE_S * 2)
+        assert there.places("a") == "000000"
+
+
+@played
+async def test_a_device_for_experts_only_takes_what_has_no_room_at_home() -> None:
+    text = ONE + "[devices.G1]\nattention = false\n"
+    there = world(card(350), Card("card1", 300, ("G1",)), text=text)
+    async with living(there):
+        there.ask("a", for_s=LONG_S)
+        await asyncio.sleep(20)
+
+        # 350 - 40 - 50: two layers at home; 300 - 40: two on the other one.
+        assert sorted(there.places("a")) == ["0", "0", "1", "1", "c", "c"]
+        there.others_take(250, card=1)
+        await asyncio.sleep(5)
+        assert there.places("a").count("1") == 1
+        there.others_take(0, card=1)
+        await asyncio.sleep(SETTLE_S * 4)
+        assert sorted(there.places("a")) == ["0", "0", "1", "1", "c", "c"]
+
+
+@played
+async def test_what_could_not_be_had_is_not_tried_before_it_has_settled() -> None:
+    """The device hangs, and shows more room than it has."""
+    there = world(card(800), text=HEAD + "[models.a]\nmoe_cpu_layers = 'full'\n")
+    async with living(there):
+        there.ask("a", for_s=LONG_S)
+        await asyncio.sleep(5)
+        there.cards[0].hangs = True
+        there.others_take(500)
+        there.ask("a", 0)
+        there.ask("a", 1)
+        await asyncio.sleep(5)
+
+        short = [move["short_of_memory"] for move in there.told("moved")]
+        assert short.count("G0") == 1

@@ -203,14 +203,13 @@ class Headroom:
 
     def outbound(self) -> dict[str, int]:
         """Domain -> bytes of experts that are about to leave it, or have left and are not shown
-        yet."""
+        yet. Of a worker that does not answer nothing is expected."""
         shown_late = ((self.domain_of(d), self._ledger.pending_free(d)) for d in self.devices())
         leaving = (
             (self.domain_of(layer.experts), layer.experts_bytes)
-            for backend in self.serving()
+            for backend in filter(self._answers, self.serving())
             for layer in backend.engine.known().layers
-            if layer.experts
-            not in (CPU, self._desired.goal(backend).get(layer.index, layer.experts))
+            if layer.experts not in (CPU, _goal_of(layer, self._desired.goal(backend)))
         )
         return _sums((*shown_late, *leaving))
 

@@ -65,6 +65,8 @@ async def test_what_others_take_is_given_at_once_and_comes_back_when_it_lasts() 
         await asyncio.sleep(SETTLE_S)
         assert there.places("a") == "000000"
         assert [move["why"] for move in there.told("moved")][-4:] == ["pressure", *["free"] * 3]
+        await asyncio.sleep(SETTLE_S)
+        assert there.control.headroom.budgets()["G0"].growth == "bulk", "all is as before"
 
 
 @played
@@ -82,23 +84,41 @@ async def test_a_second_model_makes_the_first_one_shrink_not_leave() -> None:
 
 @played
 async def test_a_worker_that_hangs_keeps_no_other_from_moving() -> None:
-    """It is in the middle of a move, and its device is read through it and through another one."""
-    there = world(card(1200), through_workers=True)
+    """It hangs in the middle of a move; its device is read through workers, or by a driver."""
+    for through_workers in (True, False):
+        there = world(card(1300), through_workers=through_workers)
+        async with living(there):
+            for model in ("a", "b", "b"):
+                there.ask(model, 6, for_s=LONG_S)
+            await asyncio.sleep(5)
+            there.ask("a", 1)
+            await asyncio.sleep(0.5)
+            there.engines["a"].hangs = True
+            await asyncio.sleep(4)
+            there.ask("b", 4)
+            await asyncio.sleep(2)
+            assert there.places("b") == "cccc00"
+            there.others_take(there.cards[0].free - 10)
+            await asyncio.sleep(1.2)
+
+            assert there.cards[0].free >= RESERVE, "the other one is used less, and cannot give"
+            assert not there.memory.latest().devices["G0"].stale
+
+
+@played
+async def test_what_a_worker_that_hangs_was_to_give_is_given_by_another() -> None:
+    there = world(card(1300))
     async with living(there):
-        there.ask("a", 6, for_s=LONG_S)
-        there.ask("b", 6, for_s=LONG_S)
+        for model in ("a", "b", "b"):
+            there.ask(model, 3, for_s=LONG_S)
         await asyncio.sleep(5)
         there.engines["a"].hangs = True
-        there.ask("a", 0)
-        await asyncio.sleep(4)
-        there.ask("b", 4)
-        await asyncio.sleep(2)
-        assert there.places("b") == "cccc00"
         there.others_take(there.cards[0].free - 10)
-        await asyncio.sleep(3)
+        await asyncio.sleep(1)
+        assert (there.places("a"), there.places("b")) == ("ccc000", "ccc000")
+        await asyncio.sleep(4)
 
-        assert there.places("b") == "cccccc", "it gives what is short, the other one cannot"
-        assert not there.memory.latest().devices["G0"].stale
+        assert (there.places("a"), there.places("b")) == ("ccc000", "cccc00")
 
 
 @played
@@ -268,8 +288,94 @@ async def test_what_could_not_be_had_is_not_tried_before_it_has_settled() -> Non
         there.cards[0].hangs = True
         there.others_take(500)
         there.ask("a", 0)
+        await asyncio.sleep(3)
         there.ask("a", 1)
-        await asyncio.sleep(5)
+        await asyncio.sleep(3)
 
         short = [move["short_of_memory"] for move in there.told("moved")]
         assert short.count("G0") == 1
+
+
+@played
+async def test_two_who_ask_at_once_do_not_get_the_same_memory() -> None:
+    text = HEAD + "[defaults]\nmoe_cpu_layers = 'full'\n[models.a]\n[models.b]\n"
+    there = world(card(450), text=text)
+    async with living(there):
+        for model in ("a", "b"):
+            there.ask(model, for_s=LONG_S)
+        await asyncio.sleep(5)
+        for model in ("a", "b"):
+            there.ask(model, 0)
+        await asyncio.sleep(5)
+
+        # 450 - 40 in reserve - 2 * 50: room for three layers.
+        assert sorted(there.places("a") + there.places("b")) == [*"000", *"c" * 9]
+        assert not any(move["short_of_memory"] for move in there.told("moved"))
+
+
+@played
+async def test_what_a_newcomer_is_to_have_is_taken_by_nobody_while_it_loads() -> None:
+    text = HEAD + "[models.a]\nmoe_cpu_layers = 'full'\n[models.b]\n"
+    there = world(card(450), text=text, a=Spec(), b=Spec(dense_mib=200, load_s=20.0))
+    async with living(there):
+        there.ask("a", for_s=LONG_S)
+        await asyncio.sleep(5)
+        there.ask("b", for_s=LONG_S)
+        await asyncio.sleep(5)
+        there.ask("a", 0)
+        await asyncio.sleep(5)
+        # 450 - 40 in reserve - 50 - 200: room for one layer.
+        assert there.places("a") == "ccccc0"
+        await asyncio.sleep(20)
+        assert [b.options.model for b in there.serving()] == ["a", "b"]
+
+
+@played
+async def test_what_is_on_its_way_has_its_room_already() -> None:
+    there = world(card(690), text=HEAD + "[models.a]\nmoe_cpu_layers = 'full'\n")
+    async with living(there):
+        there.ask("a", for_s=LONG_S)
+        await asyncio.sleep(5)
+        there.ask("a", 0)
+        await asyncio.sleep(0.7)
+        there.ask("a", 1)
+        await asyncio.sleep(5)
+
+        assert there.places("a") == "c00000"
+
+
+@played
+async def test_a_requests_number_holds_until_nobody_has_used_the_model_for_a_while() -> None:
+    there = world(card(1000))
+    async with living(there):
+        there.ask("a", 4)
+        await there.until_answered()
+        await asyncio.sleep(SETTLE_S - 1)
+        assert there.places("a") == "cccc00"
+        there.ask("a")
+        await asyncio.sleep(SETTLE_S - 1)
+        assert there.places("a") == "cccc00", "it was used meanwhile"
+        await asyncio.sleep(SETTLE_S + 5)
+        assert there.places("a") == "000000"
+
+
+@played
+async def test_an_edit_reaches_the_others_while_a_successor_waits_for_its_turn() -> None:
+    """Its server has one client at a time, and the one before it is in use."""
+    there = world(card(2000), text=ONE, a=Spec(rpc="server"), b=Spec())
+    context = ONE.replace("[models.a]", "[models.a]\nctx = 512")
+    async with living(there):
+        there.ask("a", for_s=60)
+        there.ask("b")
+        await asyncio.sleep(5)
+        await there.edit(context)
+        await asyncio.sleep(1)
+        await there.edit(
+            context.replace("ctx = 512", "ctx = 512\nmoe_cpu_layers = 1").replace(
+                "[models.b]", "[models.b]\nmoe_cpu_layers = 4"
+            )
+        )
+        await asyncio.sleep(5)
+        assert there.places("b") == "cccc00"
+        await asyncio.sleep(LONG_S)
+        assert there.places("a") == "c00000"

@@ -26,6 +26,7 @@ class Spec:
     home: str = "G0"
     load_s: float = 1.0
     stage_s: float = 0.2  # to copy one layer
+    rpc: str | None = None  # a server that has one client at a time
 
 
 class SimEngine:

@@ -160,7 +160,14 @@ class World:
 
     def options(self, model: str) -> LoadOptions:
         policy = self.policies.for_model(model)
-        return LoadOptions(model, Path("no.gguf"), ctx=policy.ctx, parallel=policy.parallel)
+        server = self.specs[model].rpc
+        return LoadOptions(
+            model,
+            Path("no.gguf"),
+            ctx=policy.ctx,
+            parallel=policy.parallel,
+            rpc=() if server is None else (server,),
+        )
 
     # --- what a test does ---
 

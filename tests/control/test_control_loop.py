@@ -334,12 +334,11 @@ async def test_what_a_newcomer_is_to_have_is_taken_by_nobody_while_it_loads() ->
 async def test_what_is_on_its_way_has_its_room_already() -> None:
     there = world(card(690), text=HEAD + "[models.a]\nmoe_cpu_layers = 'full'\n")
     async with living(there):
-        there.ask("a", for_s=LONG_S)
-        await asyncio.sleep(5)
+        there.ask("a")
+        await there.until_answered()
         there.ask("a", 0)
         await asyncio.sleep(0.7)
-        there.ask("a", 1)
-        await asyncio.sleep(5)
+        await there.control.controller.apply_request(there.backend("a"), 1)
 
         assert there.places("a") == "c00000"
 

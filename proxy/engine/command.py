@@ -13,6 +13,7 @@ from proxy.catalog.gguf import GgufError
 from proxy.catalog.gguf_reader import read_header
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
+from proxy.engine.tensor_names import EXPERTS
 from proxy.engine.types import CPU, Address, Device, Layer, LoadOptions, Move, Status
 from proxy.errors import Conflict
 from proxy.tasks import spawn
@@ -27,7 +28,6 @@ STALL_S = 300.0
 # What a command engine calls the place of experts that are not on the CPU: which device, only the
 # server knows.
 DEVICE: Final = "device"
-EXPERTS: Final = re.compile(r"blk\.(\d+)\.ffn_(up|gate|down|gate_up)_(ch|)exps\.")
 WHY_NO_MOVES: Final = "the engine is a command: only a hosted one can move experts while it runs"
 
 
@@ -105,9 +105,6 @@ class CommandEngine:
         return await self._started.wait()
 
     def known(self) -> Status:
-        return self._status
-
-    async def status(self) -> Status:
         """What the split that it was started with says; nobody can ask a foreign server.
 
         Nothing is known of a model that is no GGUF.

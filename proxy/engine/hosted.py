@@ -257,9 +257,6 @@ class HostedEngine:
         # Pushed by the worker at each change.
         return self._last.status or Status(block_count=0)
 
-    async def status(self) -> Status:
-        return self.known()
-
     async def devices(self) -> Sequence[Device]:
         devices = msgspec.json.decode(await self._call("devices"), type=list[Device])
         return [replace(device, name=self._name(device.name)) for device in devices]

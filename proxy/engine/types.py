@@ -151,8 +151,6 @@ class Engine(Protocol):
     def known(self) -> Status:
         """The status as last heard of, without asking."""
 
-    async def status(self) -> Status: ...
-
     async def devices(self) -> Sequence[Device]: ...
 
     async def place(self, placement: Mapping[int, str], *, settle_s: float = 0.0) -> Move:

@@ -4,11 +4,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
+from proxy.engine.tensor_names import EXPERT_TENSORS, FEED_FORWARD_TENSORS
 from proxy.engine.types import CPU
 from proxy.placement.plan import Plan
 
-EXPERT_TENSORS: Final = r"ffn_(up|down|gate|gate_up)_(ch|)exps"
-FEED_FORWARD_TENSORS: Final = r"ffn_(up|down|gate)\."
 DEFAULT_BATCH: Final = 2048
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.catalog.gguf import Header, Tensor
+from proxy.engine.tensor_names import EXPERT_TENSORS, FEED_FORWARD_TENSORS
 from proxy.placement.attention import Attention
 
 BLOCK: Final = re.compile(r"blk\.(\d+)\.(.+)")
 # What `--n-cpu-moe` moves, biases and scales included.
-EXPERTS: Final = re.compile(r"ffn_(up|gate|down|gate_up)_(ch|)exps(\.|$)")
+EXPERTS: Final = re.compile(rf"{EXPERT_TENSORS}(\.|$)")
 # What moves in its place of a model without experts, as with `--n-cpu-ffn`.
-FEED_FORWARD: Final = re.compile(r"ffn_(up|gate|down)\.")
+FEED_FORWARD: Final = re.compile(FEED_FORWARD_TENSORS)
 
 
 @dataclass(frozen=True, slots=True)

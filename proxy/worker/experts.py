@@ -10,15 +10,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from proxy.engine.tensor_names import EXPERTS, FEED_FORWARD
 from proxy.worker.gate import Gate, HeldGate
 from proxy.worker.llama import LlamaLibrary, Tensor
 from proxy.worker.next_step import MAPPED, REPACKED, victim
 from proxy.worker.staging import Copier, Copy, Pointers, Weight
 
-# Any ending counts: a bias or scale left behind would pull its operation back over the bus.
-EXPERTS = re.compile(r"blk\.(\d+)\.ffn_(?:up|gate|down|gate_up)_(?:ch|)exps\.")
-# What moves in their place where a model has none.
-DENSE_FFN = re.compile(r"blk\.(\d+)\.ffn_(?:up|gate|down)\.")
 ATTENTION = re.compile(r"blk\.(\d+)\.(?:attn|ssm)[^#]*$")
 
 
@@ -46,7 +43,7 @@ class Experts:
         self, llama: LlamaLibrary, gate: Gate, *, outputs_per_batch: bool, dense: bool = False
     ) -> None:
         """`dense`: the model has no experts, and its feed-forward weights are taken for them."""
-        self._movable = DENSE_FFN if dense else EXPERTS
+        self._movable = FEED_FORWARD if dense else EXPERTS
         self._llama = llama
         self._gate = gate
         # Every token of a batch may be asked for outputs (embeddings, drafts), not just one a

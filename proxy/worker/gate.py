@@ -10,14 +10,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from proxy.errors import reason_of
 from proxy.worker import _stepgate
 from proxy.worker.llama import MEMORY_BREAKDOWN, LlamaError, LlamaLibrary
 
 # Busy servers come to the gate by themselves, so give them this long before an idle one is woken.
 STEP_WAIT_MS = 15
-WAKE_EVERY_MS = 500
+LOOK_EVERY_MS = 500
+# One step may be a whole batch of a long prompt on a slow CPU. A server that does not come within
+# this time hangs, as in a driver.
+HOLD_TIMEOUT_S = 600.0
 MAX_CONTEXTS = 16
 MAX_BUFFER_TYPES = 32
+NO_MODEL = "llama-server has no model loaded at the moment"
 _AT_STEP, _ANYWHERE = 1, 2
 
 
@@ -28,7 +33,7 @@ def preload() -> c.CDLL:
 
 
 class HeldGate:
-    """A held gate: the contexts that may be worked on, and since when it is held."""
+    """A held gate: the contexts that may be worked on, at least one, and since when it is held."""
 
     def __init__(self, contexts: list[int]) -> None:
         self.contexts = contexts
@@ -39,20 +44,32 @@ class HeldGate:
 
 
 class Gate:
-    """`with gate.hold() as closed:` runs the block while no decode step runs. For one thread at a
-    time."""
+    """`with gate.hold() as held_gate:` runs the block while no decode step runs. For one thread at
+    a time."""
 
-    def __init__(self, library: c.CDLL, llama: LlamaLibrary, server_socket: str) -> None:
+    def __init__(
+        self,
+        library: c.CDLL,
+        llama: LlamaLibrary,
+        server_socket: str,
+        *,
+        timeout_s: float = HOLD_TIMEOUT_S,
+    ) -> None:
+        """Raises LlamaError where this llama.cpp has nowhere to put the gate."""
         self._library = library
         self._server_socket = server_socket
+        self._timeout_s = timeout_s
         self._breakdown = llama.address(MEMORY_BREAKDOWN)
         library.gate_steps.restype = c.c_long
         library.gate_wait.argtypes = (c.c_long,)
-        library.gate_install.argtypes = (c.c_void_p,) * 3
-        real = [llama.address(name) for name in ("llama_process", "ggml_time_ms", "llama_free")]
-        if library.gate_install(*real) != 0:
+        library.gate_watch.argtypes = (c.c_void_p,)
+        library.gate_watched.restype = c.c_void_p
+        names = ("llama_process", "ggml_time_ms", "llama_free", "llama_model_free")
+        library.gate_install.argtypes = (c.c_void_p,) * len(names)
+        if library.gate_install(*map(llama.address, names)) != 0:
             raise LlamaError(
-                "this llama.cpp has no llama_process(): there is nowhere to put the step gate"
+                f"this llama.cpp lacks one of {', '.join(names)}: there is nowhere to put the step "
+                "gate"
             )
 
     @property
@@ -62,7 +79,7 @@ class Gate:
         return int(self._library.gate_steps())
 
     def contexts(self) -> list[int]:
-        """The contexts that have stepped so far, oldest first."""
+        """The contexts that have stepped so far and are still there, oldest first."""
         found = (c.c_void_p * MAX_CONTEXTS)()
         count = self._library.gate_contexts(found, MAX_CONTEXTS)
         return [address for address in found[:count] if address]
@@ -82,32 +99,121 @@ class Gate:
             if address
         }
 
+    # --- the model whose tensors are known ---
+
+    def watch(self, model: int) -> None:
+        """From now on `watched` says whether this model has been freed."""
+        self._library.gate_watch(model)
+
+    @property
+    def watched(self) -> int | None:
+        """The model that is watched. None: it was freed, and all pointers into it are stale, even
+        where a new one is at the same address."""
+        model: int | None = self._library.gate_watched()
+        return model
+
+    @contextmanager
+    def pinned(self) -> Iterator[bool]:
+        """Within the block the watched model is not freed: whoever wants to waits for its end, so
+        look at `model_leaves` now and then. Gives False where it is gone already."""
+        try:
+            yield bool(self._library.gate_pin())
+        finally:
+            self._library.gate_unpin()
+
+    @property
+    def model_leaves(self) -> bool:
+        """Whether llama-server waits for the end of `pinned`, to free the model."""
+        return bool(self._library.gate_model_leaves())
+
+    # --- holding it ---
+
     @contextmanager
     def hold(self) -> Iterator[HeldGate]:
-        """Wait for the end of the step that runs, if one does, and keep the next one from
-        starting."""
-        wakers: list[socket.socket] = []
+        """Wait for the end of the step that runs, if one does, and keep the next one from starting.
+
+        Raises LlamaError where no model is loaded, and where the server does not come to the gate
+        in time: then it hangs, and nothing is held.
+        """
+        waker = _Waker(self._server_socket)
         try:
-            self._library.gate_want(_AT_STEP)
-            if not self._library.gate_wait(STEP_WAIT_MS):
-                self._library.gate_want(_ANYWHERE)
-                wakers.append(self._wake())
-                while not self._library.gate_wait(WAKE_EVERY_MS):
-                    wakers.append(self._wake())
-            yield HeldGate(self.contexts())
+            self._until_parked(waker)
+            yield HeldGate(self._some_contexts())
         finally:
             self._library.gate_open()
-            for waker in wakers:
-                waker.close()
+            waker.close()
 
-    def _wake(self) -> socket.socket:
-        """Send the server's task loop round once, by the cheapest task that needs no slot.
+    def _until_parked(self, waker: "_Waker") -> None:
+        deadline = time.monotonic() + self._timeout_s
+        # One that sleeps would be woken for nothing, and load its model.
+        self._some_contexts()
+        self._library.gate_want(_AT_STEP)
+        if self._library.gate_wait(STEP_WAIT_MS):
+            return
+        self._library.gate_want(_ANYWHERE)
+        while True:
+            waker.send()
+            left_s = deadline - time.monotonic()
+            if self._library.gate_wait(max(0, min(LOOK_EVERY_MS, int(left_s * 1000)))):
+                return
+            self._some_contexts()
+            if left_s <= 0:
+                why = f" ({waker.problem})" if waker.problem else ""
+                raise LlamaError(
+                    f"llama-server has not come to the step gate for {self._timeout_s:g} s{why}"
+                )
 
-        The answer is of no interest, but the socket stays open until the gate does: closing it is a
-        cancel.
-        """
-        waker = socket.socket(socket.AF_UNIX)
-        waker.settimeout(1)
-        waker.connect(self._server_socket)
-        waker.sendall(b"GET /lora-adapters HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n")
-        return waker
+    def _some_contexts(self) -> list[int]:
+        contexts = self.contexts()
+        if not contexts:
+            raise LlamaError(NO_MODEL)
+        return contexts
+
+
+class _Waker:
+    """Sends the server's task loop round by the cheapest task that needs no slot.
+
+    The answer is of no interest, but a request stays open until the gate does: closing it is a
+    cancel. At most one is, since each has one of the server's HTTP threads to itself.
+    """
+
+    def __init__(self, server_socket: str) -> None:
+        self._server_socket = server_socket
+        self._request: socket.socket | None = None
+        self.problem = ""  # why the last one could not be sent
+
+    def send(self) -> None:
+        """Have one request under way: the one that there is, or a new one where that has been
+        answered and yet nobody came."""
+        if self._request is not None:
+            if not _is_answered(self._request):
+                return
+            self.close()
+        request = socket.socket(socket.AF_UNIX)
+        try:
+            request.settimeout(1)
+            request.connect(self._server_socket)
+            request.sendall(
+                b"GET /lora-adapters HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n"
+            )
+            request.setblocking(False)
+        except OSError as error:  # too many wait there: then it is busy, and comes by itself
+            request.close()
+            self.problem = f"it cannot be woken: {reason_of(error)}"
+        else:
+            self._request, self.problem = request, ""
+
+    def close(self) -> None:
+        if self._request is not None:
+            self._request.close()
+            self._request = None
+
+
+def _is_answered(request: socket.socket) -> bool:
+    try:
+        request.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
+from proxy.engine.tensor_names import FEED_FORWARD_TENSORS
 from proxy.engine.types import CPU, Device, Layer, Move, Status
 from proxy.memory.host import available_host_bytes, read_host
 from proxy.memory.pressure import HIGH_PRESSURE, LOW_BYTES
@@ -34,7 +35,7 @@ DEVICE_ARGUMENTS = frozenset(("--device", "-dev", "--tensor-split", "-ts", "--ma
 DRAFT_ARGUMENTS = ("--model-draft", "-md", "--spec-", "--draft")
 # What --n-cpu-ffn gives for all layers, as one pattern: llama.cpp compiles each for each tensor
 # anew, so that one for every possible layer makes a large model start seconds later.
-ALL_FFN_ON_CPU = r"\.ffn_(up|down|gate)\.=CPU"
+ALL_FFN_ON_CPU = rf"\.{FEED_FORWARD_TENSORS}=CPU"
 
 
 class EmbeddedServer:

@@ -10,6 +10,10 @@
  *   GATE_ANY    also where the task loop goes round, which an idle server does once it is sent any task.
  *               What is left of a step there are its outputs in host memory, and moving experts keeps those.
  *
+ * llama-server may free its contexts and its model and load them anew, at addresses that were in use before. So the
+ * functions that free are ours too: a context is forgotten when it goes, and of one model, the one whose tensors a
+ * mover knows, it is noted that it went. A mover that reads weights outside the gate pins that model meanwhile.
+ *
  * Our counterpart in Python is proxy/worker/gate.py.
  */
 #define PY_SSIZE_T_CLEAN
@@ -28,6 +32,8 @@ enum { GATE_OPEN = 0, GATE_STEP = 1, GATE_ANY = 2 };
 static atomic_int wanted;
 static atomic_long steps;
 static atomic_int steps_running;
+static atomic_long contexts_freed;
+static atomic_int model_leaves;
 
 /* Written by the decode thread at its first step, read by itself and by whoever calls ggml_time_ms(). */
 static atomic_int server_known;
@@ -35,26 +41,38 @@ static pthread_t server;
 
 /* All below is under `lock`. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t changed; /* waits by the monotonic clock: the other one may be set while somebody waits */
 static int parked;
 static void *contexts[MAX_CONTEXTS];
 static int n_contexts;
+static void *watched_model;
+static int pinned;
 
 static int32_t (*real_process)(void *, int, void *);
 static int64_t (*real_time_ms)(void);
 static void (*real_free)(void *);
+static void (*real_model_free)(void *);
 
-/* Takes the real functions. Returns 0, or -1 where llama_process is missing (then there is nothing to gate). */
-EXPORT int gate_install(void *process, void *time_ms, void *free_context) {
+__attribute__((constructor)) static void set_up(void) {
+  pthread_condattr_t attributes;
+  pthread_condattr_init(&attributes);
+  pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+  pthread_cond_init(&changed, &attributes);
+  pthread_condattr_destroy(&attributes);
+}
+
+/* Takes the real functions. Returns 0, or -1 where one is missing (without llama_process there is nothing to gate). */
+EXPORT int gate_install(void *process, void *time_ms, void *free_context, void *free_model) {
   real_process = (int32_t (*)(void *, int, void *))process;
   real_time_ms = (int64_t (*)(void))time_ms;
   real_free = (void (*)(void *))free_context;
-  return process && time_ms && free_context ? 0 : -1;
+  real_model_free = (void (*)(void *))free_model;
+  return process && time_ms && free_context && free_model ? 0 : -1;
 }
 
 EXPORT long gate_steps(void) { return atomic_load(&steps); }
 
-/* The contexts that have stepped so far (a server can have several: draft, MTP). Returns how many. */
+/* The contexts that have stepped so far, oldest first (a server can have several: draft, MTP). Returns how many. */
 EXPORT int gate_contexts(void **out, int room) {
   pthread_mutex_lock(&lock);
   int n = n_contexts < room ? n_contexts : room;
@@ -72,7 +90,7 @@ EXPORT void gate_want(int where) {
 /* Waits until the decode thread is parked: 1, or 0 after timeout_ms (it then still is wanted). */
 EXPORT int gate_wait(long timeout_ms) {
   struct timespec until;
-  clock_gettime(CLOCK_REALTIME, &until);
+  clock_gettime(CLOCK_MONOTONIC, &until);
   until.tv_sec += timeout_ms / 1000;
   until.tv_nsec += (timeout_ms % 1000) * 1000000L;
   if (until.tv_nsec >= 1000000000L) {
@@ -93,6 +111,39 @@ EXPORT void gate_open(void) {
   pthread_cond_broadcast(&changed);
   pthread_mutex_unlock(&lock);
 }
+
+/* From now on `model` is the one whose tensors are known. */
+EXPORT void gate_watch(void *model) {
+  pthread_mutex_lock(&lock);
+  watched_model = model;
+  pthread_mutex_unlock(&lock);
+}
+
+/* The model that was given to gate_watch(), or NULL once it has been freed. */
+EXPORT void *gate_watched(void) {
+  pthread_mutex_lock(&lock);
+  void *model = watched_model;
+  pthread_mutex_unlock(&lock);
+  return model;
+}
+
+/* Keeps the watched model from being freed until gate_unpin(): 1, or 0 where it is gone already. For one thread. */
+EXPORT int gate_pin(void) {
+  pthread_mutex_lock(&lock);
+  int there = pinned = watched_model != NULL;
+  pthread_mutex_unlock(&lock);
+  return there;
+}
+
+EXPORT void gate_unpin(void) {
+  pthread_mutex_lock(&lock);
+  pinned = 0;
+  pthread_cond_broadcast(&changed);
+  pthread_mutex_unlock(&lock);
+}
+
+/* Whether somebody waits for gate_unpin(), to free the model. */
+EXPORT int gate_model_leaves(void) { return atomic_load(&model_leaves); }
 
 static void park(int here) {
   pthread_mutex_lock(&lock);
@@ -122,9 +173,12 @@ static void step_ended(const int *unused) {
 
 EXPORT int32_t llama_process(void *context, int type, void *batch) {
   static _Thread_local void *last;
-  if (context != last) {
+  static _Thread_local long last_freed;
+  long freed = atomic_load(&contexts_freed);
+  if (context != last || freed != last_freed) { /* it may be a new one at an old address */
     remember(context);
     last = context;
+    last_freed = freed;
     if (!atomic_load(&server_known)) {
       server = pthread_self();
       atomic_store(&server_known, 1);
@@ -149,10 +203,25 @@ EXPORT int64_t ggml_time_ms(void) {
 
 EXPORT void llama_free(void *context) {
   pthread_mutex_lock(&lock);
+  int kept = 0;
   for (int i = 0; i < n_contexts; i++)
-    if (contexts[i] == context) contexts[i--] = contexts[--n_contexts];
+    if (contexts[i] != context) contexts[kept++] = contexts[i];
+  n_contexts = kept;
+  atomic_fetch_add(&contexts_freed, 1);
   pthread_mutex_unlock(&lock);
   if (real_free) real_free(context);
+}
+
+EXPORT void llama_model_free(void *model) {
+  pthread_mutex_lock(&lock);
+  if (model && model == watched_model) {
+    atomic_store(&model_leaves, 1);
+    while (pinned) pthread_cond_wait(&changed, &lock);
+    atomic_store(&model_leaves, 0);
+    watched_model = NULL;
+  }
+  pthread_mutex_unlock(&lock);
+  if (real_model_free) real_model_free(model);
 }
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_stepgate", NULL, -1, NULL, NULL, NULL, NULL, NULL};

@@ -63,10 +63,10 @@ async def test_the_book_agrees_with_a_device_while_experts_move(
 
 
 async def follow(engine: HostedEngine, watch: MemoryWatch) -> None:
-    ledger, layers = Ledger(), (await engine.status()).layers
+    ledger, layers = Ledger(), engine.known().layers
     size = sum(layer.experts_bytes for layer in layers)
     ledger.observe((await watch.fresh()).devices.values())
-    ledger.record("b1", (await engine.status()).held, at_s=0.0)
+    ledger.record("b1", engine.known().held, at_s=0.0)
     # Where the driver does not tell processes apart, the RPC server's own memory is others'.
     first, others = ledger.free(DEVICE), ledger.others(DEVICE)
     assert first is not None
@@ -76,7 +76,7 @@ async def follow(engine: HostedEngine, watch: MemoryWatch) -> None:
         before, began = ledger.free(DEVICE), watch.latest().at_s
         assert before is not None
         await engine.place({layer.index: device for layer in layers})
-        ledger.record("b1", (await engine.status()).held, at_s=began)
+        ledger.record("b1", engine.known().held, at_s=began)
         # An RPC server gets its weights, and frees its buffers, after the worker has said so, one
         # by one: for a while the book may promise less, which `shown` allows, but not more.
         agrees = pytest.approx(change, abs=0.15 * size)

@@ -43,13 +43,13 @@ async def test_prediction_holds(hosted: Hosted, shape: str, more: Mapping[str, s
     made = estimate(read_header(path), Settings(ctx=CTX, parallel=PARALLEL, dense=dense))
     layers = len(made.layers)
     async with hosted(path, ctx=CTX, parallel=PARALLEL, dense=dense) as engine:
-        status = await engine.status()
+        status = engine.known()
         assert status.block_count == layers
         # All on the CPU, half, none; a dense model has nothing to move.
         for split in (layers, layers // 2, 0) if status.layers else (0,):
             if status.layers:
                 assert (await engine.place(placement(status, split))).short_of_memory is None
-            seen = (await engine.status()).held
+            seen = engine.known().held
 
             (device,) = set(seen) - {CPU}
             budget = Budget(device, 1 << 40, streams_weights=False)
@@ -61,10 +61,10 @@ async def test_prediction_holds_for_each_of_two_devices(hosted: Hosted) -> None:
     path = model("gpt-oss")
     made = estimate(read_header(path), Settings(ctx=CTX, parallel=PARALLEL))
     async with hosted(path, devices=2, ctx=CTX, parallel=PARALLEL) as engine:
-        status = await engine.status()
+        status = engine.known()
         places = placement(status, 4)
         await engine.place(places)
-        seen = (await engine.status()).held
+        seen = engine.known().held
 
         homes = [layer.attention_device for layer in status.layers]
         for device in sorted(set(homes)):
@@ -81,10 +81,10 @@ async def test_prediction_holds_for_a_hybrid(hosted: Hosted) -> None:
     made = estimate(read_header(path), Settings(ctx=CTX, parallel=PARALLEL))
     assert not made.notes
     async with hosted(path, ctx=CTX, parallel=PARALLEL) as engine:
-        status = await engine.status()
+        status = engine.known()
         for split in (len(made.layers), 3, 0):
             assert (await engine.place(placement(status, split))).short_of_memory is None
-            seen = (await engine.status()).held
+            seen = engine.known().held
 
             (device,) = set(seen) - {CPU}
             budget = Budget(device, 1 << 40, streams_weights=False)

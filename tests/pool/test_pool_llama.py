@@ -118,4 +118,4 @@ async def test_another_split_starts_beside_and_takes_over(
     while old.state is not BackendState.GONE:
         await asyncio.sleep(0.01)
     new = pool.backends()[0]
-    assert (await new.engine.status()).moe_cpu_layers == 1
+    assert new.engine.known().moe_cpu_layers == 1

@@ -32,7 +32,7 @@ async def test_text_equals_plain_llama_server_while_streams_run(hosted: Hosted) 
     random.Random(1).shuffle(order)
     texts: dict[int, str] = {}
     async with hosted(path, dense=True, threads=1) as engine, Client(engine.address) as client:
-        status = await engine.status()
+        status = engine.known()
         assert engine.live_moves, engine.why_no_moves
         assert [x.experts for x in status.layers] == [CPU] * LAYERS
         assert {x.attention_device for x in status.layers} == {"RPC0"}
@@ -52,14 +52,14 @@ async def test_text_equals_plain_llama_server_while_streams_run(hosted: Hosted) 
 async def test_all_of_it_comes_to_the_device_and_leaves_it(hosted: Hosted) -> None:
     path = model("qwen3", layers=LAYERS)
     async with hosted(path, threads=1) as engine:
-        whole = (await engine.status()).held["RPC0"]["weights"]
+        whole = engine.known().held["RPC0"]["weights"]
     async with hosted(path, dense=True, threads=1) as engine:
-        start = (await engine.status()).held["RPC0"]
+        start = engine.known().held["RPC0"]
         await split(engine, 0)
-        status = await engine.status()
+        status = engine.known()
         moved, size = status.held["RPC0"]["experts"], sum(x.experts_bytes for x in status.layers)
         move = await engine.place(dict.fromkeys(range(LAYERS), CPU))
-        left = (await engine.status()).held["RPC0"]["experts"]
+        left = engine.known().held["RPC0"]["experts"]
 
     assert start["experts"] == left == 0
     assert start["weights"] + size == whole
@@ -82,7 +82,7 @@ async def test_a_split_is_loaded_where_nothing_moves(
 
 async def test_without_being_asked_for_a_dense_model_is_loaded_whole(hosted: Hosted) -> None:
     async with hosted(model("qwen3", layers=LAYERS), threads=1) as engine:
-        status = await engine.status()
+        status = engine.known()
         assert not status.layers
         assert engine.why_no_moves == "the model has no experts in host memory"
         assert status.held["RPC0"]["experts"] == 0

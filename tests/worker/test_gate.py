@@ -1,55 +1,271 @@
 """The step gate's own library, between a server and a llama.cpp that do what is to be shown."""
 
+import contextlib
 import ctypes as c
+import os
 import shutil
+import socket
 import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
+
+import pytest
 
 from proxy.worker import _stepgate
+from proxy.worker.gate import LOOK_EVERY_MS, Gate
+from proxy.worker.llama import LlamaError
 from tests.support.guard import HANG_S
 
 ANYWHERE = 2
-# A step that fails as an allocation does in llama.cpp, and a server that catches that.
+# A step of context 13 fails as an allocation does in llama.cpp, and a server catches that.
 SOURCE = """
 #include <stdexcept>
-extern "C" int process(void *, int, void *) { throw std::runtime_error("no room"); }
-extern "C" long time_ms(void) { return 0; }
-extern "C" void free_context(void *) {}
-extern "C" int caught(int (*gated)(void *, int, void *)) {
-  try { return gated((void *)1, 0, nullptr); } catch (const std::runtime_error &) { return -1; }
+extern "C" {
+int llama_process(void *context, int, void *) {
+  if (context == (void *)13) throw std::runtime_error("no room");
+  return 0;
 }
+long ggml_time_ms(void) { return 0; }
+void llama_free(void *) {}
+void llama_model_free(void *) {}
+int caught(int (*gated)(void *, int, void *), void *context) {
+  try { return gated(context, 0, nullptr); } catch (const std::runtime_error &) { return -1; }
+}
+}
+"""
+# For a process whose clock was set back by an hour, as seen by whoever asks what time it is.
+OTHER_CLOCK = """
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+extern "C" int clock_gettime(clockid_t clock, struct timespec *now) noexcept {
+  int result = syscall(SYS_clock_gettime, clock, now);
+  if (clock == CLOCK_REALTIME) now->tv_sec -= 3600;
+  return result;
+}
+"""
+WAIT = """
+import ctypes, sys, time
+wait = ctypes.CDLL(sys.argv[1]).gate_wait
+wait.argtypes = (ctypes.c_long,)
+began = time.monotonic()
+wait(200)
+print(time.monotonic() - began)
 """
 
 
-def test_a_step_that_throws_is_over_all_the_same(tmp_path: Path) -> None:
+def built(folder: Path, name: str, source: str) -> Path:
+    code, library = folder / name, folder / f"{name}.so"
+    code.write_text(source)
+    subprocess.run(["c++", "-shared", "-fPIC", "-o", str(library), str(code)], check=True)
+    return library
+
+
+class Llama:
+    """A llama.cpp whose functions do next to nothing, behind a gate of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._functions = c.CDLL(str(built(folder, "llama.cpp", SOURCE)))
+        self.library = c.CDLL(str(shutil.copy(_stepgate.__file__, folder)))  # nothing counted yet
+        self.library.ggml_time_ms.restype = c.c_int64
+        for function in ("llama_free", "llama_model_free"):
+            self.library[function].argtypes = (c.c_void_p,)
+        self.socket = str(folder / "server.sock")
+        self.gate = self.gated()
+
+    def gated(self, *, timeout_s: float = HANG_S) -> Gate:
+        return Gate(self.library, cast(Any, self), self.socket, timeout_s=timeout_s)
+
+    def address(self, *names: str) -> int | None:
+        function = getattr(self._functions, names[0], None)
+        return function and c.cast(function, c.c_void_p).value
+
+    def step(self, context: int) -> int:
+        return int(self._functions.caught(self.library.llama_process, c.c_void_p(context)))
+
+    def free(self, context: int) -> None:
+        self.library.llama_free(context)
+
+    def free_model(self, model: int) -> None:
+        self.library.llama_model_free(model)
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Llama:
+    return Llama(tmp_path)
+
+
+class Server:
+    """Listens where llama-server would, and never comes to the gate."""
+
+    def __init__(self, path: str, *, answers: bool) -> None:
+        self.requests: list[socket.socket] = []
+        self.most_open = 0
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen()
+        self._answers = answers
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                request, _ = self._listener.accept()
+            except OSError:
+                return
+            self.requests.append(request)
+            self.most_open = max(self.most_open, sum(map(self._is_open, self.requests)))
+            with contextlib.suppress(ConnectionError):  # it may have been given up already
+                if self._answers:
+                    request.sendall(b"HTTP/1.1 200 OK\r\n\r\n[]")
+
+    def _is_open(self, request: socket.socket) -> bool:
+        request.setblocking(False)
+        try:
+            while request.recv(4096):
+                pass
+            return False
+        except BlockingIOError:
+            return True
+        except ConnectionError:  # closed before it had read our answer
+            return False
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+        for request in self.requests:
+            request.close()
+
+
+@pytest.fixture(params=[False, True], ids=["silent", "answers"])
+def server(llama: Llama, request: pytest.FixtureRequest) -> Iterator[Server]:
+    server = Server(llama.socket, answers=request.param)
+    yield server
+    server.close()
+
+
+def test_a_step_that_throws_is_over_all_the_same(llama: Llama) -> None:
     """Else an idle server would never be held again."""
-    source, library = tmp_path / "throws.cpp", tmp_path / "libthrows.so"
-    source.write_text(SOURCE)
-    subprocess.run(["c++", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
-    llama = c.CDLL(str(library))
-    gate = c.CDLL(str(shutil.copy(_stepgate.__file__, tmp_path)))  # with nothing counted yet
-    gate.ggml_time_ms.restype = c.c_int64
-    gate.gate_wait.argtypes = (c.c_long,)
-    real = [c.cast(f, c.c_void_p) for f in (llama.process, llama.time_ms, llama.free_context)]
-    assert gate.gate_install(*real) == 0
     stepped, stop = threading.Event(), threading.Event()
     results: list[int] = []
 
     def serve() -> None:
-        results.append(llama.caught(gate.llama_process))
+        results.append(llama.step(13))
         stepped.set()
         while not stop.is_set():
-            gate.ggml_time_ms()
+            llama.library.ggml_time_ms()
 
     server = threading.Thread(target=serve, daemon=True)
     server.start()
     try:
         assert stepped.wait(HANG_S)
         assert results == [-1]
-        gate.gate_want(ANYWHERE)
-        assert gate.gate_wait(int(HANG_S * 1000)) == 1
+        llama.library.gate_want(ANYWHERE)
+        assert llama.library.gate_wait(int(HANG_S * 1000)) == 1
     finally:
         stop.set()
-        gate.gate_open()
+        llama.library.gate_open()
         server.join()
+
+
+def test_without_a_model_there_is_nothing_to_hold(llama: Llama) -> None:
+    with pytest.raises(LlamaError, match="no model loaded"), llama.gate.hold():
+        pass
+
+    llama.step(1)
+    llama.free(1)
+    with pytest.raises(LlamaError, match="no model loaded"), llama.gate.hold():
+        pass
+
+
+def test_a_server_that_never_comes_is_not_waited_for_without_end(
+    llama: Llama, server: Server
+) -> None:
+    """Whether it answers what is to wake it or not; and it never has two such requests open."""
+    llama.step(1)
+    gate = llama.gated(timeout_s=2.5 * LOOK_EVERY_MS / 1000)
+
+    with pytest.raises(LlamaError, match=r"not come to the step gate for 1\.25 s"), gate.hold():
+        pass
+
+    assert server.most_open == 1
+
+
+def test_one_that_cannot_be_woken_is_told_so(llama: Llama) -> None:
+    llama.step(1)
+
+    with (
+        pytest.raises(LlamaError, match="woken: no such file"),
+        llama.gated(timeout_s=0.1).hold(),
+    ):
+        pass
+
+
+def test_a_new_context_where_an_old_one_was_is_known(llama: Llama) -> None:
+    llama.step(1)
+    assert llama.gate.contexts() == [1]
+    llama.free(1)
+    assert llama.gate.contexts() == []
+
+    llama.step(1)
+
+    assert llama.gate.contexts() == [1]
+
+
+def test_those_that_stay_keep_their_order(llama: Llama) -> None:
+    """The first one is the model's own, the others belong to drafts."""
+    for context in (1, 2, 3):
+        llama.step(context)
+
+    llama.free(1)
+
+    assert llama.gate.contexts() == [2, 3]
+
+
+def test_a_model_that_is_freed_is_gone_although_another_comes_to_its_place(llama: Llama) -> None:
+    llama.gate.watch(5)
+    llama.free_model(6)
+    assert llama.gate.watched == 5
+
+    llama.free_model(5)
+
+    assert llama.gate.watched is None
+    with llama.gate.pinned() as there:
+        assert not there
+
+
+def test_a_pinned_model_is_freed_afterwards(llama: Llama) -> None:
+    llama.gate.watch(5)
+    freeing = threading.Thread(target=llama.free_model, args=(5,), daemon=True)
+    with llama.gate.pinned() as there:
+        assert there
+        assert not llama.gate.model_leaves
+        freeing.start()
+        while not llama.gate.model_leaves:
+            assert freeing.is_alive()
+        assert llama.gate.watched == 5
+
+    freeing.join(HANG_S)
+
+    assert llama.gate.watched is None
+    assert not llama.gate.model_leaves
+
+
+def test_a_wait_does_not_go_by_the_time_of_day(tmp_path: Path) -> None:
+    """It may be set while somebody waits."""
+    clock = built(tmp_path, "clock.cpp", OTHER_CLOCK)
+
+    waited = subprocess.run(
+        [sys.executable, "-c", WAIT, _stepgate.__file__],
+        env=os.environ | {"LD_PRELOAD": str(clock)},
+        capture_output=True,
+        check=True,
+        timeout=HANG_S,
+    )
+
+    assert float(waited.stdout) >= 0.2

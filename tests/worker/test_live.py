@@ -27,13 +27,13 @@ def first_on_cpu(status: Status, n: int) -> dict[int, str]:
 
 
 async def split(engine: HostedEngine, n: int, settle_s: float = HANG_S) -> None:
-    status = await engine.status()
+    status = engine.known()
     move = await engine.place(first_on_cpu(status, n), settle_s=settle_s)
     assert move.short_of_memory is None
     assert not move.superseded
     # A dense first layer has no experts, so that N below it and N at it are the same state.
     indices = [layer.index for layer in status.layers]
-    reached = (await engine.status()).moe_cpu_layers
+    reached = engine.known().moe_cpu_layers
     assert [i < reached for i in indices] == [i < n for i in indices]
 
 
@@ -65,7 +65,7 @@ async def test_text_equals_plain_llama_server_at_every_split(
     """Asked in random order while four streams run; compared with llama-server --n-cpu-moe N."""
     path = model(shape)
     async with hosted(path) as engine, Client(engine.address) as client:
-        blocks = (await engine.status()).block_count
+        blocks = engine.known().block_count
         order = list(range(blocks + 1))
         random.Random(shape).shuffle(order)
         if not thorough:  # all on the device, all on the CPU, and one between
@@ -110,10 +110,10 @@ async def test_moves_while_idle_need_no_slot(hosted: Hosted) -> None:
 async def test_demoting_everything_is_quick_and_gives_the_memory_back(hosted: Hosted) -> None:
     async with hosted(model()) as engine:
         await split(engine, 0)
-        held = (await engine.status()).held["RPC0"]["experts"]
-        total = sum(layer.experts_bytes for layer in (await engine.status()).layers)
-        move = await engine.place(first_on_cpu(await engine.status(), 12))
-        after = (await engine.status()).held["RPC0"]["experts"]
+        held = engine.known().held["RPC0"]["experts"]
+        total = sum(layer.experts_bytes for layer in engine.known().layers)
+        move = await engine.place(first_on_cpu(engine.known(), 12))
+        after = engine.known().held["RPC0"]["experts"]
 
     assert held >= total
     assert after == 0
@@ -125,29 +125,29 @@ async def test_each_layer_goes_to_the_device_that_has_its_attention(hosted: Host
     async with hosted(model(), devices=2) as engine, Client(engine.address) as client:
         await split(engine, 12)
         expected = await client.text(PROMPT)
-        homes = {layer.index: layer.attention_device for layer in (await engine.status()).layers}
+        homes = {layer.index: layer.attention_device for layer in engine.known().layers}
         assert set(homes.values()) == {"RPC0", "RPC1"}
 
         await split(engine, 0)
-        assert {x.index: x.experts for x in (await engine.status()).layers} == homes
+        assert {x.index: x.experts for x in engine.known().layers} == homes
         assert await client.text(PROMPT) == expected
 
         # The placement may say otherwise: all experts to one of them.
         await engine.place(dict.fromkeys(homes, "RPC1"))
-        assert {x.experts for x in (await engine.status()).layers} == {"RPC1"}
+        assert {x.experts for x in engine.known().layers} == {"RPC1"}
         assert await client.text(PROMPT) == expected
 
 
 async def test_a_later_target_supersedes_an_earlier_one(hosted: Hosted) -> None:
     async with hosted(model()) as engine:
-        status = await engine.status()
+        status = engine.known()
         earlier = asyncio.ensure_future(engine.place(first_on_cpu(status, 0)))
         await asyncio.sleep(0)
         later = await engine.place(first_on_cpu(status, 12))
 
         assert (await earlier).superseded
         assert not later.superseded
-        assert (await engine.status()).moe_cpu_layers == 12
+        assert engine.known().moe_cpu_layers == 12
 
 
 async def test_repacked_experts_are_a_place_of_their_own(hosted: Hosted) -> None:
@@ -156,16 +156,16 @@ async def test_repacked_experts_are_a_place_of_their_own(hosted: Hosted) -> None
     path = model(quant="Q4_0")
     async with hosted(path) as engine, Client(engine.address) as client:
         await split(engine, 12)
-        repacked = (await engine.status()).held["CPU"]["experts"]
+        repacked = engine.known().held["CPU"]["experts"]
         text = await client.text(PROMPT)
         await split(engine, 0)
-        assert (await engine.status()).held["CPU"]["experts"] == 0
+        assert engine.known().held["CPU"]["experts"] == 0
         await split(engine, 12)
         again = await client.text(PROMPT)
     expected = await plain_text(path, PROMPT, 12)
     async with hosted(path, repack="off") as engine:
         await split(engine, 12)
-        mapped = (await engine.status()).held["CPU"]["experts"]
+        mapped = engine.known().held["CPU"]["experts"]
 
     assert repacked > 0
     assert mapped == 0
@@ -176,7 +176,7 @@ async def test_the_end_of_repacking_is_told(hosted: Hosted) -> None:
     """Whoever waits for a quiet worker need not ask it."""
     async with hosted(model(quant="Q4_0")) as engine:
         for n in (0, 12):
-            await engine.place(first_on_cpu(await engine.status(), n))
+            await engine.place(first_on_cpu(engine.known(), n))
             async with asyncio.timeout(HANG_S):
                 while not engine.known().settled:
                     await asyncio.sleep(0.01)
@@ -184,13 +184,13 @@ async def test_the_end_of_repacking_is_told(hosted: Hosted) -> None:
 
 async def test_a_bad_placement_changes_nothing(hosted: Hosted) -> None:
     async with hosted(model("deepseek2")) as engine:
-        before = await engine.status()
+        before = engine.known()
         with pytest.raises(Conflict, match="layer 0 has no experts"):
             await engine.place({0: CPU})
         with pytest.raises(Conflict, match=r"layer 3: no device 'CUDA7'; there are CPU, RPC0"):
             await engine.place({3: "CUDA7"})
 
-        assert await engine.status() == before
+        assert engine.known() == before
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def resident_bytes(pid: int) -> int:
 async def sizes(engine: HostedEngine, device: int) -> tuple[int, int]:
     """Anonymous memory of worker and device, with all experts on the CPU and no compute going
     on."""
-    layers = [layer.index for layer in (await engine.status()).layers]
+    layers = [layer.index for layer in engine.known().layers]
     await engine.place(dict.fromkeys(layers, CPU), settle_s=HANG_S)
     assert engine.pid is not None
     return resident_bytes(engine.pid), resident_bytes(device)
@@ -38,7 +38,7 @@ async def test_random_placements_under_load(hosted: Hosted, thorough: bool) -> N
         Client(engine.address) as client,
     ):
         expected = await client.text("hello", 32)
-        layers = [layer.index for layer in (await engine.status()).layers]
+        layers = [layer.index for layer in engine.known().layers]
         answered = 0
         stop = asyncio.Event()
 

@@ -14,7 +14,7 @@ from proxy.engine.types import LoadOptions
 from proxy.memory.ledger import SHOWN_WITHIN_S
 from proxy.memory.watch import MemoryWatch
 from proxy.observe.events import EventLog
-from proxy.placement.rebalance import Changes, make_way
+from proxy.placement.rebalance import Relocation, make_room
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
 
@@ -40,7 +40,7 @@ class Newcomers:
         rooms: Rooms,
         books: Books,
         needs: Needs,
-        perform: Callable[[Changes], None],
+        perform: Callable[[Sequence[Relocation]], None],
         events: EventLog,
         clock: Clock,
     ) -> None:
@@ -95,10 +95,10 @@ class Newcomers:
                 domain: room.with_freed(leaving.get(domain, 0))
                 for domain, room in self._rooms.rooms(backend.id).items()
             }
-            changes, missing = make_way(self._rooms.tenants(), domains, rooms)
-            self._perform(changes)
+            relocations, missing = make_room(self._rooms.tenants(), domains, rooms)
+            self._perform(relocations)
             now = self._clock.now()
-            if changes.moves:
+            if relocations:
                 await self._controller.until_still(others)
                 shown_by_s = self._clock.now() + SHOW_LIMIT_S
             elif missing:

@@ -20,7 +20,7 @@ from proxy.memory.ledger import Ledger
 from proxy.memory.snapshot import Snapshot
 from proxy.memory.watch import MemoryWatch
 from proxy.observe.events import EventLog
-from proxy.placement.rebalance import Changes, rebalance
+from proxy.placement.rebalance import Relocation, rebalance
 from proxy.policy.model import Policies
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
@@ -152,32 +152,33 @@ class Balancer:
                 # Counted once: as free for the question whether more has to leave, as not there
                 # otherwise.
                 rooms[domain] = replace(room.with_freed(gained), growth="frozen")
-            memory, short = self._rooms.domain(domain), rooms[domain].deficit > 0
+            memory, short = self._rooms.domain(domain), rooms[domain].deficit_bytes > 0
             memory.shrinking = short or (memory.shrinking and gained > 0)
             if short:
                 memory.short_at_s, memory.recovering = now, True
-        changes = rebalance(self._rooms.tenants(), rooms)
-        self._perform(changes)
+        relocations = rebalance(self._rooms.tenants(), rooms)
+        self._perform(relocations)
         for domain, room in rooms.items():
             # All that was given is back once nobody has anything more to take.
-            if room.growth == "step" and not changes.moves:
+            if room.growth == "step" and not relocations:
                 self._rooms.domain(domain).recovering = False
-        if "use" in changes.why.values():
-            for domain in rooms:
-                self._rooms.domain(domain).traded_at_s = now
+        for domain in {move.domain for move in relocations if move.why == "use"}:
+            self._rooms.domain(domain).traded_at_s = now
 
-    def _perform(self, changes: Changes) -> None:
+    def _perform(self, relocations: Sequence[Relocation]) -> None:
         backends = {backend.id: backend for backend in self._rooms.serving()}
-        for name, moves in changes.moves.items():
+        for name in dict.fromkeys(move.tenant for move in relocations):
             backend = backends[name]
+            moves = [move for move in relocations if move.tenant == name]
             attention_devices = {
                 layer.index: layer.attention_device for layer in backend.engine.known().layers
             }
             extra = self._controller.extra(backend)
             places = {
-                i: self._device_of(place, attention_devices[i], extra) for i, place in moves.items()
+                move.layer: self._device_of(move.place, attention_devices[move.layer], extra)
+                for move in moves
             }
-            why = changes.why[name]
+            why = ", ".join(dict.fromkeys(move.why for move in moves))
             log.info("balance", backend=name, why=why, layers=len(places), to=set(places.values()))
             self._controller.shift(backend, places, why)
 

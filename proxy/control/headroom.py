@@ -13,7 +13,8 @@ from proxy.engine.types import CPU, Device, LoadOptions
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.placement.assign import projected
-from proxy.placement.rebalance import DeviceBudget, Tenant
+from proxy.placement.rebalance import Tenant
+from proxy.placement.room import Room
 from proxy.policy.model import Policies
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend, BackendState
@@ -90,11 +91,11 @@ class Rooms:
         """The backends that have memory, and may be asked."""
         return [backend for backend in self._pool.backends() if backend.state in SERVING]
 
-    def rooms(self, newcomer: str | None = None) -> dict[str, DeviceBudget]:
+    def rooms(self, newcomer: str | None = None) -> dict[str, Room]:
         """Domain -> its room. Of several devices on one card the pessimist's view of each
         counts. For a newcomer, what was promised to later ones does not."""
         policies, now = self._policies().devices, self._clock.now()
-        rooms: dict[str, DeviceBudget] = {}
+        rooms: dict[str, Room] = {}
         coming = self.coming()
         for backend, domains in self.promised.items():
             if backend == newcomer:
@@ -109,14 +110,14 @@ class Rooms:
             free = self._ledger.free(name)
             quiet = now - memory.short_at_s >= policies.settle_s
             ours = self._ledger.ours(name)
-            room = DeviceBudget(
-                free=free,
-                reserve=rules.reserve_bytes,
+            room = Room(
+                free_bytes=free,
+                reserve_bytes=rules.reserve_bytes,
                 # Once it is short, enough is what brings the reserve back: moves change what is
                 # needed to compute, so the first go may fall short of it.
-                low=rules.reserve_bytes if memory.shrinking else policies.low_bytes,
-                over_limit=None if rules.limit_bytes is None else ours - rules.limit_bytes,
-                promised=coming.get(domain, 0),
+                low_bytes=rules.reserve_bytes if memory.shrinking else policies.low_bytes,
+                over_limit_bytes=None if rules.limit_bytes is None else ours - rules.limit_bytes,
+                promised_bytes=coming.get(domain, 0),
                 growth="frozen" if not quiet else "step" if memory.recovering else "bulk",
                 may_preempt=now - memory.traded_at_s >= policies.settle_s,
                 experts=rules.experts,
@@ -138,8 +139,8 @@ class Rooms:
             if failed or (room.growth == "frozen" and not by_number):
                 found[domain] = 0
             else:
-                known = room.free is not None or room.over_limit is not None
-                found[domain] = room.available if known else None
+                known = room.spare_bytes is not None
+                found[domain] = room.available_bytes if known else None
         return found
 
     def coming(self, *, but_one: bool = False) -> dict[str, int]:

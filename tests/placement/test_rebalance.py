@@ -1,42 +1,49 @@
 """Who gives up device memory and who gets it, as tables and over random histories."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.engine.types import CPU, Layer
-from proxy.placement.rebalance import Changes, DeviceBudget, Growth, Tenant, make_way, rebalance
+from proxy.placement.rebalance import Relocation, Tenant, make_room, rebalance
+from proxy.placement.room import Growth, Room
 
 GB = 1 << 30
 NONE: frozenset[int] = frozenset()
 
 
-def layers(places: str, size: int = GB, device: str = "G") -> list[Layer]:
-    """ "cGG" is three layers: the first on the CPU, two on the device."""
-    return [Layer(i, device if p == "G" else CPU, size, device) for i, p in enumerate(places)]
+def layers(places: str, size: int = GB, attention: str = "G") -> list[Layer]:
+    """ "cGG" is three layers: the first one's experts on the CPU, two on device G."""
+    return [Layer(i, CPU if p == "c" else p, size, attention) for i, p in enumerate(places)]
 
 
-def tenant(name: str, places: str, **more: object) -> Tenant:
+def tenant(name: str, places: str, attention: str = "G", **more: object) -> Tenant:
     values: dict[str, object] = {"pinned_cpu": NONE, "auto": True} | more
-    return Tenant(name, layers(places), **values)  # type: ignore[arg-type]
+    return Tenant(name, layers(places, attention=attention), **values)  # type: ignore[arg-type]
 
 
-def budget(free_gb: float, **more: object) -> DeviceBudget:
-    values: dict[str, object] = {"reserve": 2 * GB, "low": GB} | more
-    return DeviceBudget(int(free_gb * GB), **values)  # type: ignore[arg-type]
+def room(free_gb: float, **more: object) -> Room:
+    values: dict[str, object] = {"reserve_bytes": 2 * GB, "low_bytes": GB} | more
+    return Room(int(free_gb * GB), **values)  # type: ignore[arg-type]
+
+
+def told(relocations: Sequence[Relocation]) -> list[str]:
+    """ "a0 G pressure" for each: whose layer, which domain it leaves or comes to, and why."""
+    return [f"{move.tenant}{move.layer} {move.domain} {move.why}" for move in relocations]
 
 
 class TestShrink:
     def test_demotes_back_to_the_reserve_in_one_go(self) -> None:
-        changes = rebalance([tenant("a", "GGGG")], {"G": budget(0.5)})
+        moves = rebalance([tenant("a", "GGGG")], {"G": room(0.5)})
 
-        assert changes == Changes({"a": {0: CPU, 1: CPU}}, {"a": "pressure"})
+        assert told(moves) == ["a0 G pressure", "a1 G pressure"]
+        assert [move.place for move in moves] == [CPU, CPU]
 
     def test_nothing_between_low_and_reserve(self) -> None:
-        assert not rebalance([tenant("a", "cGGG")], {"G": budget(1.5)}).moves
+        assert not rebalance([tenant("a", "cGGG")], {"G": room(1.5)})
 
     def test_the_longest_unused_first_then_busy_ones_then_explicit_ones(self) -> None:
         tenants = [
@@ -46,91 +53,191 @@ class TestShrink:
             tenant("old", "GG", last_used_s=1.0),
         ]
 
-        assert list(rebalance(tenants, {"G": budget(-1.5)}).moves) == ["old", "new"]
-        needs_all = rebalance(tenants, {"G": budget(-9)}).moves
-        assert list(needs_all) == ["old", "new", "busy", "explicit"]
+        some = rebalance(tenants, {"G": room(-1.5)})
+        assert [move.tenant for move in some] == ["old", "old", "new", "new"]
+        everything = rebalance(tenants, {"G": room(-9)})
+        assert [move.tenant for move in everything[4:]] == ["busy", "busy", "explicit"]
 
     def test_a_busy_one_first_gives_layers_that_are_meant_to_be_on_the_cpu(self) -> None:
         busy = tenant("a", "GGGG", busy=True, auto=False, pinned_cpu={2, 3})
 
-        assert rebalance([busy], {"G": budget(0.5)}).moves == {"a": {2: CPU, 3: CPU}}
-        assert rebalance([busy], {"G": budget(-0.5)}).moves == {"a": {2: CPU, 3: CPU, 0: CPU}}
+        assert [move.layer for move in rebalance([busy], {"G": room(0.5)})] == [2, 3]
+        assert [move.layer for move in rebalance([busy], {"G": room(-0.5)})] == [2, 3, 0]
 
     def test_a_limit_counts_though_memory_is_free(self) -> None:
-        changes = rebalance([tenant("a", "GGGG")], {"G": budget(50, over_limit=GB + 1)})
+        moves = rebalance([tenant("a", "GGGG")], {"G": room(50, over_limit_bytes=GB + 1)})
 
-        assert changes.moves == {"a": {0: CPU, 1: CPU}}
+        assert told(moves) == ["a0 G pressure", "a1 G pressure"]
 
     def test_only_experts_of_the_device_that_is_short_leave(self) -> None:
-        mixed = layers("GG", device="H") + [replace(x, index=x.index + 2) for x in layers("GG")]
-        mixed = [replace(x, experts=x.attention_device) for x in mixed]
-        changes = rebalance([Tenant("a", mixed, NONE, True)], {"G": budget(0.9), "H": budget(9)})
+        moves = rebalance([tenant("a", "HHGG")], {"G": room(0.9), "H": room(9)})
 
-        assert changes.moves == {"a": {2: CPU, 3: CPU}}
+        assert told(moves) == ["a2 G pressure", "a3 G pressure"]
 
 
 class TestGrow:
     def test_from_the_last_layer_backwards_while_the_reserve_stays_free(self) -> None:
-        assert rebalance([tenant("a", "cccG")], {"G": budget(3.5)}).moves == {"a": {2: "G"}}
-        assert not rebalance([tenant("a", "cccG")], {"G": budget(2.9)}).moves
+        moves = rebalance([tenant("a", "cccG")], {"G": room(3.5)})
+
+        assert told(moves) == ["a2 G free"]
+        assert [move.place for move in moves] == ["G"]
+        assert not rebalance([tenant("a", "cccG")], {"G": room(2.9)})
 
     def test_not_beyond_an_explicit_number(self) -> None:
         explicit = tenant("a", "cccG", auto=False, pinned_cpu={0, 1, 2})
 
-        assert not rebalance([explicit], {"G": budget(50)}).moves
+        assert not rebalance([explicit], {"G": room(50)})
 
     def test_an_explicit_number_comes_back_when_memory_does(self) -> None:
         explicit = tenant("a", "cccG", auto=False, pinned_cpu={0})
 
-        assert rebalance([explicit], {"G": budget(50, growth="step")}).moves == {"a": {2: "G"}}
+        assert told(rebalance([explicit], {"G": room(50, growth="step")})) == ["a2 G free"]
 
     def test_layers_that_were_named_stay_on_the_cpu_wherever_they_are(self) -> None:
         explicit = Tenant("a", layers("ccccc", size=1), pinned_cpu={1, 4}, auto=False)
 
-        assert set(rebalance([explicit], {"G": budget(50)}).moves["a"]) == {0, 2, 3}
+        assert [move.layer for move in rebalance([explicit], {"G": room(50)})] == [3, 2, 0]
 
     def test_stands_still_until_memory_has_settled(self) -> None:
-        assert not rebalance([tenant("a", "cc")], {"G": budget(50, growth="frozen")}).moves
+        assert not rebalance([tenant("a", "cc")], {"G": room(50, growth="frozen")})
+
+    def test_stands_still_while_anything_moves(self) -> None:
+        tenants = [tenant("a", "cc"), tenant("b", "GG", moving=True)]
+
+        assert not rebalance(tenants, {"G": room(50)})
 
     def test_what_is_on_its_way_has_its_room_already(self) -> None:
-        assert not rebalance([tenant("a", "cc")], {"G": budget(4, promised=2 * GB)}).moves
+        assert not rebalance([tenant("a", "cc")], {"G": room(4, promised_bytes=2 * GB)})
 
     def test_the_one_in_use_comes_first(self) -> None:
         tenants = [tenant("idle", "cc"), tenant("used", "cc", busy=True, use=3.0)]
 
-        assert rebalance(tenants, {"G": budget(3.2)}).moves == {"used": {1: "G"}}
-
-    def test_an_unused_backend_gives_way_to_one_in_use_when_it_is_time(self) -> None:
-        tenants = [tenant("idle", "GG"), tenant("used", "cc", busy=True)]
-
-        assert not rebalance(tenants, {"G": budget(2.1)}).moves
-        traded = rebalance(tenants, {"G": budget(2.1, may_preempt=True)})
-        assert traded == Changes({"idle": {0: CPU}}, {"idle": "use"})
+        assert told(rebalance(tenants, {"G": room(3.2)})) == ["used1 G free"]
 
     def test_unknown_memory_without_a_limit_is_no_room(self) -> None:
-        unknown = DeviceBudget(None, reserve=0, low=0)
+        unknown = Room(None, reserve_bytes=0, low_bytes=0)
 
-        assert not rebalance([tenant("a", "cc")], {"G": unknown}).moves
-        limited = replace(unknown, over_limit=-GB)
-        assert rebalance([tenant("a", "cc")], {"G": limited}).moves == {"a": {1: "G"}}
+        assert not rebalance([tenant("a", "cc")], {"G": unknown})
+        limited = replace(unknown, over_limit_bytes=-GB)
+        assert told(rebalance([tenant("a", "cc")], {"G": limited})) == ["a1 G free"]
 
 
-class TestMakeWay:
+class TestPreempt:
+    TENANTS = (tenant("idle", "GG"), tenant("used", "cc", busy=True))
+
+    def test_an_unused_backend_gives_way_to_one_in_use_when_it_is_time(self) -> None:
+        assert not rebalance(self.TENANTS, {"G": room(2.1)})
+        traded = rebalance(self.TENANTS, {"G": room(2.1, may_preempt=True)})
+        assert told(traded) == ["idle0 G use"]
+
+    def test_so_much_that_the_layer_fits_and_the_reserve_with_it(self) -> None:
+        traded = rebalance(self.TENANTS, {"G": room(1.5, may_preempt=True)})
+
+        assert told(traded) == ["idle0 G use", "idle1 G use"]
+
+    def test_not_where_that_is_not_enough(self) -> None:
+        """The room would be nobody's: it is not enough for the one in use, and comes before the
+        other one's turn."""
+        assert not rebalance(self.TENANTS, {"G": room(0.5, low_bytes=0, may_preempt=True)})
+
+    def test_not_where_nobody_could_come(self) -> None:
+        """The memory is not known, or the policy wants no experts there."""
+        unknown = Room(None, reserve_bytes=0, low_bytes=0, may_preempt=True)
+        closed = room(2.1, may_preempt=True, experts=False)
+
+        assert not rebalance(self.TENANTS, {"G": unknown})
+        assert not rebalance(self.TENANTS, {"G": closed})
+
+    def test_not_where_another_device_has_room(self) -> None:
+        used = tenant("used", "c", busy=True, expert_only={"H"})
+        rooms = {"G": room(2.1, may_preempt=True), "H": room(9, may_preempt=True)}
+
+        assert told(rebalance([tenant("idle", "GG"), used], rooms)) == ["used0 H free"]
+
+    def test_for_one_layer_on_one_device(self) -> None:
+        used = tenant("used", "c", busy=True, expert_only={"H"})
+        others = [tenant("g", "GG"), tenant("h", "HH", "H")]
+        rooms = {"G": room(2.1, may_preempt=True), "H": room(2.1, may_preempt=True)}
+
+        assert told(rebalance([*others, used], rooms)) == ["g0 G use"]
+
+    def test_each_move_has_its_own_reason(self) -> None:
+        """One backend gives way on one device, is short on another and grows on a third."""
+        idle = replace(
+            tenant("idle", "GHc"),
+            layers=[Layer(0, "G", GB, "G"), Layer(1, "H", GB, "H"), Layer(2, CPU, GB, "I")],
+        )
+        used = tenant("used", "c", busy=True)
+        rooms = {"G": room(2.1, may_preempt=True), "H": room(0.5), "I": room(9, may_preempt=True)}
+
+        assert told(rebalance([idle, used], rooms)) == [
+            "idle1 H pressure",
+            "idle2 I free",
+            "idle0 G use",
+        ]
+
+
+class TestExpertsOnly:
+    """A device E that takes experts of layers whose attention is on G."""
+
+    GUEST = tenant("a", "cc", expert_only={"E"})
+
+    def test_takes_what_has_no_room_with_its_attention(self) -> None:
+        rooms = {"E": room(3.5), "G": room(3.5)}
+
+        assert told(rebalance([self.GUEST], rooms)) == ["a1 G free", "a0 E free"]
+
+    def test_a_layer_that_goes_home_goes_nowhere_else(self) -> None:
+        """In whatever order the devices are looked at."""
+        for rooms in ({"G": room(9), "E": room(9)}, {"E": room(9), "G": room(9)}):
+            moves = rebalance([tenant("a", "c", expert_only={"E"})], rooms)
+
+            assert told(moves) == ["a0 G free"]
+
+    def test_a_layer_that_has_to_leave_comes_nowhere_in_the_same_round(self) -> None:
+        leaving = tenant("a", "E", expert_only={"E"})
+
+        assert told(rebalance([leaving], {"G": room(9), "E": room(0.5)})) == ["a0 E pressure"]
+
+    def test_experts_stay_with_attention_on_the_cpu(self) -> None:
+        left_there = tenant("a", "cc", CPU, expert_only={"E"})
+
+        assert not rebalance([left_there], {"E": room(9)})
+
+
+class TestMakeRoom:
     def test_idle_experts_make_room_for_a_newcomer(self) -> None:
-        changes, missing = make_way([tenant("a", "GGGG")], {"G": 3 * GB}, {"G": budget(4)})
+        moves, missing = make_room([tenant("a", "GGGG")], {"G": 3 * GB}, {"G": room(4)})
 
-        assert changes == Changes({"a": {0: CPU}}, {"a": "room"})
+        assert told(moves) == ["a0 G room"]
         assert not missing
 
     def test_says_what_is_missing_after_all_experts_have_left(self) -> None:
-        _, missing = make_way([tenant("a", "cG")], {"G": 9 * GB}, {"G": budget(4)})
+        _, missing = make_room([tenant("a", "cG")], {"G": 9 * GB}, {"G": room(4)})
 
         assert missing == {"G": 6 * GB}
 
-    def test_nothing_is_asked_of_a_device_whose_memory_is_not_known(self) -> None:
-        unknown = DeviceBudget(None, reserve=0, low=0)
+    def test_what_is_promised_to_others_and_the_reserve_are_made_up_for(self) -> None:
+        """All that is needed leaves in one go."""
+        promised = room(1.5, promised_bytes=GB)
 
-        assert make_way([tenant("a", "GG")], {"G": 9 * GB}, {"G": unknown}) == (Changes(), {})
+        moves, missing = make_room([tenant("a", "GGGG")], {"G": GB}, {"G": promised})
+
+        assert len(moves) == 3
+        assert not missing
+
+    def test_a_limit_counts_what_is_promised(self) -> None:
+        limited = room(50, over_limit_bytes=-3 * GB, promised_bytes=2 * GB)
+
+        moves, _ = make_room([tenant("a", "GGGG")], {"G": 2 * GB}, {"G": limited})
+
+        assert told(moves) == ["a0 G room"]
+
+    def test_nothing_is_asked_of_a_device_whose_memory_is_not_known(self) -> None:
+        unknown = Room(None, reserve_bytes=0, low_bytes=0)
+
+        assert make_room([tenant("a", "GG")], {"G": 9 * GB}, {"G": unknown}) == ([], {})
+        assert make_room([tenant("a", "GG")], {"G": 9 * GB}, {}) == ([], {})
 
 
 class Machine:
@@ -154,8 +261,8 @@ class Machine:
     def step(self, others: int, busy: Mapping[str, bool]) -> None:
         self.tick += 1
         self.others = others
-        now = DeviceBudget(self.free, reserve=3, low=2)
-        if now.deficit:
+        now = Room(self.free, reserve_bytes=3, low_bytes=2)
+        if now.deficit_bytes:
             self.short_at, self.recovering = self.tick, True
         quiet = self.tick - self.short_at >= self.settle
         growth: Growth = "frozen" if not quiet else "step" if self.recovering else "bulk"
@@ -170,11 +277,9 @@ class Machine:
             )
             for name, places in self.on.items()
         ]
-        changes = rebalance(tenants, {"G": replace(now, growth=growth)})
-        for name, moves in changes.moves.items():
-            for layer, place in moves.items():
-                self.on[name][layer] = place == "G"
-                self.log.append((self.tick, place))
+        for move in rebalance(tenants, {"G": replace(now, growth=growth)}):
+            self.on[move.tenant][move.layer] = move.place == "G"
+            self.log.append((self.tick, move.place))
 
 
 @given(

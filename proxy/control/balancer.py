@@ -178,7 +178,7 @@ class Balancer:
                 move.layer: self._device_of(move.place, attention_devices[move.layer], extra)
                 for move in moves
             }
-            why = ", ".join(dict.fromkeys(move.why for move in moves))
+            why = moves[0].why  # all of one round have the same
             log.info("balance", backend=name, why=why, layers=len(places), to=set(places.values()))
             self._controller.shift(backend, places, why)
 

@@ -69,7 +69,7 @@ class ProcessRun:
             self._tell(StartFailed(*backend.name, f"{type(error).__name__}: {error}"))
             return
         self._tell(Started(*backend.name))
-        if backend.state is BackendState.STOPPING:
+        if self._unwanted():
             # The order to stop may have come before there was anything to stop.
             await engine.stop(self._grace_s())
         status = await engine.wait_exit()
@@ -78,7 +78,7 @@ class ProcessRun:
 
     async def _prepare(self) -> bool:
         """Whether the process is to be started now: not if it was stopped meanwhile."""
-        if self.backend.state is BackendState.STOPPING:
+        if self._unwanted():
             return False
         if self._before_start is None:
             return True
@@ -88,7 +88,10 @@ class ProcessRun:
             await asyncio.wait((preparing,))
         finally:
             self._preparing = None
-        if preparing.cancelled():
-            return False
-        preparing.result()
-        return True
+        if not preparing.cancelled():
+            preparing.result()
+        # Stopped meanwhile: also where that came too late to cancel anything.
+        return not self._unwanted()
+
+    def _unwanted(self) -> bool:
+        return self.backend.state is BackendState.STOPPING

@@ -45,8 +45,7 @@ class ProcessRun:
 
     def kill(self) -> None:
         """End the process at once, if there is one."""
-        if hasattr(self.backend, "engine"):
-            spawn(self.backend.engine.stop(0.0), name=self._task("kill"))
+        spawn(self.backend.engine.stop(0.0), name=self._task("kill"))
 
     def _task(self, what: str) -> str:
         return f"{self.backend.id}.{self.backend.generation}:{what}"

@@ -51,7 +51,7 @@ def host(services: Services) -> dict[str, Any]:
 def _backend(services: Services, backend: Backend) -> dict[str, Any]:
     status: Status | None = backend.engine.known() if backend.state in ASKABLE else None
     options = backend.options
-    has_engine = backend.state is not BackendState.GONE and hasattr(backend, "engine")
+    there = backend.state is not BackendState.GONE
     current, asked = services.desired.current(backend), services.desired.split(backend)
     return {
         "id": backend.id,
@@ -59,7 +59,7 @@ def _backend(services: Services, backend: Backend) -> dict[str, Any]:
         "mode": options.mode,
         "engine": options.engine,
         "state": str(backend.state),
-        "pid": backend.engine.pid if has_engine else None,
+        "pid": backend.engine.pid if there else None,
         "ctx": options.ctx,
         "parallel": options.parallel,
         "moe_cpu_layers": current,
@@ -76,8 +76,8 @@ def _backend(services: Services, backend: Backend) -> dict[str, Any]:
         ],
         "bytes": {device: dict(held) for device, held in status.held.items()} if status else {},
         "settled": status.settled if status else None,
-        "live_moves": backend.engine.live_moves if has_engine else None,
-        "why_no_moves": backend.engine.why_no_moves if has_engine else None,
+        "live_moves": backend.engine.live_moves if there else None,
+        "why_no_moves": backend.engine.why_no_moves if there else None,
         "in_flight": backend.in_flight,
         "waiting": backend.waiting,
         "tokens_per_second": round(services.rates.rate(backend.id), 2),

@@ -130,7 +130,7 @@ class Controller:
                 move.layer: self._device_in(move.place, homes[move.layer], expert_only)
                 for move in moves
             }
-            why = ", ".join(dict.fromkeys(move.why for move in moves))
+            why = moves[0].why  # all of one round have the same
             to = sorted(set(places.values()))
             log.info("balance", backend=backend.id, why=why, layers=len(places), to=to)
             self.set_targets(backend, places, why)

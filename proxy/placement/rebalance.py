@@ -68,28 +68,27 @@ class Relocation:
 
 
 def rebalance(tenants: Sequence[Tenant], rooms: Mapping[str, Room]) -> list[Relocation]:
-    """What is to move now. No layer moves twice, and no domain both gives and takes: what leaves is
-    given to nobody before it has left.
+    """What is to move now, all of it for one reason: what has to leave, else what may come, else
+    what gives way. So what leaves is given to nobody before it has left, and who had to leave is
+    there again when the others' room is given.
 
-    Experts go where their attention is before they go where there are experts only, and an unused
-    backend gives way only where there is no other room.
+    No layer moves twice. Experts go where their attention is before they go where there are experts
+    only. An unused backend gives way for one layer at a time.
     """
     decided = _Round(tenants)
     for domain, room in rooms.items():
         decided.reclaim(domain, room.deficit_bytes, "pressure")
-    if any(tenant.moving for tenant in tenants):
+    if decided.relocations or any(tenant.moving for tenant in tenants):
         return decided.relocations
     open_for_more = {
-        domain: room
-        for domain, room in rooms.items()
-        if room.experts and room.growth != "frozen" and not room.deficit_bytes
+        domain: room for domain, room in rooms.items() if room.experts and room.growth != "frozen"
     }
     lodgings = {domain for tenant in tenants for domain in tenant.expert_only}
     for domain in sorted(open_for_more, key=lambda domain: domain in lodgings):
         decided.fill(domain, open_for_more[domain])
     for domain, room in open_for_more.items():
-        if room.may_preempt and room.spare_bytes is not None:
-            decided.preempt(domain, room.spare_bytes)
+        if room.may_preempt and not decided.relocations:
+            decided.preempt(domain, room)
     return decided.relocations
 
 
@@ -114,13 +113,13 @@ def make_room(
 
 class _Round:
     """What one round has decided so far. Each step sees what those before it have done: a layer
-    that moves already, or for which room is made, is nobody's candidate any more."""
+    that moves already is nobody's candidate any more."""
 
     def __init__(self, tenants: Sequence[Tenant]) -> None:
         self._tenants = tenants
         # What changes:
         self.relocations: list[Relocation] = []
-        self._taken: set[tuple[str, int]] = set()
+        self._moved: set[tuple[str, int]] = set()
 
     def reclaim(
         self, domain: str, size_bytes: int, why: Why, tenants: Sequence[Tenant] | None = None
@@ -162,19 +161,16 @@ class _Round:
             bulk_bytes -= layer.experts_bytes
             first = False
 
-    def preempt(self, domain: str, spare_bytes: int) -> None:
-        """Have backends that are not in use, and that nobody gave a number, make room for one that
-        is, where that is enough for its next layer."""
-        if any(move.domain == domain for move in self.relocations):
-            return
+    def preempt(self, domain: str, room: Room) -> None:
+        """Have backends that are not in use, and that nobody gave a number, make room for the next
+        layer of one that is, where that is enough for it."""
         tenant, layer = next(self._wanted(domain), (None, None))
-        if tenant is None or layer is None or not tenant.busy:
+        if tenant is None or layer is None or not tenant.busy or room.spare_bytes is None:
             return
-        lacking_bytes = layer.experts_bytes - spare_bytes
+        lacking_bytes = layer.experts_bytes - room.spare_bytes
         idle = [tenant for tenant in self._tenants if not tenant.busy and tenant.auto]
         theirs_bytes = sum(x.experts_bytes for t in idle for x in self._held(t, domain))
         if 0 < lacking_bytes <= theirs_bytes:
-            self._taken.add((tenant.id, layer.index))
             self.reclaim(domain, max(lacking_bytes, GROW_BYTES), "use", idle)
 
     def _held(self, tenant: Tenant, domain: str) -> list[Layer]:
@@ -182,7 +178,7 @@ class _Round:
         return [
             layer
             for layer in tenant.layers
-            if layer.experts == domain and (tenant.id, layer.index) not in self._taken
+            if layer.experts == domain and (tenant.id, layer.index) not in self._moved
         ]
 
     def _wanted(self, domain: str) -> Iterator[tuple[Tenant, Layer]]:
@@ -192,10 +188,10 @@ class _Round:
             self._tenants, key=lambda t: (t.busy, t.use, t.last_used_s), reverse=True
         ):
             for layer in reversed(tenant.layers):
-                taken = (tenant.id, layer.index) in self._taken
-                if not taken and tenant.may_have(layer, domain):
+                moved = (tenant.id, layer.index) in self._moved
+                if not moved and tenant.may_have(layer, domain):
                     yield tenant, layer
 
     def _move(self, tenant: Tenant, layer: Layer, domain: str, why: Why) -> None:
-        self._taken.add((tenant.id, layer.index))
+        self._moved.add((tenant.id, layer.index))
         self.relocations.append(Relocation(tenant.id, layer.index, domain, why))

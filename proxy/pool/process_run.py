@@ -45,8 +45,7 @@ class ProcessRun:
 
     def kill(self) -> None:
         """End the process at once, if there is one."""
-        if hasattr(self.backend, "engine"):
-            spawn(self.backend.engine.stop(0.0), name=self._task("kill"))
+        spawn(self.backend.engine.stop(0.0), name=self._task("kill"))
 
     def _task(self, what: str) -> str:
         return f"{self.backend.id}.{self.backend.generation}:{what}"
@@ -69,7 +68,7 @@ class ProcessRun:
             self._tell(StartFailed(*backend.name, f"{type(error).__name__}: {error}"))
             return
         self._tell(Started(*backend.name))
-        if backend.state is BackendState.STOPPING:
+        if self._unwanted():
             # The order to stop may have come before there was anything to stop.
             await engine.stop(self._grace_s())
         status = await engine.wait_exit()
@@ -78,7 +77,7 @@ class ProcessRun:
 
     async def _prepare(self) -> bool:
         """Whether the process is to be started now: not if it was stopped meanwhile."""
-        if self.backend.state is BackendState.STOPPING:
+        if self._unwanted():
             return False
         if self._before_start is None:
             return True
@@ -88,7 +87,10 @@ class ProcessRun:
             await asyncio.wait((preparing,))
         finally:
             self._preparing = None
-        if preparing.cancelled():
-            return False
-        preparing.result()
-        return True
+        if not preparing.cancelled():
+            preparing.result()
+        # Stopped meanwhile: also where that came too late to cancel anything.
+        return not self._unwanted()
+
+    def _unwanted(self) -> bool:
+        return self.backend.state is BackendState.STOPPING

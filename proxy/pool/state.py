@@ -7,6 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from proxy.engine.not_started import NOT_STARTED
 from proxy.engine.types import Engine, LoadOptions
 from proxy.pool.effects import Changed
 
@@ -59,7 +60,7 @@ class Backend:
     # Ids of backends that have to be gone before this one is started; they are on their way out.
     blocked_by: set[str] = field(default_factory=set)
     coexist: bool = False  # stands beside others of its model that differ only in the split
-    engine: Engine = field(init=False)  # set by the shell when it performs Start
+    engine: Engine = NOT_STARTED  # the shell sets another one when it performs Start
     expires_at: datetime | None = None  # set by the shell, for people: `expires_s` as time of day
     # What people should know of it, set by whoever finds it out.
     warnings: tuple[str, ...] = ()

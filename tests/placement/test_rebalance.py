@@ -161,20 +161,21 @@ class TestPreempt:
 
         assert told(rebalance([*others, used], rooms)) == ["g0 G use"]
 
-    def test_each_move_has_its_own_reason(self) -> None:
-        """One backend gives way on one device, is short on another and grows on a third."""
-        idle = replace(
-            tenant("idle", "GHc"),
-            layers=[Layer(0, "G", GB, "G"), Layer(1, "H", GB, "H"), Layer(2, CPU, GB, "I")],
-        )
-        used = tenant("used", "c", busy=True)
-        rooms = {"G": room(2.1, may_preempt=True), "H": room(0.5), "I": room(9, may_preempt=True)}
+    def test_not_while_anything_grows(self) -> None:
+        rooms = {"G": room(2.1, may_preempt=True), "H": room(9)}
 
-        assert told(rebalance([idle, used], rooms)) == [
-            "idle1 H pressure",
-            "idle2 I free",
-            "idle0 G use",
-        ]
+        moves = rebalance([*self.TENANTS, tenant("other", "c", "H")], rooms)
+
+        assert told(moves) == ["other0 H free"]
+
+
+def test_nothing_comes_in_a_round_in_which_something_has_to_leave() -> None:
+    """What has left another device may want the room, and is in use."""
+    homes = [Layer(0, "E", GB, "G"), Layer(1, "G", GB, "G")]
+    busy = replace(tenant("busy", "", busy=True, expert_only={"E"}), layers=homes)
+    rooms = {"E": room(0.9), "G": room(3.5)}
+
+    assert told(rebalance([busy, tenant("idle", "c")], rooms)) == ["busy0 E pressure"]
 
 
 class TestExpertsOnly:

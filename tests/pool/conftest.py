@@ -19,6 +19,18 @@ from tests.support.commands import GATED
 from tests.support.gates import Gate
 
 
+class Engine(CommandEngine):
+    """Takes down that it was started."""
+
+    def __init__(self, backend_id: str, options: LoadOptions, house: "House") -> None:
+        super().__init__(backend_id, options, log_buffer=house.log_buffer)
+        self._name, self._house = backend_id, house
+
+    async def start(self) -> None:
+        self._house.loads.append(self._name)
+        await super().start()
+
+
 class House:
     """A pool, its surroundings and its clients."""
 
@@ -28,6 +40,7 @@ class House:
         self.log_buffer = LogBuffer()
         self.events = EventLog()
         self.made: list[str] = []  # ids of the engines made: one for each start
+        self.loads: list[str] = []  # ids of those that began to load a model
         self.gates: list[Gate] = []
         self.pools: list[Pool] = []
 
@@ -38,7 +51,7 @@ class House:
             command = options.command if options.engine == "command" else GATED
             args = options.args if options.engine == "command" else ()
             known = replace(options, command=command, args=args)
-            return CommandEngine(backend_id, known, log_buffer=self.log_buffer)
+            return Engine(backend_id, known, self)
 
         pool = Pool(make, max_queue=max_queue, clock=clock or RealClock(), events=self.events)
         self.pools.append(pool)

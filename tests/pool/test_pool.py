@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -267,6 +268,24 @@ class TestUnload:
 
             assert await pool.unload("m") == 1
             assert repr(pool) == "<Pool empty queue=0/100>"
+
+
+async def test_one_that_waits_for_another_ones_end_can_be_asked(house: House) -> None:
+    """It has an engine from the first moment on, which knows nothing."""
+    pool, gate = house.pool(), house.gate()
+    one, other = (replace(house.options(name), rpc=("h:1",)) for name in "ab")
+    running = asyncio.ensure_future(house.client(pool, one, gate))
+    await gate.reached()
+    waiting = asyncio.ensure_future(house.client(pool, other))
+    await until(pool, "b2")
+
+    backend = pool.backends()[1]
+    assert backend.blocked_by
+    assert backend.engine.pid is None
+    assert backend.engine.known().layers == ()
+
+    await gate.open()
+    assert await running == await waiting == ANSWER
 
 
 class TestReplace:

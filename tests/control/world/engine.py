@@ -63,9 +63,6 @@ class SimEngine:
     def _row(self, weights: int) -> dict[str, int]:
         return {"weights": weights * MIB, "kv": 0, "compute": 0, "experts": 0}
 
-    async def status(self) -> Status:
-        return self.known()
-
     async def start(self) -> None:
         await self._clock.sleep(self.spec.load_s)
         self._check_alive()

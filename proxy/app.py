@@ -282,8 +282,6 @@ def _engine_maker(
 def _apply_server(pool: Pool) -> Callable[[Policies, Policies, Changes], Coroutine[Any, Any, None]]:
     async def apply(_: Policies, new: Policies, changes: Changes) -> None:
         pool.max_queue = new.server.max_queue
-        if restart := [key for key in ("server.host", "server.port") if key in changes.keys]:
-            log.warning("policy_needs_restart", keys=restart)
 
     return apply
 

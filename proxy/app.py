@@ -49,7 +49,7 @@ from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.values import home_of
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
-from proxy.routing.model_dirs import model_dirs
+from proxy.routing.model_dirs import ModelDirs, model_dirs
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Models
 from proxy.routing.router import Router
@@ -142,9 +142,11 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         await stack.enter_async_context(loops.background(partial(watch, catalog), name="catalog"))
 
+        dirs = ModelDirs(catalog, stores)
         models = Models(lambda: policies.current, catalog)
 
         async def options_for(model: str, mode: Mode, moves: bool) -> LoadOptions:
+            await dirs.settled()  # a successor is loaded with the files that an edit has named
             return (await router.plan(ModelRequest(model), mode, moves=moves)).options
 
         def policy_of(model: str) -> ModelPolicy:
@@ -217,7 +219,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
         policies.listeners += [
             _apply_server(pool),
-            _apply_catalog(catalog, stores),
+            dirs.policies_changed,
             controller.policies_changed,
         ]
         follow = partial(policies.follow, settings.policies, settings.env)
@@ -282,15 +284,5 @@ def _engine_maker(
 def _apply_server(pool: Pool) -> Callable[[Policies, Policies, Changes], Coroutine[Any, Any, None]]:
     async def apply(_: Policies, new: Policies, changes: Changes) -> None:
         pool.max_queue = new.server.max_queue
-
-    return apply
-
-
-def _apply_catalog(
-    catalog: Catalog, stores: Stores
-) -> Callable[[Policies, Policies, Changes], Coroutine[Any, Any, None]]:
-    async def apply(_: Policies, new: Policies, changes: Changes) -> None:
-        if any(key.startswith("catalog.") for key in changes.keys) or changes.models:
-            await asyncio.to_thread(catalog.use, *model_dirs(new, stores))
 
     return apply

@@ -2,6 +2,7 @@
 in Ollama's layout (Ollama's own, and ours).
 """
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,8 @@ class Catalog:
             for store in stores:
                 if str(store.root) == root:
                     store.cache = kept
+        # One scan at a time: an older one that takes longer must not come out on top.
+        self._scanning = threading.Lock()
         # What changes: where to look (by `use`), what the last scan found, and the headers of
         # files that have not changed since.
         self.places = Places(tuple(dirs), dict(named), tuple(stores))
@@ -84,17 +87,21 @@ class Catalog:
     def use(
         self, dirs: Sequence[Path], named: Mapping[str, Path], stores: Sequence[Store] | None = None
     ) -> None:
-        """Look in these places from now on, and do so at once. None: the stores stay the same."""
+        """Look in these places from now on, and do so at once if they are others than before. None:
+        the stores stay the same."""
         stores = self.places.stores if stores is None else tuple(stores)
-        self.places = Places(tuple(dirs), dict(named), stores)
-        self.refresh()
+        places = Places(tuple(dirs), dict(named), stores)
+        if places != self.places:
+            self.places = places
+            self.refresh()
 
     def refresh(self) -> None:
         """Look at the folders and stores again."""
-        self._index = _scan(self.places)
-        stores = self.places.stores
-        if self._manifests_file and any(store.changed for store in stores):
-            save(self._manifests_file, {str(store.root): store.cache for store in stores})
+        with self._scanning:
+            self._index = _scan(self.places)
+            stores = self.places.stores
+            if self._manifests_file and any(store.changed for store in stores):
+                save(self._manifests_file, {str(store.root): store.cache for store in stores})
         known = {entry.path for entry in self._index.entries}
         self._headers = {path: kept for path, kept in self._headers.items() if path in known}
 

@@ -1,12 +1,16 @@
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from proxy.catalog import local
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.local import Catalog
+from tests.support.guard import HANG_S
 from tests.support.models import model
 
 
@@ -171,6 +175,33 @@ def test_use_changes_where_it_looks(tmp_path: Path) -> None:
     catalog.use([tmp_path / "two"], {"named": tmp_path / "c.gguf"})
 
     assert found(catalog) == ["b", "named"]
+
+
+def test_a_scan_that_began_earlier_does_not_come_out_on_top(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "one/a.gguf", "two/b.gguf")
+    catalog = Catalog([tmp_path / "one"], {})
+    scan, scanned, later = local._scan, threading.Event(), threading.Event()
+
+    def slow(places: local.Places) -> Any:
+        index = scan(places)
+        if places.dirs == (tmp_path / "two",):
+            later.set()
+        else:
+            scanned.set()
+            # Until the later one has ended, unless that waits for this one.
+            later.wait(0.2)
+        return index
+
+    monkeypatch.setattr(local, "_scan", slow)
+    earlier = threading.Thread(target=catalog.refresh)
+    earlier.start()
+    assert scanned.wait(HANG_S)
+    catalog.use([tmp_path / "two"], {})
+    earlier.join(HANG_S)
+
+    assert found(catalog) == ["b"]
 
 
 def test_header_is_read_again_only_when_the_file_changed(tmp_path: Path) -> None:

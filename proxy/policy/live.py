@@ -63,14 +63,14 @@ class LivePolicies:
 
     async def take(self, loaded: Loaded) -> None:
         """Put a newly read set into force if it is good; say what is wrong with it otherwise."""
-        self.newest = loaded
         if loaded.policies is None:
+            self.newest = loaded
             problems = [problem_to_json(problem) for problem in loaded.problems]
             self._events.publish("policies_refused", problems=problems)
             return
         old, new = self.current, until_restart(self.current, loaded.policies)
         changes, waiting = diff(old, new), tuple(diff(new, loaded.policies).keys)
-        self.current = new
+        self.current, self.newest = new, loaded
         self.generation += 1
         self._events.publish(
             "policies_changed",

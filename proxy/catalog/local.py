@@ -6,6 +6,10 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from cachetools import LRUCache, cachedmethod
 
 from proxy.catalog import names
 from proxy.catalog.cache import load, save
@@ -16,6 +20,12 @@ from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.reference import OLLAMA_HOST, Reference
 from proxy.catalog.store import Store
 from proxy.catalog.summary import Summaries, Summary
+
+log = structlog.get_logger()
+
+# Headers that are kept in memory; lists of models need none.
+HEADERS: Final = 64
+Signature = tuple[tuple[int, int], ...]  # size and time of change of each file
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,8 @@ class Catalog:
         # files that have not changed since.
         self.places = Places(tuple(dirs), dict(named), tuple(stores))
         self._index = _Index((), {}, {}, {})
-        self._headers: dict[Path, tuple[tuple[tuple[int, int], ...], Header]] = {}
+        self._headers: LRUCache[Any, Header] = LRUCache(HEADERS)
+        self._headers_lock = threading.Lock()
         self.refresh()
 
     @property
@@ -98,12 +109,14 @@ class Catalog:
     def refresh(self) -> None:
         """Look at the folders and stores again."""
         with self._scanning:
-            self._index = _scan(self.places)
+            index = _scan(self.places)
+            for where, why in index.problems.items():
+                if self._index.problems.get(where) != why:
+                    log.warning("model_not_usable", where=where, why=why)
+            self._index = index
             stores = self.places.stores
             if self._manifests_file and any(store.changed for store in stores):
                 save(self._manifests_file, {str(store.root): store.cache for store in stores})
-        known = {entry.path for entry in self._index.entries}
-        self._headers = {path: kept for path, kept in self._headers.items() if path in known}
 
     def list(self) -> tuple[Entry, ...]:
         """All models by name."""
@@ -131,11 +144,11 @@ class Catalog:
         """
         stats = [file.stat() for file in entry.files]
         signature = tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
-        kept = self._headers.get(entry.path)
-        if kept is None or kept[0] != signature:
-            kept = (signature, read_header(entry.path))
-            self._headers[entry.path] = kept
-        return kept[1]
+        return self._header(entry.path, signature)
+
+    @cachedmethod(lambda self: self._headers, lock=lambda self: self._headers_lock)
+    def _header(self, path: Path, _: Signature) -> Header:
+        return read_header(path)
 
     def summary(self, entry: Entry) -> Summary:
         """The little of a model's header that lists show. Empty for a file that is not usable."""

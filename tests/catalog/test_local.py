@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from proxy.catalog import local
 from proxy.catalog.gguf import GgufError
@@ -166,6 +167,22 @@ def test_refresh_sees_what_came_and_went(tmp_path: Path) -> None:
     catalog.refresh()
 
     assert found(catalog) == ["b"]
+
+
+def test_what_is_not_usable_is_told_once(tmp_path: Path) -> None:
+    touch(tmp_path, "m-00001-of-00002.gguf", "a.gguf")
+
+    with capture_logs() as logs:
+        catalog = Catalog([tmp_path], {})
+        catalog.refresh()
+        (tmp_path / "b.gguf").symlink_to(tmp_path / "nothing")
+        catalog.refresh()
+
+    assert [(line["event"], Path(line["where"]).name) for line in logs] == [
+        ("model_not_usable", "m-00001-of-00002.gguf"),
+        ("model_not_usable", "b.gguf"),
+    ]
+    assert "1 of 2 parts are missing" in logs[0]["why"]
 
 
 def test_use_changes_where_it_looks(tmp_path: Path) -> None:

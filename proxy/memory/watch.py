@@ -1,7 +1,7 @@
 """Reads all memory several times a second, and tells whoever listens.
 
 Each source has a thread of its own (`proxy.memory.reader`), so a driver that hangs or goes away
-makes its own reading old and nothing else. `Snapshot.cost_s` says what a poll cost.
+makes its own reading old and nothing else.
 """
 
 import asyncio
@@ -190,7 +190,6 @@ class MemoryWatch:
                 host=replace(host.answer.value or HostReading(), at_s=host.answer.at_s),
                 number=self._begun,
                 at_s=began,
-                cost_s=sum(reader.answer.took_s for reader in asked if not reader.busy),
             )
         )
 

@@ -273,7 +273,10 @@ class MemoryWatch:
 
     def _report(self, devices: Iterable[Device], at_s: float) -> None:
         for device in devices:
-            self._reported[device.name] = ReadResult(as_reported(device), at_s)
+            known = self._reported.get(device.name)
+            # An answer that was on its way when newer numbers came is the older word.
+            if known is None or known.at_s is None or at_s >= known.at_s:
+                self._reported[device.name] = ReadResult(as_reported(device), at_s)
 
     def _reading(self, device: Device, source: Source, hanging: Collection[str]) -> DeviceReading:
         answer: ReadResult[Sample] = ReadResult()

@@ -4,6 +4,7 @@ told of changes.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,10 @@ class LivePolicies:
 
     async def follow(self, path: Path | None, env: Mapping[str, str]) -> None:
         """Apply each change of the files, until cancelled."""
-        async for loaded in watch(path, env, stop=asyncio.Event(), since=self.newest):
-            await self.take(loaded)
+        changes = watch(path, env, stop=asyncio.Event(), since=self.newest)
+        async with aclosing(changes):
+            async for loaded in changes:
+                await self.take(loaded)
 
     async def take(self, loaded: Loaded) -> None:
         """Put a newly read set into force if it is good; say what is wrong with it otherwise."""

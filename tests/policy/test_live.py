@@ -1,6 +1,9 @@
 """The policies in force, while files are edited."""
 
+import asyncio
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -9,9 +12,11 @@ from proxy.observe.events import EventLog
 from proxy.policy.diff import Changes
 from proxy.policy.fields import FIELDS
 from proxy.policy.live import LivePolicies
+from proxy.policy.load import load
 from proxy.policy.model import Policies
 from proxy.policy.schema import Effect, Field, Kind
 from tests.policy.conftest import LoadText
+from tests.support.guard import HANG_S
 
 AT_START = [field for field in FIELDS if field.effect is Effect.RESTART]
 OTHER = {Kind.TEXT: "'0.0.0.0'", Kind.COUNT: "1", Kind.PATH: "'/elsewhere'"}
@@ -99,3 +104,23 @@ async def test_one_listener_that_fails_keeps_no_other_from_an_edit(load_text: Lo
 def test_the_first_set_has_to_be_good(load_text: LoadText) -> None:
     with pytest.raises(ValueError, match="good"):
         LivePolicies(load_text("server.prot = 1"), events=EventLog())
+
+
+async def test_it_follows_the_files_again_after_it_failed(
+    tmp_path: Path, env: dict[str, str]
+) -> None:
+    """The edit at which it did is taken by the next try."""
+    file = tmp_path / "policies.toml"
+    file.write_text("defaults.ctx = 5")
+    live = LivePolicies(load(file, env), events=EventLog())
+    file.write_text("defaults.ctx = 6")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("proxy.policy.live.diff", Mock(side_effect=RecursionError))
+        with pytest.raises(RecursionError):
+            await live.follow(file, env)
+    following = asyncio.create_task(live.follow(file, env))
+    async with asyncio.timeout(HANG_S):
+        while live.current.defaults.ctx != 6:
+            await asyncio.sleep(0.01)
+    following.cancel()

@@ -44,7 +44,7 @@ from proxy.policy.live import LivePolicies
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.values import home_of
 from proxy.pool.pool import Pool
-from proxy.routing.model_dirs import model_dirs
+from proxy.routing.model_dirs import ModelDirs, model_dirs
 from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Resolver
@@ -142,6 +142,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         rates = Rates(lambda: busy_backends(pool), slots_progress(pool), clock=clock)
         await stack.enter_async_context(loops.background(rates.run, name="rates"))
 
+        dirs = ModelDirs(catalog, stores)
         ledger = Ledger()
         workers = WorkerDevices(lambda: serving(pool), clock)
         memory = MemoryWatch(
@@ -161,7 +162,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 workers=workers,
                 policies=lambda: policies.current,
                 policy_of=lambda name: _policy_of(name, resolver, policies.current),
-                options_for=partial(_options_for, resolver, planner),
+                options_for=partial(_options_for, dirs, resolver, planner),
                 capacity=room_on_devices,
                 use=lambda backend: rates.rate(backend.id),
                 events=events,
@@ -177,7 +178,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
         policies.listeners += [
             _apply_server(pool),
-            _apply_catalog(catalog, stores),
+            dirs.policies_changed,
             control.controller.policies_changed,
         ]
         follow = partial(policies.follow, settings.policies, settings.env)
@@ -213,9 +214,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
 
 async def _options_for(
-    resolver: Resolver, planner: Planner, name: str, mode: Mode, moves: bool
+    dirs: ModelDirs, resolver: Resolver, planner: Planner, name: str, mode: Mode, moves: bool
 ) -> LoadOptions:
     """What a model would be loaded with now, if its experts can move or cannot."""
+    await dirs.settled()  # a successor is loaded with the files that an edit has named
     model, request = resolver.resolve(name), ModelRequest(name)
     return await planner.load_options(model, request, mode, moves=moves)
 
@@ -247,17 +249,5 @@ def _engine_maker(
 def _apply_server(pool: Pool) -> Callable[[Policies, Policies, Changes], Coroutine[Any, Any, None]]:
     async def apply(_: Policies, new: Policies, changes: Changes) -> None:
         pool.max_queue = new.server.max_queue
-        if restart := [key for key in ("server.host", "server.port") if key in changes.keys]:
-            log.warning("policy_needs_restart", keys=restart)
-
-    return apply
-
-
-def _apply_catalog(
-    catalog: Catalog, stores: Stores
-) -> Callable[[Policies, Policies, Changes], Coroutine[Any, Any, None]]:
-    async def apply(_: Policies, new: Policies, changes: Changes) -> None:
-        if any(key.startswith("catalog.") for key in changes.keys) or changes.models:
-            await asyncio.to_thread(catalog.use, *model_dirs(new, stores))
 
     return apply

@@ -114,10 +114,10 @@ def cpu_layers(split: Split, layers: int) -> frozenset[int]:
     them under "auto", which means as few as memory allows."""
     if isinstance(split, Layers):
         return split.within(layers)
-    return frozenset() if split == AUTO else frozenset(range(resolve(split, layers)))
+    return frozenset() if split == AUTO else frozenset(range(n_cpu_moe(split, layers)))
 
 
-def resolve(split: int | Layers, layers: int) -> int:
+def n_cpu_moe(split: int | Layers, layers: int) -> int:
     """The number to load a model of `layers` layers with: how many of the first ones have their
     experts on the CPU, 0 to `layers`.
 

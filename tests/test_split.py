@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import BadRequest
-from proxy.split import ALL, AUTO, Layers, Split, cpu_layers, parse_split, plain, resolve
+from proxy.split import ALL, AUTO, Layers, Split, cpu_layers, n_cpu_moe, parse_split, plain
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ def test_layers_that_are_meant_to_be_on_the_cpu(split: Split, on_cpu: str) -> No
 
 def test_ranges_cannot_be_loaded() -> None:
     with pytest.raises(BadRequest, match=r"\(1-2\) need experts that can move .* only a number"):
-        resolve(Layers(((1, 2),)), 4)
+        n_cpu_moe(Layers(((1, 2),)), 4)

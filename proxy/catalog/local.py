@@ -2,9 +2,14 @@
 in Ollama's layout (Ollama's own, and ours).
 """
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from cachetools import LRUCache, cachedmethod
 
 from proxy.catalog import names
 from proxy.catalog.cache import load, save
@@ -15,6 +20,12 @@ from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.reference import OLLAMA_HOST, Reference
 from proxy.catalog.store import Store
 from proxy.catalog.summary import Summaries, Summary
+
+log = structlog.get_logger()
+
+# Headers that are kept in memory; lists of models need none.
+HEADERS: Final = 64
+Signature = tuple[tuple[int, int], ...]  # size and time of change of each file
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +75,14 @@ class Catalog:
             for store in stores:
                 if str(store.root) == root:
                     store.cache = kept
+        # One scan at a time: an older one that takes longer must not come out on top.
+        self._scanning = threading.Lock()
         # What changes: where to look (by `use`), what the last scan found, and the headers of
         # files that have not changed since.
         self.places = Places(tuple(dirs), dict(named), tuple(stores))
         self._index = _Index((), {}, {}, {})
-        self._headers: dict[Path, tuple[tuple[tuple[int, int], ...], Header]] = {}
+        self._headers: LRUCache[Any, Header] = LRUCache(HEADERS)
+        self._headers_lock = threading.Lock()
         self.refresh()
 
     @property
@@ -84,19 +98,25 @@ class Catalog:
     def use(
         self, dirs: Sequence[Path], named: Mapping[str, Path], stores: Sequence[Store] | None = None
     ) -> None:
-        """Look in these places from now on, and do so at once. None: the stores stay the same."""
+        """Look in these places from now on, and do so at once if they are others than before. None:
+        the stores stay the same."""
         stores = self.places.stores if stores is None else tuple(stores)
-        self.places = Places(tuple(dirs), dict(named), stores)
-        self.refresh()
+        places = Places(tuple(dirs), dict(named), stores)
+        if places != self.places:
+            self.places = places
+            self.refresh()
 
     def refresh(self) -> None:
         """Look at the folders and stores again."""
-        self._index = _scan(self.places)
-        stores = self.places.stores
-        if self._manifests_file and any(store.changed for store in stores):
-            save(self._manifests_file, {str(store.root): store.cache for store in stores})
-        known = {entry.path for entry in self._index.entries}
-        self._headers = {path: kept for path, kept in self._headers.items() if path in known}
+        with self._scanning:
+            index = _scan(self.places)
+            for where, why in index.problems.items():
+                if self._index.problems.get(where) != why:
+                    log.warning("model_not_usable", where=where, why=why)
+            self._index = index
+            stores = self.places.stores
+            if self._manifests_file and any(store.changed for store in stores):
+                save(self._manifests_file, {str(store.root): store.cache for store in stores})
 
     def list(self) -> tuple[Entry, ...]:
         """All models by name."""
@@ -124,11 +144,11 @@ class Catalog:
         """
         stats = [file.stat() for file in entry.files]
         signature = tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
-        kept = self._headers.get(entry.path)
-        if kept is None or kept[0] != signature:
-            kept = (signature, read_header(entry.path))
-            self._headers[entry.path] = kept
-        return kept[1]
+        return self._header(entry.path, signature)
+
+    @cachedmethod(lambda self: self._headers, lock=lambda self: self._headers_lock)
+    def _header(self, path: Path, _: Signature) -> Header:
+        return read_header(path)
 
     def summary(self, entry: Entry) -> Summary:
         """The little of a model's header that lists show. Empty for a file that is not usable."""

@@ -21,7 +21,6 @@ class ModelfileError(ValueError):
 
     def __init__(self, line: int, what: str) -> None:
         super().__init__(f"line {line}: {what}")
-        self.line = line
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,6 @@ class NotStarted:
     def known(self) -> Status:
         return Status(block_count=0)
 
-
     async def devices(self) -> Sequence[Device]:
         return ()
 

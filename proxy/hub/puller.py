@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
+from weakref import WeakValueDictionary
 
 import aiohttp
 import msgspec
@@ -32,7 +33,7 @@ class Puller:
         self._change = change  # held while manifests change
         # What changes: the connections, and who downloads which blob just now.
         self._session: aiohttp.ClientSession | None = None
-        self._blobs: dict[str, asyncio.Lock] = {}
+        self._blobs: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def close(self) -> None:
         if self._session:

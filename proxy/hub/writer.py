@@ -9,10 +9,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from proxy.catalog import manifest as media
 from proxy.catalog.manifest import BadManifest, Layer, Manifest, digest_of, hex_of, parse_manifest
 from proxy.catalog.reference import Reference, from_manifest_path
 from proxy.catalog.store import Store
+from proxy.errors import reason_of
+
+log = structlog.get_logger()
 
 CHUNK_BYTES: Final = 1 << 20
 
@@ -87,12 +92,17 @@ class Writer:
             self._remove_unused(manifest.all_layers())
 
     def sweep(self, older_than_s: float) -> None:
-        """Remove what has lain about for long: parts of pulls, and blobs that no model needs."""
+        """Remove what has lain about for long: parts of pulls, and blobs that no model needs. What
+        cannot be removed is told, and stays."""
         used = self._used()
-        for file in self.blobs.iterdir() if self.blobs.is_dir() else ():
-            age_s = time.time() - file.lstat().st_mtime
-            if age_s > older_than_s and file.name.removeprefix("sha256-") not in used:
-                file.unlink(missing_ok=True)
+        for name in os.listdir(self.blobs) if os.path.isdir(self.blobs) else ():
+            file = self.blobs / name
+            try:
+                age_s = time.time() - file.lstat().st_mtime
+                if age_s > older_than_s and name.removeprefix("sha256-") not in used:
+                    file.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("not_removed", file=str(file), reason=reason_of(error))
 
     def spelled(self, reference: Reference) -> Reference:
         """The name as a model that is there writes it, if only the case of letters differs."""

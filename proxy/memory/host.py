@@ -17,9 +17,7 @@ def available_host_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | No
     return read_host(proc, cgroups).available_bytes
 
 
-def read_host(
-    proc: Path = PROC, cgroups: Path = CGROUPS, *, at_s: float | None = None
-) -> HostReading:
+def read_host(proc: Path = PROC, cgroups: Path = CGROUPS) -> HostReading:
     """One reading of everything. A file that is missing or strange leaves its own fields None."""
     sizes = _meminfo(proc / "meminfo")
     available, limit = sizes.get("MemAvailable"), None
@@ -33,7 +31,7 @@ def read_host(
             room = max(own_limit - used, 0)
             available = room if available is None else min(available, room)
     some, full = _pressure(proc / "pressure/memory")
-    return HostReading(sizes.get("MemTotal"), available, limit, some, full, at_s)
+    return HostReading(sizes.get("MemTotal"), available, limit, some, full)
 
 
 def _meminfo(file: Path) -> dict[str, int]:

@@ -37,7 +37,6 @@ class _Account:
     due_since_s: float = 0.0  # when the first of it began
     changed_s: float = 0.0  # when the last of it began
     others: int | None = None
-    others_before: int | None = None  # when what we hold last changed
 
     @property
     def reading(self) -> DeviceReading | None:
@@ -73,7 +72,6 @@ class Ledger:
                 began_s = at_s if taken_s is None or change < 0 else taken_s
                 self._due(self._account(device), change, began_s)
                 self._attribute(device)
-                self._account(device).others_before = self._account(device).others
 
     def forget(self, backend: str, *, at_s: float) -> None:
         """The backend's process is gone, and what it held is given back."""
@@ -95,26 +93,10 @@ class Ledger:
             return self._booked(device)
         return max(self._booked(device), measured + account.taken - account.returned)
 
-    def by_kind(self, device: str) -> dict[str, int]:
-        """kind -> bytes that we hold on `device`, by the book."""
-        sums: dict[str, int] = {}
-        for held in self._held.values():
-            for kind, size in held.get(device, {}).items():
-                sums[kind] = sums.get(kind, 0) + size
-        return sums
-
     def others(self, device: str) -> int | None:
         """Bytes that other programs had on `device` at its last good reading, None where that is
         not known."""
         return self._account(device).others
-
-    def grown(self, device: str) -> int:
-        """By how much others have grown since what we hold there last changed: pressure that is not
-        our own doing."""
-        account = self._account(device)
-        if account.others is None or account.others_before is None:
-            return 0
-        return max(account.others - account.others_before, 0)
 
     def free(self, device: str) -> int | None:
         """Bytes that may be promised: the smaller of what the device says and what the book
@@ -168,7 +150,7 @@ class Ledger:
     def _shown(self, account: _Account, reading: DeviceReading) -> None:
         before = account.reading
         if before is not None and before.source != reading.source:
-            before, account.others_before = None, None  # their numbers cannot be compared
+            before = None  # their numbers cannot be compared
             account.readings.clear()
         if before is not None and before.at_s == reading.at_s:
             account.readings.pop()  # heard again, from a source that nobody has asked since
@@ -194,8 +176,6 @@ class Ledger:
             )
             account.taken = account.returned = 0
         self._attribute(reading.name)
-        if account.others_before is None:
-            account.others_before = account.others
 
     def _attribute(self, device: str) -> None:
         """Find out anew what others have."""

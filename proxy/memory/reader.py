@@ -18,7 +18,6 @@ class ReadResult(Generic[T]):
 
     value: T | None = None
     at_s: float | None = None
-    took_s: float = 0.0
     problem: str | None = None
 
 
@@ -61,6 +60,6 @@ class Reader(Generic[T]):
                 problem = str(error)
             except Exception as error:  # whatever it is, it is about this source only
                 problem = f"{self.name}: {error!r}"
-            self.answer = ReadResult(value, at_s, self._now() - began, problem)
+            self.answer = ReadResult(value, at_s, problem)
             self.busy = False
             done()

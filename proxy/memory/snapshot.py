@@ -14,8 +14,7 @@ NO_SAMPLE = Sample(None, None, None)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One poll. `cost_s` is the time spent in calls of drivers and of the system, all threads
-    together."""
+    """One poll."""
 
     devices: Mapping[str, DeviceReading] = field(default_factory=dict)
     # The machine's cards as they were first read, by their drivers' names for them: until a worker
@@ -24,7 +23,6 @@ class Snapshot:
     host: HostReading = NOTHING
     number: int = 0  # of the poll, from 1; 0: nothing has been read yet
     at_s: float = 0.0
-    cost_s: float = 0.0
 
 
 def device_reading(

@@ -1,7 +1,7 @@
 """Reads all memory several times a second, and tells whoever listens.
 
 Each source has a thread of its own (`proxy.memory.reader`), so a driver that hangs or goes away
-makes its own reading old and nothing else. `Snapshot.cost_s` says what a poll cost.
+makes its own reading old and nothing else.
 """
 
 import asyncio
@@ -190,7 +190,6 @@ class MemoryWatch:
                 host=replace(host.answer.value or HostReading(), at_s=host.answer.at_s),
                 number=self._begun,
                 at_s=began,
-                cost_s=sum(reader.answer.took_s for reader in asked if not reader.busy),
             )
         )
 
@@ -274,7 +273,10 @@ class MemoryWatch:
 
     def _report(self, devices: Iterable[Device], at_s: float) -> None:
         for device in devices:
-            self._reported[device.name] = ReadResult(as_reported(device), at_s)
+            known = self._reported.get(device.name)
+            # An answer that was on its way when newer numbers came is the older word.
+            if known is None or known.at_s is None or at_s >= known.at_s:
+                self._reported[device.name] = ReadResult(as_reported(device), at_s)
 
     def _reading(self, device: Device, source: Source, hanging: Collection[str]) -> DeviceReading:
         answer: ReadResult[Sample] = ReadResult()

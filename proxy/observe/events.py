@@ -1,12 +1,12 @@
-"""What the proxy decided, as numbered events: the last ones are kept, and readers follow along
-live.
+"""What the proxy decided, as numbered events: the last ones of each kind are kept, and readers
+follow along live.
 
 Whoever decides publishes; the log, the event stream of the admin API and tests read. A reader that
-is too slow
-loses events and is told how many: publishing never waits.
+is too slow loses events and is told how many: publishing never waits.
 """
 
 import asyncio
+import heapq
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import structlog
 
-KEPT_EVENTS = 1000
+KEPT_EVENTS = 200  # of each kind: one that comes often takes nothing from the others
 SUBSCRIBER_EVENTS = 256
 
 log = structlog.get_logger()
@@ -39,7 +39,7 @@ def _now() -> datetime:
 
 
 class EventLog:
-    """The ring of the last events, and everyone who follows it. Belongs to one event loop."""
+    """The last events of each kind, and everyone who follows them. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -49,9 +49,9 @@ class EventLog:
         now: Callable[[], datetime] = _now,
     ) -> None:
         self._now = now
-        self._subscriber_keep = subscriber_keep
+        self._keep, self._subscriber_keep = keep, subscriber_keep
         # All that ever changes:
-        self._ring: deque[Event] = deque(maxlen=keep)
+        self._rings: dict[str, deque[Event]] = {}
         self._last_id = 0
         self._subscribers: set[Subscription] = set()
 
@@ -66,7 +66,7 @@ class EventLog:
         """Keep, log and hand on an event; never waits. `fields` must be JSON values."""
         self._last_id += 1
         event = Event(self._last_id, self._now(), kind, fields)
-        self._ring.append(event)
+        self._rings.setdefault(kind, deque(maxlen=self._keep)).append(event)
         log.info(kind, **fields)
         for subscriber in self._subscribers:
             subscriber.offer(event)
@@ -75,12 +75,16 @@ class EventLog:
     def since(self, last_seen: int) -> list[Event]:
         """The events after id `last_seen` that are still kept, oldest first.
 
-        Where older ones than those are gone already, the first of the list is a "lost" marker.
+        Where some are gone already, a "lost" marker stands in their place.
         """
-        kept = [event for event in self._ring if event.id > last_seen]
-        first = kept[0].id if kept else self._last_id + 1
-        gone = first - last_seen - 1
-        return [self.lost(gone, before=first), *kept] if gone > 0 else kept
+        found: list[Event] = []
+        for event in heapq.merge(*self._rings.values(), key=lambda event: event.id):
+            if (gone := event.id - last_seen - 1) > 0:
+                found.append(self.lost(gone, before=event.id))
+            if gone >= 0:
+                found.append(event)
+                last_seen = event.id
+        return found
 
     def subscribe(self, *, after: int | None = None) -> "Subscription":
         """Follow the events from now on, or from the one after id `after` as far as it is kept.

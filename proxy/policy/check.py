@@ -35,7 +35,7 @@ def _check_bases(settings: Settings, policies: Policies) -> None:
         here: KeyPath = ("models", model.name, "base")
         if model.base is None or here in settings.spoiled:
             continue
-        base = policies.models.get(policies.resolve(model.base))
+        base = policies.models.get(policies.own_name(model.base))
         if base is model:
             settings.report(here, "a model cannot be a variant of itself")
         elif base and base.base is not None:

@@ -8,14 +8,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 from proxy.policy.fields import BY_KEY, fields_of
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.schema import Effect, Kind
-
-# What moves, where a model has experts, and where it has none.
-SPLITS: Final = ("moe_cpu_layers", "dense_cpu_layers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +39,8 @@ class ModelChange:
     @property
     def reload(self) -> tuple[str, ...]:
         """The changed keys that take a new backend."""
-        return self._with_effect(Effect.RELOAD)
-
-    @property
-    def live(self) -> tuple[str, ...]:
-        """The changed keys that just apply; those that move weights are not here."""
-        return tuple(key for key in self._with_effect(Effect.LIVE) if key not in SPLITS)
-
-    def _with_effect(self, effect: Effect) -> tuple[str, ...]:
-        return tuple(key for key in self.keys if BY_KEY[f"models.*.{key}"].effect is effect)
+        effects = {key: BY_KEY[f"models.*.{key}"].effect for key in self.keys}
+        return tuple(key for key, effect in effects.items() if effect is Effect.RELOAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +68,6 @@ class Changes:
         return replace(
             change, old=replace(change.old, name=name), new=replace(change.new, name=name)
         )
-
-    def keys_with(self, effect: Effect) -> tuple[str, ...]:
-        """The changed keys outside of models that take effect in this way."""
-        return tuple(key for key, how in self.keys.items() if how is effect)
 
 
 def diff(old: Policies, new: Policies) -> Changes:

@@ -4,6 +4,8 @@ told of changes.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import structlog
 
 from proxy.observe.events import EventLog
 from proxy.policy.diff import Changes, diff
+from proxy.policy.fields import FIELDS
 from proxy.policy.load import Loaded
 from proxy.policy.model import Policies
 from proxy.policy.problems import Problem
+from proxy.policy.schema import Effect
 from proxy.policy.watch import watch
 
 log = structlog.get_logger()
@@ -21,7 +25,10 @@ Listener = Callable[[Policies, Policies, Changes], Awaitable[None]]
 
 
 class LivePolicies:
-    """Owns the snapshot. Readers take `current` once per request and never see half of an edit."""
+    """Owns the snapshot. Readers take `current` once per request and never see half of an edit.
+
+    What applies at the next start only is in it as it was at this one, whatever the files say.
+    """
 
     def __init__(self, first: Loaded, *, events: EventLog) -> None:
         if first.policies is None:
@@ -32,6 +39,7 @@ class LivePolicies:
         self.current: Policies = first.policies
         self.generation = 1
         self.newest = first  # may be bad
+        self.waiting: tuple[str, ...] = ()  # the keys whose edit takes the next start
 
     def __repr__(self) -> str:
         return f"<LivePolicies generation={self.generation} problems={len(self.problems)}>"
@@ -46,23 +54,26 @@ class LivePolicies:
             "generation": self.generation,
             "files": [str(file) for file in self.newest.files],
             "problems": [problem_to_json(problem) for problem in self.problems],
+            "waiting_for_restart": list(self.waiting),
         }
 
     async def follow(self, path: Path | None, env: Mapping[str, str]) -> None:
         """Apply each change of the files, until cancelled."""
-        async for loaded in watch(path, env, stop=asyncio.Event(), since=self.newest):
-            await self.take(loaded)
+        changes = watch(path, env, stop=asyncio.Event(), since=self.newest)
+        async with aclosing(changes):
+            async for loaded in changes:
+                await self.take(loaded)
 
     async def take(self, loaded: Loaded) -> None:
         """Put a newly read set into force if it is good; say what is wrong with it otherwise."""
-        self.newest = loaded
         if loaded.policies is None:
+            self.newest = loaded
             problems = [problem_to_json(problem) for problem in loaded.problems]
             self._events.publish("policies_refused", problems=problems)
             return
-        old, new = self.current, loaded.policies
-        changes = diff(old, new)
-        self.current = new
+        old, new = self.current, until_restart(self.current, loaded.policies)
+        changes, waiting = diff(old, new), tuple(diff(new, loaded.policies).keys)
+        self.current, self.newest = new, loaded
         self.generation += 1
         self._events.publish(
             "policies_changed",
@@ -71,12 +82,26 @@ class LivePolicies:
             models={name: list(change.keys) for name, change in changes.models.items()},
             defaults=list(changes.defaults_changed.keys) if changes.defaults_changed else [],
         )
+        if waiting != self.waiting:
+            self.waiting = waiting
+            self._events.publish("policies_wait_for_restart", keys=list(waiting))
         for listener in self.listeners:
             # One part that fails to follow must not keep the others from it.
             try:
                 await listener(old, new, changes)
             except Exception:
                 log.exception("policy_change_failed", listener=repr(listener))
+
+
+def until_restart(running: Policies, new: Policies) -> Policies:
+    """What of `new` can be in force now: what applies at the next start is as in `running`."""
+    for field in FIELDS:
+        if field.effect is Effect.RESTART:
+            table, attribute = field.path[0], field.attribute
+            value = getattr(getattr(running, table), attribute)
+            changed = replace(getattr(new, table), **{attribute: value})
+            new = replace(new, **{table: changed})
+    return new
 
 
 def problem_to_json(problem: Problem) -> dict[str, Any]:

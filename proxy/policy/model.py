@@ -112,7 +112,7 @@ class Policies:
     defaults: ModelPolicy
     models: Mapping[str, ModelPolicy]
 
-    def resolve(self, name: str) -> str:
+    def own_name(self, name: str) -> str:
         """The name of the model that `name` is an alias of; any other name as it came."""
         for model in self.models.values():
             if name in model.aliases:
@@ -121,5 +121,5 @@ class Policies:
 
     def for_model(self, name: str) -> ModelPolicy:
         """What holds for the model called `name`, or having it as an alias; defaults otherwise."""
-        name = self.resolve(name)
+        name = self.own_name(name)
         return self.models.get(name) or replace(self.defaults, name=name)

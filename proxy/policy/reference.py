@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Final
 
-from proxy.policy.fields import FIELDS, NAME, fields_of
+from proxy.policy.fields import BY_KEY, FIELDS, NAME, fields_of
 from proxy.policy.problems import dotted, quoted
 from proxy.policy.schema import Effect, Field
 
@@ -75,8 +75,7 @@ def _note(field: Field) -> str:
 def _sample(field: Field) -> object:
     """The default, or where that says nothing, something to start from."""
     if field.inherits:
-        origin = next(row for row in FIELDS if row.key == field.inherits)
-        return _sample(origin) if field.example is None else field.example
+        return _sample(BY_KEY[field.inherits]) if field.example is None else field.example
     return field.default if field.example is None else field.example
 
 

@@ -92,24 +92,6 @@ def parse_keep_alive(value: object) -> float:
     return FOREVER if seconds < 0 else seconds
 
 
-def format_duration(seconds: float) -> str:
-    """`seconds` as `parse_keep_alive` reads them back: "1h30m", "250ms", "0s", "-1" for FOREVER."""
-    if seconds == FOREVER:
-        return "-1"
-    # repr of a float is the shortest text that is still the same float, and so it is kept here.
-    rest = Decimal(repr(float(seconds)))
-    text = ""
-    for unit in ("h", "m"):
-        count, rest = divmod(rest, _SECONDS[unit])
-        text += f"{count}{unit}" if count else ""
-    if rest and not text and rest < 1 and rest * 1000 == int(rest * 1000):
-        return f"{int(rest * 1000)}ms"
-    if rest or not text:
-        digits = f"{rest:f}"
-        text += f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits}s"
-    return text
-
-
 def _seconds(value: object) -> float | None:
     if isinstance(value, str):
         # Go takes the micro sign and the Greek letter.

@@ -29,7 +29,7 @@ class Folders:
     base: Path
     home: Path
 
-    def resolve(self, text: str) -> Path:
+    def path_of(self, text: str) -> Path:
         if text == "~" or text.startswith("~/"):
             return self.home / text[2:]
         return self.base / Path(text).expanduser() if text.startswith("~") else self.base / text
@@ -78,7 +78,7 @@ def _scalar(field: Field, value: object, folders: Folders) -> Any:
         case Kind.CHOICE:
             return _require(value in field.choices, value)
         case Kind.PATH:
-            return folders.resolve(_text(value))
+            return folders.path_of(_text(value))
         case Kind.MEMORY:
             return _require(_MEMORY.fullmatch(_text(value)) is not None, value)
         case _:
@@ -103,7 +103,7 @@ def _item(kind: Kind, item: object, folders: Folders) -> Any:
     text = _text(item, empty=kind is Kind.TEXTS)
     match kind:
         case Kind.PATHS:
-            return folders.resolve(text)
+            return folders.path_of(text)
         case Kind.NAMES:
             return _require("?" not in text, text)
         case Kind.ADDRESSES:

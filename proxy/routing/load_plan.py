@@ -14,7 +14,7 @@ from proxy.policy.model import ModelPolicy
 from proxy.pool.events import MatchPolicy
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
-from proxy.split import ALL, AUTO, Layers, Split, resolve
+from proxy.split import ALL, AUTO, Layers, Split, n_cpu_moe
 
 log = structlog.get_logger()
 
@@ -137,7 +137,7 @@ def _key_split(request: ModelRequest, policy: ModelPolicy, facts: HeaderFacts) -
 
 def _to_load(split: Split, facts: HeaderFacts) -> int:
     """As long as nobody knows what fits, all experts on the CPU is what surely does."""
-    return resolve(ALL if split == AUTO else split, facts.layers or MORE_THAN_ALL)
+    return n_cpu_moe(ALL if split == AUTO else split, facts.layers or MORE_THAN_ALL)
 
 
 def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> LoadOptions:

@@ -1,9 +1,16 @@
-"""Where the catalogue looks, by the policies."""
+"""Where the catalogue looks, by the policies, and that it looks elsewhere when they say so."""
 
+import asyncio
 from pathlib import Path
+from typing import Final
 
+from proxy.catalog.local import Catalog
 from proxy.catalog.store import Store, Stores
+from proxy.policy.diff import Changes
 from proxy.policy.model import Policies
+from proxy.tasks import spawn
+
+LOOK_S: Final = 120.0
 
 
 def model_dirs(
@@ -13,3 +20,34 @@ def model_dirs(
     named = {name: model.path for name, model in policies.models.items() if model.path}
     place = policies.catalog
     return place.dirs, named, stores.at(place.state, place.ollama_dir, ollama=place.ollama)
+
+
+class ModelDirs:
+    """Has the catalogue follow the policies. A scan may take its time (a disk that sleeps, a
+    network), so nothing else that follows an edit waits for it, but for whoever needs files that
+    the edit names: `settled`."""
+
+    def __init__(self, catalog: Catalog, stores: Stores) -> None:
+        self._catalog, self._stores = catalog, stores
+        # What changes: the policies that are to be followed next, and the following.
+        self._next: Policies | None = None
+        self._following: asyncio.Task[None] | None = None
+
+    async def policies_changed(self, old: Policies, new: Policies, changes: Changes) -> None:
+        self._next = new
+        if self._following is None or self._following.done():
+            self._following = spawn(self._follow(), name="model folders")
+
+    async def settled(self) -> None:
+        """Return when the catalogue has looked where the policies in force say, or when that takes
+        so long that its disk hangs."""
+        if self._following is not None:
+            await asyncio.wait([self._following], timeout=LOOK_S)
+
+    async def _follow(self) -> None:
+        while (policies := self._next) is not None:
+            self._next = None
+            await asyncio.to_thread(self._look, policies)
+
+    def _look(self, policies: Policies) -> None:
+        self._catalog.use(*model_dirs(policies, self._stores))

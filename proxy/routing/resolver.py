@@ -105,7 +105,7 @@ class Resolver:
 
     def _resolve(self, name: str) -> Model:
         policies = self._policies()
-        own = policies.models.get(policies.resolve(name))
+        own = policies.models.get(policies.own_name(name))
         entry = self._catalog.find(own.name if own else name)
         if own and own.base is not None and own.path is None:
             base = self.resolve(own.base)
@@ -132,7 +132,7 @@ class Resolver:
         return replace(policies.defaults, name=entry.name)
 
     def _not_found(self, name: str, policies: Policies) -> str:
-        if (own := policies.resolve(name)) in policies.models:
+        if (own := policies.own_name(name)) in policies.models:
             return (
                 f"model {own!r} has a policy, but no file: give it a path, or put the file into a "
                 "folder of [catalog] dirs"

@@ -1,6 +1,7 @@
 """Connections to engines that are open before they are needed; `proxy.upstream.call` uses them."""
 
-import time
+import asyncio
+from dataclasses import dataclass
 from typing import Final
 
 from proxy.engine.types import Address
@@ -12,39 +13,59 @@ SPARE_AGE_S: Final = 3.0
 RENEW_AGE_S: Final = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Spare:
+    connection: EngineConnection
+    made_s: float  # by the loop's clock
+    end: asyncio.TimerHandle
+
+
 class WarmConnections:
     """One open, unused connection for each engine that was asked lately: connecting takes as long
-    as all else that happens before a request is on its way."""
+    as all else that happens before a request is on its way. One that nobody takes is closed when it
+    is too old, and so none outlives its engine for long."""
 
     def __init__(self) -> None:
-        # What changes: address -> the connection and when it was made (monotonic).
-        self._ready: dict[Address, tuple[EngineConnection, float]] = {}
+        # What changes:
+        self._ready: dict[Address, _Spare] = {}
+
+    def __repr__(self) -> str:
+        return f"<WarmConnections ready={len(self._ready)}>"
 
     def take(self, address: Address) -> EngineConnection | None:
         """An open connection, to be used for one request, if there is one."""
-        taken, made_s = self._ready.pop(address, (None, 0.0))
-        if taken is None:
+        spare = self._ready.pop(address, None)
+        if spare is None:
             return None
-        if not taken.is_open or time.monotonic() - made_s > SPARE_AGE_S:
-            taken.abort()
+        spare.end.cancel()
+        age_s = asyncio.get_running_loop().time() - spare.made_s
+        if not spare.connection.is_open or age_s > SPARE_AGE_S:
+            spare.connection.abort()
             return None
-        return taken
+        return spare.connection
 
     async def renew(self, address: Address) -> None:
         """Have one ready for the next request, and young enough."""
         if address.socket is None:
             return
-        if address in self._ready and time.monotonic() - self._ready[address][1] < RENEW_AGE_S:
+        loop = asyncio.get_running_loop()
+        known = self._ready.get(address)
+        if known is not None and loop.time() - known.made_s < RENEW_AGE_S:
             return
         try:
             made = await connect(address)
         except OSError:
             return  # whoever asks next will be told why
-        if (old := self.take(address)) is not None:
-            old.abort()
-        self._ready[address] = (made, time.monotonic())
+        self._close(address)
+        end = loop.call_later(SPARE_AGE_S, self._close, address)
+        self._ready[address] = _Spare(made, loop.time(), end)
 
     def close(self) -> None:
-        for taken, _ in self._ready.values():
-            taken.abort()
-        self._ready.clear()
+        for address in list(self._ready):
+            self._close(address)
+
+    def _close(self, address: Address) -> None:
+        spare = self._ready.pop(address, None)
+        if spare is not None:
+            spare.end.cancel()
+            spare.connection.abort()

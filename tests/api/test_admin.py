@@ -35,7 +35,12 @@ async def test_state_before_anything_is_loaded(
 
     assert state["backends"] == []
     assert state["queue"] == {"waiting": 0, "max": 512}
-    assert state["policies"] == {"generation": 1, "files": [str(policies)], "problems": []}
+    assert state["policies"] == {
+        "generation": 1,
+        "files": [str(policies)],
+        "problems": [],
+        "waiting_for_restart": [],
+    }
     assert state["host"]["total_bytes"] > state["host"]["available_bytes"] > 0
     assert state["degraded"] == []
     assert {"version", "uptime_s", "devices"} <= state.keys()

@@ -1,12 +1,17 @@
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from proxy.catalog import local
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.local import Catalog
+from tests.support.guard import HANG_S
 from tests.support.models import model
 
 
@@ -164,6 +169,22 @@ def test_refresh_sees_what_came_and_went(tmp_path: Path) -> None:
     assert found(catalog) == ["b"]
 
 
+def test_what_is_not_usable_is_told_once(tmp_path: Path) -> None:
+    touch(tmp_path, "m-00001-of-00002.gguf", "a.gguf")
+
+    with capture_logs() as logs:
+        catalog = Catalog([tmp_path], {})
+        catalog.refresh()
+        (tmp_path / "b.gguf").symlink_to(tmp_path / "nothing")
+        catalog.refresh()
+
+    assert [(line["event"], Path(line["where"]).name) for line in logs] == [
+        ("model_not_usable", "m-00001-of-00002.gguf"),
+        ("model_not_usable", "b.gguf"),
+    ]
+    assert "1 of 2 parts are missing" in logs[0]["why"]
+
+
 def test_use_changes_where_it_looks(tmp_path: Path) -> None:
     touch(tmp_path, "one/a.gguf", "two/b.gguf", "c.gguf")
     catalog = Catalog([tmp_path / "one"], {})
@@ -171,6 +192,33 @@ def test_use_changes_where_it_looks(tmp_path: Path) -> None:
     catalog.use([tmp_path / "two"], {"named": tmp_path / "c.gguf"})
 
     assert found(catalog) == ["b", "named"]
+
+
+def test_a_scan_that_began_earlier_does_not_come_out_on_top(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "one/a.gguf", "two/b.gguf")
+    catalog = Catalog([tmp_path / "one"], {})
+    scan, scanned, later = local._scan, threading.Event(), threading.Event()
+
+    def slow(places: local.Places) -> Any:
+        index = scan(places)
+        if places.dirs == (tmp_path / "two",):
+            later.set()
+        else:
+            scanned.set()
+            # Until the later one has ended, unless that waits for this one.
+            later.wait(0.2)
+        return index
+
+    monkeypatch.setattr(local, "_scan", slow)
+    earlier = threading.Thread(target=catalog.refresh)
+    earlier.start()
+    assert scanned.wait(HANG_S)
+    catalog.use([tmp_path / "two"], {})
+    earlier.join(HANG_S)
+
+    assert found(catalog) == ["b"]
 
 
 def test_header_is_read_again_only_when_the_file_changed(tmp_path: Path) -> None:

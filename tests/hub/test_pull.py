@@ -5,6 +5,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from proxy.catalog import reference
 from proxy.catalog.local import Catalog
@@ -343,10 +344,16 @@ async def test_what_was_left_behind_goes_in_the_end(
     for name, time_s in (("sha256-a-partial", 0), ("sha256-" + "0" * 64, 0), ("new-partial", None)):
         (folder / name).touch()
         os.utime(folder / name, None if time_s is None else (time_s, time_s))
+    (folder / "a folder").mkdir()
+    os.utime(folder / "a folder", (0, 0))
 
-    await hub.sweep()
+    with capture_logs() as logs:
+        await hub.sweep()
 
-    assert blobs(tmp_path) == kept | {"new-partial"}
+    assert blobs(tmp_path) == kept | {"new-partial", "a folder"}
+    assert [(line["event"], Path(line["file"]).name) for line in logs] == [
+        ("not_removed", "a folder")
+    ]
 
 
 async def test_what_ollamas_registry_lacks_may_be_a_repository(

@@ -1,6 +1,5 @@
 """The host's memory, from files that look like the kernel's, and from the kernel's own."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -37,7 +36,7 @@ class Machine:
             self.write(self.cgroups / name / f"memory.{file}", text)
 
     def read(self) -> HostReading:
-        return read_host(self.proc, self.cgroups, at_s=5.0)
+        return read_host(self.proc, self.cgroups)
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def machine(tmp_path: Path) -> Machine:
 def test_without_a_limit_it_is_what_the_kernel_says(machine: Machine) -> None:
     machine.group("app/worker", max="max\n", high="max\n", current="1000\n")
 
-    assert machine.read() == HostReading(8 << 30, 4 << 30, None, 0.125, 0.03, 5.0)
+    assert machine.read() == HostReading(8 << 30, 4 << 30, None, 0.125, 0.03)
 
 
 def test_a_limit_leaves_what_is_not_used_or_can_be_dropped(machine: Machine) -> None:
@@ -92,12 +91,12 @@ def test_files_that_are_missing_or_strange_leave_their_own_fields_unknown(tmp_pa
     machine.write(machine.proc / "pressure/memory", "some avg10=much\n")
     (machine.proc / "self/cgroup").unlink()
 
-    assert machine.read() == HostReading(8 << 30, 4 << 30, None, None, None, 5.0)
+    assert machine.read() == HostReading(8 << 30, 4 << 30, None, None, None)
     assert read_host(tmp_path / "none", tmp_path / "none") == HostReading()
 
 
 def test_this_machine_says_something_that_can_be() -> None:
-    reading = dataclasses.replace(read_host(), at_s=None)
+    reading = read_host()
 
     assert reading.total_bytes is not None
     assert reading.available_bytes is not None

@@ -97,12 +97,11 @@ def test_a_device_that_nobody_read_is_unknown() -> None:
     assert ledger.free(GPU) is None
 
 
-def test_the_book_has_a_sum_for_each_kind_and_backend() -> None:
+def test_the_book_has_a_sum_for_each_device() -> None:
     ledger = Ledger()
     ledger.record("b1", {GPU: {"weights": 5, "kv": 2}, "RPC0": {"experts": 9}}, at_s=0.0)
     ledger.record("b2", {GPU: {"weights": 1, "experts": 4}}, at_s=0.0)
 
-    assert ledger.by_kind(GPU) == {"weights": 6, "kv": 2, "experts": 4}
     assert (ledger.ours(GPU), ledger.ours("RPC0"), ledger.ours("CPU")) == (12, 9, 0)
 
     ledger.forget("b1", at_s=1.0)
@@ -173,7 +172,7 @@ def test_giving_back_is_not_others_growing(scene: Scene) -> None:
     scene.give_back(2000 * MIB)
     scene.observe()
 
-    assert (scene.ledger.others(GPU), scene.ledger.grown(GPU)) == (1000 * MIB, 0)
+    assert scene.ledger.others(GPU) == 1000 * MIB
 
 
 def test_a_reading_that_came_before_the_news_counts(scene: Scene) -> None:
@@ -203,7 +202,6 @@ def test_what_began_long_ago_is_in_the_readings(scene: Scene) -> None:
 
     assert scene.ledger.settled(GPU)
     assert (scene.free, scene.ledger.others(GPU)) == (7000 * MIB, 1000 * MIB)
-    assert scene.ledger.grown(GPU) == 0
 
 
 def test_a_plan_that_failed_is_waited_for_like_any_other(scene: Scene) -> None:
@@ -220,19 +218,14 @@ def test_a_plan_that_failed_is_waited_for_like_any_other(scene: Scene) -> None:
     assert scene.free == 9000 * MIB
 
 
-def test_only_others_growth_is_pressure(scene: Scene) -> None:
+def test_others_are_told_apart_from_us(scene: Scene) -> None:
     scene.take(1000 * MIB)
     scene.observe()
-    assert scene.ledger.grown(GPU) == 0
+    assert scene.ledger.others(GPU) == 1000 * MIB
 
     scene.gpu.others += 3000 * MIB
     scene.observe()
-    assert (scene.ledger.grown(GPU), scene.free) == (3000 * MIB, 5000 * MIB)
-
-    scene.give_back(1000 * MIB)  # the answer to it: from here on it counts anew
-    scene.gpu.others -= 500 * MIB
-    scene.observe()
-    assert scene.ledger.grown(GPU) == 0
+    assert (scene.ledger.others(GPU), scene.free) == (4000 * MIB, 5000 * MIB)
 
 
 def test_a_device_that_never_shows_is_believed_in_the_end(scene: Scene) -> None:
@@ -356,7 +349,7 @@ def test_another_source_starts_a_new_comparison() -> None:
 
     scene.ledger.observe([scene.gpu.reading(source="sysfs:card0")])
 
-    assert (scene.ledger.grown(GPU), scene.free) == (0, 5000 * MIB)
+    assert (scene.ledger.others(GPU), scene.free) == (5000 * MIB, 5000 * MIB)
 
 
 def test_it_says_what_it_holds_in_one_line(scene: Scene) -> None:

@@ -33,6 +33,29 @@ def test_a_reader_that_comes_back_gets_what_it_missed_as_far_as_it_is_kept() -> 
     assert [event.id for event in kept] == [4, 5, 6, 7, 8]
 
 
+def test_what_comes_often_takes_nothing_from_what_is_rare() -> None:
+    events = a_log(keep=2)
+    events.publish("rare")
+    for _ in range(4):
+        events.publish("often")
+    events.publish("rare")
+    for _ in range(3):
+        events.publish("often")
+
+    told = [(event.kind, event.id, event.fields.get("count")) for event in events.since(0)]
+
+    assert told == [
+        ("rare", 1, None),
+        ("lost", 5, 4),
+        ("rare", 6, None),
+        ("lost", 7, 1),
+        ("often", 8, None),
+        ("often", 9, None),
+    ]
+    assert [event.id for event in events.since(6)] == [7, 8, 9]
+    assert [event.id for event in events.since(8)] == [9]
+
+
 async def test_subscribers_get_events_in_order() -> None:
     events = a_log()
     with events.subscribe() as mine, events.subscribe() as other:

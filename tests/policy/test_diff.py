@@ -34,7 +34,7 @@ def test_only_the_edited_model_appears() -> None:
 
     assert changed_models(found) == {"a": ("moe_cpu_layers",)}
     change = found.models["a"]
-    assert (change.moves(), change.live, change.reload) == (True, (), ())
+    assert (change.moves(), change.reload) == (True, ())
     assert (change.old.moe_cpu_layers, change.new.moe_cpu_layers) == ("auto", 3)
     assert found.for_model("b") is None
     assert found.for_model("c") is None
@@ -48,32 +48,30 @@ def test_weights_of_a_model_without_experts_move_by_their_own_key() -> None:
     for old, new, remade in ((unset, some, True), (some, more, False), (more, unset, True)):
         change = changes(MODELS + old, MODELS + new).models["a"]
         assert change.keys == ("dense_cpu_layers",)
-        assert (change.live, change.reload) == ((), ())
+        assert change.reload == ()
         assert (change.moves(), change.moves(dense=True)) == (False, not remade)
         assert change.makes_movable == remade
 
 
 @pytest.mark.parametrize(
-    ("edit", "live", "reload"),
+    ("edit", "reload"),
     [
-        ("params = { temperature = 1 }", ("params",), ()),
-        ("keep_alive = '1s'", ("keep_alive",), ()),
-        ("aliases = ['x']", ("aliases",), ()),
-        ("ctx = 7", (), ("ctx",)),
-        ("parallel = 7", (), ("parallel",)),
-        ("args = ['x']", (), ("args",)),
-        ("path = '/x'", (), ("path",)),
-        ("mode = 'rerank'", (), ("mode",)),
-        ("engine = 'command'\ncommand = ['{port}']", (), ("engine", "command")),
-        ("repack = 'on'", (), ("repack",)),
+        ("params = { temperature = 1 }", ()),
+        ("keep_alive = '1s'", ()),
+        ("aliases = ['x']", ()),
+        ("ctx = 7", ("ctx",)),
+        ("parallel = 7", ("parallel",)),
+        ("args = ['x']", ("args",)),
+        ("path = '/x'", ("path",)),
+        ("mode = 'rerank'", ("mode",)),
+        ("engine = 'command'\ncommand = ['{port}']", ("engine", "command")),
+        ("repack = 'on'", ("repack",)),
     ],
 )
-def test_how_a_change_takes_effect(
-    edit: str, live: tuple[str, ...], reload: tuple[str, ...]
-) -> None:
+def test_how_a_change_takes_effect(edit: str, reload: tuple[str, ...]) -> None:
     change = changes("[models.a]", f"[models.a]\n{edit}").models["a"]
 
-    assert (change.moves(), change.live, change.reload) == (False, live, reload)
+    assert (change.moves(), change.reload) == (False, reload)
 
 
 def test_a_default_concerns_those_that_inherit_it() -> None:
@@ -132,7 +130,6 @@ def test_keys_outside_of_models() -> None:
         "devices.CUDA0.limit": Effect.LIVE,
         "devices.CUDA1.attention": Effect.RELOAD,
     }
-    assert found.keys_with(Effect.RESTART) == ("server.port",)
     assert not found.models
 
 

@@ -193,7 +193,7 @@ def test_without_files_the_defaults_hold(env: dict[str, str]) -> None:
 def test_resolve(valid: Valid) -> None:
     policies = valid("[models.a]\naliases = ['b']")
 
-    assert [policies.resolve(name) for name in ("a", "b", "c")] == ["a", "a", "c"]
+    assert [policies.own_name(name) for name in ("a", "b", "c")] == ["a", "a", "c"]
 
 
 def test_all_problems_at_once_with_their_lines(load_text: LoadText) -> None:

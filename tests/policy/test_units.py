@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from proxy.policy.units import (
     FOREVER,
     MAX_BYTES,
-    format_duration,
     format_size,
     parse_duration,
     parse_keep_alive,
@@ -100,16 +99,3 @@ def test_a_negative_keep_alive_is_for_ever(value: object) -> None:
     assert parse_keep_alive(value) == FOREVER
     with pytest.raises(ValueError, match="a duration"):
         parse_duration(value)
-
-
-@given(st.integers(0, 10**15).map(lambda micros: micros / 1e6) | st.just(FOREVER))
-def test_a_duration_survives_formatting(seconds: float) -> None:
-    assert parse_keep_alive(format_duration(seconds)) == seconds
-
-
-def test_durations_are_shown_as_people_write_them() -> None:
-    durations = [0.0, 0.25, 1.5, 10.0, 300.0, 5400.0, 61.0, FOREVER]
-
-    shown = [format_duration(seconds) for seconds in durations]
-
-    assert shown == ["0s", "250ms", "1.5s", "10s", "5m", "1h30m", "1m1s", "-1"]

@@ -1,5 +1,6 @@
 """Ollama's routes that change which models there are, over real sockets."""
 
+import asyncio
 import io
 import json
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from proxy.app import Running, Settings, running
 from tests.catalog.test_store import put
 from tests.hub import servers
 from tests.hub.servers import digest
+from tests.support.guard import HANG_S
 from tests.support.models import model
 
 
@@ -236,3 +238,24 @@ async def test_ollamas_own_client(proxy: Running, server: servers.Hub) -> None:
     with pytest.raises(ollama.ResponseError, match="does not push"):
         await client.push("me/mine")
     await client.close()
+
+
+async def test_what_is_made_after_an_edit_of_the_stores_place_is_seen(
+    proxy: Running, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """The store's place is one for the whole of a run."""
+    put(tmp_path / "state", "registry.ollama.ai/library/tiny/latest", model=model().read_bytes())
+    await asyncio.to_thread(proxy.services.catalog.refresh)
+    elsewhere = json.dumps(str(tmp_path / "elsewhere"))
+    (tmp_path / "policies.toml").write_text(f"[catalog]\nstate = {elsewhere}\n")
+    async with asyncio.timeout(HANG_S):
+        while proxy.services.policies.generation == 1:
+            await asyncio.sleep(0.01)
+
+    async with client.post("/api/copy", json={"source": "tiny", "destination": "copy"}) as answer:
+        assert answer.status == 200, await answer.text()
+
+    assert names(proxy) == ["copy:latest", "tiny:latest"]
+    async with client.get("/admin/state") as answer:
+        policies = (await answer.json())["policies"]
+    assert policies["waiting_for_restart"] == ["catalog.state"]

@@ -14,6 +14,8 @@ from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.proxy import Proxy, proxy
 
+pytestmark = pytest.mark.llama
+
 LAYERS = 6
 POLICIES = """
 [devices]

@@ -3,10 +3,14 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.proxy import Proxy, proxy
+
+pytestmark = pytest.mark.llama
 
 POLICIES = """
 [devices]

@@ -16,6 +16,8 @@ from tests.support.llama import plain_text, rpc_server
 from tests.support.models import MOE_SHAPES, model
 from tests.support.proxy import Proxy, proxy
 
+pytestmark = pytest.mark.llama
+
 PROMPT = "the quick brown fox jumps over the lazy dog and then"
 STREAMS = 4
 TALKER = STREAMS + 1  # the slot of a conversation that goes on over all changes

@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.proxy import proxy
+
+pytestmark = pytest.mark.llama
 
 POLICIES = """
 [devices]

@@ -3,12 +3,16 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from proxy.control.controller import Controller
 from proxy.engine.types import CPU
 from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.proxy import proxy
+
+pytestmark = pytest.mark.llama
 
 LAYERS = 12
 # About 13 MiB of experts a layer.

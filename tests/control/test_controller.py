@@ -7,11 +7,15 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from proxy.control.controller import Controller
 from tests.support.commands import LLAMA_SERVER
 from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.proxy import proxy
+
+pytestmark = pytest.mark.llama
 
 POLICIES = """
 [devices]

@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+
 from proxy.control.controller import Controller
 from proxy.engine.types import CPU
 from proxy.placement.assign import placed
 from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.proxy import proxy
+
+pytestmark = pytest.mark.llama
 
 POLICIES = """
 [devices]

@@ -20,13 +20,14 @@ def policies(models: Mapping[str, Table], **tables: Table) -> str:
 
 
 def toml(values: Table, *path: str) -> str:
-    """TOML of nested tables. What JSON has no word for, such as a path, is written as text."""
+    """TOML of nested tables. What is None is left out; what JSON has no word for, such as a path,
+    is written as text."""
     lines = [f"[{'.'.join(map(_key, path))}]"] if path else []
     below = ""
     for key, value in values.items():
         if isinstance(value, Mapping):
             below += toml(value, *path, key)
-        else:
+        elif value is not None:
             lines.append(f"{_key(key)} = {json.dumps(value, default=str)}")
     return "".join(line + "\n" for line in lines) + below
 

@@ -50,7 +50,7 @@ class Rig:
         """A whole proxy under the cap, with the model loaded."""
         settings = self.settings
         reserve = settings.reserve
-        devices = {"reserve": reserve, "low": reserve // 2, "settle": "2s"}
+        devices = {"reserve": reserve, "low": reserve // 2, "settle": f"{settings.settle_s}s"}
         capped = {"rpc": [self._rpc], "RPC0": {"limit": self.cap}} if self._rpc else {}
         m = {"path": self.model, "ctx": settings.ctx, "parallel": 1, "keep_alive": "1h"}
         with tempfile.TemporaryDirectory(prefix="moe-") as folder:

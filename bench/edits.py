@@ -14,19 +14,8 @@ from pathlib import Path
 from proxy.observe.log import setup
 from tests.support.llama import rpc_server
 from tests.support.models import model
+from tests.support.policies import policies
 from tests.support.proxy import Proxy, proxy
-
-POLICIES = """
-[devices]
-rpc = ["{rpc}"]
-[engine]
-threads = 1
-[models.m]
-path = "{path}"
-moe_cpu_layers = {split}
-ctx = 512
-parallel = 1
-"""
 
 
 async def moved(served: Proxy, text: str) -> float:
@@ -55,16 +44,17 @@ async def bench(rounds: int) -> float:
     async with rpc_server(threads=1) as rpc:
         with tempfile.TemporaryDirectory(prefix="moe-") as folder:
 
-            def policies(split: int) -> str:
-                return POLICIES.format(rpc=rpc, path=model(), split=split)
+            def text(split: int) -> str:
+                m = {"path": model(), "moe_cpu_layers": split, "ctx": 512, "parallel": 1}
+                return policies({"m": m}, devices={"rpc": [rpc]})
 
-            async with proxy(Path(folder), policies(12)) as served:
+            async with proxy(Path(folder), text(12)) as served:
                 body = {"model": "m", "prompt": "hi", "max_tokens": 1}
                 await served.post("/v1/completions", body)
                 for number in range(rounds):
-                    first_layer.append(await moved(served, policies(0 if number % 2 else 11)))
+                    first_layer.append(await moved(served, text(0 if number % 2 else 11)))
                     await asyncio.sleep(0.5)
-                    problem.append(await reported(served, policies(7).replace("ctx", "cxt")))
+                    problem.append(await reported(served, text(7).replace("ctx", "cxt")))
                     await asyncio.sleep(0.3)
     for name, seconds in (("first layer moved", first_layer), ("problem reported", problem)):
         middle, longest = statistics.median(seconds) * 1e3, max(seconds) * 1e3

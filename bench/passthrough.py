@@ -26,6 +26,7 @@ from typing import cast
 import uvloop
 
 from tests.support.models import model
+from tests.support.policies import policies
 
 MOST_ADDED_S = 0.0005  # more than the relay does
 LEAST_RATE = 0.95
@@ -148,14 +149,12 @@ async def rates(ways: list[Way], rounds: int, streams: int, tokens: int) -> dict
 async def served(path: Path, streams: int) -> AsyncIterator[list[Way]]:
     """A proxy in a process of its own, with its worker loaded, and both ways to that."""
     with tempfile.TemporaryDirectory(prefix="mp") as folder, socket.socket() as probe:
-        policies = Path(folder, "policies.toml")
-        policies.write_text(
-            # The engine's threads wait by spinning; on a machine with few cores, with one for each
-            # of these nobody else would get to run.
-            f"[engine]\nthreads = {max(1, (os.cpu_count() or 2) - 1)}\n"
-            f"[models.bench]\npath = {json.dumps(str(path))}\nparallel = {streams}\n"
-            "ctx = 512\nkeep_alive = -1\n"
-        )
+        file = Path(folder, "policies.toml")
+        # The engine's threads wait by spinning; on a machine with few cores, with one for each of
+        # these nobody else would get to run.
+        threads = max(1, (os.cpu_count() or 2) - 1)
+        model = {"path": path, "parallel": streams, "ctx": 512, "keep_alive": -1}
+        file.write_text(policies({"bench": model}, engine={"threads": threads}))
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
@@ -166,7 +165,7 @@ async def served(path: Path, streams: int) -> AsyncIterator[list[Way]]:
             "--port",
             str(port),
             "--policies",
-            str(policies),
+            str(file),
         ]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *command, "--log-format", "json"),

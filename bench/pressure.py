@@ -3,91 +3,48 @@ reserve being free.
 
     python -m bench.pressure [--rounds 20]
 
-The card is the stand-in driver of the tests, which pynvml really loads; what fills it is the memory
-of a real RPC server that holds the experts of a real worker.
+The card is the one of the tests (`tests/support/card.py`): a stand-in driver, which pynvml really
+loads, filled by the memory of a real RPC server that holds the experts of a real worker.
 """
 
 import argparse
 import asyncio
-import contextlib
+import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from proxy.memory.nvml import Nvml
+from proxy.memory.watch import POLL_S
 from proxy.observe.log import setup
-from tests.support.llama import rpc_server
-from tests.support.models import model
-from tests.support.nvml import RETURNS_MEMORY, StandInCard, StandInNvml
-from tests.support.proxy import Proxy, proxy
-
-MIB = 1 << 20
-RESERVE = 64 * MIB
-POLICIES = """
-[devices]
-reserve = "64MiB"
-low = "32MiB"
-settle = "100ms"
-rpc = ["{rpc}"]
-RPC0.memory = "nvml:GPU-0"
-[engine]
-threads = 1
-[models.m]
-path = "{path}"
-ctx = 512
-parallel = 2
-"""
+from tests.support.card import MIB, RESERVE, card_rig
 
 
 async def bench(rounds: int) -> None:
     took: dict[int, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="moe-") as folder:
-        nvml = StandInNvml(Path(folder), StandInCard(total=1024 * MIB))
-        async with contextlib.AsyncExitStack() as stack:
-            name, _, value = RETURNS_MEMORY.partition("=")
-            rpc = await stack.enter_async_context(rpc_server(threads=1, **{name: value}))
-            stack.enter_context(nvml.loaded())
-            sizes = {"width": 512, "expert_width": 512, "experts": 16}
-            text = POLICIES.format(rpc=rpc, path=model(sizes=sizes))
-            served = await stack.enter_async_context(proxy(Path(folder), text))
-            await served.post("/v1/completions", {"model": "m", "prompt": "hi", "max_tokens": 1})
-            nvml.process((await served.backend("m"))["pid"], follows=rpc.pid)
+        async with card_rig(Path(folder), "a", settle="100ms") as rig:
+            await rig.ask("a", max_tokens=1)
             reader = Nvml()
             card = reader.cards()[0].id
             for number in range(rounds):
-                await until(lambda: reader.read(card).used_bytes or 0, served, 12)
-                before = len(await on_device(served))
-                free = reader.read(card).free_bytes or 0
-                nvml.change(others=max(free - (8, 20, 30)[number % 3] * MIB, 0))
+                await rig.all_of("a")
+                free, before = await rig.at_rest(), await rig.on_device("a")
+                await asyncio.sleep(random.uniform(0, POLL_S))  # anywhere between two polls
+                rig.nvml.change(others=max(free - (8, 20, 30)[number % 3] * MIB, 0))
                 started = time.perf_counter()
                 while (reader.read(card).free_bytes or 0) < RESERVE:
                     await asyncio.sleep(0.002)
                 seconds = time.perf_counter() - started
-                took.setdefault(before - len(await on_device(served)), []).append(seconds)
-                nvml.change(others=0)
+                took.setdefault(before - await rig.on_device("a"), []).append(seconds)
+                rig.nvml.change(others=0)
     print("layers demoted: ms from the change to the reserve being free (poll interval 250 ms)")
     for layers, times in sorted(took.items()):
         middle = statistics.median(times) * 1000
         print(
             f"{layers:3}: median {middle:.0f}, longest {max(times) * 1000:.0f}, {len(times)} times"
         )
-
-
-async def on_device(served: Proxy) -> list[int]:
-    layers = (await served.backend("m"))["layers"]
-    return [layer["index"] for layer in layers if layer["experts"] != "CPU"]
-
-
-async def until(used: Callable[[], int], served: Proxy, count: int) -> None:
-    """Wait until `count` layers are on the device, and the card shows it."""
-    while len(await on_device(served)) < count:
-        await asyncio.sleep(0.05)
-    last = -1
-    while (now := used()) != last:
-        last = now
-        await asyncio.sleep(0.4)
 
 
 def main() -> None:

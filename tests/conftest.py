@@ -1,7 +1,11 @@
 """How long a run of the tests is, and what it prints while it goes."""
 
+import faulthandler
+
 import pytest
 from hypothesis import settings
+
+from tests.support.guard import LLAMA_S, PLAIN_S, THOROUGH
 
 # No deadline: an example may take as long as the machine needs.
 settings.register_profile("short", max_examples=30, deadline=None)
@@ -19,6 +23,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("thorough" if config.getoption("--thorough") else "short")
     config.pluginmanager.register(_AtOnce(config), "failures-at-once")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each test gets the limit of its kind."""
+    times = THOROUGH if config.getoption("--thorough") else 1
+    for item in items:
+        limit = LLAMA_S if item.get_closest_marker("llama") else PLAIN_S
+        item.add_marker(pytest.mark.timeout(limit * times))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.config.getoption("--thorough"):
+        # The hard limit of pyproject.toml, which cannot be another one for this.
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """A model without experts from outside: whole, or with feed-forward weights that move, by request
 and by an edit of the policies."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,35 +8,29 @@ from typing import Any
 import pytest
 
 from proxy.pool.state import Backend
-from tests.support.guard import HANG_S
+from tests.support.guard import until
 from tests.support.llama import rpc_server
 from tests.support.models import model
+from tests.support.policies import policies
 from tests.support.proxy import Proxy, proxy
 
+pytestmark = pytest.mark.llama
+
 LAYERS = 6
-POLICIES = """
-[devices]
-rpc = ["{rpc}"]
-[engine]
-threads = 1
-[defaults]
-keep_alive = "-1"
-[models.m]
-path = "{path}"
-ctx = 512
-parallel = 2
-{split}
-"""
 BODY = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 12, "temperature": 0}
 
 
 class Rig:
+    """A proxy on a device, with one model."""
+
     def __init__(self, rpc: str) -> None:
-        self._values = {"rpc": rpc, "path": model("qwen3", layers=LAYERS)}
+        self._rpc = rpc
         self.proxy: Proxy
 
-    def text(self, split: str) -> str:
-        return POLICIES.format(**self._values, split=split)
+    def text(self, **split: object) -> str:
+        usual = {"path": model("qwen3", layers=LAYERS), "ctx": 512, "parallel": 2}
+        usual |= {"keep_alive": "-1"}
+        return policies({"m": usual | split}, devices={"rpc": [self._rpc]})
 
     async def ask(self, **more: object) -> str:
         result = await self.proxy.post("/v1/completions", BODY | more)
@@ -45,27 +38,20 @@ class Rig:
 
     async def until(self, *, movable: bool, layers: int) -> dict[str, Any]:
         """The backend, once it is the only one and its weights are where they should be."""
-        async with asyncio.timeout(HANG_S):
-            while True:
-                backends = (await self.proxy.get("/admin/state"))["backends"]
-                ready = [b for b in backends if b["state"] == "ready"]
-                found = [(b["live_moves"], b["moe_cpu_layers"]) for b in ready]
-                if found == [(movable, layers)]:
-                    return dict(ready[0])
-                await asyncio.sleep(0.02)
 
-    async def until_policies(self, generation: int) -> None:
-        """The edit is in force."""
-        async with asyncio.timeout(HANG_S):
-            while (await self.proxy.get("/admin/state"))["policies"]["generation"] < generation:
-                await asyncio.sleep(0.02)
+        async def found() -> dict[str, Any] | None:
+            ready = await self.proxy.ready()
+            there = [(b["live_moves"], b["moe_cpu_layers"]) for b in ready]
+            return ready[0] if there == [(movable, layers)] else None
+
+        return dict(await until(found, f"movable: {movable}, {layers} layers on the CPU"))
 
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with rpc_server(threads=1) as rpc:
+    async with rpc_server() as rpc:
         rig = Rig(rpc)
-        async with proxy(tmp_path, rig.text("")) as rig.proxy:
+        async with proxy(tmp_path, rig.text()) as rig.proxy:
             yield rig
 
 
@@ -76,26 +62,25 @@ async def test_whole_then_movable_then_whole_again(rig: Rig) -> None:
     assert whole["layers"] == []
     assert "no experts" in whole["why_no_moves"]
 
-    rig.proxy.edit(rig.text('dense_cpu_layers = "full"'))
+    rig.proxy.edit(rig.text(dense_cpu_layers="full"))
     movable = await rig.until(movable=True, layers=LAYERS)
     assert movable["pid"] != whole["pid"]
     assert [x["index"] for x in movable["layers"]] == list(range(LAYERS))
     for n in (0, 4, 1):
-        rig.proxy.edit(rig.text(f"dense_cpu_layers = {n}"))
+        rig.proxy.edit(rig.text(dense_cpu_layers=n))
         assert (await rig.until(movable=True, layers=n))["pid"] == movable["pid"]
         assert await rig.ask() == text
     assert await rig.ask(moe_cpu_layers=5) == text
     await rig.until(movable=True, layers=5)
 
-    rig.proxy.edit(rig.text("moe_cpu_layers = 2"))
+    rig.proxy.edit(rig.text(moe_cpu_layers=2))
     again = await rig.until(movable=False, layers=0)
     assert again["pid"] != movable["pid"]
     assert await rig.ask() == text
 
 
 async def test_auto_brings_all_that_fits_to_the_device(rig: Rig) -> None:
-    rig.proxy.edit(rig.text('dense_cpu_layers = "auto"'))
-    await rig.until_policies(2)
+    await rig.proxy.apply(rig.text(dense_cpu_layers="auto"))
     await rig.ask()
     on_device = await rig.until(movable=True, layers=0)
     size = sum(layer["experts_bytes"] for layer in on_device["layers"])
@@ -111,8 +96,7 @@ async def test_an_edit_while_it_loads_is_not_lost(rig: Rig) -> None:
         nonlocal edited
         if not edited:
             edited = True
-            rig.proxy.edit(rig.text('dense_cpu_layers = "full"'))
-            await rig.until_policies(2)
+            await rig.proxy.apply(rig.text(dense_cpu_layers="full"))
         if make_way is not None:
             await make_way(backend)
 

@@ -11,27 +11,22 @@ from typing import Any
 
 import pytest
 
-from tests.support.guard import HANG_S
+from tests.support.guard import HANG_S, until
 from tests.support.llama import plain_text, rpc_server
 from tests.support.models import MOE_SHAPES, model
+from tests.support.policies import policies
 from tests.support.proxy import Proxy, proxy
+
+pytestmark = pytest.mark.llama
 
 PROMPT = "the quick brown fox jumps over the lazy dog and then"
 STREAMS = 4
 TALKER = STREAMS + 1  # the slot of a conversation that goes on over all changes
-POLICIES = """
-[devices]
-rpc = ["{rpc}"]
-settle = "60s"
-[engine]
-threads = 1
-[models.m]
-path = "{path}"
-moe_cpu_layers = {split}
-ctx = 2048
-parallel = 6
-"""
-WAYS = ("request", "edit", "set")
+
+
+def text(rpc: str, path: Path, split: int) -> str:
+    of_m = {"path": path, "moe_cpu_layers": split, "ctx": 2048, "parallel": STREAMS + 2}
+    return policies({"m": of_m}, devices={"rpc": [rpc], "settle": "60s"})
 
 
 class Rig:
@@ -39,7 +34,6 @@ class Rig:
 
     def __init__(self, proxy: Proxy, rpc: str, path: Path) -> None:
         self.proxy, self._rpc, self._path = proxy, rpc, path
-        self.edits = 0
 
     async def complete(
         self, prompt: str | list[int], tokens: int, **more: object
@@ -60,10 +54,12 @@ class Rig:
         if way == "set":
             await self.proxy.put("/admin/backends/b1/split", {"moe_cpu_layers": n})
         else:
-            self.proxy.edit(POLICIES.format(rpc=self._rpc, path=self._path, split=n))
-        async with asyncio.timeout(HANG_S):
-            while (await self.proxy.backend("m"))["moe_cpu_layers"] != n:
-                await asyncio.sleep(0.02)
+            self.proxy.edit(text(self._rpc, self._path, n))
+
+        async def there() -> bool:
+            return bool((await self.proxy.backend("m"))["moe_cpu_layers"] == n)
+
+        await until(there, f"{n} layers on the CPU")
 
     async def goes_on(self, talk: list[int]) -> tuple[list[int], int]:
         """One more turn of a conversation, in tokens, and how many of its prompt were evaluated."""
@@ -115,7 +111,7 @@ async def test_text_is_plain_llama_servers_whoever_changes_the_split(
 ) -> None:
     path = model(shape)
     async with rpc_server() as rpc:
-        async with proxy(tmp_path, POLICIES.format(rpc=rpc, path=path, split=12)) as served:
+        async with proxy(tmp_path, text(rpc, path, 12)) as served:
             rig = Rig(served, rpc, path)
             talk, _ = await rig.goes_on([1, *range(40, 60)])
             # The last token, which was never decoded; with a sliding window the window once more.

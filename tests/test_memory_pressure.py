@@ -2,11 +2,8 @@
 pynvml really loads, filled by a real RPC server's memory."""
 
 import asyncio
-import contextlib
 import random
-import re
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,253 +12,135 @@ import pytest
 from proxy.engine.types import CPU
 from proxy.memory.snapshot import Snapshot
 from proxy.routing.request import ModelRequest
-from tests.support.control import controller_of, desired_of
-from tests.support.guard import HANG_S
-from tests.support.llama import rpc_server
+from tests.support.card import (
+    DEVICES,
+    LAYERS,
+    MIB,
+    ON_CARD,
+    RESERVE,
+    TOTAL,
+    CardRig,
+    card_rig,
+)
+from tests.support.guard import HANG_S, until
 from tests.support.models import model
-from tests.support.nvml import RETURNS_MEMORY, StandInCard, StandInNvml
-from tests.support.proxy import Proxy, proxy
 
-MIB = 1 << 20
-TOTAL, RESERVE = 1024 * MIB, 64 * MIB
-# About 13 MiB of experts a layer.
-SIZES = {"width": 512, "expert_width": 512, "experts": 16}
-POLICIES = """
-[devices]
-reserve = "64MiB"
-low = "{low}"
-settle = "{settle}"
-[devices.RPC0]
-memory = "nvml:GPU-0"
-[devices.RPC1]
-memory = "nvml:GPU-0"
-[engine]
-threads = 1
-[defaults]
-ctx = 512
-parallel = 2
-keep_alive = "-1"
-repack = "off"
-[models.a]
-path = "{a}"
-rpc = ["{rpc_a}"]
-moe_cpu_layers = {split}
-[models.b]
-path = "{b}"
-rpc = ["{rpc_b}"]
-"""
-BODY = {"prompt": "the quick brown fox", "max_tokens": 8, "temperature": 0}
-DEVICES = ("RPC0", "RPC1")
-LAYERS = 12
-
-
-class Rig:
-    """A proxy, two RPC servers that fill one card, and the hand that changes what others take of
-    it.
-
-    The card shows each server's memory from its start to its end, as its own process or, while a
-    worker uses it, as that worker.
-    """
-
-    def __init__(self, nvml: StandInNvml, proxy: Proxy, servers: dict[str, int]) -> None:
-        self.nvml, self.proxy, self._servers = nvml, proxy, servers
-        self._shown_as: dict[str, int] = {}
-        for name in servers:
-            self._show(name, servers[name])
-        services, pool = proxy.app.services, proxy.app.services.pool
-        self.controller, self.desired = controller_of(services), desired_of(services)
-        pool.on_ready.append(lambda b: self._show(b.options.model, b.engine.pid or 0))
-        pool.on_gone.append(lambda b: self._show(b.options.model, servers[b.options.model]))
-
-    def _show(self, name: str, pid: int) -> None:
-        before = self._shown_as.get(name, 0)
-        self.nvml.process(pid, follows=self._servers[name], instead_of=before)
-        self._shown_as[name] = pid
-
-    async def ask(self, name: str, **more: object) -> str:
-        answer = await self.proxy.post("/v1/completions", BODY | {"model": name} | more)
-        return str(answer["choices"][0]["text"])
-
-    def whys(self, name: str) -> set[str]:
-        """Why experts of a model have moved."""
-        told = [e.fields for e in self.proxy.app.services.events.since(0) if e.kind == "moved"]
-        return {fields["why"] for fields in told if fields["model"] == name}
-
-    def moves_while_loading(self, name: str) -> set[tuple[str, str]]:
-        """(model, why) of the moves while a model was loaded for the last time."""
-        found: set[tuple[str, str]] = set()
-        loading = False
-        for event in self.proxy.app.services.events.since(0):
-            model = event.fields.get("model", "")
-            match event.kind:
-                case "backend_starting" if model == name:
-                    found, loading = set(), True
-                case "backend_ready" if model == name:
-                    loading = False
-                case "moved" if loading:
-                    found.add((model, event.fields["why"]))
-        return found
-
-    def moving(self) -> bool:
-        return any(map(self.desired.moving, self.proxy.app.services.pool.backends()))
-
-    async def at_rest(self) -> int:
-        """What is free on the card, read after all moves have ended and while no new one began,
-        with all in it that the workers hold."""
-        services = self.proxy.app.services
-        quiet_s, moved = time.monotonic(), -1
-        async with asyncio.timeout(HANG_S):
-            while True:
-                snapshot = await services.memory.fresh()
-                read = [snapshot.devices[name] for name in DEVICES if name in snapshot.devices]
-                settled = all(services.ledger.settled(r.name) for r in read)
-                before, moved = moved, self._last_move()
-                if self.moving() or not settled or moved != before:
-                    quiet_s = time.monotonic()
-                elif read and all(not r.stale and (r.at_s or 0.0) >= quiet_s for r in read):
-                    return min(r.free_bytes or 0 for r in read)
-                await asyncio.sleep(0.02)
-
-    def _last_move(self) -> int:
-        events = self.proxy.app.services.events.since(0)
-        return max((event.id for event in events if event.kind == "moved"), default=0)
-
-    async def edit(self, policies: str) -> None:
-        """Save the policies, and wait until they hold."""
-        before = (await self.proxy.get("/admin/state"))["policies"]["generation"]
-        self.proxy.edit(policies)
-
-        async def read() -> bool:
-            return bool((await self.proxy.get("/admin/state"))["policies"]["generation"] > before)
-
-        await self.until(read, "the policies are read")
-
-    async def with_one_on_the_cpu(self) -> None:
-        """A third model, c, that uses no device."""
-        c = f'[models.c]\npath = "{model(layers=4)}"\n'
-        self._servers["c"] = 0
-        await self.edit(self.proxy.policies.read_text() + c)
-
-    async def know_both(self) -> None:
-        """What devices there are is known from the workers that used them."""
-        await self.ask("b")
-        await self.proxy.post("/admin/models/b/unload")
-
-    async def device(self) -> dict[str, Any]:
-        devices = (await self.proxy.get("/admin/state"))["devices"]
-        return dict(next(d for d in devices if d["name"] == "RPC0"))
-
-    async def on_device(self, name: str) -> int:
-        layers = (await self.proxy.backend(name))["layers"]
-        return sum(layer["experts"] != "CPU" for layer in layers)
-
-    async def until(self, true: Callable[[], Any], what: str) -> None:
-        try:
-            async with asyncio.timeout(HANG_S):
-                while not await true():
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            state = await self.proxy.get("/admin/state")
-            raise AssertionError(f"{what}: {state['devices']} {state['backends']}") from None
-
-    async def all_of(self, name: str) -> None:
-        async def there() -> bool:
-            return await self.on_device(name) == LAYERS
-
-        await self.until(there, f"all experts of {name} are on the device")
+pytestmark = pytest.mark.llama
 
 
 @pytest.fixture
-async def rig(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
-    options = {"settle": "300ms", "split": '"auto"', "low": "32MiB"} | getattr(request, "param", {})
-    nvml = StandInNvml(tmp_path, StandInCard(total=TOTAL))
-    async with contextlib.AsyncExitStack() as stack:
-        name, _, value = RETURNS_MEMORY.partition("=")
-        servers = [
-            await stack.enter_async_context(rpc_server(threads=1, **{name: value})) for _ in "ab"
-        ]
-        stack.enter_context(nvml.loaded())
-        text = POLICIES.format(
-            a=model(sizes=SIZES),
-            b=model(sizes=SIZES, seed=1),
-            rpc_a=servers[0],
-            rpc_b=servers[1],
-            **options,
-        )
-        pids = {name: server.pid for name, server in zip("ab", servers, strict=True)}
-        yield Rig(nvml, await stack.enter_async_context(proxy(tmp_path, text)), pids)
+async def rig(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[CardRig]:
+    """Two models; a test's parameters are devices' keys, and `split`, the first model's."""
+    devices = dict(getattr(request, "param", {}))
+    models = {"a": {"moe_cpu_layers": devices.pop("split", "auto")}}
+    async with card_rig(tmp_path, models=models, **devices) as rig:
+        yield rig
 
 
-async def test_auto_fills_the_device_and_shrinks_when_others_take_memory(rig: Rig) -> None:
+def whys(rig: CardRig, name: str) -> set[str]:
+    """Why experts of a model have moved."""
+    told = [e.fields for e in rig.proxy.app.services.events.since(0) if e.kind == "moved"]
+    return {fields["why"] for fields in told if fields["model"] == name}
+
+
+def moves_while_loading(rig: CardRig, name: str) -> set[tuple[str, str]]:
+    """(model, why) of the moves while a model was loaded for the last time."""
+    found: set[tuple[str, str]] = set()
+    loading = False
+    for event in rig.proxy.app.services.events.since(0):
+        model = event.fields.get("model", "")
+        match event.kind:
+            case "backend_starting" if model == name:
+                found, loading = set(), True
+            case "backend_ready" if model == name:
+                loading = False
+            case "moved" if loading:
+                found.add((model, event.fields["why"]))
+    return found
+
+
+async def device(rig: CardRig) -> dict[str, Any]:
+    devices = (await rig.proxy.get("/admin/state"))["devices"]
+    return dict(next(d for d in devices if d["name"] == "RPC0"))
+
+
+async def with_one_on_the_cpu(rig: CardRig) -> None:
+    """A third model, c, that uses no device."""
+    await rig.edit({"c": {"path": model(layers=4)}})
+
+
+async def test_auto_fills_the_device_and_shrinks_when_others_take_memory(rig: CardRig) -> None:
     text = await rig.ask("a")
     await rig.all_of("a")
+    first = await rig.proxy.backend("a")
 
     rig.nvml.change(others=await rig.at_rest() - 10 * MIB)
 
     async def back_at_reserve() -> bool:
         shrunk = await rig.on_device("a") < LAYERS
-        return shrunk and (await rig.device())["free_bytes"] >= RESERVE
+        return shrunk and (await device(rig))["free_bytes"] >= RESERVE
 
-    await rig.until(back_at_reserve, "the reserve is free again")
+    await until(back_at_reserve, "the reserve is free again", rig.state)
     shrunk = await rig.on_device("a")
     assert 0 < shrunk < LAYERS
-    assert (await rig.device())["free_bytes"] < RESERVE + 30 * MIB, "no more than was needed"
-    assert "pressure" in rig.whys("a")
+    assert (await device(rig))["free_bytes"] < RESERVE + 30 * MIB, "no more than was needed"
+    assert "pressure" in whys(rig, "a")
     assert await rig.ask("a") == text
 
     rig.nvml.change(others=0)
     await rig.all_of("a")
     assert await rig.ask("a") == text
-    assert (await rig.proxy.backend("a"))["pid"], "it was never reloaded"
+    assert (await rig.proxy.backend("a"))["pid"] == first["pid"], "it was never loaded again"
 
 
-@pytest.mark.parametrize("rig", [{"split": "4"}], indirect=True)
-async def test_an_explicit_number_is_kept_unless_memory_runs_out(rig: Rig) -> None:
+@pytest.mark.parametrize("rig", [{"split": 4}], indirect=True)
+async def test_an_explicit_number_is_kept_unless_memory_runs_out(rig: CardRig) -> None:
     await rig.ask("a")
 
     async def eight() -> bool:
         return await rig.on_device("a") == 8
 
-    await rig.until(eight, "8 layers are on the device")
+    await until(eight, "8 layers are on the device", rig.state)
     rig.nvml.change(others=await rig.at_rest() - 10 * MIB)
 
     async def fewer() -> bool:
         return await rig.on_device("a") < 8
 
-    await rig.until(fewer, "some have left")
+    await until(fewer, "some have left", rig.state)
     backend = await rig.proxy.backend("a")
     assert backend["asked"] == 4
     assert backend["moe_cpu_layers"] > 4
     rig.nvml.change(others=0)
-    await rig.until(eight, "they are back, and no more of them")
+    await until(eight, "they are back", rig.state)
+    await rig.at_rest()
+    assert await eight(), "and no more of them"
 
 
-async def test_a_limit_counts_from_its_edit_on(rig: Rig) -> None:
+async def test_a_limit_counts_from_its_edit_on(rig: CardRig) -> None:
     text = await rig.ask("a")
     await rig.all_of("a")
     before = await rig.proxy.backend("a")
     held = sum(before["bytes"]["RPC0"].values())
     limit = (held - 40 * MIB) // MIB * MIB
-    policies = rig.proxy.policies.read_text()
 
-    rig.proxy.edit(policies.replace("[devices.RPC0]\n", f"[devices.RPC0]\nlimit = {limit}\n"))
+    await rig.edit(RPC0=ON_CARD | {"limit": limit})
 
     async def within() -> bool:
         backend = await rig.proxy.backend("a")
         return sum(backend["bytes"]["RPC0"].values()) <= limit
 
-    await rig.until(within, "no more than the limit is held")
+    await until(within, "no more than the limit is held", rig.state)
     assert 0 < await rig.on_device("a") < LAYERS
     assert await rig.ask("a") == text
 
-    rig.proxy.edit(policies)
+    await rig.edit(RPC0=ON_CARD)
     await rig.all_of("a")
     assert await rig.ask("a") == text
     assert (await rig.proxy.backend("a"))["pid"] == before["pid"]
 
 
-@pytest.mark.parametrize("rig", [{"split": '"full"', "settle": "1h"}], indirect=True)
-async def test_what_is_on_its_way_is_not_counted_again(rig: Rig) -> None:
+@pytest.mark.parametrize("rig", [{"split": "full", "settle": "1h"}], indirect=True)
+async def test_what_is_on_its_way_is_not_counted_again(rig: CardRig) -> None:
     """Requests that ask for the same while its experts come: there is room for all of them, but
     not for all twice."""
     await rig.ask("a", moe_cpu_layers="full")
@@ -276,11 +155,9 @@ async def test_what_is_on_its_way_is_not_counted_again(rig: Rig) -> None:
     assert [move["layers"] for move in rig.desired.history(backend)] == [LAYERS]
 
 
-@pytest.mark.parametrize("rig", [{"split": '"full"', "settle": "1h"}], indirect=True)
-async def test_two_devices_on_one_card_share_its_room(rig: Rig) -> None:
-    policies = rig.proxy.policies.read_text()
-    first, second = re.findall(r'rpc = \["(.+)"\]', policies)
-    await rig.edit(policies.replace(f'["{first}"]', f'["{first}", "{second}"]'))
+@pytest.mark.parametrize("rig", [{"split": "full", "settle": "1h"}], indirect=True)
+async def test_two_devices_on_one_card_share_its_room(rig: CardRig) -> None:
+    await rig.edit({"a": {"rpc": list(rig.servers.values())}})
     await rig.ask("a", moe_cpu_layers="full")
     (backend,) = rig.proxy.app.services.pool.backends()
     layers = backend.engine.known().layers
@@ -296,9 +173,9 @@ async def test_two_devices_on_one_card_share_its_room(rig: Rig) -> None:
     assert 0 < sum(place != CPU for place in goal.values()) <= 7
 
 
-async def test_a_second_model_makes_the_first_one_shrink_not_leave(rig: Rig) -> None:
+async def test_a_second_model_makes_the_first_one_shrink_not_leave(rig: CardRig) -> None:
     """Room for one with all its experts, but for two only without some of them."""
-    await rig.know_both()
+    await rig.know("b")
     text_a = await rig.ask("a")
     await rig.all_of("a")
     rig.nvml.change(others=await rig.at_rest() - RESERVE - 5 * MIB)
@@ -310,12 +187,12 @@ async def test_a_second_model_makes_the_first_one_shrink_not_leave(rig: Rig) -> 
     assert [(b["model"], b["state"]) for b in backends] == [("a", "ready"), ("b", "ready")]
     assert (await rig.proxy.backend("a"))["pid"] == first["pid"]
     assert await rig.on_device("a") < LAYERS
-    assert rig.moves_while_loading("b") == {("a", "room")}, "nobody grows into the room made"
+    assert moves_while_loading(rig, "b") == {("a", "room")}, "nobody grows into the room made"
     assert (await rig.ask("a"), await rig.ask("b")) == (text_a, text_b)
 
 
-async def test_a_model_that_is_not_used_leaves_where_shrinking_is_not_enough(rig: Rig) -> None:
-    await rig.know_both()
+async def test_a_model_that_is_not_used_leaves_where_shrinking_is_not_enough(rig: CardRig) -> None:
+    await rig.know("b")
     await rig.ask("a")
     await rig.all_of("a")
     # Even without any of its experts, the first one leaves too little.
@@ -329,10 +206,10 @@ async def test_a_model_that_is_not_used_leaves_where_shrinking_is_not_enough(rig
     assert [b["model"] for b in backends if b["state"] == "ready"] == ["b"]
 
 
-async def test_a_model_that_holds_nothing_of_the_device_stays(rig: Rig) -> None:
+async def test_a_model_that_holds_nothing_of_the_device_stays(rig: CardRig) -> None:
     """It is the one that was not used for the longest time, and its end would help nobody."""
-    await rig.with_one_on_the_cpu()
-    await rig.know_both()
+    await with_one_on_the_cpu(rig)
+    await rig.know("b")
     await rig.ask("c")
     await rig.ask("a")
     await rig.all_of("a")
@@ -345,12 +222,10 @@ async def test_a_model_that_holds_nothing_of_the_device_stays(rig: Rig) -> None:
     assert [b["model"] for b in backends if b["state"] == "ready"] == ["c", "b"]
 
 
-async def test_where_only_strangers_could_make_room_it_is_tried_all_the_same(rig: Rig) -> None:
+async def test_where_only_strangers_could_make_room_it_is_tried_all_the_same(rig: CardRig) -> None:
     """And is not waited for a model that is busy, but holds nothing of the device."""
-    await rig.with_one_on_the_cpu()
-    for name in "ab":
-        await rig.ask(name)
-        await rig.proxy.post(f"/admin/models/{name}/unload")
+    await with_one_on_the_cpu(rig)
+    await rig.know(*"ab")
     rig.nvml.change(others=TOTAL)
     services = rig.proxy.app.services
     await services.memory.fresh()
@@ -371,7 +246,7 @@ class Judge:
     the reserve: from the first reading that shows less, all that is missing leaves at once.
     """
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: CardRig) -> None:
         self._services, self._desired = rig.proxy.app.services, rig.desired
         self._coming: set[tuple[str, int]] = set()
         self._leaving: set[tuple[str, int]] = set()
@@ -410,8 +285,8 @@ class Judge:
             self.wrong.append(f"{numbers}: growth to {free_with / MIB:.0f} MiB, into the reserve")
 
 
-@pytest.mark.parametrize("rig", [{"low": "64MiB"}], indirect=True)
-async def test_random_pressure_while_two_models_stream(rig: Rig, thorough: bool) -> None:
+@pytest.mark.parametrize("rig", [{"low": RESERVE}], indirect=True)
+async def test_random_pressure_while_two_models_stream(rig: CardRig, thorough: bool) -> None:
     """200 changes: no failed request, both alive at the end, the same text as without pressure,
     and the budget is never exceeded by more than a layer for longer than one poll and its moves:
     every decision leads back to the reserve, and once its moves are done the card shows it."""

@@ -2,73 +2,87 @@
 with a device."""
 
 import asyncio
-import contextlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.support import gated_server
 from tests.support.control import desired_of
-from tests.support.guard import HANG_S
+from tests.support.guard import until
 from tests.support.llama import rpc_server
 from tests.support.models import model
+from tests.support.policies import policies
 from tests.support.proxy import Proxy, proxy
 
+pytestmark = pytest.mark.llama
+
 LAYERS = 12
-POLICIES = """
-[devices]
-rpc = ["{rpc}"]
-settle = "{settle}"
-[engine]
-threads = 1
-[models.m]
-path = "{path}"
-moe_cpu_layers = {split}
-ctx = {ctx}
-parallel = 4
-"""
 BODY = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 12, "temperature": 0}
 
 
 class Rig:
-    """A proxy on a device, whose policies are written from the template above."""
+    """A proxy on a device, with one model."""
 
-    def __init__(self, rpc: str, folder: Path) -> None:
-        self._values = {"rpc": rpc, "path": model(), "settle": "60s", "split": '"full"', "ctx": 512}
-        self._folder = folder
+    def __init__(self, rpc: str) -> None:
+        self._devices: dict[str, object] = {"rpc": [rpc], "settle": "60s"}
+        self._model: dict[str, object] = {"path": model(), "moe_cpu_layers": "full", "ctx": 512}
+        self._model |= {"parallel": 4}
         self.proxy: Proxy
 
-    def text(self, **changed: object) -> str:
-        self._values |= changed
-        return POLICIES.format(**self._values)
+    def text(self, devices: Mapping[str, object] | None = None, **changed: object) -> str:
+        """The policies, with these keys of the devices and of the model changed for good."""
+        self._devices |= devices or {}
+        self._model |= changed
+        return policies({"m": self._model}, devices=self._devices)
 
-    def edit(self, **changed: object) -> None:
-        self.proxy.edit(self.text(**changed))
+    async def edit(self, devices: Mapping[str, object] | None = None, **changed: object) -> None:
+        await self.proxy.apply(self.text(devices, **changed))
 
-    async def ask(self, **more: object) -> tuple[str, int]:
-        """(text, moe_cpu_layers as the answer's header tells it) of one completion."""
+    async def complete(self, **more: object) -> tuple[str, str | None, str]:
+        """The text of a completion, and what its headers tell: moe_cpu_layers, and the backend."""
         async with self.proxy.session.post("/v1/completions", json=BODY | more) as answer:
             result = await answer.json()
             assert answer.status == 200, result
-            layers = int(answer.headers["X-Moe-Proxy-Moe-Cpu-Layers"])
-            assert answer.headers["X-Moe-Proxy-Backend"] == "b1"
-            return result["choices"][0]["text"], layers
+            layers = answer.headers.get("X-Moe-Proxy-Moe-Cpu-Layers")
+            return result["choices"][0]["text"], layers, answer.headers["X-Moe-Proxy-Backend"]
+
+    async def ask(self, **more: object) -> tuple[str, int]:
+        """The same of the first backend."""
+        text, layers, backend = await self.complete(**more)
+        assert backend == "b1"
+        return text, int(layers or "?")
+
+    async def still(self) -> None:
+        """All that was decided until now has been done."""
+        services = self.proxy.app.services
+        await self.proxy.get("/health")  # what was only spawned has begun by then
+        await desired_of(services).wait_idle(services.pool.backends())
 
     async def until(self, layers: int) -> None:
         """Wait for a split, and for the record of the move that brought it."""
-        services = self.proxy.app.services
-        async with asyncio.timeout(HANG_S):
-            while (await self.proxy.backend("m"))["moe_cpu_layers"] != layers:
-                await asyncio.sleep(0.02)
-            await desired_of(services).wait_idle(services.pool.backends())
+
+        async def there() -> bool:
+            return bool((await self.proxy.backend("m"))["moe_cpu_layers"] == layers)
+
+        await until(there, f"{layers} layers on the CPU")
+        await self.still()
+
+    async def until_ready(self, **values: object) -> dict[str, object]:
+        """The only ready backend, once this is so of it."""
+
+        async def found() -> dict[str, object] | None:
+            ready = await self.proxy.ready()
+            return ready[0] if len(ready) == 1 and ready[0] | values == ready[0] else None
+
+        return dict(await until(found, f"one backend with {values}"))
 
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     async with rpc_server() as rpc:
-        rig = Rig(rpc, tmp_path)
+        rig = Rig(rpc)
         async with proxy(tmp_path, rig.text()) as rig.proxy:
             yield rig
 
@@ -126,7 +140,7 @@ async def test_layers_named_one_by_one(rig: Rig) -> None:
 
     await rig.proxy.put("/admin/backends/b1/split", {"moe_cpu_layers": "5-5"})
     assert await on_cpu() == ({5}, "5-5")
-    rig.edit(split='"0-1,4"')
+    await rig.edit(moe_cpu_layers="0-1,4")
     await rig.until(5)
     assert await on_cpu() == ({0, 1, 4}, "0-1,4")
 
@@ -139,8 +153,7 @@ async def test_requests_that_ask_for_nothing_take_what_is_there(rig: Rig) -> Non
 
 
 async def test_a_requests_split_ends_when_the_backend_was_idle_for_settle(rig: Rig) -> None:
-    rig.edit(settle="200ms")
-    await asyncio.sleep(0.5)
+    await rig.edit({"settle": "200ms"})
     await rig.ask(moe_cpu_layers=5)
 
     await rig.until(LAYERS)
@@ -150,13 +163,11 @@ async def test_a_requests_split_ends_when_the_backend_was_idle_for_settle(rig: R
 async def test_every_split_by_policy_edit_without_another_prompt(rig: Rig) -> None:
     text, _ = await rig.ask()
     for n in (0, 9, 2, 12, 6):
-        rig.edit(split=n)
+        await rig.edit(moe_cpu_layers=n)
         await rig.until(n)
         assert await rig.ask() == (text, n)
-    state = await rig.proxy.backend("m")
-    assert (
-        state["migrations"][-1] | {"from": 12, "to": 6, "why": "policy"} == state["migrations"][-1]
-    )
+    last = (await rig.proxy.backend("m"))["migrations"][-1]
+    assert (last["from"], last["to"], last["why"]) == (12, 6, "policy")
 
 
 async def test_the_operator_counts_more_than_the_policy_until_that_is_edited(rig: Rig) -> None:
@@ -164,68 +175,61 @@ async def test_the_operator_counts_more_than_the_policy_until_that_is_edited(rig
     await rig.proxy.put("/admin/backends/b1/split", {"moe_cpu_layers": 3})
     assert (await rig.ask())[1] == 3
 
-    rig.edit(settle="30s")
-    await asyncio.sleep(0.5)
+    await rig.edit({"settle": "30s"}, params={"top_k": 1})
+    await rig.still()
+    assert (await rig.proxy.backend("m"))["asked"] == 3
     assert (await rig.ask())[1] == 3
 
-    rig.edit(split=8)
+    await rig.edit(moe_cpu_layers=8)
     await rig.until(8)
 
 
 async def test_a_broken_file_changes_nothing_and_is_reported(rig: Rig) -> None:
     await rig.ask()
     good = rig.text()
-    rig.proxy.edit(good.replace("moe_cpu_layers", "moe_cpu_layer") + 'parallel = "many"\n')
-    async with asyncio.timeout(HANG_S):
-        while not (problems := (await rig.proxy.get("/admin/state"))["policies"]["problems"]):
-            await asyncio.sleep(0.02)
+    one = good.replace("moe_cpu_layers", "moe_cpu_layer")
+    rig.proxy.edit(one.replace("parallel = 4", 'parallel = "many"'))
 
-    assert len(problems) >= 1
+    async def told() -> list[dict[str, object]]:
+        return list((await rig.proxy.get("/admin/state"))["policies"]["problems"])
+
+    problems = await until(told, "problems are shown")
+    assert [p["key"] for p in problems] == ["models.m.moe_cpu_layer", "models.m.parallel"]
+    await rig.still()
     assert (await rig.ask())[1] == LAYERS
-    rig.proxy.edit(good.replace('"full"', "2"))
+    await rig.edit(moe_cpu_layers=2)
     await rig.until(2)
-    assert not (await rig.proxy.get("/admin/state"))["policies"]["problems"]
+    assert not await told()
 
 
 async def test_a_changed_ctx_starts_the_next_backend_and_loses_no_request(rig: Rig) -> None:
     await rig.ask()
-    first = (await rig.proxy.backend("m"))["pid"]
+    first = await rig.proxy.backend("m")
     long = asyncio.ensure_future(rig.ask(max_tokens=200, ignore_eos=True))
-    await asyncio.sleep(0.3)
-    # The RPC server has one client at a time: the next backend comes after this one has finished.
-    rig.edit(ctx=1024)
-    async with asyncio.timeout(HANG_S):
-        while True:
-            backends = (await rig.proxy.get("/admin/state"))["backends"]
-            ready = [b for b in backends if b["state"] == "ready"]
-            if [b["ctx"] for b in ready] == [1024]:
-                break
-            await asyncio.sleep(0.05)
 
-    assert ready[0]["pid"] != first
+    async def under_way() -> bool:
+        return bool((await rig.proxy.backend("m"))["in_flight"])
+
+    await until(under_way, "a request is served")
+    # The RPC server has one client at a time: the next backend comes after this one has finished.
+    rig.proxy.edit(rig.text(ctx=1024))
+    second = await rig.until_ready(ctx=1024)
+
+    assert second["pid"] != first["pid"]
     assert (await long)[1] == LAYERS
-    with contextlib.suppress(AssertionError):  # the answers' backend is "b2" now
-        await rig.ask()
+    assert (await rig.complete())[2] == second["id"] != first["id"]
 
 
 async def test_another_tune_is_loaded_with_another_batch(rig: Rig) -> None:
-    def batch(pid: int) -> str:
-        arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    def batch(backend: Mapping[str, object]) -> str:
+        arguments = Path(f"/proc/{backend['pid']}/cmdline").read_text().split("\0")
         return arguments[arguments.index("--ubatch-size") + 1]
 
     await rig.ask()
-    first = (await rig.proxy.backend("m"))["pid"]
-    assert batch(first) == "512"
+    assert batch(await rig.proxy.backend("m")) == "512"
 
-    rig.proxy.edit(rig.text() + 'tune = "prompt"\n')
-    async with asyncio.timeout(HANG_S):
-        while True:
-            backends = (await rig.proxy.get("/admin/state"))["backends"]
-            ready = [b for b in backends if b["state"] == "ready" and b["pid"] != first]
-            if ready:
-                break
-            await asyncio.sleep(0.05)
-    assert batch(ready[0]["pid"]) == "1024"
+    rig.proxy.edit(rig.text(tune="prompt"))
+    assert batch(await rig.until_ready(id="b2")) == "1024"
 
 
 async def test_bad_values_are_named_and_change_nothing(rig: Rig) -> None:
@@ -244,21 +248,24 @@ async def test_bad_values_are_named_and_change_nothing(rig: Rig) -> None:
 async def test_without_live_moves_another_split_is_loaded(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old backend goes first where a request needs another split than the one it was loaded
-    with."""
+    """The old backend goes first, since both need the device. Ranges cannot be loaded."""
     monkeypatch.setenv("MOE_PROXY_NO_LIVE_MOVES", "1")
-    rig.proxy.edit(rig.text().replace("rpc = ", "# rpc = "))
-    await asyncio.sleep(0.5)
-    async with rig.proxy.session.post(
-        "/v1/completions", json=BODY | {"moe_cpu_layers": 4}
-    ) as answer:
-        assert answer.status == 200, await answer.text()
+    text, _, old = await rig.complete()
+    assert (await rig.proxy.backend("m"))["why_no_moves"] == "MOE_PROXY_NO_LIVE_MOVES is set"
+
+    assert await rig.complete(moe_cpu_layers=4) == (text, "4", "b2")
     refused = await rig.proxy.post(
         "/v1/completions", BODY | {"moe_cpu_layers": "0-2,7"}, status=400
     )
+
     assert "--n-cpu-moe takes only a number" in refused["error"]["message"]
-    loaded = [b for b in (await rig.proxy.get("/admin/state"))["backends"] if b["state"] == "ready"]
-    assert "MOE_PROXY_NO_LIVE_MOVES" in loaded[-1]["why_no_moves"] or loaded[-1]["why_no_moves"]
+    lives = [
+        (event.kind, event.fields["backend"])
+        for event in rig.proxy.app.services.events.since(0)
+        if event.kind in ("backend_ready", "backend_gone")
+    ]
+    assert lives == [("backend_ready", old), ("backend_gone", old), ("backend_ready", "b2")]
+    assert (await rig.proxy.backend("m"))["why_no_moves"] == "it was loaded with a fixed split"
 
 
 async def test_without_live_moves_each_split_is_loaded_once(
@@ -266,91 +273,61 @@ async def test_without_live_moves_each_split_is_loaded_once(
 ) -> None:
     monkeypatch.setenv("MOE_PROXY_NO_LIVE_MOVES", "1")
 
-    async def ask(split: object) -> tuple[str, int, str]:
-        body = BODY | {"moe_cpu_layers": split}
-        async with rig.proxy.session.post("/v1/completions", json=body) as answer:
-            result = await answer.json()
-            assert answer.status == 200, result
-            layers = int(answer.headers["X-Moe-Proxy-Moe-Cpu-Layers"])
-            return result["choices"][0]["text"], layers, answer.headers["X-Moe-Proxy-Backend"]
-
-    text, layers, first = await ask(0)
-    assert layers == 0
-    assert await ask("none") == (text, 0, first)
-    text_of_all, layers, second = await ask(-1)
-    assert (text_of_all, layers) == (text, LAYERS)
+    text, layers, first = await rig.complete(moe_cpu_layers=0)
+    assert layers == "0"
+    assert await rig.complete(moe_cpu_layers="none") == (text, "0", first)
+    text_of_all, layers, second = await rig.complete(moe_cpu_layers=-1)
+    assert (text_of_all, layers) == (text, str(LAYERS))
     assert second != first
     for same in (LAYERS, "full", "auto", LAYERS + 1):
-        assert await ask(same) == (text, LAYERS, second)
-    assert (await ask(4))[:2] == (text, 4)
+        assert await rig.complete(moe_cpu_layers=same) == (text, str(LAYERS), second)
+    assert (await rig.complete(moe_cpu_layers=4))[:2] == (text, "4")
 
 
 async def test_without_live_moves_the_policys_number_is_loaded_and_so_is_its_edit(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOE_PROXY_NO_LIVE_MOVES", "1")
-
-    async def ask(**more: object) -> tuple[str, str | None]:
-        async with rig.proxy.session.post("/v1/completions", json=BODY | more) as answer:
-            result = await answer.json()
-            assert answer.status == 200, result
-            layers = answer.headers.get("X-Moe-Proxy-Moe-Cpu-Layers")
-            return result["choices"][0]["text"], layers
-
-    async def until(**values: object) -> None:
-        async with asyncio.timeout(HANG_S):
-            while True:
-                backends = (await rig.proxy.get("/admin/state"))["backends"]
-                ready = [b for b in backends if b["state"] == "ready"]
-                if len(ready) == 1 and ready[0] | values == ready[0]:
-                    return
-                await asyncio.sleep(0.02)
-
-    rig.edit(split=5)
-    async with asyncio.timeout(HANG_S):
-        while (await rig.proxy.get("/admin/state"))["policies"]["generation"] < 2:
-            await asyncio.sleep(0.02)
-    text, layers = await ask()
+    await rig.edit(moe_cpu_layers=5)
+    text, layers, _ = await rig.complete()
     assert layers == "5"
-    assert await ask(moe_cpu_layers=2) == (text, "2")
-    assert await ask() == (text, "2"), "who asks for nothing takes what is there"
+    assert (await rig.complete(moe_cpu_layers=2))[:2] == (text, "2")
+    assert (await rig.complete())[:2] == (text, "2"), "who asks for nothing takes what is there"
 
-    rig.edit(split=7)
-    await until(moe_cpu_layers=7)
-    assert await ask() == (text, "7")
+    rig.proxy.edit(rig.text(moe_cpu_layers=7))
+    before = (await rig.until_ready(moe_cpu_layers=7))["id"]
+    assert await rig.complete() == (text, "7", before)
     # What says no number leaves all experts on the CPU, and is served.
-    for no_number in ('"auto"', '"0-2,7"'):
-        rig.edit(split=no_number)
-        await until(why_no_moves="MOE_PROXY_NO_LIVE_MOVES is set")
-        assert await ask() == (text, None)
+    for no_number in ("auto", "0-2,7"):
+        rig.proxy.edit(rig.text(moe_cpu_layers=no_number))
+        await rig.until_ready(why_no_moves="MOE_PROXY_NO_LIVE_MOVES is set")
+        assert (await rig.complete())[:2] == (text, None)
 
 
 async def test_an_edit_of_the_number_starts_a_command_anew(tmp_path: Path) -> None:
     server = Path(gated_server.__file__)
     command = [sys.executable, str(server), "--port", "{port}", "--fail", "no-{moe_cpu_layers}"]
+    usual = {"path": model(), "engine": "command", "command": command}
 
     def text(split: int, ways: str) -> str:
-        return (
-            f"[models.m]\npath = {str(model())!r}\nengine = 'command'\nsplit = {ways!r}\n"
-            f"command = {command}\nmoe_cpu_layers = {split}\n"
-        )
+        return policies({"m": usual | {"split": ways, "moe_cpu_layers": split}})
 
     async def splits(app: Proxy) -> list[object]:
-        backends = (await app.get("/admin/state"))["backends"]
-        return [b["moe_cpu_layers"] for b in backends if b["state"] == "ready"]
+        return [backend["moe_cpu_layers"] for backend in await app.ready()]
 
-    async with proxy(tmp_path, text(2, "move")) as app, asyncio.timeout(HANG_S):
+    async with proxy(tmp_path, text(2, "move")) as app:
         await app.post("/admin/models/m/load")
         assert await splits(app) == [2]
         app.edit(text(5, "move"))
-        while await splits(app) != [5]:
-            await asyncio.sleep(0.02)
+
+        async def anew() -> bool:
+            return await splits(app) == [5]
+
+        await until(anew, "only the new one is there")
 
     # Those that stand side by side on purpose have the split that they were asked for.
-    async with proxy(tmp_path, text(2, "separate")) as app, asyncio.timeout(HANG_S):
+    async with proxy(tmp_path, text(2, "separate")) as app:
         await app.post("/admin/models/m/load")
-        app.edit(text(5, "separate"))
-        while (await app.get("/admin/state"))["policies"]["generation"] < 2:
-            await asyncio.sleep(0.02)
+        await app.apply(text(5, "separate"))
         await app.post("/admin/models/m/load")
         assert await splits(app) == [2, 5]

@@ -125,6 +125,7 @@ def arguments() -> tuple[Settings, tuple[str, ...], bool]:
         arch=given.arch,
         cpu=given.cpu,
         threads=given.threads or (1 if given.cpu else None),
+        settle_s=0.4 if given.cpu else 2.0,
         limit_s=given.limit_s,
     )
     return settings, given.steps, given.dry_run

@@ -20,7 +20,6 @@ PROMPT = "the quick brown fox jumps over the lazy dog while the river runs to th
 TOKENS = 32
 STREAMED = 400
 UNDER_WAY = 10  # tokens
-RELEASED_S = 3.0
 # A cell loads the model four times, and repacks it; none is begun with less time left.
 CELL_S, BYTES_A_SECOND = 30.0, 2e8
 
@@ -50,8 +49,7 @@ async def _moves(machine: Rig) -> dict[str, Any]:
                 texts[split] = await client.text(PROMPT, TOKENS)
                 used[split] = await machine.used_bytes()
         await _go(running, backend, layers)
-        await asyncio.sleep(RELEASED_S)
-        after = await machine.used_bytes()
+        after = await _released(machine)
         gaps = await _gaps_while_moving(running, lowest, layers)
         moved = [layer for layer in backend.engine.known().layers if layer.index >= lowest]
         history = running.app.services.desired.history(backend)
@@ -71,6 +69,16 @@ async def _moves(machine: Rig) -> dict[str, Any]:
         "staged_s": max((move["staged_s"] for move in history), default=0.0),
         **gaps,
     }
+
+
+async def _released(machine: Rig) -> int:
+    """The bytes in use, once they have not become fewer for a while."""
+    used, since = await machine.used_bytes(), time.monotonic()
+    while time.monotonic() - since < 1.5 * machine.settings.settle_s:
+        await asyncio.sleep(0.2)
+        if (now := await machine.used_bytes()) < used:
+            used, since = now, time.monotonic()
+    return used
 
 
 def _size(layers: list[Layer]) -> int:

@@ -19,29 +19,12 @@ from proxy.memory.host import available_host_bytes
 from proxy.placement.assign import placed
 from proxy.pool.state import Backend
 from tests.support.llama import child, program, rpc_server
+from tests.support.policies import policies
 from tests.support.proxy import Proxy, proxy
 
 LOAD_S = 400.0
 SETTLE_S = 300.0
 MIB = 1 << 20
-POLICIES = """\
-[catalog]
-state = "{folder}/state"
-ollama = false
-[devices]
-reserve = "{reserve}"
-low = "{low}"
-settle = "2s"
-{rpc}
-[engine]
-{engine}
-[models.m]
-path = "{model}"
-ctx = {ctx}
-parallel = 1
-moe_cpu_layers = "auto"
-keep_alive = "1h"
-"""
 
 
 class Rig:
@@ -66,20 +49,18 @@ class Rig:
     async def proxy(self) -> AsyncIterator[tuple[Proxy, Backend]]:
         """A whole proxy under the cap, with the model loaded."""
         settings = self.settings
-        engine = [f'libdir = "{settings.libdir}"'] if settings.libdir else []
-        engine += [f"threads = {settings.threads}"] if settings.threads else []
-        limit = f'rpc = ["{self._rpc}"]\n[devices.RPC0]\nlimit = "{self.cap}"'
+        reserve = settings.reserve
+        devices = {"reserve": reserve, "low": reserve // 2, "settle": f"{settings.settle_s}s"}
+        capped = {"rpc": [self._rpc], "RPC0": {"limit": self.cap}} if self._rpc else {}
+        m = {"path": self.model, "ctx": settings.ctx, "parallel": 1, "keep_alive": "1h"}
         with tempfile.TemporaryDirectory(prefix="moe-") as folder:
-            policies = POLICIES.format(
-                folder=folder,
-                reserve=settings.reserve,
-                low=settings.reserve // 2,
-                rpc=limit if self._rpc else "",
-                engine="\n".join(engine),
-                model=self.model,
-                ctx=settings.ctx,
+            text = policies(
+                {"m": m},
+                catalog={"state": Path(folder, "state")},
+                devices=devices | capped,
+                engine={"libdir": settings.libdir, "threads": settings.threads},
             )
-            async with proxy(Path(folder), policies) as running:
+            async with proxy(Path(folder), text) as running:
                 await running.post("/admin/models/m/load")
                 (backend,) = running.app.services.pool.backends()
                 if not backend.engine.live_moves:

@@ -25,7 +25,6 @@ WORDS = ("river", "mill", "stone", "letter", "engine", "garden", "silver", "wind
 CONTEXT_BYTES = 700 << 20
 # A cell loads the model once, and reads the deep prompt; none is begun with less time left.
 CELL_S, BYTES_A_SECOND, TOKENS_A_SECOND = 30.0, 5e8, 300
-STILL_S = 4.0
 
 
 async def speed(settings: Settings, results: Results) -> None:
@@ -54,8 +53,8 @@ def machine_s(settings: Settings) -> float:
 async def _by_proxy(machine: Rig) -> dict[str, Any]:
     async with machine.proxy() as (_, backend):
         split, since = await still(backend), time.monotonic()
-        while time.monotonic() - since < STILL_S:  # "auto" goes step by step
-            await asyncio.sleep(0.5)
+        while time.monotonic() - since < 2 * machine.settings.settle_s:  # "auto" goes step by step
+            await asyncio.sleep(0.2)
             if (now := await still(backend)) != split:
                 split, since = now, time.monotonic()
         measured = await _measure(machine, backend.engine.address)

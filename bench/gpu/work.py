@@ -33,6 +33,9 @@ class Settings:
     arch: str
     cpu: bool
     threads: int | None
+    settle_s: (
+        float  # how long memory has to last before experts come; nothing moves after twice that
+    )
     limit_s: float
     started_s: float = field(default_factory=time.monotonic)
 

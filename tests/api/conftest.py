@@ -1,6 +1,5 @@
 """A whole proxy on a port of its own, with one small model, for tests over real sockets."""
 
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from proxy.app import Running, Settings, running
 from tests.support.models import model
+from tests.support.policies import policies as made
 
 MODEL = "org/tiny:4l"
 ALIAS = "gpt-4o"
@@ -18,24 +18,10 @@ ALIAS = "gpt-4o"
 def policies(tmp_path: Path) -> Path:
     """A policy file that a test may rewrite."""
     file = tmp_path / "policies.toml"
-    file.write_text(
-        f"""
-[server]
-max_body = "64KiB"
-drain = "10s"
-[catalog]
-ollama = false
-[engine]
-threads = 1
-[defaults]
-ctx = 2048
-parallel = 2
-[models."{MODEL}"]
-path = {json.dumps(str(model(layers=4)))}
-aliases = ["{ALIAS}"]
-params = {{ temperature = 0.0, seed = 7 }}
-"""
-    )
+    tiny = {"path": model(layers=4), "aliases": [ALIAS], "params": {"temperature": 0.0, "seed": 7}}
+    server = {"max_body": "64KiB", "drain": "10s"}
+    defaults = {"ctx": 2048, "parallel": 2}
+    file.write_text(made({MODEL: tiny}, server=server, defaults=defaults))
     return file
 
 

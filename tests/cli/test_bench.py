@@ -13,6 +13,7 @@ from proxy.cli.bench import chart
 from proxy.control.speed_curve import Curve, Point
 from tests.support.llama import rpc_server
 from tests.support.models import model
+from tests.support.policies import policies as made
 from tests.support.proxy import proxy
 
 pytestmark = pytest.mark.llama
@@ -22,13 +23,11 @@ SMALL = ("--ctx", "512", "--prompt", "48", "--tokens", "8", "--rounds", "2")
 
 @pytest.fixture
 async def policies(tmp_path: Path) -> AsyncIterator[Path]:
-    async with rpc_server(threads=1) as rpc:
+    async with rpc_server() as rpc:
         file = tmp_path / "policies.toml"
-        file.write_text(
-            f'[catalog]\nstate = "{tmp_path}/state"\nollama = false\n'
-            f'[devices]\nrpc = ["{rpc}"]\n[engine]\nthreads = 1\n'
-            f'[models.m]\npath = "{model()}"\nparallel = 1\n'
-        )
+        catalog, devices = {"state": tmp_path / "state"}, {"rpc": [rpc]}
+        m = {"path": model(), "parallel": 1}
+        file.write_text(made({"m": m}, catalog=catalog, devices=devices))
         yield file
 
 
@@ -77,8 +76,7 @@ async def test_a_file_that_no_policy_names_and_splits_by_itself(policies: Path) 
 async def test_refuses_while_a_proxy_has_a_model_loaded(policies: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    serving = f'[engine]\nthreads = 1\n[models.busy]\npath = "{model(layers=4)}"\nctx = 512\n'
-    async with proxy(other, serving) as running:
+    async with proxy(other, made({"busy": {"path": model(layers=4), "ctx": 512}})) as running:
         await running.post("/admin/models/busy/load")
         status, _, errors = await run(policies, "m", "--url", str(running.url), *SMALL)
 
@@ -103,7 +101,7 @@ async def test_says_what_is_wrong(policies: Path, arguments: tuple[str, ...], wo
 
 async def test_without_a_device_there_is_nothing_to_compare(tmp_path: Path) -> None:
     file = tmp_path / "policies.toml"
-    file.write_text(f'[engine]\nthreads = 1\n[models.m]\npath = "{model(layers=4)}"\nctx = 512\n')
+    file.write_text(made({"m": {"path": model(layers=4), "ctx": 512}}))
     status, _, errors = await run(file, "m", "--url", NOBODY, *SMALL)
 
     assert status == 1

@@ -11,25 +11,15 @@ from proxy.cli.output import FAILED, MISUSED, OK
 from proxy.cli.plan import parse_vram
 from tests.catalog.test_store import put
 from tests.support.models import model
-
-POLICIES = """
-[devices]
-reserve = "1MiB"
-low = "1MiB"
-[devices.CUDA1]
-attention = false
-[defaults]
-ctx = 2048
-parallel = 2
-[models."tiny"]
-path = "{path}"
-"""
+from tests.support.policies import policies as made
 
 
 @pytest.fixture
 def policies(tmp_path: Path) -> Path:
     file = tmp_path / "policies.toml"
-    file.write_text(POLICIES.format(path=model("qwen3moe")))
+    devices = {"reserve": "1MiB", "low": "1MiB", "CUDA1": {"attention": False}}
+    defaults = {"ctx": 2048, "parallel": 2}
+    file.write_text(made({"tiny": {"path": model()}}, devices=devices, defaults=defaults))
     return file
 
 

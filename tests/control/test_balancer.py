@@ -1,39 +1,32 @@
 """Who gets memory and who gives it, on real workers with real devices."""
 
-import asyncio
 from pathlib import Path
+
+import pytest
 
 from proxy.engine.types import CPU
 from tests.support.control import desired_of
-from tests.support.guard import HANG_S
+from tests.support.guard import until
 from tests.support.llama import rpc_server
 from tests.support.models import model
+from tests.support.policies import policies
 from tests.support.proxy import proxy
+
+pytestmark = pytest.mark.llama
 
 LAYERS = 12
 # About 13 MiB of experts a layer.
 SIZES = {"width": 512, "expert_width": 512, "experts": 16}
-POLICIES = """
-[devices]
-rpc = ["{rpc}"]
-settle = "{settle}"
-[engine]
-threads = 1
-[models.m]
-path = "{path}"
-moe_cpu_layers = "full"
-ctx = 512
-parallel = 1
-repack = "off"
-"""
 BODY = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 1}
 
 
 async def test_what_could_not_be_had_is_not_tried_before_it_has_settled(tmp_path: Path) -> None:
     """A device that shows more room than it has."""
+    m = {"path": model(sizes=SIZES), "moe_cpu_layers": "full", "ctx": 512, "parallel": 1}
+    m |= {"repack": "off"}
     async with rpc_server() as rpc:
-        policies = POLICIES.format(rpc=rpc, path=model(sizes=SIZES), settle="{settle}")
-        async with proxy(tmp_path, policies.format(settle="1h")) as served:
+        devices: dict[str, object] = {"rpc": [rpc], "settle": "1h"}
+        async with proxy(tmp_path, policies({"m": m}, devices=devices)) as served:
             desired = desired_of(served.app.services)
             await served.post("/v1/completions", BODY)
             (backend,) = served.app.services.pool.backends()
@@ -50,7 +43,5 @@ async def test_what_could_not_be_had_is_not_tried_before_it_has_settled(tmp_path
                 assert places == [*[CPU] * (LAYERS - 1), "RPC0"], "what is there may leave"
 
                 await served.post("/v1/completions", BODY | {"moe_cpu_layers": 2})
-            served.edit(policies.format(settle="0s"))
-            async with asyncio.timeout(HANG_S):
-                while backend.engine.known().moe_cpu_layers != 2:
-                    await asyncio.sleep(0.02)
+            served.edit(policies({"m": m}, devices=devices | {"settle": "0s"}))
+            await until(lambda: backend.engine.known().moe_cpu_layers == 2, "it is tried again")

@@ -16,6 +16,7 @@ from proxy.routing.request import ModelRequest
 from tests.support.guard import HANG_S
 from tests.support.models import model
 from tests.support.nvml import StandInCard, StandInNvml
+from tests.support.policies import policies
 from tests.support.proxy import proxy
 
 GIB = 1 << 30
@@ -33,9 +34,9 @@ async def test_the_very_first_load_knows_the_cards(tmp_path: Path, total: int, u
     """Nothing was loaded yet, so no device has a name: a batch is chosen for the card all the
     same."""
     driver = StandInNvml(tmp_path, StandInCard(total=total))
-    text = f"[catalog]\nollama = false\n[models.m]\npath = {str(model())!r}\n"
+    models = {"m": {"path": model()}}
     with driver.loaded():
-        async with proxy(tmp_path, text) as served, asyncio.timeout(HANG_S):
+        async with proxy(tmp_path, policies(models)) as served, asyncio.timeout(HANG_S):
             services = served.app.services
             while not any(card.at_s for card in services.memory.latest().cards.values()):
                 await services.memory.fresh()
@@ -46,18 +47,16 @@ async def test_the_very_first_load_knows_the_cards(tmp_path: Path, total: int, u
                 return (await services.planner.load_options(found, request, "generation")).ubatch
 
             assert await chosen() == ubatch
-            served.edit(text + '[devices.CUDA0]\nlimit = "200MiB"\n')
-            while not services.policies.current.devices.named:
-                await asyncio.sleep(0.01)
+            await served.apply(policies(models, devices={"CUDA0": {"limit": "200MiB"}}))
             assert await chosen() == 512
 
 
 async def test_what_is_free_or_ours_within_the_policies(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text(POLICIES)
-    policies = load(tmp_path / "p.toml", {"HOME": str(tmp_path)}).policies
-    assert policies is not None
+    loaded = load(tmp_path / "p.toml", {"HOME": str(tmp_path)}).policies
+    assert loaded is not None
     watch, ledger = MemoryWatch(setting=lambda _: "ggml", patience_s=20), Ledger()
-    assert capacity(watch, ledger, policies, ()) == []
+    assert capacity(watch, ledger, loaded, ()) == []
     watch.set_devices(
         [
             Device("CUDA0", "RTX", "gpu", 8 * GIB, 3 * GIB),
@@ -74,7 +73,7 @@ async def test_what_is_free_or_ours_within_the_policies(tmp_path: Path) -> None:
     with suppress(asyncio.CancelledError):
         await task
 
-    assert capacity(watch, ledger, policies, ["10.0.0.3:1"]) == [
+    assert capacity(watch, ledger, loaded, ["10.0.0.3:1"]) == [
         Budget("CUDA0", 4 * GIB),
         Budget("Vulkan0", 4 * GIB, experts=False),
         Budget("RPC1", 7 * GIB, streams_weights=False),

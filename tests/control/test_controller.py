@@ -1,45 +1,29 @@
 """Who decides where experts are, on real workers with a device."""
 
 import asyncio
-import json
 import os
 import signal
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.support.commands import LLAMA_SERVER
 from tests.support.control import controller_of, desired_of
 from tests.support.llama import rpc_server
 from tests.support.models import model
+from tests.support.policies import policies
 from tests.support.proxy import proxy
 
-POLICIES = """
-[devices]
-rpc = ["{rpc}"]
-[engine]
-threads = 1
-[defaults]
-moe_cpu_layers = "full"
-ctx = 512
-parallel = 1
-[models.m]
-path = "{path}"
-"""
-FOREIGN = """
-[models.m]
-path = "{path}"
-engine = "command"
-command = {command}
-ctx = 512
-parallel = 1
-"""
+pytestmark = pytest.mark.llama
+
 BODY = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 1}
 
 
 async def test_the_operator_is_not_stopped_by_a_backend_that_ends_meanwhile(tmp_path: Path) -> None:
     async with rpc_server() as rpc, rpc_server() as other:
-        policies = POLICIES.format(rpc=rpc, path=model(layers=4))
-        async with proxy(tmp_path, policies) as served:
+        m = {"path": model(layers=4), "moe_cpu_layers": "full", "ctx": 512, "parallel": 1}
+        async with proxy(tmp_path, policies({"m": m}, devices={"rpc": [rpc]})) as served:
             services = served.app.services
             pool, controller = services.pool, controller_of(services)
             await served.post("/v1/completions", BODY)
@@ -63,9 +47,9 @@ async def test_where_a_foreign_server_has_its_experts_is_not_known(tmp_path: Pat
     split = ("--n-cpu-moe", "{moe_cpu_layers}")
     command = [part for part in LLAMA_SERVER if part not in split]
     for asked, argv in ((None, command), (3, [*command, *split])):
-        policies = FOREIGN.format(path=model(layers=4), command=json.dumps(argv))
+        m = {"path": model(layers=4), "engine": "command", "command": argv}
         async with (
-            proxy(tmp_path, policies) as served,
+            proxy(tmp_path, policies({"m": m | {"ctx": 512, "parallel": 1}})) as served,
             served.session.post("/v1/completions", json=BODY | {"moe_cpu_layers": asked}) as answer,
         ):
             assert answer.status == 200, await answer.text()

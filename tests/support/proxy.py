@@ -1,6 +1,7 @@
 """A real proxy for tests: the whole application on a free port, with policies in a file that can be
 edited."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from typing import Any
 import aiohttp
 
 from proxy.app import Running, Settings, running
+from tests.support.guard import HANG_S
 
 
 class Proxy:
@@ -24,6 +26,21 @@ class Proxy:
         temporary = self.policies.with_suffix(".new")
         temporary.write_text(text)
         temporary.replace(self.policies)
+
+    async def apply(self, text: str) -> None:
+        """Save other policies, and wait until they hold and everybody has been told of them."""
+        told, listeners = asyncio.Event(), self.app.services.policies.listeners
+
+        async def last(*_: object) -> None:
+            told.set()
+
+        listeners.append(last)  # they are told in turn
+        try:
+            self.edit(text)
+            async with asyncio.timeout(HANG_S):
+                await told.wait()
+        finally:
+            listeners.remove(last)
 
     async def get(self, path: str) -> Any:
         async with self.session.get(path) as answer:
@@ -40,12 +57,16 @@ class Proxy:
             assert answer.status == status, await answer.text()
             return await answer.json()
 
-    async def backend(self, model: str) -> dict[str, Any]:
-        """The ready backend of a model, from /admin/state."""
+    async def ready(self) -> list[dict[str, Any]]:
+        """The backends that serve, from /admin/state."""
         backends = (await self.get("/admin/state"))["backends"]
-        found = [b for b in backends if b["model"] == model and b["state"] == "ready"]
-        assert len(found) == 1, backends
-        return dict(found[0])
+        return [backend for backend in backends if backend["state"] == "ready"]
+
+    async def backend(self, model: str) -> dict[str, Any]:
+        """The only ready backend of a model."""
+        ready = await self.ready()
+        (found,) = [backend for backend in ready if backend["model"] == model]
+        return found
 
     async def events(self, *kinds: str) -> AsyncIterator[dict[str, Any]]:
         """The events of these kinds, from now on."""

@@ -14,6 +14,8 @@ from tests.support.models import model
 from tests.worker.conftest import Hosted
 from tests.worker.test_live import PROMPT, split, streams
 
+pytestmark = pytest.mark.llama
+
 LAYERS = 6
 
 

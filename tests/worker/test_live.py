@@ -17,6 +17,8 @@ from tests.support.llama import Client, plain_text
 from tests.support.models import MOE_SHAPES, model
 from tests.worker.conftest import Hosted
 
+pytestmark = pytest.mark.llama
+
 PROMPT = "the quick brown fox jumps over the lazy dog and then"
 
 

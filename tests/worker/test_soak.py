@@ -4,12 +4,16 @@ import asyncio
 import random
 from pathlib import Path
 
+import pytest
+
 from proxy.engine.hosted import HostedEngine
 from proxy.engine.types import CPU
 from tests.support.guard import HANG_S
 from tests.support.llama import Client
 from tests.support.models import model
 from tests.worker.conftest import Hosted
+
+pytestmark = pytest.mark.llama
 
 CLIENTS = 8
 # What a heap may still grow by, after it has seen every size: fragments, not layers. One layer has

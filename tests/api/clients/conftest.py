@@ -1,7 +1,6 @@
 """One proxy, as a process, for all tests with the official clients of OpenAI and Anthropic."""
 
 import contextlib
-import json
 import shutil
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from tests.support.extras import projector
 from tests.support.guard import HANG_S
 from tests.support.llama import program
 from tests.support.models import model
+from tests.support.policies import policies
 from tests.support.served import served
 
 TINY, ALIAS = "tiny:4l", "gpt-4o"
@@ -46,10 +46,12 @@ def device() -> Iterator[str]:
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + HANG_S
-            while time.monotonic() < deadline and process.poll() is None:
+            while True:
                 with contextlib.suppress(OSError):
                     socket.create_connection(("127.0.0.1", port)).close()
                     break
+                assert process.poll() is None, "ggml-rpc-server ended"
+                assert time.monotonic() < deadline, "ggml-rpc-server does not listen"
                 time.sleep(0.05)
             yield f"127.0.0.1:{port}"
         finally:
@@ -70,33 +72,26 @@ def policy_text(folder: Path, device: str) -> str:
     shutil.copyfile(model(layers=2), seer)
     projector(seer.with_name("mmproj.gguf"))
     # Texts are compared: other kernels, and prompts of which a part is cached, round otherwise.
-    params = "temperature = 0.0, cache_prompt = false"
-    tables = {
-        TINY: [
-            *(f"path = {_toml(model(layers=4))}", f'aliases = ["{ALIAS}"]', 'repack = "off"'),
-            *(f'rpc = ["{device}"]', 'moe_cpu_layers = "full"'),
-        ],
-        VARIANT: [f'base = "{TINY}"', "moe_cpu_layers = 1"],
-        ENCODER: [f"path = {_toml(model('bert', layers=2))}", f'aliases = ["{EMBEDDING_ALIAS}"]'],
-        MEANS: [f"path = {_toml(model(layers=2))}", 'args = ["--pooling", "mean"]', "ctx = 2048"],
-        SEER: [f"path = {_toml(seer)}"],
+    params = {"temperature": 0.0, "cache_prompt": False}
+    models: dict[str, dict[str, object]] = {
+        TINY: {
+            **{"path": model(layers=4), "aliases": [ALIAS], "repack": "off"},
+            **{"rpc": [device], "moe_cpu_layers": "full"},
+        },
+        VARIANT: {"base": TINY, "moe_cpu_layers": 1},
+        ENCODER: {"path": model("bert", layers=2), "aliases": [EMBEDDING_ALIAS]},
+        MEANS: {"path": model(layers=2), "args": ["--pooling", "mean"], "ctx": 2048},
+        SEER: {"path": seer},
     }
     for name, template in TEMPLATES.items():
-        tables[name] = [f"path = {_toml(model(layers=2, template=template))}"]
-    tables["thinker"] = tables["qwen3"]
-    lines = [
-        *("[catalog]", "ollama = false", f"state = {_toml(folder / 'state')}"),
-        *("[engine]", "threads = 1"),
-        *("[defaults]", "ctx = 1024", "parallel = 2"),
-    ]
-    for name, table in tables.items():
-        own = f", grammar = 'root ::= \"{THOUGHT}\"'" if name == "thinker" else ""
-        lines += [f'[models."{name}"]', *table, f"params = {{ {params}{own} }}"]
-    return "\n".join(lines) + "\n"
-
-
-def _toml(path: Path) -> str:
-    return json.dumps(str(path))
+        models[name] = {"path": model(layers=2, template=template)}
+    thinks = {"grammar": f'root ::= "{THOUGHT}"'}
+    return policies(
+        {name: {**table, "params": params} for name, table in models.items()}
+        | {"thinker": {**models["qwen3"], "params": params | thinks}},
+        catalog={"state": folder / "state"},
+        defaults={"ctx": 1024, "parallel": 2},
+    )
 
 
 @pytest.fixture(scope="session")

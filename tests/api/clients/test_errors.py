@@ -9,20 +9,14 @@ import openai
 import pytest
 
 from tests.api.clients.conftest import TINY, USER
-from tests.support.guard import HANG_S
+from tests.support.guard import until
+from tests.support.policies import policies
 from tests.support.proxy import Proxy, proxy
 
-POLICY = """
-[server]
-api_keys_file = "keys.txt"
-max_body = "1KiB"
-max_queue = 1
-[catalog]
-ollama = false
-[models.slow]
-engine = "command"
-command = ["sleep", "{port}"]
-"""
+POLICY = policies(
+    {"slow": {"engine": "command", "command": ["sleep", "{port}"]}},
+    server={"api_keys_file": "keys.txt", "max_body": "1KiB", "max_queue": 1},
+)
 ASK: Any = {"model": "slow", "messages": [USER], "max_tokens": 1}
 
 
@@ -67,9 +61,7 @@ async def test_what_a_server_refuses_for_all(tmp_path: Path) -> None:
             await right_too.messages.create(**ASK | {"messages": [large]})
 
         waiting = asyncio.create_task(right.chat.completions.create(**ASK))
-        async with asyncio.timeout(HANG_S):
-            while server.app.services.pool.queue_length == 0:
-                await asyncio.sleep(0.01)
+        await until(lambda: server.app.services.pool.queue_length, "one waits")
         with pytest.raises(openai.InternalServerError, match="busy") as busy:
             await right.chat.completions.create(**ASK)
         assert busy.value.status_code == 503

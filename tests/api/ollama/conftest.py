@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.guard import HANG_S
 from tests.support.models import model
+from tests.support.policies import policies
 from tests.support.served import served
 
 TINY = "tiny:4l"
@@ -36,43 +37,29 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def policy_text(folder: Path) -> str:
-    lines = [
-        "[catalog]",
-        "ollama = false",
-        f"state = {json.dumps(str(folder / 'state'))}",
-        "[engine]",
-        "threads = 1",
-        "[defaults]",
-        "ctx = 1024",
-        "parallel = 2",
-        'keep_alive = "10s"',
-        f'[models."{TINY}"]',
-        f"path = {json.dumps(str(model(layers=4)))}",
-        'aliases = ["GPT-4o"]',
-        # Texts are compared: other kernels, and prompts of which a part is cached, round otherwise.
-        'repack = "off"',
-        "params = { cache_prompt = false }",
-        f"[models.{EMBEDDER}]",
-        f"path = {json.dumps(str(model('bert', layers=2)))}",
-    ]
+    # Texts are compared: other kernels, and prompts of which a part is cached, round otherwise.
+    alike = {"cache_prompt": False}
+    tiny = {"path": model(layers=4), "aliases": ["GPT-4o"], "repack": "off", "params": alike}
     # Its vocabulary has the tokens for filling in the middle.
     sizes = {"width": 64, "expert_width": 64, "heads": 2, "head_width": 32}
     coder = model(layers=2, vocab="starcoder", sizes=sizes)
-    lines += [f"[models.{CODER}]", f"path = {json.dumps(str(coder))}"]
+    models: dict[str, dict[str, object]] = {
+        TINY: tiny,
+        EMBEDDER: {"path": model("bert", layers=2)},
+        CODER: {"path": coder},
+    }
+    # A grammar makes random weights call a tool.
+    forced = {"tool_choice": "required", "parallel_tool_calls": False}
     for name, template in TEMPLATES.items():
-        path = json.dumps(str(model(layers=2, template=template)))
-        lines += [
-            f'[models."{name}"]',
-            f"path = {path}",
-            "params = { temperature = 0.0, cache_prompt = false }",
-        ]
-        # A grammar makes random weights call a tool.
-        lines += [f'[models."{name}-forced"]', f"path = {path}"]
-        lines += [
-            'params = { temperature = 0.0, tool_choice = "required", parallel_tool_calls = false, '
-            "cache_prompt = false }"
-        ]
-    return "\n".join(lines) + "\n"
+        path = model(layers=2, template=template)
+        params = alike | {"temperature": 0.0}
+        models[name] = {"path": path, "params": params}
+        models[f"{name}-forced"] = {"path": path, "params": params | forced}
+    return policies(
+        models,
+        catalog={"state": folder / "state"},
+        defaults={"ctx": 1024, "parallel": 2, "keep_alive": "10s"},
+    )
 
 
 @pytest.fixture

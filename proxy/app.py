@@ -47,8 +47,8 @@ from proxy.policy.diff import Changes
 from proxy.policy.live import LivePolicies
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.values import home_of
+from proxy.pool.hooks import Hooks
 from proxy.pool.pool import Pool
-from proxy.pool.state import Backend
 from proxy.routing.model_dirs import model_dirs
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Models
@@ -127,6 +127,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
         pool = Pool(
             _engine_maker(runtime_dir, log_buffer, lambda: policies.current),
+            hooks=Hooks(),
             max_queue=server.max_queue,
             clock=RealClock(),
             events=events,
@@ -206,11 +207,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             capacity=room_on_devices,
         )
 
-        async def before_start(backend: Backend) -> None:
-            await host_memory.check(backend)
-            await balancer.make_way(backend)
-
-        pool.before_start = before_start
+        pool.hooks.subscribe(before_start=host_memory.check)
+        pool.hooks.subscribe(before_start=balancer.make_way)
         _background(stack, memory.run(), name="memory")
         await memory.fresh()  # whoever asks, from the first request on, finds the host's memory
 

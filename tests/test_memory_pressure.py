@@ -71,8 +71,10 @@ class Rig:
         controller, pool = proxy.app.services.splits, proxy.app.services.pool
         assert isinstance(controller, Controller)
         self.controller = controller
-        pool.on_ready.append(lambda b: self._show(b.options.model, b.engine.pid or 0))
-        pool.on_gone.append(lambda b: self._show(b.options.model, servers[b.options.model]))
+        pool.hooks.subscribe(
+            ready=lambda b: self._show(b.options.model, b.engine.pid or 0),
+            gone=lambda b: self._show(b.options.model, servers[b.options.model]),
+        )
 
     def _show(self, name: str, pid: int) -> None:
         before = self._shown_as.get(name, 0)

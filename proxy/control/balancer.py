@@ -76,8 +76,7 @@ class Balancer:
         )
         controller.spare, controller.card_of = self._spare, self._rooms.domain_of
         controller.on_short = self._was_short
-        pool.on_ready.insert(0, self._ready)
-        pool.on_gone.append(self._gone)
+        pool.hooks.subscribe(ready=self._ready, gone=self._gone)
         watch.subscribe(self._look)
 
     async def make_way(self, backend: Backend) -> None:

@@ -86,9 +86,7 @@ class Controller:
         self.floors: dict[str, int] = {}
         # Told when a device turned out to have no room for what was planned.
         self.on_short: Callable[[str], None] = lambda _: None
-        pool.on_ready.append(self._ready)
-        pool.on_idle.append(self._idle)
-        pool.on_gone.append(self._gone)
+        pool.hooks.subscribe(ready=self._ready, idle=self._idle, gone=self._gone)
 
     async def close(self) -> None:
         """Stop waiting for moves; the engines end with the pool."""

@@ -30,8 +30,9 @@ from proxy.pool.events import (
     TimerFired,
     Unload,
 )
+from proxy.pool.hooks import Hooks
 from proxy.pool.lease import Lease
-from proxy.pool.process_run import BeforeStart, ProcessRun
+from proxy.pool.process_run import ProcessRun
 from proxy.pool.scheduler import Scheduler
 from proxy.pool.state import Backend, BackendState, Name
 from proxy.pool.timers import Timers
@@ -55,18 +56,13 @@ class Pool:
         self,
         make_engine: Callable[[str, LoadOptions], Engine],
         *,
+        hooks: Hooks,
         max_queue: int,
         clock: Clock,
         events: EventLog,
     ) -> None:
-        # Awaited before a backend's process is started: makes room for it. Cancelled if the backend
-        # is not wanted any more.
-        self.before_start: BeforeStart | None = None
-        # Called in turn when a backend is ready (before a request gets it), has become idle, or is
-        # gone.
-        self.on_ready: list[Callable[[Backend], None]] = []
-        self.on_idle: list[Callable[[Backend], None]] = []
-        self.on_gone: list[Callable[[Backend], None]] = []
+        """`hooks` are told of each backend, and prepare its start."""
+        self.hooks = hooks
         self._make_engine = make_engine
         self._clock = clock
         self._events = events
@@ -257,7 +253,7 @@ class Pool:
             case SetTimer(backend, generation, at_s):
                 self._timers.set(self._runs[backend, generation].backend, at_s)
             case Idle(backend, generation):
-                self._call(self.on_idle, self._runs[backend, generation].backend)
+                self.hooks.idle(self._runs[backend, generation].backend)
             case Changed():
                 self._say(effect)
 
@@ -267,7 +263,7 @@ class Pool:
             self._answers[request].set_result(answer)
 
     def _start(self, backend: Backend) -> None:
-        run = ProcessRun(backend, self._tell, self.before_start, lambda: self._grace_s)
+        run = ProcessRun(backend, self._tell, self.hooks.before_start, lambda: self._grace_s)
         self._runs[backend.name] = run
         self._events.publish(
             "backend_starting",
@@ -297,15 +293,7 @@ class Pool:
             why=change.why,
         )
         if change.new == BackendState.READY:
-            self._call(self.on_ready, backend)
+            self.hooks.ready(backend)
         elif change.new == BackendState.GONE:
             del self._runs[backend.name]
-            self._call(self.on_gone, backend)
-
-    def _call(self, listeners: list[Callable[[Backend], None]], backend: Backend) -> None:
-        for listener in listeners:
-            try:
-                listener(backend)
-            except Exception:
-                # A listener's bug is no reason to lose a request.
-                log.exception("listener_crashed", backend=backend.id)
+            self.hooks.gone(backend)

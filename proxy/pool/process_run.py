@@ -1,19 +1,18 @@
 """One start of a backend, from before its process to the end of it."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import structlog
 
 from proxy.errors import LoadFailed
 from proxy.pool.events import Exited, Started, StartFailed
+from proxy.pool.hooks import Step
 from proxy.pool.state import Backend, BackendState
 from proxy.tasks import spawn
 
 log = structlog.get_logger()
 
-BeforeStart = Callable[[Backend], Coroutine[Any, Any, None]]
 Tell = Callable[[Started | StartFailed | Exited], None]
 
 
@@ -24,7 +23,7 @@ class ProcessRun:
         self,
         backend: Backend,
         tell: Tell,
-        before_start: BeforeStart | None,
+        before_start: Step,
         grace_s: Callable[[], float],
     ) -> None:
         """`before_start` is awaited before there is a process. `grace_s`: how long a process may
@@ -79,8 +78,6 @@ class ProcessRun:
         """Whether the process is to be started now: not if it was stopped meanwhile."""
         if self._unwanted():
             return False
-        if self._before_start is None:
-            return True
         preparing = spawn(self._before_start(self.backend), name=self._task("prepare"))
         self._preparing = preparing
         try:

@@ -14,6 +14,7 @@ from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.types import LoadOptions
 from proxy.observe.events import EventLog
 from proxy.pool.events import MatchPolicy
+from proxy.pool.hooks import Hooks
 from proxy.pool.pool import Pool
 from tests.support.commands import GATED
 from tests.support.gates import Gate
@@ -53,7 +54,13 @@ class House:
             known = replace(options, command=command, args=args)
             return Engine(backend_id, known, self)
 
-        pool = Pool(make, max_queue=max_queue, clock=clock or RealClock(), events=self.events)
+        pool = Pool(
+            make,
+            hooks=Hooks(),
+            max_queue=max_queue,
+            clock=clock or RealClock(),
+            events=self.events,
+        )
         self.pools.append(pool)
         return pool
 

@@ -43,6 +43,7 @@ from proxy.policy.diff import Changes
 from proxy.policy.live import LivePolicies
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.values import home_of
+from proxy.pool.hooks import Hooks
 from proxy.pool.pool import Pool
 from proxy.routing.model_dirs import ModelDirs, model_dirs
 from proxy.routing.planner import Planner
@@ -123,8 +124,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         runtime_dir = runtime_folder(settings.env)
         stack.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
 
+        hooks = Hooks()
         pool = Pool(
             _engine_maker(runtime_dir, log_buffer, lambda: policies.current),
+            hooks=hooks,
             max_queue=server.max_queue,
             clock=clock,
             events=events,
@@ -157,6 +160,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         control = assemble(
             Surroundings(
                 pool=pool,
+                hooks=hooks,
                 memory=memory,
                 ledger=ledger,
                 workers=workers,
@@ -171,7 +175,6 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             footprint_of=footprint_by_header,
             measured=floor_by_bench(lambda: policies.current),
         )
-        control.join(pool)
         stack.push_async_callback(control.controller.close)
         await stack.enter_async_context(loops.background(memory.run, name="memory"))
         await memory.fresh()  # whoever asks, from the first request on, finds the host's memory

@@ -89,18 +89,15 @@ async def test_auto_brings_all_that_fits_to_the_device(rig: Rig) -> None:
 
 
 async def test_an_edit_while_it_loads_is_not_lost(rig: Rig) -> None:
-    pool = rig.proxy.app.services.pool
-    make_way, edited = pool.before_start, False
+    edited = False
 
-    async def before_start(backend: Backend) -> None:
+    async def edit(_: Backend) -> None:
         nonlocal edited
         if not edited:
             edited = True
             await rig.proxy.apply(rig.text(dense_cpu_layers="full"))
-        if make_way is not None:
-            await make_way(backend)
 
-    pool.before_start = before_start
+    rig.proxy.app.services.pool.hooks.subscribe(before_start=edit)
     await rig.ask()
 
     await rig.until(movable=True, layers=LAYERS)

@@ -23,7 +23,7 @@ from proxy.memory.ledger import Ledger
 from proxy.observe.events import EventLog
 from proxy.placement.footprint import footprint
 from proxy.policy.model import ModelPolicy, Policies
-from proxy.pool.pool import Pool as RealPool
+from proxy.pool.hooks import Hooks
 from proxy.pool.state import Backend
 from proxy.routing.batch_size import Capacity
 
@@ -36,6 +36,7 @@ class Surroundings:
     """What the control loop stands on."""
 
     pool: Pool
+    hooks: Hooks
     memory: Memory
     ledger: Ledger
     workers: WorkerDevices
@@ -58,35 +59,7 @@ class ControlLoop:
     desired: DesiredStates
     headroom: Headroom
     controller: Controller
-    admission: Admission
     balancer: Balancer
-    host_pressure: HostPressure
-
-    def join(self, pool: RealPool) -> None:
-        """Have the pool tell of its backends."""
-        pool.before_start = self.before_start
-        pool.on_ready.append(self.ready)
-        pool.on_idle.append(self.idle)
-        pool.on_gone.append(self.gone)
-
-    async def before_start(self, backend: Backend) -> None:
-        """There is no process yet: see to it that there is room for it."""
-        await self.host_pressure.check(backend)
-        await self.admission.admit(backend)
-
-    def ready(self, backend: Backend) -> None:
-        """It is loaded, and no request has it yet."""
-        self.controller.ready(backend)
-        self.balancer.ready(backend)
-
-    def idle(self, backend: Backend) -> None:
-        """Nobody uses it any more."""
-        self.controller.idle(backend)
-
-    def gone(self, backend: Backend) -> None:
-        """Its process is no more."""
-        self.controller.gone(backend)
-        self.balancer.gone(backend)
 
 
 def assemble(on: Surroundings, *, footprint_of: Footprint, measured: Measured) -> ControlLoop:
@@ -143,9 +116,14 @@ def assemble(on: Surroundings, *, footprint_of: Footprint, measured: Measured) -
         split_of=controller.policy_split,
         capacity=on.capacity,
     )
+    # Called in this order.
+    on.hooks.subscribe(before_start=host_pressure.check)
+    on.hooks.subscribe(before_start=admission.admit)
+    on.hooks.subscribe(ready=controller.ready, idle=controller.idle, gone=controller.gone)
+    on.hooks.subscribe(ready=balancer.ready, gone=balancer.gone)
     on.memory.subscribe(balancer.reconcile)
     on.memory.subscribe(host_pressure.look)
-    return ControlLoop(desired, headroom, controller, admission, balancer, host_pressure)
+    return ControlLoop(desired, headroom, controller, balancer)
 
 
 async def footprint_by_header(options: LoadOptions, devices: Sequence[str]) -> dict[str, int]:

@@ -30,8 +30,9 @@ from proxy.pool.events import (
     TimerFired,
     Unload,
 )
+from proxy.pool.hooks import Hooks
 from proxy.pool.lease import Lease
-from proxy.pool.process_run import BeforeStart, ProcessRun
+from proxy.pool.process_run import ProcessRun
 from proxy.pool.scheduler import Scheduler
 from proxy.pool.state import Backend, BackendState, Name
 from proxy.pool.timers import Timers
@@ -55,18 +56,13 @@ class Pool:
         self,
         make_engine: Callable[[str, LoadOptions], Engine],
         *,
+        hooks: Hooks,
         max_queue: int,
         clock: Clock,
         events: EventLog,
     ) -> None:
-        # Awaited before a backend's process is started: makes room for it. Cancelled if the backend
-        # is not wanted any more.
-        self.before_start: BeforeStart | None = None
-        # Called in turn when a backend is ready (before a request gets it), has become idle, or is
-        # gone.
-        self.on_ready: list[Callable[[Backend], None]] = []
-        self.on_idle: list[Callable[[Backend], None]] = []
-        self.on_gone: list[Callable[[Backend], None]] = []
+        """`hooks` are told of each backend, and prepare its start."""
+        self.hooks = hooks
         self._make_engine = make_engine
         self._clock = clock
         self._events = events
@@ -128,6 +124,10 @@ class Pool:
         `keep_alive_s` is how long the backend stays once idle: None as it was, 0 not at all,
         infinity for ever. Raises Busy (queue full, or draining) and LoadFailed. Cancelling this
         leaves nothing behind, and never ends a load.
+
+        It waits without a bound of its own: for a load, which the engine ends when it hangs, and
+        for answers before it, which may take as long as their clients like. The client's leaving
+        ends the wait, and so does a drain.
         """
         request = next(self._requests)
         answer = asyncio.get_running_loop().create_future()
@@ -155,7 +155,8 @@ class Pool:
         """Unload the backend with this id, or all of this model; returns how many, once they are
         gone.
 
-        Running requests are finished first. Cancelling this does not undo it.
+        Running requests are finished first, however long they take; a process that does not end
+        after that is given up (`proxy.pool.process_run`). Cancelling this does not undo it.
         """
         named = [b for b in self.backends() if target in (b.id, b.options.model)]
         going = [b for b in named if b.state is not BackendState.GONE]
@@ -168,8 +169,8 @@ class Pool:
         """Load `options` beside this backend, which serves until that is ready, then drains and
         stops.
 
-        Returns when that is decided. If the new one cannot be loaded the old one stays, with
-        `last_error`.
+        Returns when that is decided, which takes as long as the load: a hanging one the engine
+        ends. If the new one cannot be loaded the old one stays, with `last_error`.
         """
         self._tell(Replace(backend_id, options))
         new = [b for b in self.backends() if b.options == options]
@@ -178,7 +179,8 @@ class Pool:
     async def drain(self, timeout_s: float) -> None:
         """Refuse new requests, finish those that are here, waiting ones too, then stop everything.
 
-        What is left after `timeout_s` is ended. Returns when no process is left.
+        What is left after `timeout_s` is ended. Returns when no process is left; one that does not
+        even end when it is killed is given up after a minute.
         """
         self._tell(Drain())
         try:
@@ -191,7 +193,7 @@ class Pool:
 
     async def kill(self) -> None:
         """End every process at once, whatever it is at, and refuse all requests. Returns when no
-        process is left."""
+        process is left, but for one that does not end within a minute."""
         self._grace_s = 0.0
         self._tell(Drain())
         self._tell(Abort())
@@ -217,6 +219,7 @@ class Pool:
         return not self._runs
 
     async def _until(self, true: Callable[[], bool]) -> None:
+        """Has no bound: whoever calls it has one, or says why it needs none."""
         while not true():
             if self._changed is None:
                 self._changed = asyncio.Event()
@@ -257,7 +260,7 @@ class Pool:
             case SetTimer(backend, generation, at_s):
                 self._timers.set(self._runs[backend, generation].backend, at_s)
             case Idle(backend, generation):
-                self._call(self.on_idle, self._runs[backend, generation].backend)
+                self.hooks.idle(self._runs[backend, generation].backend)
             case Changed():
                 self._say(effect)
 
@@ -267,7 +270,13 @@ class Pool:
             self._answers[request].set_result(answer)
 
     def _start(self, backend: Backend) -> None:
-        run = ProcessRun(backend, self._tell, self.before_start, lambda: self._grace_s)
+        run = ProcessRun(
+            backend,
+            self._tell,
+            before_start=self.hooks.before_start,
+            grace_s=lambda: self._grace_s,
+            clock=self._clock,
+        )
         self._runs[backend.name] = run
         self._events.publish(
             "backend_starting",
@@ -297,15 +306,7 @@ class Pool:
             why=change.why,
         )
         if change.new == BackendState.READY:
-            self._call(self.on_ready, backend)
+            self.hooks.ready(backend)
         elif change.new == BackendState.GONE:
             del self._runs[backend.name]
-            self._call(self.on_gone, backend)
-
-    def _call(self, listeners: list[Callable[[Backend], None]], backend: Backend) -> None:
-        for listener in listeners:
-            try:
-                listener(backend)
-            except Exception:
-                # A listener's bug is no reason to lose a request.
-                log.exception("listener_crashed", backend=backend.id)
+            self.hooks.gone(backend)

@@ -1,51 +1,62 @@
 """One start of a backend, from before its process to the end of it."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 
+from proxy.clock import Clock
 from proxy.errors import LoadFailed
 from proxy.pool.events import Exited, Started, StartFailed
+from proxy.pool.hooks import Step
 from proxy.pool.state import Backend, BackendState
 from proxy.tasks import spawn
 
 log = structlog.get_logger()
 
-BeforeStart = Callable[[Backend], Coroutine[Any, Any, None]]
+# A process that was killed needs this long at most, beyond its grace: to free a hundred gigabytes
+# takes seconds. One that is there even then is stuck in the kernel, where no signal reaches it.
+STUCK_AFTER_S = 60.0
+STUCK = "the worker did not end, though it was killed"
+
 Tell = Callable[[Started | StartFailed | Exited], None]
 
 
 class ProcessRun:
-    """Reports on the process of `backend`, whose engine is set before it begins."""
+    """Reports on the process of `backend`, whose engine is set before it begins. Whatever that
+    process does, a stop is followed by the report of its end."""
 
     def __init__(
         self,
         backend: Backend,
         tell: Tell,
-        before_start: BeforeStart | None,
+        *,
+        before_start: Step,
         grace_s: Callable[[], float],
+        clock: Clock,
     ) -> None:
         """`before_start` is awaited before there is a process. `grace_s`: how long a process may
         take to end, as of when it is told to."""
         self.backend = backend
         self._tell, self._before_start, self._grace_s = tell, before_start, grace_s
-        self._preparing: asyncio.Task[None] | None = None  # while there is no process yet
+        self._clock = clock
+        # What changes: the one task that reports, and what it waits for while there is no process.
+        self._running: asyncio.Task[None] | None = None
+        self._preparing: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        spawn(self._run(), name=self._task("life"))
+        self._running = spawn(self._run(), name=self._task("run"))
 
     def stop(self) -> None:
         """Give the start up, or tell the process to end; the report of that follows."""
         if self._preparing is not None:
             self._preparing.cancel()
-        else:
-            spawn(self.backend.engine.stop(self._grace_s()), name=self._task("stop"))
+        spawn(self._end(self._grace_s()), name=self._task("stop"))
 
     def kill(self) -> None:
         """End the process at once, if there is one."""
-        spawn(self.backend.engine.stop(0.0), name=self._task("kill"))
+        spawn(self._end(0.0), name=self._task("kill"))
 
     def _task(self, what: str) -> str:
         return f"{self.backend.id}.{self.backend.generation}:{what}"
@@ -59,18 +70,18 @@ class ProcessRun:
                 return
             await engine.start()
         except LoadFailed as error:
-            await engine.stop()
+            await self._stop_engine(self._grace_s())
             self._tell(StartFailed(*backend.name, error.message, error.killed))
             return
         except Exception as error:
             log.exception("engine_start_crashed", backend=backend.id)
-            await engine.stop()
+            await self._stop_engine(self._grace_s())
             self._tell(StartFailed(*backend.name, f"{type(error).__name__}: {error}"))
             return
         self._tell(Started(*backend.name))
         if self._unwanted():
             # The order to stop may have come before there was anything to stop.
-            await engine.stop(self._grace_s())
+            await self._stop_engine(self._grace_s())
         status = await engine.wait_exit()
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         self._tell(Exited(*backend.name, f"the worker ended by itself ({how})"))
@@ -79,8 +90,6 @@ class ProcessRun:
         """Whether the process is to be started now: not if it was stopped meanwhile."""
         if self._unwanted():
             return False
-        if self._before_start is None:
-            return True
         preparing = spawn(self._before_start(self.backend), name=self._task("prepare"))
         self._preparing = preparing
         try:
@@ -94,3 +103,25 @@ class ProcessRun:
 
     def _unwanted(self) -> bool:
         return self.backend.state is BackendState.STOPPING
+
+    async def _end(self, grace_s: float) -> None:
+        """Have the process end. If `_run` has not seen that in time it is given up: whoever waits
+        for its end, and who wants its place, goes on without it."""
+        if self._running is None:
+            return
+        spawn(self.backend.engine.stop(grace_s), name=self._task("end"))
+        if not await self._within(self._running, grace_s + STUCK_AFTER_S):
+            self._tell(Exited(*self.backend.name, STUCK))
+
+    async def _stop_engine(self, grace_s: float) -> None:
+        stopping = spawn(self.backend.engine.stop(grace_s), name=self._task("end"))
+        await self._within(stopping, grace_s + STUCK_AFTER_S)
+
+    async def _within(self, end: "asyncio.Task[Any]", seconds: float) -> bool:
+        """Wait for `end`; False if it has not come in time, which is told."""
+        patience = spawn(self._clock.sleep(seconds), name=self._task("patience"))
+        await asyncio.wait((end, patience), return_when=asyncio.FIRST_COMPLETED)
+        patience.cancel()
+        if not end.done():
+            log.error("worker_stuck", backend=self.backend.id, pid=self.backend.engine.pid)
+        return end.done()

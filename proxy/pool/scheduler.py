@@ -33,11 +33,10 @@ from proxy.pool.events import (
     TimerFired,
     Unload,
 )
-from proxy.pool.state import Backend, BackendState, advance
+from proxy.pool.roster import Roster
+from proxy.pool.state import Backend, BackendState, Name, advance
 
 STARTING, READY, DRAINING, STOPPING, GONE = BackendState
-# Backends that failed stay listed with their error; past this many the oldest is forgotten.
-MAX_GONE = 32
 
 
 @dataclass(slots=True)
@@ -46,7 +45,7 @@ class Waiting:
     gone."""
 
     acquire: Acquire
-    backend: str
+    backend: Name
     joined: bool
     retried: bool
 
@@ -57,12 +56,11 @@ class Scheduler:
     def __init__(self, *, max_queue: int) -> None:
         self.max_queue = max_queue
         # What changes, all of it:
-        self.backends: dict[str, Backend] = {}
+        self.backends = Roster()
         self.waiting: dict[int, Waiting] = {}  # in the order of arrival
-        self.leases: dict[int, tuple[str, int]] = {}  # request -> id and generation of its backend
+        self.leases: dict[int, Name] = {}
         self.draining = False
         self.stale = 0  # reports on starts that are history
-        self._ids = 0
         self._now_s = 0.0
         self._effects: list[Effect] = []
 
@@ -112,14 +110,16 @@ class Scheduler:
             self._join(event, starting, retried)
         # 6. queued
         elif leaving := selection.leaving_for(event, self.backends.values()):
-            self.waiting[event.request] = Waiting(event, leaving.id, joined=False, retried=retried)
+            self.waiting[event.request] = Waiting(
+                event, leaving.name, joined=False, retried=retried
+            )
         # 7. started
         else:
             self._join(event, self._start(event.options, event.matching), retried)
 
     def _join(self, event: Acquire, backend: Backend, retried: bool) -> None:
         backend.waiting += 1
-        self.waiting[event.request] = Waiting(event, backend.id, joined=True, retried=retried)
+        self.waiting[event.request] = Waiting(event, backend.name, joined=True, retried=retried)
 
     def _grant(self, event: Acquire, backend: Backend) -> None:
         backend.in_flight += 1
@@ -133,29 +133,22 @@ class Scheduler:
 
     def _released(self, event: Released) -> None:
         if waiting := self.waiting.pop(event.request, None):
-            if waiting.joined:
-                backend = self.backends[waiting.backend]
+            if waiting.joined and (backend := self.backends.current(waiting.backend)):
                 backend.waiting -= 1
                 # Nobody waits for it any more, but it goes on loading: the next request is likely
                 # for it too.
                 self._stop_if_drained(backend)
-        elif (name := self.leases.pop(event.request, None)) and (current := self._current(*name)):
-            current.in_flight -= 1
-            current.last_used_s = self._now_s
-            self._stop_if_drained(current)
-            if current.idle:
-                self._became_idle(current)
+        elif backend := self.backends.current(self.leases.pop(event.request, None)):
+            backend.in_flight -= 1
+            backend.last_used_s = self._now_s
+            self._stop_if_drained(backend)
+            if backend.idle:
+                self._became_idle(backend)
 
     # Backends come and go.
 
     def _start(self, options: LoadOptions, matching: MatchPolicy) -> Backend:
-        gone = [b for b in self.backends.values() if b.state is GONE and b.options == options]
-        if gone:
-            # One that failed starts again in its place: who looks at it by its id sees it recover.
-            name, generation = gone[0].id, gone[0].generation + 1
-        else:
-            self._ids += 1
-            name, generation = f"b{self._ids}", 1
+        name, generation = self.backends.next_name(options)
         backend = Backend(
             name,
             options,
@@ -167,17 +160,17 @@ class Scheduler:
         others = [b for b in self.backends.values() if b.state is not GONE]
         blocking = conflicts(options, (b.options for b in others))
         self.backends[name] = backend
-        backend.blocked_by = {b.id for b in others if b.options in blocking}
+        backend.blocked_by = {b.name for b in others if b.options in blocking}
         if not backend.blocked_by:
             self._effects.append(Start(*backend.name))
         for other in others:
-            if other.id in backend.blocked_by:
+            if other.name in backend.blocked_by:
                 # One that was never started itself is gone at once, which may start this one.
                 self._drain(other, "room")
         return backend
 
     def _report(self, event: Started | StartFailed | Exited | TimerFired) -> None:
-        backend = self._current(event.backend, event.generation)
+        backend = self.backends.current((event.backend, event.generation))
         if backend is None or backend.state is GONE:
             self.stale += 1
             return
@@ -245,7 +238,7 @@ class Scheduler:
             backend.blocked_by.clear()
             self._effects.append(advance(backend, GONE, why))
             del self.backends[backend.id]
-            self._make_way(backend)
+            self._go_on_without(backend)
             return
         self._effects += [advance(backend, STOPPING, why), Stop(*backend.name)]
 
@@ -259,9 +252,10 @@ class Scheduler:
             del self.backends[backend.id]
         else:
             backend.last_error = message
-            if loading and (old := self.backends.get(backend.replaces or "")):
+            old = self.backends.current(backend.replaces) if loading else None
+            if old is not None and old.state is not GONE:
                 old.last_error = message  # it stays in its place, and says why
-            self._forget_old_failures()
+            self.backends.forget_old_failures()
         for waiting in self._waiting_for(backend, joined=True):
             del self.waiting[waiting.acquire.request]
             backend.waiting -= 1
@@ -269,14 +263,14 @@ class Scheduler:
                 self._again(waiting.acquire, retried=True)
             else:
                 self._effects.append(Fail(waiting.acquire.request, message))
-        self._make_way(backend)
+        self._go_on_without(backend)
 
-    def _make_way(self, gone: Backend) -> None:
+    def _go_on_without(self, gone: Backend) -> None:
         """Start what waited for the room of `gone`, and decide anew on the requests that queued for
         it."""
         for other in self.backends.values():
-            if gone.id in other.blocked_by:
-                other.blocked_by.discard(gone.id)
+            if gone.name in other.blocked_by:
+                other.blocked_by.discard(gone.name)
                 if not other.blocked_by:
                     self._effects.append(Start(*other.name))
         for waiting in self._waiting_for(gone, joined=False):
@@ -290,11 +284,6 @@ class Scheduler:
             self._grant(event, backend)
         else:
             self._wait(event, retried=retried)
-
-    def _forget_old_failures(self) -> None:
-        gone = [b.id for b in self.backends.values() if b.state is GONE]
-        for name in gone[:-MAX_GONE]:
-            del self.backends[name]
 
     # Others have a say.
 
@@ -314,7 +303,7 @@ class Scheduler:
         for other in list(self.backends.values()):
             # An earlier successor that is still loading is not what is wanted any more.
             if (
-                other.replaces == old.id
+                other.replaces == old.name
                 and other.options != event.options
                 and other.state is STARTING
             ):
@@ -326,11 +315,11 @@ class Scheduler:
         if any(b.state is READY for b in same):
             self._drain(old, "replaced")
         elif starting := next((b for b in same if b.state is STARTING), None):
-            starting.replaces = old.id
+            starting.replaces = old.name
         else:
             matching = MatchPolicy(old.default_keep_alive_s, coexist=old.coexist)
             new = self._start(event.options, matching)
-            new.replaces, new.keep_alive_s = old.id, old.keep_alive_s
+            new.replaces, new.keep_alive_s = old.name, old.keep_alive_s
 
     def _abort(self) -> None:
         self.draining = True
@@ -343,12 +332,10 @@ class Scheduler:
 
     # Small things.
 
-    def _current(self, name: str, generation: int) -> Backend | None:
-        backend = self.backends.get(name)
-        return backend if backend and backend.generation == generation else None
-
     def _waiting_for(self, backend: Backend, *, joined: bool) -> list[Waiting]:
-        return [w for w in self.waiting.values() if w.backend == backend.id and w.joined == joined]
+        return [
+            w for w in self.waiting.values() if w.backend == backend.name and w.joined == joined
+        ]
 
     def _set_timer(self, backend: Backend, at_s: float | None) -> None:
         if backend.expires_s != at_s:

@@ -44,7 +44,7 @@ def leaving_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
 
 def is_replaced(other: Backend, by: Backend) -> bool:
     """Whether `other` is not needed any more, now that `by` is ready."""
-    if by.replaces == other.id:
+    if by.replaces == other.name:
         return True
     # What the new one does as well needs no second process: a smaller context, another split.
     same = frozenset() if by.coexist else frozenset({"split"})

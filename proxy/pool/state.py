@@ -55,10 +55,10 @@ class Backend:
     default_keep_alive_s: float = 300.0  # the policy's, as of the last request
     expires_s: float | None = None  # monotonic; None while in use, and for ever
     last_error: str | None = None
-    replaces: str | None = None  # id of the backend that goes when this one is ready
+    replaces: Name | None = None  # the start that goes when this one is ready
     successor: LoadOptions | None = None  # what is meant to take this one's place
-    # Ids of backends that have to be gone before this one is started; they are on their way out.
-    blocked_by: set[str] = field(default_factory=set)
+    # Starts that have to be gone before this one begins; they are on their way out.
+    blocked_by: set[Name] = field(default_factory=set)
     coexist: bool = False  # stands beside others of its model that differ only in the split
     engine: Engine = NOT_STARTED  # the shell sets another one when it performs Start
     expires_at: datetime | None = None  # set by the shell, for people: `expires_s` as time of day

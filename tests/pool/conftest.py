@@ -1,6 +1,6 @@
 """A pool over real processes: small gated servers, or llama-server itself."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +11,18 @@ import pytest
 from proxy.clock import Clock, RealClock
 from proxy.engine.command import CommandEngine
 from proxy.engine.log_buffer import LogBuffer
-from proxy.engine.types import LoadOptions
+from proxy.engine.types import Engine, LoadOptions
 from proxy.observe.events import EventLog
 from proxy.pool.events import MatchPolicy
+from proxy.pool.hooks import Hooks
 from proxy.pool.pool import Pool
 from tests.support.commands import GATED
 from tests.support.gates import Gate
 
+MakeEngine = Callable[[str, LoadOptions], Engine]
 
-class Engine(CommandEngine):
+
+class Gated(CommandEngine):
     """Takes down that it was started."""
 
     def __init__(self, backend_id: str, options: LoadOptions, house: "House") -> None:
@@ -44,16 +47,28 @@ class House:
         self.gates: list[Gate] = []
         self.pools: list[Pool] = []
 
-    def pool(self, *, max_queue: int = 100, clock: Clock | None = None) -> Pool:
-        def make(backend_id: str, options: LoadOptions) -> CommandEngine:
+    def pool(
+        self,
+        *,
+        max_queue: int = 100,
+        clock: Clock | None = None,
+        make: MakeEngine | None = None,
+    ) -> Pool:
+        def make_gated(backend_id: str, options: LoadOptions) -> Engine:
             self.made.append(backend_id)
             # What a hosted engine would load, a small server stands for.
             command = options.command if options.engine == "command" else GATED
             args = options.args if options.engine == "command" else ()
             known = replace(options, command=command, args=args)
-            return Engine(backend_id, known, self)
+            return Gated(backend_id, known, self)
 
-        pool = Pool(make, max_queue=max_queue, clock=clock or RealClock(), events=self.events)
+        pool = Pool(
+            make or make_gated,
+            hooks=Hooks(),
+            max_queue=max_queue,
+            clock=clock or RealClock(),
+            events=self.events,
+        )
         self.pools.append(pool)
         return pool
 

@@ -8,7 +8,7 @@ from math import inf
 import pytest
 
 from proxy.clock import ManualClock
-from proxy.errors import Busy
+from proxy.errors import Busy, LoadFailed
 from proxy.pool.events import MatchPolicy
 from proxy.pool.state import Backend, BackendState
 from tests.pool.conftest import House
@@ -189,7 +189,7 @@ class TestKeepAlive:
         clock = ManualClock()
         pool = house.pool(clock=clock)
         idle: list[str] = []
-        pool.on_idle.append(lambda backend: idle.append(backend.id))
+        pool.hooks.subscribe(idle=lambda backend: idle.append(backend.id))
         await house.client(pool, house.options(), keep_alive_s=60.0)
         backend = pool.backends()[0]
         assert backend.expires_at is not None
@@ -366,7 +366,7 @@ class TestDrain:
             waits.set()
             await asyncio.Event().wait()
 
-        pool.before_start = no_room
+        pool.hooks.subscribe(before_start=no_room)
         client = asyncio.ensure_future(house.client(pool, house.options()))
         await waits.wait()
 
@@ -396,20 +396,28 @@ class TestDrain:
                 os.kill(pid, 0)
 
 
-async def test_listeners_hear_of_ready_idle_and_gone(house: House) -> None:
-    """One that raises keeps nobody from anything, and one may talk back to the pool."""
+async def test_a_listener_may_talk_back_to_the_pool(house: House) -> None:
     pool = house.pool()
     heard: list[str] = []
-
-    def broken(backend: Backend) -> None:
-        raise RuntimeError("a bug in a listener")
-
-    pool.on_ready.append(broken)
-    pool.on_ready.append(lambda backend: heard.append(f"ready {backend.in_flight}"))
-    pool.on_idle.append(lambda backend: heard.append("idle"))
-    pool.on_gone.append(lambda backend: heard.append("gone"))
+    pool.hooks.subscribe(
+        ready=lambda backend: heard.append(f"ready {backend.in_flight}"),
+        idle=lambda backend: heard.append("idle"),
+        gone=lambda backend: heard.append("gone"),
+    )
     lease = await pool.acquire(house.options())
-    pool.on_gone.append(lambda backend: lease.release())
+    pool.hooks.subscribe(gone=lambda backend: lease.release())
     await pool.drain(0.0)
 
     assert heard == ["ready 1", "gone"]
+
+
+async def test_a_start_that_cannot_be_prepared_has_failed(house: House) -> None:
+    pool = house.pool()
+
+    async def refuse(backend: Backend) -> None:
+        raise LoadFailed(f"{backend.id} is not to be loaded")
+
+    pool.hooks.subscribe(before_start=refuse)
+    with pytest.raises(LoadFailed, match="b1 is not to be loaded"):
+        await pool.load(house.options())
+    assert house.loads == []

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from proxy.engine.types import Engine, LoadOptions
 from proxy.errors import LoadFailed
 from tests.pool.conftest import House
 from tests.pool.helpers import ANSWER, LAST_WORDS, until, until_gone
@@ -43,11 +44,10 @@ class TestFailure:
             await pool.acquire(replace(house.options(), command=("/no/such", "{port}")))
 
     async def test_an_engine_that_cannot_be_made(self, house: House) -> None:
-        def make(backend_id: str, options: object) -> "object":
+        def make(backend_id: str, options: LoadOptions) -> Engine:
             raise ValueError("no such engine")
 
-        pool = house.pool()
-        pool._make_engine = make  # type: ignore[assignment]
+        pool = house.pool(make=make)
         with pytest.raises(LoadFailed, match="no such engine"):
             await pool.acquire(house.options())
 

@@ -14,7 +14,7 @@ class Door:
 
     def __init__(self, pool: Pool) -> None:
         self.reached, self.opened = asyncio.Event(), asyncio.Event()
-        pool.before_start = self.wait
+        pool.hooks.subscribe(before_start=self.wait)
 
     async def wait(self, backend: Backend) -> None:
         self.reached.set()
@@ -60,7 +60,7 @@ async def test_a_preparation_that_does_not_mind_being_cancelled_starts_nothing(
         except asyncio.CancelledError:
             return
 
-    pool.before_start = stubborn
+    pool.hooks.subscribe(before_start=stubborn)
     load = asyncio.ensure_future(pool.load(house.options()))
     await reached.wait()
     await let_go_of(load)

@@ -16,7 +16,7 @@ from proxy.pool.events import (
     TimerFired,
     Unload,
 )
-from proxy.pool.scheduler import MAX_GONE
+from proxy.pool.roster import MAX_GONE
 from tests.pool.play import A_LARGE, A_SMALL, KEEP_S, LOADED, OPEN, A, B, Play, changed, stops
 
 

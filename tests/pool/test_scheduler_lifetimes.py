@@ -143,6 +143,26 @@ class TestReplace:
     def test_what_is_gone_needs_no_successor(self) -> None:
         assert Play()(Replace("b1", A)) == []
 
+    def test_a_restart_is_not_what_is_replaced(self) -> None:
+        """Somebody asked for the old one again after it had crashed."""
+        play = Play()
+        play.ready("b1", A)
+        play(Replace("b1", replace(A, parallel=1)), Exited("b1", 1, "signal 9"))
+        play(Acquire(1, A), Started("b1", 2), Released(1))
+
+        play(Started("b2", 1))
+
+        assert play.states() == {"b1": "ready", "b2": "ready"}
+
+    def test_what_is_gone_keeps_its_own_error(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+        play(Replace("b1", A_LARGE), Exited("b1", 1, "signal 9"))
+
+        play(StartFailed("b2", 1, "no room"))
+
+        assert play.scheduler.backends["b1"].last_error == "signal 9"
+
     def test_a_larger_context_takes_the_place_of_a_smaller_one(self) -> None:
         play = Play()
         play.ready("b1", A)

@@ -189,7 +189,7 @@ class Traces(RuleBasedStateMachine):
         for backend in self.scheduler.backends.values():
             held = [name for name in self.holding.values() if name == backend.name]
             joined = [
-                w for w in self.scheduler.waiting.values() if w.joined and w.backend == backend.id
+                w for w in self.scheduler.waiting.values() if w.joined and w.backend == backend.name
             ]
             assert (backend.in_flight, backend.waiting) == (len(held), len(joined))
 
@@ -203,9 +203,10 @@ class Traces(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
         for waiting in self.scheduler.waiting.values():
-            backend = self.scheduler.backends[waiting.backend]
+            backend = self.scheduler.backends.current(waiting.backend)
+            assert backend is not None
             if backend.blocked_by:
-                assert backend.blocked_by <= self.scheduler.backends.keys()
+                assert all(map(self.scheduler.backends.current, backend.blocked_by))
             elif waiting.joined:
                 assert backend.name in self.loading - self.stopping
             else:

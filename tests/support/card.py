@@ -64,8 +64,10 @@ class CardRig:
         pool = self.proxy.app.services.pool
         for name, server in self.servers.items():
             self._show(name, server.pid)
-        pool.on_ready.append(lambda backend: self._changed(backend, backend.engine.pid or 0))
-        pool.on_gone.append(lambda backend: self._changed(backend, 0))
+        pool.hooks.subscribe(
+            ready=lambda backend: self._changed(backend, backend.engine.pid or 0),
+            gone=lambda backend: self._changed(backend, 0),
+        )
 
     def _changed(self, backend: Backend, pid: int) -> None:
         if server := self.servers.get(name := backend.options.model):

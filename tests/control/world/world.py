@@ -22,6 +22,7 @@ from proxy.policy.load import parse
 from proxy.policy.model import Policies
 from proxy.policy.sources import Sources
 from proxy.pool.events import MatchPolicy
+from proxy.pool.hooks import Hooks
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend, BackendState
 from proxy.split import Split
@@ -117,12 +118,16 @@ class World:
         self.clock, self.events, self.ledger = VirtualClock(), EventLog(), Ledger()
         self.policies = policies_of(self.text)
         self.requests: set[asyncio.Task[None]] = set()
-        self.pool = Pool(self._make, max_queue=1000, clock=self.clock, events=self.events)
+        hooks = Hooks()
+        self.pool = Pool(
+            self._make, hooks=hooks, max_queue=1000, clock=self.clock, events=self.events
+        )
         self.workers = WorkerDevices(lambda: serving(self.pool), self.clock)
         self.memory = SimMemory(self.cards, self.workers, through_workers=self.through_workers)
         self.control: ControlLoop = assemble(
             Surroundings(
                 pool=self.pool,
+                hooks=hooks,
                 memory=self.memory,
                 ledger=self.ledger,
                 workers=self.workers,
@@ -137,7 +142,6 @@ class World:
             footprint_of=self._footprint,
             measured=self._measured,
         )
-        self.control.join(self.pool)
 
     def _make(self, backend_id: str, options: LoadOptions) -> SimEngine:
         devices = {device: card for card in self.cards for device in card.devices}

@@ -1,0 +1,34 @@
+"""The backends that there are, by id. The scheduler keeps it."""
+
+from proxy.engine.types import LoadOptions
+from proxy.pool.state import Backend, BackendState, Name
+
+# Backends that failed stay listed with their error; past this many the oldest is forgotten.
+MAX_GONE = 32
+
+
+class Roster(dict[str, Backend]):
+    """Oldest first; those that failed are among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ids = 0  # how many were given out
+
+    def next_name(self, options: LoadOptions) -> Name:
+        """What a start of these is called. One that failed starts again in its place: who looks at
+        it by its id sees it recover."""
+        for backend in self.values():
+            if backend.state is BackendState.GONE and backend.options == options:
+                return backend.id, backend.generation + 1
+        self._ids += 1
+        return f"b{self._ids}", 1
+
+    def current(self, name: Name | None) -> Backend | None:
+        """The backend of this start; None where it is history."""
+        backend = self.get(name[0]) if name is not None else None
+        return backend if backend is not None and backend.name == name else None
+
+    def forget_old_failures(self) -> None:
+        gone = [b.id for b in self.values() if b.state is BackendState.GONE]
+        for name in gone[:-MAX_GONE]:
+            del self[name]

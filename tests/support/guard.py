@@ -1,9 +1,9 @@
 """How long a test may take, and one wait in it, before it is taken to hang.
 
 Never measures of speed: nothing passes or fails by them but what hangs. They were chosen where no
-test took longer than 11 s, of those without an engine 4 s, and hardly a wait more than 1 s, so that a
-machine that is ten times slower reaches none of them. A wait is given up before its test is, since
-it can say what it waited for. `--thorough` does ten times as much, and so has ten times as long.
+test took longer than 11 s, of those without an engine 4 s, and hardly a wait more than 1 s, so that
+a machine that is ten times slower reaches none of them. A wait is given up before its test is: it
+can say what it waited for. `--thorough` does ten times as much, and so has ten times as long.
 """
 
 import asyncio

@@ -32,7 +32,10 @@ def served(folder: Path, policies: str) -> Iterator[str]:
             yield _address(process, folder / "log")
         finally:
             process.terminate()
-            process.wait(HANG_S)
+            try:
+                process.wait(HANG_S)
+            finally:
+                process.kill()
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from proxy.app import Running
+from proxy.catalog import watch as catalog_watch
 from tests.api.conftest import ALIAS, MODEL
 from tests.support.guard import HANG_S
 
@@ -59,6 +60,40 @@ async def test_state_tells_of_a_loop_that_failed_and_health_does_not(
 
     assert (failure["loop"], failure["error"]) == ("look", "OSError('no watches left')")
     assert datetime.fromisoformat(failure["since"]) <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("loop", ["memory", "rates", "catalog", "policies"])
+async def test_every_loop_goes_on_after_it_failed(
+    proxy: Running,
+    client: aiohttp.ClientSession,
+    policies: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    loop: str,
+) -> None:
+    owner, name = {
+        "memory": (proxy.services.memory, "_poll"),
+        "rates": (proxy.services.rates, "sample"),
+        "catalog": (catalog_watch, "_present"),
+        "policies": (proxy.services.policies, "take"),
+    }[loop]
+    work, calls = getattr(owner, name), []
+
+    def fails_once(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RecursionError
+        return work(*arguments)
+
+    monkeypatch.setattr(owner, name, fails_once)
+    policies.write_text(policies.read_text() + "# edited")
+
+    async with asyncio.timeout(HANG_S):
+        while len(calls) < 2:
+            await asyncio.sleep(0.01)
+    degraded = (await get(client, "/admin/state"))["degraded"]
+    assert [(failure["loop"], failure["error"]) for failure in degraded] == [
+        (loop, "RecursionError()")
+    ]
 
 
 async def test_load_show_and_unload(client: aiohttp.ClientSession) -> None:

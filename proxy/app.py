@@ -179,11 +179,12 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         await stack.enter_async_context(loops.background(memory.run, name="memory"))
         await memory.fresh()  # whoever asks, from the first request on, finds the host's memory
 
-        policies.listeners += [
+        for listener in (
             _apply_server(pool),
             dirs.policies_changed,
             control.controller.policies_changed,
-        ]
+        ):
+            policies.subscribe(listener)
         follow = partial(policies.follow, settings.policies, settings.env)
         await stack.enter_async_context(loops.background(follow, name="policies"))
 
@@ -251,6 +252,6 @@ def _engine_maker(
 
 def _apply_server(pool: Pool) -> Callable[[Policies, Policies, Changes], Coroutine[Any, Any, None]]:
     async def apply(_: Policies, new: Policies, changes: Changes) -> None:
-        pool.max_queue = new.server.max_queue
+        pool.limit_queue(new.server.max_queue)
 
     return apply

@@ -65,7 +65,7 @@ class HostPressure:
             f"{gib(staying)} of weights stay on the CPU and {gib(available)} of RAM are available: "
             f"it will read from disk for every token{'' if budgets else NO_DEVICES}"
         )
-        backend.warnings = (message,)
+        backend.warn(message)
         self._events.publish(
             "host_memory_short",
             backend=backend.id,

@@ -34,7 +34,7 @@ class LivePolicies:
         if first.policies is None:
             raise ValueError("the first policies have to be good")
         self._events = events
-        self.listeners: list[Listener] = []
+        self._listeners: list[Listener] = []
         # What changes:
         self.current: Policies = first.policies
         self.generation = 1
@@ -56,6 +56,12 @@ class LivePolicies:
             "problems": [problem_to_json(problem) for problem in self.problems],
             "waiting_for_restart": list(self.waiting),
         }
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Await `listener` at each change, after those that have subscribed before. Returns how to
+        end that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     async def follow(self, path: Path | None, env: Mapping[str, str]) -> None:
         """Apply each change of the files, until cancelled."""
@@ -85,7 +91,7 @@ class LivePolicies:
         if waiting != self.waiting:
             self.waiting = waiting
             self._events.publish("policies_wait_for_restart", keys=list(waiting))
-        for listener in self.listeners:
+        for listener in self._listeners:
             # One part that fails to follow must not keep the others from it.
             try:
                 await listener(old, new, changes)

@@ -84,11 +84,11 @@ class Pool:
 
     @property
     def max_queue(self) -> int:
-        """How many requests may wait for a backend. May be set at any time."""
+        """How many requests may wait for a backend."""
         return self._scheduler.max_queue
 
-    @max_queue.setter
-    def max_queue(self, requests: int) -> None:
+    def limit_queue(self, requests: int) -> None:
+        """From now on so many may wait; who waits already does so on."""
         self._scheduler.max_queue = requests
 
     @property

@@ -62,8 +62,7 @@ class Backend:
     coexist: bool = False  # stands beside others of its model that differ only in the split
     engine: Engine = NOT_STARTED  # the shell sets another one when it performs Start
     expires_at: datetime | None = None  # set by the shell, for people: `expires_s` as time of day
-    # What people should know of it, set by whoever finds it out.
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # what people should know of it
 
     def __repr__(self) -> str:
         parts = [self.id, self.options.model, f"ctx={self.options.ctx}"]
@@ -83,6 +82,10 @@ class Backend:
         """Which start this is: what completions carry, so that a late one is not taken for a newer
         start's."""
         return self.id, self.generation
+
+    def warn(self, text: str) -> None:
+        """For whoever finds out what people should know of it."""
+        self.warnings += (text,)
 
     @property
     def idle(self) -> bool:

@@ -43,7 +43,7 @@ async def test_what_applies_at_the_next_start_stays_as_it_is_and_is_told(
     events = EventLog()
     live = LivePolicies(load_text(""), events=events)
     before, heard = value_of(live.current, field), Heard()
-    live.listeners.append(heard)
+    live.subscribe(heard)
 
     await live.take(load_text(f"{field.key} = {OTHER[field.kind]}\nserver.max_queue = 7"))
 
@@ -77,7 +77,7 @@ async def test_what_waits_for_a_restart_is_told_once_and_until_it_is_edited_back
 async def test_a_bad_set_changes_nothing_and_is_told(load_text: LoadText) -> None:
     events, heard = EventLog(), Heard()
     live = LivePolicies(load_text("defaults.ctx = 5"), events=events)
-    live.listeners.append(heard)
+    live.subscribe(heard)
 
     await live.take(load_text("defaults.ctx = 'x'"))
 
@@ -92,7 +92,8 @@ async def test_one_listener_that_fails_keeps_no_other_from_an_edit(load_text: Lo
         raise ValueError("a bug")
 
     live, heard = LivePolicies(load_text(""), events=EventLog()), Heard()
-    live.listeners += [fails, heard]
+    for listener in (fails, heard):
+        live.subscribe(listener)
 
     with capture_logs() as logs:
         await live.take(load_text("defaults.ctx = 5"))

@@ -178,7 +178,7 @@ async def test_the_queue_is_bounded(house: House) -> None:
         await pool.acquire(options)
 
     assert refused.value.retry_after_s == 5.0
-    pool.max_queue = 3
+    pool.limit_queue(3)
     clients.append(asyncio.ensure_future(house.client(pool, options)))
     await gate.open()
     assert await asyncio.gather(*clients) == [ANSWER] * 3

@@ -132,7 +132,7 @@ async def test_a_slow_scan_holds_up_only_who_needs_its_files(
         proxy(tmp_path, text.format(json.dumps(str(model(layers=4))))) as running,
     ):
         services = running.app.services
-        services.policies.listeners.append(listener)
+        services.policies.subscribe(listener)
         await running.post("/admin/models/m/load")
         scans.may_end.clear()
         running.edit(text.format(json.dumps(str(new))))

@@ -29,18 +29,18 @@ class Proxy:
 
     async def apply(self, text: str) -> None:
         """Save other policies, and wait until they hold and everybody has been told of them."""
-        told, listeners = asyncio.Event(), self.app.services.policies.listeners
+        told = asyncio.Event()
 
         async def last(*_: object) -> None:
             told.set()
 
-        listeners.append(last)  # they are told in turn
+        end = self.app.services.policies.subscribe(last)  # they are told in turn
         try:
             self.edit(text)
             async with asyncio.timeout(HANG_S):
                 await told.wait()
         finally:
-            listeners.remove(last)
+            end()
 
     async def get(self, path: str) -> Any:
         async with self.session.get(path) as answer:

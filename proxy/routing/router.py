@@ -14,7 +14,7 @@ from proxy.catalog.gguf import GgufError
 from proxy.catalog.local import Catalog, Entry
 from proxy.engine.types import Mode
 from proxy.errors import BackendDied
-from proxy.pool.compatible import serves
+from proxy.pool.compatible import compatible
 from proxy.pool.lease import Lease
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend, BackendState
@@ -86,7 +86,7 @@ class Router:
         return [
             backend
             for backend in found
-            if any(serves(backend.options, p.options, p.matching.unpinned) for p in plans)
+            if any(compatible(backend.options, p.options, p.matching.unpinned) for p in plans)
         ]
 
     async def plan(self, request: ModelRequest, mode: Mode, *, moves: bool = True) -> LoadPlan:
@@ -140,7 +140,7 @@ class Router:
         Raises what `plan`, `Pool.acquire` and the controller raise.
         """
         plan = await self._plan(request, mode)
-        if not self._pool.serves(plan.options, plan.matching):
+        if not self._pool.can_serve(plan.options, plan.matching):
             plan = await self._with_batch(request, plan)
         lease = await self._acquire(request, plan)
         if plan.split is None and not _lacks_split(lease.backend):

@@ -309,4 +309,5 @@ class Pool:
             self.hooks.ready(backend)
         elif change.new == BackendState.GONE:
             del self._runs[backend.name]
+            self._timers.forget(backend.name)
             self.hooks.gone(backend)

@@ -17,11 +17,11 @@ _EQUAL: Final = attrgetter(
 )
 
 
-def serves(loaded: LoadOptions, asked: LoadOptions, unpinned: Set[str] = NOTHING) -> bool:
+def compatible(loaded: LoadOptions, asked: LoadOptions, unpinned: Set[str] = NOTHING) -> bool:
     """Whether a request for `asked` can be answered by what is `loaded`.
 
-    A larger context serves a request for a smaller one; a request that left the split open takes
-    the one there; the batch is how something is computed, not what. Everything else has to be
+    A larger context serves a request for a smaller one; a request that named no split takes the
+    one there; the batch is how something is computed, not what. Everything else has to be
     equal.
     """
     if loaded.ctx < asked.ctx:

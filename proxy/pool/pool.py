@@ -16,7 +16,7 @@ from proxy.clock import Clock
 from proxy.engine.types import Engine, LoadOptions
 from proxy.errors import Busy, LoadFailed, ProxyError
 from proxy.observe.events import EventLog
-from proxy.pool.compatible import serves
+from proxy.pool.compatible import compatible
 from proxy.pool.effects import Changed, Effect, Fail, Grant, Idle, Refuse, SetTimer, Start, Stop
 from proxy.pool.events import (
     Abort,
@@ -103,12 +103,12 @@ class Pool:
         """All backends, oldest first; those that failed are among them, with their error."""
         return list(self._scheduler.backends.values())
 
-    def serves(self, options: LoadOptions, matching: MatchPolicy) -> bool:
+    def can_serve(self, options: LoadOptions, matching: MatchPolicy) -> bool:
         """Whether something that is loaded, or loads, would serve these options. Things may be
         otherwise a moment later: only for what is merely a waste of time if so."""
         alive = (BackendState.STARTING, BackendState.READY)
         return any(
-            backend.state in alive and serves(backend.options, options, matching.unpinned)
+            backend.state in alive and compatible(backend.options, options, matching.unpinned)
             for backend in self.backends()
         )
 
@@ -309,4 +309,5 @@ class Pool:
             self.hooks.ready(backend)
         elif change.new == BackendState.GONE:
             del self._runs[backend.name]
+            self._timers.forget(backend.name)
             self.hooks.gone(backend)

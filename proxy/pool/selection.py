@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from proxy.pool.compatible import serves
+from proxy.pool.compatible import compatible
 from proxy.pool.events import Acquire
 from proxy.pool.state import Backend, BackendState
 
@@ -11,7 +11,7 @@ LEAVING = (BackendState.DRAINING, BackendState.STOPPING)
 
 def can_serve(backend: Backend, asked: Acquire) -> bool:
     """Whether it is, or will be, loaded with what the request needs."""
-    return serves(backend.options, asked.options, asked.matching.unpinned)
+    return compatible(backend.options, asked.options, asked.matching.unpinned)
 
 
 def ready_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
@@ -48,7 +48,7 @@ def is_replaced(other: Backend, by: Backend) -> bool:
         return True
     # What the new one does as well needs no second process: a smaller context, another split.
     same = frozenset() if by.coexist else frozenset({"split"})
-    return other.state is BackendState.READY and serves(by.options, other.options, same)
+    return other.state is BackendState.READY and compatible(by.options, other.options, same)
 
 
 def _serves_as_predecessor(old: Backend, asked: Acquire) -> bool:
@@ -56,6 +56,6 @@ def _serves_as_predecessor(old: Backend, asked: Acquire) -> bool:
     ready."""
     if old.successor is None:
         return False
-    if not serves(old.successor, asked.options, asked.matching.unpinned):
+    if not compatible(old.successor, asked.options, asked.matching.unpinned):
         return False
     return "ctx" in asked.matching.unpinned or old.options.ctx >= asked.options.ctx

@@ -15,7 +15,7 @@ Name = tuple[str, int]  # id and generation of a backend: one start
 
 
 class BackendState(StrEnum):
-    """The life of a backend."""
+    """What a backend is at. It goes forward only, and may leave steps out."""
 
     STARTING = "starting"  # the process is loading; requests that wait for it have joined it
     READY = "ready"  # it takes requests

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from proxy.clock import Clock
-from proxy.pool.state import Backend, BackendState, Name
+from proxy.pool.state import Backend, Name
 from proxy.tasks import spawn
 
 
@@ -27,10 +27,8 @@ class Timers:
         name, task = backend.name, self._tasks.get(backend.name)
         backend.expires_at = None
         if at_s is None:
-            self._due.pop(name, None)
             # One in use will be idle again: its task sleeps on, and looks when it wakes.
-            if task is not None and backend.state is not BackendState.READY:
-                self._end(name)
+            self._due.pop(name, None)
             return
         backend.expires_at = self._clock.wall() + timedelta(seconds=at_s - self._clock.now())
         self._due[name] = at_s
@@ -40,8 +38,14 @@ class Timers:
         if task is None:
             self._tasks[name] = spawn(self._wait(name), name=f"{backend.id}:keep_alive")
 
+    def forget(self, name: Name) -> None:
+        """It is gone, in use or not: nothing of it is left to wait for."""
+        self._due.pop(name, None)
+        self._end(name)
+
     def _end(self, name: Name) -> None:
-        self._tasks.pop(name).cancel()
+        if (task := self._tasks.pop(name, None)) is not None:
+            task.cancel()
         self._wakes.pop(name, None)
 
     async def _wait(self, name: Name) -> None:

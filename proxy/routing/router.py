@@ -10,7 +10,7 @@ import structlog
 
 from proxy.engine.types import Mode
 from proxy.errors import BackendDied
-from proxy.pool.compatible import serves
+from proxy.pool.compatible import compatible
 from proxy.pool.lease import Lease
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend, BackendState
@@ -57,7 +57,7 @@ class Router:
         return [
             backend
             for backend in found
-            if any(serves(backend.options, p.options, p.matching.unpinned) for p in plans)
+            if any(compatible(backend.options, p.options, p.matching.unpinned) for p in plans)
         ]
 
     async def route(self, model: Model, request: ModelRequest, mode: Mode) -> Lease:
@@ -66,7 +66,7 @@ class Router:
         Raises what `Planner.plan`, `Pool.acquire` and the controller raise.
         """
         plan = await self._planner.plan(model, request, mode)
-        if not self._pool.serves(plan.options, plan.matching):
+        if not self._pool.can_serve(plan.options, plan.matching):
             plan = await self._planner.with_batch(model, plan)
         lease = await self._acquire(request, plan)
         try:

@@ -134,8 +134,9 @@ def check_moves(machine: Machine, moves: Sequence[Relocation]) -> None:
         assert leaving in ([], here), "no domain gives and takes at once"
         trade = any(move.why == "use" for move in leaving)
         tenants = [tenant for tenant in machine.tenants if trades(tenant) or not trade]
-        turns = in_their_turn(machine, domain, tenants)
-        assert [machine.layer(move) for move in leaving] == turns[: len(leaving)], "in their turn"
+        turns = in_their_turn(domain, tenants)
+        gone = [(move.tenant, move.layer) for move in leaving]
+        assert gone == turns[: len(gone)], "in their turn"
 
 
 def trades(tenant: Tenant) -> bool:
@@ -143,7 +144,7 @@ def trades(tenant: Tenant) -> bool:
     return tenant.auto and not tenant.busy
 
 
-def in_their_turn(machine: Machine, domain: str, tenants: Sequence[Tenant]) -> list[Layer]:
+def in_their_turn(domain: str, tenants: Sequence[Tenant]) -> list[tuple[str, int]]:
     """Layers in the order in which they have to leave: idle backends' first, and last those that
     somebody wants on a device of one that is in use."""
 
@@ -154,7 +155,7 @@ def in_their_turn(machine: Machine, domain: str, tenants: Sequence[Tenant]) -> l
         return 1 + wanted, tenant.use, tenant.last_used_s
 
     held = [(t, x) for t in tenants for x in t.layers if x.experts == domain]
-    return [layer for _, layer in sorted(held, key=lambda pair: turn(*pair))]
+    return [(t.id, x.index) for t, x in sorted(held, key=lambda pair: turn(*pair))]
 
 
 @given(machines())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from proxy.engine.types import LoadOptions
-from proxy.pool.compatible import serves
+from proxy.pool.compatible import compatible
 
 LOADED = LoadOptions("m", Path("m.gguf"), ctx=8192, split=4)
 
@@ -28,7 +28,7 @@ LOADED = LoadOptions("m", Path("m.gguf"), ctx=8192, split=4)
         (replace(LOADED, parallel=2), {"split", "ctx"}, False),
     ],
 )
-def test_serves(asked: LoadOptions, unpinned: set[str], served: bool) -> None:
-    """A larger context does for a smaller one, a split left open takes any; the rest is to be
-    equal."""
-    assert serves(LOADED, asked, unpinned) is served
+def test_compatible(asked: LoadOptions, unpinned: set[str], served: bool) -> None:
+    """A larger context does for a smaller one, and any split for one that was not named; the rest
+    is to be equal."""
+    assert compatible(LOADED, asked, unpinned) is served

@@ -96,6 +96,17 @@ class TestFailure:
             await client
         assert house.made == ["b1", "b1"]
 
+    async def test_killed_in_use_it_leaves_no_timer(self, house: House) -> None:
+        pool = house.pool()
+        backend = await pool.load(house.options())
+        await asyncio.sleep(0)  # its timer begins
+        async with await pool.acquire(house.options()):
+            os.kill(backend.engine.pid or 0, signal.SIGKILL)
+            await until_gone(backend)
+            await asyncio.sleep(0)
+
+        assert "b1:keep_alive" not in {task.get_name() for task in asyncio.all_tasks()}
+
     async def test_killed_while_it_answers(self, house: House) -> None:
         """The client sees a broken answer; its lease does not weigh on the next start."""
         pool, gate = house.pool(), house.gate()

@@ -108,7 +108,7 @@ class TestAcquire:
         assert play(Acquire(2, A_LARGE)) == [Start("b3", 1)]
 
 
-class TestLeft:
+class TestReleased:
     def test_while_waiting_the_load_goes_on(self) -> None:
         """A client that leaves ends neither the load nor anybody else's wait."""
         play = Play()
@@ -314,11 +314,11 @@ class TestRoom:
         assert Stop("b1", 1) in play(Replace("b1", larger))
         assert Start("b2", 1) in play(Exited("b1", 1, ""))
 
-    def test_what_was_held_by_one_that_was_never_started_is_started_once(self) -> None:
+    def test_what_was_blocked_by_one_that_was_never_started_is_started_once(self) -> None:
         """The one in between waits for a busy one, and nobody waits for it any more."""
         play = Play()
-        play.ready("b1", B_LEFT := replace(B, rpc=("h:1",)))
-        play(Acquire(1, B_LEFT))
+        play.ready("b1", B_ONE := replace(B, rpc=("h:1",)))
+        play(Acquire(1, B_ONE))
         play(Acquire(2, self.A_RPC), Released(2))
 
         effects = play(Acquire(3, self.B_RPC))

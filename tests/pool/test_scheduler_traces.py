@@ -38,13 +38,13 @@ OPTIONS = [
     replace(BASE, model="c", rpc=("h:1",)),
     replace(BASE, model="d", rpc=("h:1", "h:2")),
 ]
-TERMS = [
+POLICIES = [
     MatchPolicy(),
     MatchPolicy(unpinned=frozenset({"ctx", "split"})),
     MatchPolicy(coexist=True, default_keep_alive_s=0.0),
 ]
 options = st.sampled_from(OPTIONS)
-matching = st.sampled_from(TERMS)
+matching = st.sampled_from(POLICIES)
 Name = tuple[str, int]
 
 

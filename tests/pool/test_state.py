@@ -13,7 +13,7 @@ STARTING, READY, DRAINING, STOPPING, GONE = BackendState
 OPTIONS = LoadOptions("m", Path("m.gguf"))
 
 
-def test_a_whole_life_is_told_step_by_step() -> None:
+def test_all_that_becomes_of_one_is_told_step_by_step() -> None:
     """Each step is an effect with the old state, the new one and the reason."""
     backend = Backend("b1", OPTIONS)
     run = [STARTING, READY, DRAINING, STOPPING, GONE]

@@ -98,6 +98,7 @@ def test_results_go_back(client: ollama.Client, name: str) -> None:
         answer = client.chat(name, messages, options={"num_predict": 4})
         counts.append(answer.prompt_eval_count)
         assert (answer.message.content or "").startswith("It is")
+    assert counts[0]
     assert counts[0] == counts[1], "both are the same to the template"
 
 

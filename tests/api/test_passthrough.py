@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ async def test_policy_params_are_defaults(client: aiohttp.ClientSession) -> None
 async def test_a_client_that_leaves_ends_its_generation(
     proxy: Running, client: aiohttp.ClientSession
 ) -> None:
-    long = CHAT | {"max_tokens": 1900, "stream": True, "ignore_eos": True}
+    long: dict[str, Any] = CHAT | {"max_tokens": 1900, "stream": True, "ignore_eos": True}
     async with client.post("/v1/chat/completions", json=long) as answer:
         await answer.content.readany()
         assert await slots_at_work(proxy) == 1
@@ -102,6 +103,9 @@ async def test_a_client_that_leaves_ends_its_generation(
         return not (await slots_at_work(proxy) or backend.in_flight)
 
     await until(idle, "nothing is generated any more")
+    async with client.get(f"/upstream/{MODEL}/metrics") as told:
+        (made,) = re.findall(r"^llamacpp:tokens_predicted_total (\d+)", await told.text(), re.M)
+    assert int(made) < long["max_tokens"], "it did not just come to its end"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,6 +56,30 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
+def named_files(path: Path) -> list[str]:
+    names = re.findall(r"(?<![\w-])(?:proxy|tests|bench)/[\w./]*\w/?", code(path))
+    modules = re.findall(r"\bbench\.([a-z]\w*(?:\.[a-z]\w*)?)", code(path))
+    return names + [f"bench/{name.replace('.', '/')}.py" for name in modules]
+
+
+def named_targets(path: Path) -> list[str]:
+    return re.findall(r"(?:^|[ (])make (?:\w+=\S+ )*([a-z]+)", code(path), re.MULTILINE)
+
+
+def links(path: Path) -> list[str]:
+    return LINK.findall(BLOCK.sub("", path.read_text()))
+
+
+def policies(path: Path) -> list[str]:
+    return blocks(path, "toml")
+
+
+@pytest.mark.parametrize("find", [named_files, named_targets, command_lines, links, policies])
+def test_pages_have_what_is_looked_for_below(find: Callable[[Path], Iterable[object]]) -> None:
+    """A page may have none of it, but not all of them."""
+    assert len([one for path in PAGES for one in find(path)]) > 2
+
+
 # --- what is named is there ---
 
 
@@ -72,13 +96,7 @@ def test_every_part_of_the_package_is_in_the_architecture() -> None:
 
 @page
 def test_files_that_a_page_names_exist(path: Path) -> None:
-    names = re.findall(r"(?<![\w-])(?:proxy|tests|bench)/[\w./]*\w/?", code(path))
-    modules = [
-        f"bench/{name.replace('.', '/')}.py"
-        for name in re.findall(r"\bbench\.([a-z]\w*(?:\.[a-z]\w*)?)", code(path))
-    ]
-
-    assert [name for name in (*names, *modules) if not (ROOT / name).exists()] == []
+    assert [name for name in named_files(path) if not (ROOT / name).exists()] == []
 
 
 def test_modules_that_the_architecture_names_by_their_file_exist() -> None:
@@ -91,9 +109,8 @@ def test_modules_that_the_architecture_names_by_their_file_exist() -> None:
 @page
 def test_targets_exist(path: Path) -> None:
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    named = re.findall(r"(?:^|[ (])make (?:\w+=\S+ )*([a-z]+)", code(path), re.MULTILINE)
 
-    assert [name for name in named if name not in targets] == []
+    assert [name for name in named_targets(path) if name not in targets] == []
 
 
 @page
@@ -128,14 +145,14 @@ def test_requests_of_the_readme_are_good_ones() -> None:
 
 
 def test_python_of_the_readme_compiles() -> None:
-    for text in blocks(README, "python"):
-        compile(text, "README.md", "exec")
+    (text,) = blocks(README, "python")
+    compile(text, "README.md", "exec")
 
 
 @page
 def test_links_lead_somewhere(path: Path) -> None:
     broken = []
-    for link in LINK.findall(BLOCK.sub("", path.read_text())):
+    for link in links(path):
         name, _, part = link.partition("#")
         target = path.parent / name if name else path
         if not target.exists():
@@ -148,7 +165,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 @page
 def test_policies_on_a_page_are_valid(path: Path, tmp_path: Path) -> None:
-    for number, text in enumerate(blocks(path, "toml")):
+    for number, text in enumerate(policies(path)):
         file = tmp_path / f"{number}.toml"
         file.write_text(text)
 

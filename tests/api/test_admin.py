@@ -12,7 +12,7 @@ import pytest
 from proxy.app import Running
 from proxy.catalog import watch as catalog_watch
 from tests.api.conftest import ALIAS, MODEL
-from tests.support.guard import HANG_S
+from tests.support.guard import HANG_S, until
 
 pytestmark = pytest.mark.llama
 
@@ -172,9 +172,11 @@ async def test_a_policy_file_is_replaced_only_by_a_good_one(
     after = before.replace('max_body = "64KiB"', "max_queue = 3")
     async with client.put("/admin/policies/policies.toml", data=after.encode()) as good:
         assert good.status == 200, await good.text()
-    async with asyncio.timeout(HANG_S):
-        while (await get(client, "/admin/state"))["queue"]["max"] != 3:
-            await asyncio.sleep(0.01)
+
+    async def holds() -> bool:
+        return bool((await get(client, "/admin/state"))["queue"]["max"] == 3)
+
+    await until(holds, "it holds")
     async with client.get("/admin/policies/policies.toml") as answer:
         assert await answer.text() == after
     assert [file.name for file in policies.parent.iterdir()] == ["policies.toml"]
@@ -184,11 +186,12 @@ async def test_a_broken_file_changes_nothing_and_is_shown(
     client: aiohttp.ClientSession, policies: Path
 ) -> None:
     policies.write_text("[server\n")
-    async with asyncio.timeout(HANG_S):
-        while not (state := await get(client, "/admin/state"))["policies"]["problems"]:
-            await asyncio.sleep(0.01)
 
-    assert state["policies"]["generation"] == 1
+    async def told() -> Any:
+        state = (await get(client, "/admin/state"))["policies"]
+        return state if state["problems"] else None
+
+    assert (await until(told, "it is told"))["generation"] == 1
     assert (await get(client, "/v1/models"))["data"][0]["id"] == MODEL
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from proxy.app import Running
 from proxy.upstream.call import Call
 from tests.api.conftest import ALIAS, MODEL
-from tests.support.guard import HANG_S
+from tests.support.guard import until
 
 pytestmark = pytest.mark.llama
 
@@ -91,15 +92,20 @@ async def test_policy_params_are_defaults(client: aiohttp.ClientSession) -> None
 async def test_a_client_that_leaves_ends_its_generation(
     proxy: Running, client: aiohttp.ClientSession
 ) -> None:
-    long = CHAT | {"max_tokens": 1900, "stream": True, "ignore_eos": True}
+    long: dict[str, Any] = CHAT | {"max_tokens": 1900, "stream": True, "ignore_eos": True}
     async with client.post("/v1/chat/completions", json=long) as answer:
         await answer.content.readany()
         assert await slots_at_work(proxy) == 1
         answer.close()
 
-    async with asyncio.timeout(HANG_S):
-        while await slots_at_work(proxy) or proxy.services.pool.backends()[0].in_flight:
-            await asyncio.sleep(0.01)
+    async def idle() -> bool:
+        (backend,) = proxy.services.pool.backends()
+        return not (await slots_at_work(proxy) or backend.in_flight)
+
+    await until(idle, "nothing is generated any more")
+    async with client.get(f"/upstream/{MODEL}/metrics") as told:
+        (made,) = re.findall(r"^llamacpp:tokens_predicted_total (\d+)", await told.text(), re.M)
+    assert int(made) < long["max_tokens"], "it did not just come to its end"
 
 
 @pytest.mark.parametrize(
@@ -142,9 +148,7 @@ async def test_a_worker_that_dies_before_the_first_byte_costs_no_request(
     assert backend.engine.pid is not None
     long = CHAT | {"max_tokens": 1000, "ignore_eos": True}
     waiting = asyncio.create_task(client.post("/v1/chat/completions", json=long).__aenter__())
-    async with asyncio.timeout(HANG_S):
-        while not await slots_at_work(proxy):
-            await asyncio.sleep(0.01)
+    await until(lambda: slots_at_work(proxy), "it is generated")
 
     os.kill(backend.engine.pid, signal.SIGKILL)
     answered = await waiting
@@ -158,9 +162,7 @@ async def test_keys(proxy: Running, policies: Path) -> None:
     policies.write_text(
         policies.read_text().replace("[server]", '[server]\napi_keys_file = "keys.txt"')
     )
-    async with asyncio.timeout(HANG_S):
-        while proxy.services.policies.generation == 1:
-            await asyncio.sleep(0.01)
+    await until(lambda: proxy.services.policies.generation > 1, "the keys are asked for")
 
     async with aiohttp.ClientSession(proxy.url) as session:
         async with session.get("/v1/models") as answer:

@@ -15,8 +15,6 @@ from proxy.demo.gguf_writer import TensorSpec, write_model
 from tests.support.archive import member
 from tests.support.models import model
 
-# A guard against hanging in one example of a property, not a measure of speed.
-
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> bytes:

@@ -87,8 +87,11 @@ async def test_refuses_while_a_proxy_has_a_model_loaded(policies: Path, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("nothing",), "nothing"),
-        (("m", "--ctx", "256", "--prompt", "300"), "--ctx"),
+        (("nothing",), "'nothing' not found"),
+        (
+            ("m", "--ctx", "256", "--prompt", "300"),
+            "300 + 64 tokens do not fit into a context of 256",
+        ),
     ],
 )
 async def test_says_what_is_wrong(policies: Path, arguments: tuple[str, ...], words: str) -> None:

@@ -206,8 +206,9 @@ def test_mistakes_are_told(
     assert status(str(broken), "--vram", "1GiB") == MISUSED
     assert status("tiny", "--vram", "1GiB", "--kv", "q9") == MISUSED
     assert "q8_0" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         status("tiny", "--vram", "much")
+    assert ended.value.code == MISUSED
 
 
 def test_sizes_of_devices() -> None:

@@ -103,8 +103,13 @@ def test_what_from_means(tmp_path: Path) -> None:
     assert source("FROM hf.co/org/repo:Q8_0").model == "hf.co/org/repo:Q8_0"
     assert list(source("FROM many").files) == ["a.gguf", "b.gguf"]
     assert list(source("FROM x\nADAPTER lora.gguf").adapters) == ["lora.gguf"]
-    for text in ("FROM ./nothing", "FROM x.gguf", "FROM x\nADAPTER y", "FROM x\nFROM many"):
-        with pytest.raises(ClientError):
+    for text, why in (
+        ("FROM ./nothing", "FROM ./nothing: there is no such file"),
+        ("FROM x.gguf", "FROM x.gguf: there is no such file"),
+        ("FROM x\nADAPTER y", "ADAPTER y: there is no such file"),
+        ("FROM x\nFROM many", "FROM names a model, x, and files"),
+    ):
+        with pytest.raises(ClientError, match=why):
             source(text)
 
 

@@ -17,7 +17,7 @@ from proxy.hub.progress import Line, PullFailed
 from tests.hub import servers
 from tests.hub.conftest import MakeGguf
 from tests.hub.servers import digest
-from tests.support.guard import HANG_S
+from tests.support.guard import HANG_S, until
 
 
 async def pulled(hub: Hub, name: str) -> list[Line]:
@@ -160,11 +160,11 @@ async def test_two_pulls_at_once_download_once(
     server.gate = asyncio.Event()
     first = asyncio.create_task(pulled(hub, name))
     await asyncio.wait_for(server.half.wait(), HANG_S)
-    second = asyncio.create_task(pulled(hub, name.upper()))
-    await asyncio.sleep(0.05)
+    second = hub.pull(name.upper())
+    begun = await anext(second)
     server.gate.set()
 
-    lines = await asyncio.gather(first, second)
+    lines = [await first, [begun, *[line async for line in second]]]
 
     assert server.asked[digest(data)] == 1
     assert server.sent[digest(data)] == len(data)
@@ -178,8 +178,15 @@ async def test_two_models_with_the_same_blob_download_it_once(
 ) -> None:
     name, data = small
     server.add_model("library/other:latest", [("model", data), ("system", b"Ho")], {})
+    server.gate = asyncio.Event()
+    first = asyncio.create_task(pulled(hub, name))
+    await asyncio.wait_for(server.half.wait(), HANG_S)
+    second = asyncio.create_task(pulled(hub, f"{server.host}/library/other"))
+    lock = hub._puller._blobs[digest(data)]
+    await until(lambda: "waiters:1" in repr(lock), "the second one waits for the first")
+    server.gate.set()
 
-    await asyncio.gather(pulled(hub, name), pulled(hub, f"{server.host}/library/other"))
+    await asyncio.gather(first, second)
 
     assert server.asked[digest(data)] == 1
     assert len(catalog.list()) == 2

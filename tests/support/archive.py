@@ -49,9 +49,10 @@ def member(name: str) -> Path:
 
 def _extract(folder: Path) -> None:
     """Read the archive once, as reading it takes seconds; whole or not at all."""
+    archive_file = source_archive()
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name))
-    with tarfile.open(source_archive()) as archive:
+    with tarfile.open(archive_file) as archive:
         for info in archive:
             if match := WANTED.fullmatch(info.name):
                 target = part / match[1]

@@ -37,6 +37,11 @@ def calls_of(message: Any) -> list[Any]:
     return [block for block in message.content if block.type == "tool_use"]
 
 
+def size(message: Any) -> int:
+    """How many tokens a message answers."""
+    return int(message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0))
+
+
 def test_whole_and_streamed_are_the_same_text(theirs: anthropic.Anthropic) -> None:
     theirs.messages.create(**SHORT)  # what is cached rounds otherwise
     whole = theirs.messages.create(**SHORT)
@@ -73,9 +78,6 @@ def test_what_the_system_says(theirs: anthropic.Anthropic) -> None:
     told = theirs.messages.create(**SHORT, system="be brief")
     in_blocks = theirs.messages.create(**SHORT, system=blocks)
 
-    def size(message: Any) -> int:
-        return message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
-
     assert size(told) == size(in_blocks) > size(plain)
 
 
@@ -95,8 +97,7 @@ def test_tokens_are_counted(theirs: anthropic.Anthropic) -> None:
     more = theirs.messages.count_tokens(model=TINY, messages=[USER], system="be brief")
     answer = theirs.messages.create(**SHORT)
 
-    used = answer.usage.input_tokens + (answer.usage.cache_read_input_tokens or 0)
-    assert count.input_tokens == used
+    assert count.input_tokens == size(answer)
     assert more.input_tokens > count.input_tokens
 
 
@@ -139,8 +140,10 @@ def test_results_go_back(theirs: anthropic.Anthropic) -> None:
         done,
     ]
     message = theirs.messages.create(model="qwen3", max_tokens=4, messages=conversation)
+    without = theirs.messages.create(model="qwen3", max_tokens=4, messages=[USER, done])
 
     assert text_of(message).startswith("It is")
+    assert size(message) > size(without) + 10
 
 
 def test_thinking(theirs: anthropic.Anthropic) -> None:

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from tests.api.ollama.conftest import TINY
-from tests.support.guard import HANG_S
+from tests.support.guard import until
 
 pytestmark = pytest.mark.llama
 ENDLESS = {"num_predict": 900, "num_ctx": 1024, "temperature": 0}
@@ -23,17 +23,17 @@ async def backends(http: aiohttp.ClientSession, model: str) -> list[dict[str, An
     return [b for b in found if b["model"] == model and b["state"] != "gone"]
 
 
-async def until(
+async def the_backend(
     http: aiohttp.ClientSession, seen: Callable[[dict[str, Any]], bool] = bool
 ) -> dict[str, Any]:
     """The only backend of the model, once it is what is waited for."""
-    async with asyncio.timeout(HANG_S):
-        while True:
-            found = await backends(http, TINY)
-            if found and all(map(seen, found)):
-                [backend] = found
-                return backend
-            await asyncio.sleep(0.005)
+
+    async def looked() -> list[dict[str, Any]] | None:
+        found = await backends(http, TINY)
+        return found if found and all(map(seen, found)) else None
+
+    [backend] = await until(looked, "the backend is as wanted")
+    return dict(backend)
 
 
 def idle(backend: dict[str, Any]) -> bool:
@@ -61,13 +61,15 @@ async def test_a_client_that_leaves_stops_the_generation(http: aiohttp.ClientSes
         assert answer.headers["X-Moe-Proxy-Moe-Cpu-Layers"] == "4"
         await answer.content.readline()
 
-    backend = await until(http, idle)
+    backend = await the_backend(http, idle)
 
     assert backend["last_error"] is None
-    async with asyncio.timeout(HANG_S):
-        # llama-server looks at its connections a moment later.
-        while await at_work(http):
-            await asyncio.sleep(0.01)
+
+    async def stopped() -> bool:
+        return not await at_work(http)
+
+    # llama-server looks at its connections a moment later.
+    await until(stopped, "nothing is generated any more")
     assert await generated(http) - before < ENDLESS["num_predict"]
 
 
@@ -78,11 +80,11 @@ async def test_a_client_that_leaves_while_a_model_loads(http: aiohttp.ClientSess
     leaver = asyncio.create_task(
         http.post("/api/chat", json={"model": TINY, "messages": [], "keep_alive": "10s"})
     )
-    await until(http)
+    await the_backend(http)
     leaver.cancel()
     await asyncio.gather(leaver, return_exceptions=True)
 
-    backend = await until(http, idle)
+    backend = await the_backend(http, idle)
 
     assert backend["last_error"] is None
 
@@ -111,7 +113,7 @@ async def test_a_worker_that_dies_before_anything_was_sent(http: aiohttp.ClientS
     async with http.post("/api/generate", json=body) as answer:
         whole = await answer.json()
     asked = asyncio.create_task(http.post("/api/generate", json=body))
-    backend = await until(http, lambda backend: bool(backend["in_flight"]))
+    backend = await the_backend(http, lambda backend: bool(backend["in_flight"]))
     os.kill(backend["pid"], signal.SIGKILL)
 
     async with await asked as answer:

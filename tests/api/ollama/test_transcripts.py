@@ -48,10 +48,17 @@ def assert_shape(value: Any, shape: Any, where: str = "") -> None:
             assert_shape(value[name], inner, f"{where}.{name}")
     elif isinstance(shape, list):
         assert isinstance(value, list), where
+        assert value, f"{where} shows nothing of its items"
         for item in value:
             assert_shape(item, shape[0], where + "[]")
     else:
         assert type(value) is shape, where
+
+
+def assert_lines(lines: list[Any], shape: Shape, last: Shape) -> None:
+    """All lines of a stream: some of one shape, and a last one."""
+    assert_shape(lines[:-1], [shape])
+    assert_shape(lines[-1], last)
 
 
 def test_generate(raw: Raw) -> None:
@@ -59,9 +66,7 @@ def test_generate(raw: Raw) -> None:
     whole = raw.post("/api/generate", model=TINY, prompt="hi", stream=False, options=OPTIONS)
 
     last = {**GENERATED, "done_reason": str, "context": [int], **DURATIONS}
-    for line in lines[:-1]:
-        assert_shape(line, GENERATED)
-    assert_shape(lines[-1], last)
+    assert_lines(lines, GENERATED, last)
     assert lines[-1]["response"] == ""
     assert whole.content_type == "application/json; charset=utf-8"
     assert_shape(whole.json(), last)
@@ -72,17 +77,15 @@ def test_generate_with_probabilities(raw: Raw) -> None:
     lines = raw.lines("/api/generate", **asked, top_logprobs=2)
     whole = raw.post("/api/generate", **asked, top_logprobs=2, stream=False).json()
 
-    for line in lines[:-1]:
-        assert_shape(line, {**GENERATED, "logprobs": LOGPROBS})
     last = {**GENERATED, "done_reason": str, "context": [int], **DURATIONS}
-    assert_shape(lines[-1], last)
+    assert_lines(lines, {**GENERATED, "logprobs": LOGPROBS}, last)
     assert_shape(whole, {**last, "logprobs": LOGPROBS})
 
 
 def test_generate_raw(raw: Raw) -> None:
     lines = raw.lines("/api/generate", model=TINY, prompt="hi", raw=True, options=OPTIONS)
 
-    assert_shape(lines[-1], {**GENERATED, "done_reason": str, **DURATIONS})
+    assert_lines(lines, GENERATED, {**GENERATED, "done_reason": str, **DURATIONS})
 
 
 def test_chat(raw: Raw) -> None:
@@ -90,9 +93,7 @@ def test_chat(raw: Raw) -> None:
     whole = raw.post("/api/chat", model=TINY, messages=MESSAGES, stream=False, options=OPTIONS)
 
     last = {**CHATTED, "done_reason": str, **DURATIONS}
-    for line in lines[:-1]:
-        assert_shape(line, CHATTED)
-    assert_shape(lines[-1], last)
+    assert_lines(lines, CHATTED, last)
     assert lines[-1]["message"] == {"role": "assistant", "content": ""}
     assert_shape(whole.json(), last)
 
@@ -102,8 +103,8 @@ def test_chat_with_probabilities(raw: Raw) -> None:
     lines = raw.lines("/api/chat", **asked, top_logprobs=1)
     whole = raw.post("/api/chat", **asked, top_logprobs=1, stream=False).json()
 
-    for line in lines[:-1]:
-        assert_shape(line, {**CHATTED, "logprobs": LOGPROBS})
+    last = {**CHATTED, "done_reason": str, **DURATIONS}
+    assert_lines(lines, {**CHATTED, "logprobs": LOGPROBS}, last)
     assert_shape(whole, {**CHATTED, "done_reason": str, "logprobs": LOGPROBS, **DURATIONS})
 
 
@@ -150,7 +151,8 @@ def test_embed(raw: Raw) -> None:
     head = {"model": str, "embeddings": [[float]]}
     durations = {"total_duration": int, "load_duration": int, "prompt_eval_count": int}
     assert_shape(one, {**head, **durations})
-    assert_shape(none, head)
+    assert_shape(none | {"embeddings": [[0.0]]}, head)
+    assert none["embeddings"] == []
     assert_shape(old, {"embedding": [float]})
     assert len(old["embedding"]) == 256
     assert raw.post("/api/embeddings", model=EMBEDDER).json() == {"embedding": []}

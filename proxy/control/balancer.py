@@ -20,8 +20,8 @@ from proxy.control.worker_devices import WorkerDevices
 from proxy.engine.types import Device, LoadOptions
 from proxy.memory.ledger import Ledger
 from proxy.memory.snapshot import Snapshot
+from proxy.placement.device_budget import DeviceBudget
 from proxy.placement.rebalance import rebalance
-from proxy.placement.room import Room
 from proxy.pool.state import Backend
 from proxy.tasks import spawn
 
@@ -117,7 +117,7 @@ class Balancer:
             self._headroom.state_of(domain).preempted_at_s = self._clock.now()
         self._check_movers()
 
-    def _expected(self) -> Mapping[str, Room]:
+    def _expected(self) -> Mapping[str, DeviceBudget]:
         """The budgets, with what is on its way counted once; remembers where memory is short."""
         budgets, outbound = self._headroom.budgets(), self._headroom.outbound()
         inbound, now = self._headroom.inbound(but_one=True), self._clock.now()

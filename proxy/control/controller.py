@@ -261,8 +261,8 @@ class Controller:
             state.split,
             self._headroom.available(by_number=state.split != AUTO),
             self._desired.expert_only(backend),
-            card_of=self._headroom.domain_of,
-            closed=self._desired.no_expert_devices(),
+            domain_of=self._headroom.domain_of,
+            no_experts=self._desired.no_expert_devices(),
             floor=state.floor,
         )
         await state.migration.reach(goal, why, settle_s=settle_s)

@@ -15,8 +15,8 @@ from proxy.control.ports import Backends, Readings
 from proxy.engine.types import CPU, Device, Layer, LoadOptions
 from proxy.memory.ledger import Ledger
 from proxy.placement.assign import Placement, projected
+from proxy.placement.device_budget import DeviceBudget
 from proxy.placement.rebalance import Tenant
-from proxy.placement.room import Room as DeviceBudget
 from proxy.policy.model import Policies
 from proxy.pool.state import Backend, BackendState, Name
 from proxy.split import AUTO, cpu_layers

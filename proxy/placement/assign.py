@@ -8,8 +8,8 @@ from proxy.engine.types import CPU, Status
 from proxy.split import ALL, AUTO, Split, cpu_layers
 
 Placement = dict[int, str]
-# Card -> bytes that experts may still take there; None: not known.
-Spare = Mapping[str, int | None]
+# Memory domain -> bytes that experts may still take there; None: not known.
+Available = Mapping[str, int | None]
 
 
 def placement(status: Status, split: Split) -> Placement:
@@ -50,11 +50,11 @@ def projected(status: Status, goal: Placement) -> Status:
 def assign(
     status: Status,
     split: Split,
-    spare: Spare,
-    extra: Sequence[str] = (),
+    available: Available,
+    expert_only: Sequence[str] = (),
     *,
-    card_of: Callable[[str], str] = str,
-    closed: Set[str] = frozenset(),
+    domain_of: Callable[[str], str] = str,
+    no_experts: Set[str] = frozenset(),
     floor: int = 0,
 ) -> Placement:
     """The placement for a split, as far as there is room: from the last layer backwards until one
@@ -62,25 +62,28 @@ def assign(
 
     Experts that are on their device already have their room. On a device whose memory is not known
     what was asked for is tried (an allocation that fails is undone), and "auto" puts nothing:
-    unknown is not plenty. What does not fit where its attention is goes to a device of `extra`,
-    which has experts only. `card_of` tells the card that a device is on, and shares with the others
-    there. `closed` are devices that are to have none: those on them leave. `floor`: what "auto"
-    leaves on the CPU though there were room, where this was measured to be faster.
+    unknown is not plenty. What does not fit where its attention is goes to a device of
+    `expert_only`, which has experts only. `domain_of` tells the memory domain that a device is in,
+    and shares with the others there. `no_experts` are devices that are to have none: those on them
+    leave. `floor`: what "auto" leaves on the CPU though there were room, where this was measured to
+    be faster.
     """
-    wish = placement(status, floor if split == AUTO else split)
-    left, full = dict(spare), set()
+    goal = placement(status, floor if split == AUTO else split)
+    left, full = dict(available), set()
     for layer in reversed(status.layers):
-        if (attention_device := wish[layer.index]) == CPU:
+        if (attention_device := goal[layer.index]) == CPU:
             continue
-        devices = [device for device in (attention_device, *extra) if device not in closed]
-        wish[layer.index] = layer.experts if layer.experts in devices else CPU
+        devices = [
+            device for device in (attention_device, *expert_only) if device not in no_experts
+        ]
+        goal[layer.index] = layer.experts if layer.experts in devices else CPU
         for device in devices if layer.experts not in devices else ():
-            room = left.get(card := card_of(device))
-            fits = split != AUTO if room is None else layer.experts_bytes <= room
-            if card not in full and fits:
-                wish[layer.index] = device
-                if room is not None:
-                    left[card] = room - layer.experts_bytes
+            left_bytes = left.get(domain := domain_of(device))
+            fits = split != AUTO if left_bytes is None else layer.experts_bytes <= left_bytes
+            if domain not in full and fits:
+                goal[layer.index] = device
+                if left_bytes is not None:
+                    left[domain] = left_bytes - layer.experts_bytes
                 break
-            full.add(card)
-    return wish
+            full.add(domain)
+    return goal

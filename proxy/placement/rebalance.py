@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from proxy.engine.types import CPU, Layer
-from proxy.placement.room import Room
+from proxy.placement.device_budget import DeviceBudget
 
 # How much comes at a time when nobody was short lately: enough to be quick, little enough to
 # measure between.
@@ -67,7 +67,7 @@ class Relocation:
         return self.domain if self.why == "free" else CPU
 
 
-def rebalance(tenants: Sequence[Tenant], rooms: Mapping[str, Room]) -> list[Relocation]:
+def rebalance(tenants: Sequence[Tenant], budgets: Mapping[str, DeviceBudget]) -> list[Relocation]:
     """What is to move now, all of it for one reason: what has to leave, else what may come, else
     what gives way. So what leaves is given to nobody before it has left, and who had to leave is
     there again when the others' room is given.
@@ -76,24 +76,26 @@ def rebalance(tenants: Sequence[Tenant], rooms: Mapping[str, Room]) -> list[Relo
     only. An unused backend gives way for one layer at a time.
     """
     decided = _Round(tenants)
-    for domain, room in rooms.items():
-        decided.reclaim(domain, room.deficit_bytes, "pressure")
+    for domain, budget in budgets.items():
+        decided.reclaim(domain, budget.deficit_bytes, "pressure")
     if decided.relocations or any(tenant.moving for tenant in tenants):
         return decided.relocations
     open_for_more = {
-        domain: room for domain, room in rooms.items() if room.experts and room.growth != "frozen"
+        domain: budget
+        for domain, budget in budgets.items()
+        if budget.experts and budget.growth != "frozen"
     }
     lodgings = {domain for tenant in tenants for domain in tenant.expert_only}
     for domain in sorted(open_for_more, key=lambda domain: domain in lodgings):
         decided.fill(domain, open_for_more[domain])
-    for domain, room in open_for_more.items():
-        if room.may_preempt and not decided.relocations:
-            decided.preempt(domain, room)
+    for domain, budget in open_for_more.items():
+        if budget.may_preempt and not decided.relocations:
+            decided.preempt(domain, budget)
     return decided.relocations
 
 
 def make_room(
-    tenants: Sequence[Tenant], needed: Mapping[str, int], rooms: Mapping[str, Room]
+    tenants: Sequence[Tenant], needed: Mapping[str, int], budgets: Mapping[str, DeviceBudget]
 ) -> tuple[list[Relocation], dict[str, int]]:
     """Room for a newcomer that takes `needed` bytes of each domain, by demoting experts of those
     that are there.
@@ -102,7 +104,7 @@ def make_room(
     """
     decided, missing = _Round(tenants), {}
     for domain, size_bytes in needed.items():
-        spare_bytes = rooms[domain].spare_bytes if domain in rooms else None
+        spare_bytes = budgets[domain].spare_bytes if domain in budgets else None
         if spare_bytes is None:
             continue  # not known: the newcomer has to try
         left_bytes = decided.reclaim(domain, size_bytes - spare_bytes, "room")
@@ -147,9 +149,12 @@ class _Round:
                     size_bytes -= layer.experts_bytes
         return size_bytes
 
-    def fill(self, domain: str, room: Room) -> None:
+    def fill(self, domain: str, budget: DeviceBudget) -> None:
         """Promote into what is spare: backends in use first, by how much they are used."""
-        left_bytes, bulk_bytes = room.available_bytes, GROW_BYTES if room.growth == "bulk" else 0
+        left_bytes, bulk_bytes = (
+            budget.available_bytes,
+            GROW_BYTES if budget.growth == "bulk" else 0,
+        )
         first = True
         for tenant, layer in self._wanted(domain):
             if layer.experts_bytes > left_bytes:
@@ -161,13 +166,13 @@ class _Round:
             bulk_bytes -= layer.experts_bytes
             first = False
 
-    def preempt(self, domain: str, room: Room) -> None:
+    def preempt(self, domain: str, budget: DeviceBudget) -> None:
         """Have backends that are not in use, and that nobody gave a number, make room for the next
         layer of one that is, where that is enough for it."""
         tenant, layer = next(self._wanted(domain), (None, None))
-        if tenant is None or layer is None or not tenant.busy or room.spare_bytes is None:
+        if tenant is None or layer is None or not tenant.busy or budget.spare_bytes is None:
             return
-        lacking_bytes = layer.experts_bytes - room.spare_bytes
+        lacking_bytes = layer.experts_bytes - budget.spare_bytes
         idle = [tenant for tenant in self._tenants if not tenant.busy and tenant.auto]
         theirs_bytes = sum(x.experts_bytes for t in idle for x in self._held(t, domain))
         if 0 < lacking_bytes <= theirs_bytes:

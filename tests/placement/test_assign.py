@@ -68,21 +68,26 @@ class TestPlan:
         assert placed(assign(status("cc"), "auto", {"G": None})) == "cc"
 
     def test_what_does_not_fit_at_home_goes_to_a_device_for_experts_only(self) -> None:
-        room = {"G": GB, "H": 2 * GB}
-        assert placed(assign(status("cccc"), "auto", room, ["H"])) == "cHHG"
+        left_bytes = {"G": GB, "H": 2 * GB}
+        assert placed(assign(status("cccc"), "auto", left_bytes, ["H"])) == "cHHG"
         assert placed(assign(status("cHHG"), "auto", {"G": 0, "H": 0}, ["H"])) == "cHHG"
 
     def test_devices_on_one_card_share_its_room(self) -> None:
-        found = assign(status("cccc"), 0, {"card": 3 * GB}, ["H"], card_of=lambda _: "card")
+        found = assign(status("cccc"), 0, {"card": 3 * GB}, ["H"], domain_of=lambda _: "card")
         assert placed(found) == "cGGG"
 
     def test_a_device_that_is_not_for_experts_gets_none(self) -> None:
         assert placed(assign(status("cc"), 0, {"G": 0, "H": 9 * GB}, ["H"])) == "HH"
 
     def test_experts_leave_a_closed_device_for_one_with_room(self) -> None:
-        closed = {"G"}
-        assert placed(assign(status("ccGG"), "auto", {"G": 9 * GB}, closed=closed)) == "cccc"
-        assert placed(assign(status("ccGG"), 0, {"G": None}, closed=closed)) == "cccc"
-        room = {"G": 9 * GB, "H": 3 * GB}
-        assert placed(assign(status("cHGG"), "auto", room, ["H"], closed=closed)) == "HHHH"
-        assert placed(assign(status("ccHH"), 0, room, ["H"], closed={"H"})) == "GGGG"
+        no_experts = {"G"}
+        assert (
+            placed(assign(status("ccGG"), "auto", {"G": 9 * GB}, no_experts=no_experts)) == "cccc"
+        )
+        assert placed(assign(status("ccGG"), 0, {"G": None}, no_experts=no_experts)) == "cccc"
+        left_bytes = {"G": 9 * GB, "H": 3 * GB}
+        assert (
+            placed(assign(status("cHGG"), "auto", left_bytes, ["H"], no_experts=no_experts))
+            == "HHHH"
+        )
+        assert placed(assign(status("ccHH"), 0, left_bytes, ["H"], no_experts={"H"})) == "GGGG"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.engine.types import CPU, Layer
+from proxy.placement.device_budget import DeviceBudget, Growth
 from proxy.placement.rebalance import GROW_BYTES, Relocation, Tenant, make_room, rebalance
-from proxy.placement.room import Growth, Room
 
 # So that some layers are more than what comes at a time, and some are less.
 UNIT = GROW_BYTES // 4
@@ -19,16 +19,16 @@ DOMAINS = ("G", "H", "E")
 
 @dataclass(frozen=True)
 class Machine:
-    rooms: dict[str, Room]
+    budgets: dict[str, DeviceBudget]
     tenants: tuple[Tenant, ...]
 
     def after(self, moves: Iterable[Relocation]) -> "Machine":
         """Once all has moved, and the devices show it."""
-        rooms, places = dict(self.rooms), {}
+        budgets, places = dict(self.budgets), {}
         for move in moves:
             size = self.layer(move).experts_bytes
             freed = size if move.place == CPU else -size
-            rooms[move.domain] = rooms[move.domain].with_freed(freed)
+            budgets[move.domain] = budgets[move.domain].with_freed(freed)
             places[move.tenant, move.layer] = move.place
         tenants = (
             replace(
@@ -40,7 +40,7 @@ class Machine:
             )
             for tenant in self.tenants
         )
-        return Machine(rooms, tuple(tenants))
+        return Machine(budgets, tuple(tenants))
 
     def tenant(self, move: Relocation) -> Tenant:
         return next(tenant for tenant in self.tenants if tenant.id == move.tenant)
@@ -60,11 +60,11 @@ def sizes(low: int, high: int) -> st.SearchStrategy[int]:
 
 
 @st.composite
-def device_rooms(draw: st.DrawFn) -> Room:
+def device_rooms(draw: st.DrawFn) -> DeviceBudget:
     reserve_bytes = draw(sizes(0, 8))
     filled = draw(st.sampled_from(["full", "full", "roomy", "roomy", "roomy", "short", "unknown"]))
     bounds = {"full": (0, 4), "roomy": (4, 24), "short": (-8, 0)}.get(filled)
-    return Room(
+    return DeviceBudget(
         free_bytes=None if bounds is None else reserve_bytes + draw(sizes(*bounds)),
         reserve_bytes=reserve_bytes,
         low_bytes=draw(st.sampled_from([0, reserve_bytes // 2, reserve_bytes])),
@@ -74,13 +74,13 @@ def device_rooms(draw: st.DrawFn) -> Room:
 
 
 @st.composite
-def domain_rooms(draw: st.DrawFn) -> Room:
+def domain_rooms(draw: st.DrawFn) -> DeviceBudget:
     """Of one device, or of two on one card."""
     devices = [draw(device_rooms()) for _ in range(draw(st.sampled_from([1, 1, 2])))]
-    room = reduce(Room.merge, devices)
+    budget = reduce(DeviceBudget.merge, devices)
     growths: list[Growth] = ["bulk", "bulk", "bulk", "bulk", "step", "frozen"]
     return replace(
-        room,
+        budget,
         promised_bytes=draw(st.just(0) | st.just(0) | sizes(0, 4)),
         growth=draw(st.sampled_from(growths)),
         may_preempt=draw(st.booleans()),
@@ -128,7 +128,7 @@ def check_moves(machine: Machine, moves: Sequence[Relocation]) -> None:
     for move in moves:
         layer = machine.layer(move)
         assert layer.experts == (move.domain if move.place == CPU else CPU), "it comes or leaves"
-    for domain in machine.rooms:
+    for domain in machine.budgets:
         here = [move for move in moves if move.domain == domain]
         leaving = [move for move in here if move.place == CPU]
         assert leaving in ([], here), "no domain gives and takes at once"
@@ -160,32 +160,32 @@ def in_their_turn(domain: str, tenants: Sequence[Tenant]) -> list[tuple[str, int
 
 @given(machines())
 def test_a_round_gives_and_takes_no_more_than_it_may(machine: Machine) -> None:
-    moves = rebalance(machine.tenants, machine.rooms)
+    moves = rebalance(machine.tenants, machine.budgets)
 
     check_moves(machine, moves)
-    for domain, room in machine.rooms.items():
+    for domain, budget in machine.budgets.items():
         here = [move for move in moves if move.domain == domain]
         match here[0].why if here else None:
             case "free":
-                assert machine.bytes(here) <= room.available_bytes
-                assert room.growth != "frozen"
-                assert room.growth == "bulk" or len(here) == 1
+                assert machine.bytes(here) <= budget.available_bytes
+                assert budget.growth != "frozen"
+                assert budget.growth == "bulk" or len(here) == 1
                 assert len(here) == 1 or machine.bytes(here) <= GROW_BYTES
             case "use":
-                assert room.may_preempt
+                assert budget.may_preempt
                 assert all(map(trades, map(machine.tenant, here)))
                 assert here == moves, "one trade at a time"
             case "pressure":
-                assert room.deficit_bytes
-                assert machine.bytes(here[:-1]) < room.deficit_bytes, "no layer more than needed"
-        if machine.bytes(here) < room.deficit_bytes:
+                assert budget.deficit_bytes
+                assert machine.bytes(here[:-1]) < budget.deficit_bytes, "no layer more than needed"
+        if machine.bytes(here) < budget.deficit_bytes:
             left = machine.after(moves)
             assert not left.held(domain, left.tenants), "what is missing is nowhere to be had"
 
 
 @given(machines())
 def test_what_comes_is_where_it_may_be(machine: Machine) -> None:
-    for move in rebalance(machine.tenants, machine.rooms):
+    for move in rebalance(machine.tenants, machine.budgets):
         if move.place != CPU:
             tenant, layer = machine.tenant(move), machine.layer(move)
             assert layer.index not in tenant.pinned_cpu
@@ -200,7 +200,7 @@ def test_left_alone_it_comes_to_rest(machine: Machine) -> None:
     came: set[tuple[str, int]] = set()
     made_for_use: set[str] = set()
     for round_number in range(1 + 2 * sum(len(tenant.layers) for tenant in machine.tenants)):
-        moves = rebalance(machine.tenants, machine.rooms)
+        moves = rebalance(machine.tenants, machine.budgets)
         taken = {m.domain for m in moves if m.place != CPU and machine.tenant(m).busy}
         assert made_for_use <= taken, "what was made for one in use, it takes"
         made_for_use = {move.domain for move in moves if move.why == "use"}
@@ -220,32 +220,32 @@ def test_left_alone_it_comes_to_rest(machine: Machine) -> None:
 def test_room_is_made_in_one_go_and_not_more_than_needed(
     machine: Machine, needed: dict[str, int]
 ) -> None:
-    moves, missing = make_room(machine.tenants, needed, machine.rooms)
+    moves, missing = make_room(machine.tenants, needed, machine.budgets)
 
     check_moves(machine, moves)
     assert all(move.why == "room" and move.domain in needed for move in moves)
     after = machine.after(moves)
     for domain, size in needed.items():
-        spare = machine.rooms[domain].spare_bytes if domain in machine.rooms else None
+        spare = machine.budgets[domain].spare_bytes if domain in machine.budgets else None
         here = [move for move in moves if move.domain == domain]
         if spare is None:
             assert not here
             assert domain not in missing, "it has to try"
             continue
         assert machine.bytes(here[:-1]) < max(size - spare, 1)
-        lacking = size - (after.rooms[domain].spare_bytes or 0)
+        lacking = size - (after.budgets[domain].spare_bytes or 0)
         assert missing.get(domain, 0) == max(lacking, 0)
         if domain in missing:
             assert not after.held(domain, after.tenants)
-    assert make_room(after.tenants, needed, after.rooms) == ([], missing)
+    assert make_room(after.tenants, needed, after.budgets) == ([], missing)
 
 
 @given(machines())
 def test_a_domain_of_which_nothing_is_known_is_left_alone(machine: Machine) -> None:
-    unknown = Room(None, reserve_bytes=UNIT, low_bytes=UNIT, may_preempt=True)
-    first = next(iter(machine.rooms))
+    unknown = DeviceBudget(None, reserve_bytes=UNIT, low_bytes=UNIT, may_preempt=True)
+    first = next(iter(machine.budgets))
 
-    moves = rebalance(machine.tenants, machine.rooms | {first: unknown})
+    moves = rebalance(machine.tenants, machine.budgets | {first: unknown})
 
     assert first not in {move.domain for move in moves}
 
@@ -254,6 +254,6 @@ def test_a_domain_of_which_nothing_is_known_is_left_alone(machine: Machine) -> N
 def test_while_experts_are_on_their_way_others_only_leave(machine: Machine) -> None:
     first, *others = machine.tenants
 
-    moves = rebalance([replace(first, moving=True), *others], machine.rooms)
+    moves = rebalance([replace(first, moving=True), *others], machine.budgets)
 
     assert {move.why for move in moves} <= {"pressure"}

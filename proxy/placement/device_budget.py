@@ -9,7 +9,7 @@ Growth = Literal["bulk", "step", "frozen"]
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class DeviceBudget:
     """The memory of one domain, as the pessimist sees it. None: not known."""
 
     free_bytes: int | None
@@ -44,7 +44,7 @@ class Room:
         """What experts may still take. An unknown size without a limit is no room at all."""
         return max(self.spare_bytes or 0, 0) if self.experts else 0
 
-    def with_freed(self, size_bytes: int) -> "Room":
+    def with_freed(self, size_bytes: int) -> "DeviceBudget":
         """The room once so much has left."""
         free, over = self.free_bytes, self.over_limit_bytes
         return replace(
@@ -53,11 +53,11 @@ class Room:
             over_limit_bytes=None if over is None else over - size_bytes,
         )
 
-    def merge(self, other: "Room") -> "Room":
+    def merge(self, other: "DeviceBudget") -> "DeviceBudget":
         """The room on a card of which two devices tell."""
         pair = (self, other)
-        frees = [room.free_bytes for room in pair if room.free_bytes is not None]
-        overs = [room.over_limit_bytes for room in pair if room.over_limit_bytes is not None]
+        frees = [budget.free_bytes for budget in pair if budget.free_bytes is not None]
+        overs = [budget.over_limit_bytes for budget in pair if budget.over_limit_bytes is not None]
         return replace(
             self,
             free_bytes=min(frees, default=None),

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.placement.room import Room
+from proxy.placement.device_budget import DeviceBudget
 
-ROOM = Room(10, reserve_bytes=4, low_bytes=2)
+ROOM = DeviceBudget(10, reserve_bytes=4, low_bytes=2)
 
 
 @pytest.mark.parametrize(
-    ("room", "deficit", "available"),
+    ("budget", "deficit", "available"),
     [
         (ROOM, 0, 6),
         (replace(ROOM, free_bytes=3), 0, 0),
@@ -25,8 +25,10 @@ ROOM = Room(10, reserve_bytes=4, low_bytes=2)
         (replace(ROOM, free_bytes=None, over_limit_bytes=-5), 0, 5),
     ],
 )
-def test_what_is_given_back_and_what_may_be_taken(room: Room, deficit: int, available: int) -> None:
-    assert (room.deficit_bytes, room.available_bytes) == (deficit, available)
+def test_what_is_given_back_and_what_may_be_taken(
+    budget: DeviceBudget, deficit: int, available: int
+) -> None:
+    assert (budget.deficit_bytes, budget.available_bytes) == (deficit, available)
 
 
 def test_what_is_spare_may_be_less_than_nothing_or_not_known() -> None:
@@ -43,8 +45,8 @@ def test_what_leaves_is_free_and_off_the_limit() -> None:
 
 def test_of_two_devices_on_one_card_the_stricter_rule_counts() -> None:
     """Whichever of them is told first."""
-    one = Room(10, reserve_bytes=4, low_bytes=4, over_limit_bytes=-1)
-    other = Room(9, reserve_bytes=6, low_bytes=6, experts=False)
+    one = DeviceBudget(10, reserve_bytes=4, low_bytes=4, over_limit_bytes=-1)
+    other = DeviceBudget(9, reserve_bytes=6, low_bytes=6, experts=False)
 
-    both = Room(9, reserve_bytes=6, low_bytes=6, over_limit_bytes=-1, experts=False)
+    both = DeviceBudget(9, reserve_bytes=6, low_bytes=6, over_limit_bytes=-1, experts=False)
     assert one.merge(other) == other.merge(one) == both

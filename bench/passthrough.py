@@ -5,7 +5,10 @@ All ways take turns within one run, against the same worker, so that whatever el
 hits all of them. The third way is a relay that only copies bytes: what any process in between costs
 on this machine, whatever it does. `--check` judges by what the proxy adds to that.
 
-    python -m bench.passthrough [--rounds N] [--streams N] [--check]
+With `--before`, the proxy of another checkout takes its turns too: whether a change made requests
+slower, at one and the same time.
+
+    python -m bench.passthrough [--rounds N] [--streams N] [--check] [--before CHECKOUT]
 """
 
 import argparse
@@ -32,6 +35,7 @@ MOST_ADDED_S = 0.0005  # more than the relay does
 LEAST_RATE = 0.95
 START_S = 120.0
 WARM_UP_ROUNDS = 5
+BEFORE = "the proxy before"
 END = b"\r\n0\r\n\r\n"
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -146,8 +150,11 @@ async def rates(ways: list[Way], rounds: int, streams: int, tokens: int) -> dict
 
 
 @contextlib.asynccontextmanager
-async def served(path: Path, streams: int) -> AsyncIterator[list[Way]]:
-    """A proxy in a process of its own, with its worker loaded, and both ways to that."""
+async def served(
+    path: Path, streams: int, checkout: Path, name: str
+) -> AsyncIterator[tuple[Way, Way]]:
+    """The proxy of a checkout in a process of its own, with its worker loaded: straight to the
+    worker, and through the proxy."""
     with tempfile.TemporaryDirectory(prefix="mp") as folder, socket.socket() as probe:
         file = Path(folder, "policies.toml")
         # The engine's threads wait by spinning; on a machine with few cores, with one for each of
@@ -158,30 +165,22 @@ async def served(path: Path, streams: int) -> AsyncIterator[list[Way]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        command = [
-            "-m",
-            "proxy.cli.main",
-            "serve",
-            "--port",
-            str(port),
-            "--policies",
-            str(file),
-        ]
+        cli = "proxy.cli.main" if (checkout / "proxy/cli/main.py").exists() else "proxy.cli"
+        command = ("-m", cli, "serve", "--port", str(port), "--policies", str(file))
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *command, "--log-format", "json"),
-            env=os.environ | {"XDG_RUNTIME_DIR": folder},
+            cwd=checkout,
+            env=os.environ | {"XDG_RUNTIME_DIR": folder, "PYTHONPATH": str(checkout)},
             stderr=asyncio.subprocess.DEVNULL,
         )
-        through = Way("proxy, connection kept", port=port, keeps=True)
+        through = Way(name, port=port, keeps=True)
         try:
             async with asyncio.timeout(START_S):
                 await _until_it_listens(process, through)
                 await ask(await through.connect(), request(1, "hi"))
             worker = next(Path(folder).glob("*/b1.sock"))
             # llama-server closes the connection after each stream, so that way cannot keep one.
-            straight = Way("straight to the worker", path=str(worker))
-            async with relayed(str(worker)) as bare:
-                yield [straight, through, bare]
+            yield Way("straight to the worker", path=str(worker)), through
         finally:
             if process.returncode is None:
                 process.terminate()
@@ -255,6 +254,18 @@ async def _until_it_listens(process: asyncio.subprocess.Process, way: Way) -> No
     raise SystemExit(f"the proxy ended with status {process.returncode}")
 
 
+def compared(now: list[Times], before: list[Times]) -> str:
+    """What a change did to the first byte, pair by pair, and how sure that is."""
+    pairs = list(zip(now, before, strict=True))
+    added_ms = [1000 * (new.first_byte_s - old.first_byte_s) for new, old in pairs]
+    ratio = statistics.median(new.first_byte_s / old.first_byte_s for new, old in pairs)
+    low, _, high = statistics.quantiles(added_ms, n=4)
+    return (
+        f"against the proxy before, the first byte comes {statistics.median(added_ms):+.3f} ms "
+        f"later (middle half of the pairs {low:+.3f} to {high:+.3f}), a ratio of {ratio:.3f}"
+    )
+
+
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=300, help="requests each way, first byte")
@@ -269,16 +280,27 @@ async def main() -> int:
         help=f"fail above {MOST_ADDED_S * 1000} ms more than the relay, below {LEAST_RATE} of the "
         "tokens/s",
     )
+    parser.add_argument(
+        "--before", type=Path, metavar="CHECKOUT", help="another checkout, to compare with"
+    )
     parser.add_argument("--relay", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.relay:
         await relay(arguments.relay[0], int(arguments.relay[1]))
-    async with served(arguments.model or model(layers=arguments.layers), arguments.streams) as ways:
+    path = arguments.model or model(layers=arguments.layers)
+    async with contextlib.AsyncExitStack() as stack:
+        here = served(path, arguments.streams, Path.cwd(), "proxy, connection kept")
+        straight_way, through_way = await stack.enter_async_context(here)
+        bare_way = await stack.enter_async_context(relayed(straight_way.path or ""))
+        ways = [straight_way, through_way, bare_way]
+        if arguments.before:
+            old = served(path, arguments.streams, arguments.before.resolve(), BEFORE)
+            ways.append((await stack.enter_async_context(old))[1])
         taken = await firsts(ways, arguments.rounds)
         per_second = await rates(
             ways[:2], arguments.rate_rounds, arguments.streams, arguments.tokens
         )
-    straight, through, bare = names = [way.name for way in ways]
+    straight, through, bare, *_ = names = [way.name for way in ways]
     title = f"tokens/s, {arguments.streams} streams"
     print(f"{'':24}{'first byte, median':>20}{'first event':>16}{title:>24}")
     for name in names:
@@ -302,6 +324,8 @@ async def main() -> int:
         f"the proxy adds {added_s * 1000:.3f} ms to the first byte, {event_s * 1000:.3f} ms to the "
         f"first event, and keeps {kept:.3f} of tokens/s"
     )
+    if arguments.before:
+        print(compared(taken[through], taken[BEFORE]))
     missed = added_s - floor_s > MOST_ADDED_S or kept < LEAST_RATE
     return 1 if arguments.check and missed else 0
 

@@ -151,6 +151,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         memory = MemoryWatch(
             setting=lambda device: policies.current.devices.for_device(device).memory,
             ask_workers=workers.ask_all,
+            silent=workers.silent,
         )
 
         def room_on_devices(rpc: Sequence[str]) -> Sequence[Budget]:

@@ -25,7 +25,9 @@ class WorkerDevices:
 
     def __init__(self, serving: Callable[[], Iterable[Backend]], clock: Clock) -> None:
         self._serving, self._clock = serving, clock
-        # What changes: the questions that are not answered yet, and whose worker is late.
+        # What changes: the questions that are not answered yet, whose worker is late, and which
+        # devices each has told of.
+        self._told: dict[Name, frozenset[str]] = {}
         self._asked: dict[Name, asyncio.Task[Sequence[Device] | None]] = {}
         self._late: set[Name] = set()
 
@@ -56,8 +58,15 @@ class WorkerDevices:
         await wait_within(self._clock, (task,), ANSWER_S)
         return self._answer(backend, task)
 
+    def silent(self) -> frozenset[str]:
+        """The devices that only workers which do not answer have told of."""
+        late = (names for name, names in self._told.items() if name in self._late)
+        others = (names for name, names in self._told.items() if name not in self._late)
+        return frozenset().union(*late) - frozenset().union(*others)
+
     def forget(self, backend: Backend) -> None:
         """It is gone."""
+        self._told.pop(backend.name, None)
         self._late.discard(backend.name)
         if (task := self._asked.pop(backend.name, None)) is not None:
             task.cancel()
@@ -78,6 +87,8 @@ class WorkerDevices:
             del self._asked[backend.name]
         if task.done() and not task.cancelled():
             answer = task.result()
+        if answer is not None:
+            self._told[backend.name] = frozenset(device.name for device in answer)
         if (answer is None) != (backend.name in self._late):
             log.warning("worker_late" if answer is None else "worker_answers", backend=backend.id)
             (self._late.add if answer is None else self._late.discard)(backend.name)

@@ -43,7 +43,8 @@ class MemoryWatch:
 
     `setting` gives a device's `memory` of the policies, and is asked at each poll, so that an edit
     takes effect at once. `ask_workers` returns all devices as the workers report them now; without
-    it, a ggml reading is as old as the last `set_devices`.
+    it, a ggml reading is as old as the last `set_devices`. `silent` names devices that only workers
+    which do not answer would tell of.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class MemoryWatch:
         *,
         setting: Callable[[str], str | None] = lambda _: None,
         ask_workers: Callable[[], Awaitable[Iterable[Device]]] | None = None,
+        silent: Callable[[], Collection[str]] = frozenset,
         nvml: Nvml | None = None,
         sysfs: Sysfs | None = None,
         host: Callable[[], HostReading] = read_host,
@@ -61,7 +63,7 @@ class MemoryWatch:
         fresh_s: float = FRESH_S,
     ) -> None:
         self._setting = setting
-        self._ask_workers = ask_workers
+        self._ask_workers, self._silent = ask_workers, silent
         self._nvml = nvml or Nvml()
         self._sysfs = sysfs or Sysfs()
         self._read_host = host
@@ -286,7 +288,8 @@ class MemoryWatch:
             answer, hangs = reader.answer, reader.busy and reader.name in hanging
         elif source.kind == GGML:
             answer = self._reported.get(device.name, answer)
-            hangs = self._asking is not None and GGML in hanging
+            late = self._asking is not None and GGML in hanging
+            hangs = late or device.name in self._silent()
         return device_reading(device, source, answer, hangs=hangs, pids=self._pids)
 
     def _publish(self, snapshot: Snapshot) -> None:

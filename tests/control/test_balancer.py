@@ -1,5 +1,7 @@
 """Who gets memory and who gives it, on real workers with real devices."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,40 @@ async def test_what_could_not_be_had_is_not_tried_before_it_has_settled(tmp_path
                 await served.post("/v1/completions", BODY | {"moe_cpu_layers": 2})
             served.edit(policies({"m": m}, devices=devices | {"settle": "0s"}))
             await until(lambda: backend.engine.known().moe_cpu_layers == 2, "it is tried again")
+
+
+async def test_a_stopped_worker_hides_its_own_device_and_keeps_no_other_from_moving(
+    tmp_path: Path,
+) -> None:
+    usual = {"path": model(layers=4), "moe_cpu_layers": "full", "ctx": 512, "parallel": 1}
+    async with rpc_server() as first, rpc_server() as second:
+        models = {"m": usual | {"rpc": [first]}, "n": usual | {"rpc": [second]}}
+        async with proxy(tmp_path, policies(models)) as served:
+            for name in models:
+                await served.post("/v1/completions", BODY | {"model": name})
+            m, n = served.app.services.pool.backends()
+            stopped, device_of = await served.backend("m"), {}
+            for backend in (m, n):
+                (device_of[backend.id],) = {
+                    x.attention_device for x in backend.engine.known().layers
+                }
+            os.kill(stopped["pid"], signal.SIGSTOP)
+            try:
+                latest = served.app.services.memory.latest
+                await until(
+                    lambda: latest().devices[device_of[m.id]].problem is not None, "it is missed"
+                )
+                seen_s = latest().devices[device_of[n.id]].at_s or 0.0
+
+                await served.post("/v1/completions", BODY | {"model": "n", "moe_cpu_layers": 1})
+
+                assert n.engine.known().moe_cpu_layers == 1
+                await until(
+                    lambda: (latest().devices[device_of[n.id]].at_s or 0.0) > seen_s, "it is read"
+                )
+                assert latest().devices[device_of[n.id]].problem is None
+            finally:
+                os.kill(stopped["pid"], signal.SIGCONT)
+            await until(
+                lambda: latest().devices[device_of[m.id]].problem is None, "it is there again"
+            )

@@ -9,6 +9,7 @@ import pytest
 from proxy.cli.main import main
 from proxy.cli.output import FAILED, MISUSED, OK
 from proxy.cli.plan import parse_vram
+from proxy.memory.host import available_host_bytes
 from tests.catalog.test_store import put
 from tests.support.models import model
 from tests.support.policies import policies as made
@@ -209,6 +210,30 @@ def test_mistakes_are_told(
     with pytest.raises(SystemExit) as ended:
         status("tiny", "--vram", "much")
     assert ended.value.code == MISUSED
+
+
+def test_ram_is_what_the_control_group_has_left(
+    policies: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a container, on a machine that has plenty."""
+    group = tmp_path / "group"
+    group.mkdir()
+    for name, text in (("memory.max", 1 << 20), ("memory.current", 0), ("memory.stat", "")):
+        (group / name).write_text(f"{text}\n")
+    proc = tmp_path / "proc" / "self"
+    proc.mkdir(parents=True)
+    (proc.parent / "meminfo").write_text("MemTotal: 99999999 kB\nMemAvailable: 99999999 kB\n")
+    (proc / "cgroup").write_text("0::/\n")
+    monkeypatch.setattr(
+        "proxy.cli.plan.available_host_bytes", lambda: available_host_bytes(proc.parent, group)
+    )
+
+    assert main(["plan", "tiny", "--vram", "36MiB", "--policies", str(policies)]) == OK
+
+    assert "0.00 GiB of RAM are free: the rest is read from disk" in capsys.readouterr().out
 
 
 def test_sizes_of_devices() -> None:

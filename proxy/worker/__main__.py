@@ -6,6 +6,7 @@ notices that the proxy is gone, whatever became of it.
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
 import threading
@@ -98,8 +99,9 @@ async def _serve(embedded: EmbeddedServer, options: argparse.Namespace) -> int:
 
 
 def _wait_for_parent(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
-    while os.read(0, 4096):
-        pass
+    with contextlib.suppress(OSError):  # a stdin that cannot be read has no parent behind it
+        while os.read(0, 4096):
+            pass
     loop.call_soon_threadsafe(stopping.set)
 
 

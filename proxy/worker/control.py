@@ -9,6 +9,7 @@ Counterpart: proxy/engine/hosted.py. By hand: `nc -U control.sock`.
 """
 
 import asyncio
+import contextlib
 import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -47,7 +48,7 @@ class Control:
             "place": self._place,
             "terminate": self._stop,
         }
-        embedded.changed = self._changed
+        embedded.subscribe(self._changed)
 
     async def serve(self, path: str) -> asyncio.Server:
         return await asyncio.start_unix_server(self._client, path, limit=MAX_LINE_BYTES)
@@ -102,7 +103,8 @@ class Control:
 
     def _changed(self) -> None:
         """Called on the host's threads."""
-        self._loop.call_soon_threadsafe(self._broadcast)
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and so does the process
+            self._loop.call_soon_threadsafe(self._broadcast)
 
     def _broadcast(self) -> None:
         event = self._event()

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from proxy.engine.tensor_names import EXPERTS, FEED_FORWARD
 from proxy.worker.gate import Gate, HeldGate
-from proxy.worker.llama import LlamaLibrary, Tensor
+from proxy.worker.llama import LlamaError, LlamaLibrary, ModelGoneError, Tensor
 from proxy.worker.next_step import MAPPED, REPACKED, victim
 from proxy.worker.staging import Copier, Copy, Pointers, Weight
 
+MODEL_GONE = "llama-server has freed the model whose experts were to move"
 ATTENTION = re.compile(r"blk\.(\d+)\.(?:attn|ssm)[^#]*$")
 
 
@@ -50,22 +51,45 @@ class Experts:
         # sequence.
         self._outputs_per_batch = outputs_per_batch
         self._copier = Copier(llama)
+        # What changes, each time that llama-server has loaded its model:
         self.block_count = 0
         self.layers: dict[int, _Layer] = {}
+        # The layers that have at least one tensor for which this CPU has a faster layout.
+        self.repackable: frozenset[int] = frozenset()
+        # The devices that the model is computed on, the CPU's memory among them; None: unknown.
+        self.devices: frozenset[str] | None = None
         # Device -> kind -> bytes, as of the last time the gate was closed.
         self.held: dict[str, dict[str, int]] = {}
 
     # --- finding them ---
 
+    @property
+    def gone(self) -> bool:
+        """Whether llama-server has freed the model: what is known of its tensors is stale."""
+        return self._gate.watched is None
+
+    def forget(self) -> bool:
+        """Give back our buffers of a model that is gone: nobody refers to them any more. Loaded
+        anew, its experts are in the mapped file. Returns whether that is news."""
+        self.free([x.buffer for x in self.layers.values() if x.buffer is not None])
+        for layer in self.layers.values():
+            layer.place, layer.buffer = MAPPED, None
+        news, self.held = bool(self.held), {}
+        return news
+
     def discover(self, held_gate: HeldGate) -> None:
         """Walk the graph of the model and note each layer's expert tensors. Only those in host
         memory count: what llama.cpp itself put on a device is part of a larger buffer and cannot
-        leave it alone."""
-        llama = self._llama
-        self.block_count = llama.model_n_layer(llama.get_model(held_gate.contexts[0]))
+        leave it alone. What was known of an earlier model has to be forgotten before.
+
+        Raises LlamaError where there is no graph to walk.
+        """
+        llama, context = self._llama, held_gate.contexts[0]
+        model = llama.get_model(context)
+        self.block_count = llama.model_n_layer(model)
         found: dict[int, dict[str, Weight]] = {}
         attention: dict[int, str] = {}
-        for tensor in self._weights(held_gate.contexts[0]):
+        for tensor in self._weights(context):
             name = tensor.contents.name.decode(errors="replace")
             if match := self._movable.match(name):
                 buffer = tensor.contents.buffer
@@ -74,17 +98,27 @@ class Experts:
                     weight = Weight(tensor, name, llama.nbytes(tensor), mmap_ptr)
                     found.setdefault(int(match[1]), {})[name] = weight
             elif match := ATTENTION.match(name):
-                attention.setdefault(int(match[1]), self._device_of(tensor))
+                buffer_type = llama.buffer_type(tensor.contents.buffer)
+                attention.setdefault(int(match[1]), self._device_of(buffer_type))
         self.layers = {
             index: _Layer(list(found[index].values()), attention.get(index, MAPPED))
             for index in sorted(found)
         }
+        can_repack = self._copier.can_repack
+        self.repackable = frozenset(
+            index for index, layer in self.layers.items() if any(map(can_repack, layer.weights))
+        )
+        computing = {self._device_of(kind) for kind in self._gate.breakdown(context)}
+        self.devices = frozenset(computing) if computing else None
         self._measure(held_gate)
+        self._gate.watch(model)
 
     def _weights(self, context: int) -> Iterator["c._Pointer[Tensor]"]:
         llama = self._llama
         n = llama.n_seq_max(context)
         graph = llama.graph_reserve(context, n, n, n)
+        if not graph:
+            raise LlamaError("llama.cpp cannot reserve the graph of one step")
         for index in range(llama.graph_n_nodes(graph)):
             for source in llama.graph_node(graph, index).contents.src:
                 if source:
@@ -92,9 +126,9 @@ class Experts:
                     if tensor.contents.buffer and tensor.contents.name.startswith(b"blk."):
                         yield tensor
 
-    def _device_of(self, tensor: "c._Pointer[Tensor]") -> str:
-        device = self._llama.buft_device(self._llama.buffer_type(tensor.contents.buffer))
-        return self._llama.props(device).name.decode() if device else MAPPED
+    def _device_of(self, buffer_type: int) -> str:
+        device = self._llama.buft_device(buffer_type)
+        return self._llama.device_name(device) if device else MAPPED
 
     # --- what there is ---
 
@@ -104,19 +138,25 @@ class Experts:
     def layer_bytes(self, index: int) -> int:
         return sum(weight.bytes for weight in self.layers[index].weights)
 
-    def repackable(self) -> list[int]:
-        """The layers that have at least one tensor for which this CPU has a faster layout (tried at
-        most once per type and shape)."""
-        can_repack = self._copier.can_repack
-        return [i for i, layer in self.layers.items() if any(map(can_repack, layer.weights))]
-
     # --- moving them ---
 
     def stage(self, index: int, place: str, *, stop: Callable[[], bool]) -> Staged | None:
         """Copy a layer's tensors to `place`. None: no memory there, or `stop()` said so meanwhile;
-        then nothing has changed."""
-        copy = self._copier.copy(self.layers[index].weights, place, stop=stop)
-        return Staged(index, place, copy) if copy else None
+        then nothing has changed. Raises ModelGoneError."""
+        gate = self._gate
+        with gate.pinned() as there:  # the copy is made from the model's own mapped file
+            if there:
+                weights = self.layers[index].weights
+                copy = self._copier.copy(weights, place, stop=lambda: stop() or gate.model_leaves)
+                if copy is not None:
+                    return Staged(index, place, copy)
+                if not gate.model_leaves:
+                    return None
+        raise ModelGoneError(MODEL_GONE)
+
+    def discard(self, staged: Staged) -> None:
+        """Give back a copy that has not been swapped in."""
+        self.free([staged.copy.buffer])
 
     def swap(
         self, held_gate: HeldGate, *, demote: Sequence[int] = (), promote: Staged | None = None
@@ -127,7 +167,11 @@ class Experts:
         Where a device has no room for the compute buffers that the new placement needs, the
         promotion is undone, and if that is not enough, more layers leave their devices (`places()`
         shows it): otherwise the next long prompt would fail.
+
+        Raises ModelGoneError, with nothing written.
         """
+        if self.gone:
+            raise ModelGoneError(MODEL_GONE)
         for context in held_gate.contexts:
             self._llama.synchronize(context)
         unused = [buffer for index in demote for buffer in self._demote(index)]
@@ -199,8 +243,7 @@ class Experts:
         for context in held_gate.contexts:
             model = self._llama.get_model(context)
             for buffer_type, (weights, kv, compute) in self._gate.breakdown(context).items():
-                device = self._llama.buft_device(buffer_type)
-                entry = row(self._llama.props(device).name.decode() if device else MAPPED)
+                entry = row(self._device_of(buffer_type))
                 entry["weights"] += (
                     weights if model not in models else 0
                 )  # several contexts share a model

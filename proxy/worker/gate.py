@@ -115,7 +115,7 @@ class Gate:
     @contextmanager
     def pinned(self) -> Iterator[bool]:
         """Within the block the watched model is not freed: whoever wants to waits for its end, so
-        look at `model_leaves` now and then. Gives False where it is gone already."""
+        look at `model_leaves` now and then. Gives False where it is gone, or about to go."""
         try:
             yield bool(self._library.gate_pin())
         finally:

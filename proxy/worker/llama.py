@@ -76,7 +76,12 @@ class _InitParams(c.Structure):
 
 
 class LlamaError(RuntimeError):
-    """The libraries are missing, or are not the ones that this code was written for."""
+    """The libraries are missing, or are not the ones that this code was written for; or what they
+    do is not what is needed now."""
+
+
+class ModelGoneError(LlamaError):
+    """llama-server has freed the model that is meant; it may have loaded it anew."""
 
 
 def default_libdir() -> Path:
@@ -110,6 +115,8 @@ class LlamaLibrary:
         void, size, text, tensor = c.c_void_p, c.c_size_t, c.c_char_p, TensorPointer
         self.dev_count = _f(ggml, "ggml_backend_dev_count", size)
         self.dev_get = _f(ggml, "ggml_backend_dev_get", void, size)
+        self.dev_name = _f(base, "ggml_backend_dev_name", text, void)
+        self.dev_type = _f(base, "ggml_backend_dev_type", c.c_int, void)
         self.dev_props = _f(base, "ggml_backend_dev_get_props", None, void, c.POINTER(DeviceProps))
         self.dev_buffer_type = _f(base, "ggml_backend_dev_buffer_type", void, void)
         self.dev_reg = _f(base, "ggml_backend_dev_backend_reg", void, void)
@@ -204,9 +211,21 @@ class LlamaLibrary:
             _f(base, "ggml_free", None, c.c_void_p)(context)
 
     def devices(self) -> dict[str, int]:
-        """Name -> handle of every device that ggml has registered so far, the CPU among them."""
+        """Name -> handle of every device that ggml has registered so far, the CPU among them.
+        Without a call of a driver, which may hang."""
         handles = [self.dev_get(i) for i in range(self.dev_count())]
-        return {self.props(handle).name.decode(): handle for handle in handles}
+        return {self.device_name(handle): handle for handle in handles}
+
+    def gpus(self) -> list[str]:
+        """The devices that experts can be moved to. Without a call of a driver."""
+        return [
+            name
+            for name, handle in self.devices().items()
+            if DEVICE_KINDS.get(self.dev_type(handle)) in ("gpu", "igpu")
+        ]
+
+    def device_name(self, device: int) -> str:
+        return str(self.dev_name(device).decode(errors="replace"))
 
     def device(self, name: str) -> int:
         """The handle of a device. Raises LlamaError that names the ones there are."""
@@ -216,7 +235,8 @@ class LlamaLibrary:
         return devices[name]
 
     def props(self, device: int) -> DeviceProps:
-        """Name, kind, memory (bytes) and capabilities of a device."""
+        """Name, kind, memory (bytes) and capabilities of a device. Asks its driver, which may take
+        its time, or hang."""
         props = DeviceProps()
         self.dev_props(device, c.byref(props))
         return props

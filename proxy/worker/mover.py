@@ -1,9 +1,11 @@
 """The thread that moves experts: one target at a time, the newest wins, the gate held only to swap.
 
-`moves.next_step` decides, `Experts` does the work; this is the loop between them and the callers
+`next_step` decides, `Experts` does the work; this is the loop between them and the callers
 that wait.
 """
 
+import contextlib
+import sys
 import threading
 import time
 import traceback
@@ -14,6 +16,7 @@ from dataclasses import dataclass, field
 from proxy.engine.types import Move
 from proxy.worker.experts import Experts, Staged
 from proxy.worker.gate import Gate
+from proxy.worker.llama import LlamaError, ModelGoneError
 from proxy.worker.next_step import (
     MAPPED,
     REPACKED,
@@ -27,8 +30,11 @@ from proxy.worker.next_step import (
     on_cpu,
 )
 
-# How often RAM is looked at while there are copies in it, or layers that could be.
+# How often it is looked whether the model is still the same, and RAM where layers are in it, or
+# could be.
 LOOK_S = 2.0
+# The end of the process does not wait for a step that is long, or that hangs.
+STOP_S = 2.0
 # RAM has to be quiet for so long before what was given back is copied anew.
 CALM_S = 60.0
 
@@ -85,12 +91,13 @@ class Mover:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread at its next piece of work. What it has placed stays where it is."""
+        """End the thread at its next piece of work, or leave it behind where that takes long. What
+        it has placed stays where it is."""
         with self._changed:
             self._stopping = True
             self._supersede()
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(STOP_S)
 
     @property
     def settled(self) -> bool:
@@ -100,7 +107,7 @@ class Mover:
     def place(self, placement: Mapping[int, str]) -> "Future[Move]":
         """Change the target of the layers named. The future ends when every layer is where the
         target says, when memory ran out, or when a later call came first. It raises what a step
-        raised."""
+        raised: LlamaError where llama-server has no model, or does not come to the gate."""
         with self._changed:
             self._supersede()
             self._order = _Order(self._order.target | dict(placement))
@@ -131,30 +138,62 @@ class Mover:
         )
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                order, step = self._order, self._next_step()
-                if self._stopping:
-                    return
-                if step is None and self._settled:
-                    self._changed.wait(self._look_s if self._watches_ram() else None)
-                    continue
-                self._settled = step is None or isinstance(step, Unpack)
-                if step is None:
-                    self._changed.notify_all()
-            if step is None:
-                self._notify()
-                continue
+        while (order := self._current_order()) is not None:
+            step: Step | None = None
             try:
-                self._perform(order, step)
+                self._renew()
+                step = self._decide(order)
+                if step is not None:
+                    self._perform(order, step)
+                    self._finish(order)
+                    self._notify()
+            except ModelGoneError:
+                continue  # found anew, the order goes on
             except Exception as error:  # whatever it is: others wait for this thread
-                traceback.print_exc()
                 self._give_up(order, step, error)
-                continue
-            with self._changed:
-                if not order.future.done() and is_placed(self._experts.places(), order.target):
-                    order.future.set_result(self._result())
+
+    def _current_order(self) -> _Order | None:
+        with self._changed:
+            return None if self._stopping else self._order
+
+    def _renew(self) -> None:
+        """Where llama-server has freed its model, as for a sleep of its own: give back what was
+        ours of it and find the experts of the one that it has loaded since, to which the target
+        then applies. Raises LlamaError as long as there is none."""
+        experts = self._experts
+        if not experts.gone:
+            return
+        if experts.forget():
             self._notify()
+        with self._gate.hold() as held_gate:
+            experts.discover(held_gate)
+        with self._changed:
+            # The file may be another one by now.
+            target = self._order.target
+            self._order.target = {layer: target.get(layer, MAPPED) for layer in experts.layers}
+            self._repackable &= experts.repackable
+            self._settled = False
+
+    def _decide(self, order: _Order) -> Step | None:
+        """The step to perform for `order`; None where there is nothing to do, after a while."""
+        with self._changed:
+            if self._order is not order:
+                return None
+            step = self._next_step()
+            if step is None and self._settled:
+                self._changed.wait(self._look_s)
+                return None
+            self._settled = step is None or isinstance(step, Unpack)
+            if step is None:
+                self._changed.notify_all()
+        if step is None:
+            self._notify()
+        return step
+
+    def _finish(self, order: _Order) -> None:
+        with self._changed:
+            if not order.future.done() and is_placed(self._experts.places(), order.target):
+                order.future.set_result(self._result())
 
     def _next_step(self) -> Step | None:
         places = self._experts.places()
@@ -211,9 +250,15 @@ class Mover:
         self, order: _Order, *, demote: Sequence[int] = (), promote: Staged | None = None
     ) -> None:
         before = self._experts.places()
-        with self._gate.hold() as held_gate:
-            unused = self._experts.swap(held_gate, demote=demote, promote=promote)
-            order.gate_s = max(order.gate_s, held_gate.held_s())
+        with contextlib.ExitStack() as unless_swapped:
+            if promote is not None:
+                unless_swapped.callback(self._experts.discard, promote)
+            with self._gate.hold() as held_gate:
+                if self._experts.gone:
+                    raise ModelGoneError
+                unless_swapped.pop_all()
+                unused = self._experts.swap(held_gate, demote=demote, promote=promote)
+                order.gate_s = max(order.gate_s, held_gate.held_s())
         self._experts.free(unused)
         now = self._experts.places()
         for layer, place in before.items():
@@ -223,15 +268,24 @@ class Mover:
     def _given_up(self, order: _Order) -> bool:
         return self._stopping or self._order is not order
 
-    def _give_up(self, order: _Order, step: Step, error: Exception) -> None:
+    def _give_up(self, order: _Order, step: Step | None, error: Exception) -> None:
         """A step failed: let its caller know, and take what was reached as the target."""
+        expected = isinstance(error, LlamaError)
         with self._changed:
-            if not order.future.done():
+            waited_for = not order.future.done()
+            if waited_for and expected and is_placed(self._experts.places(), order.target):
+                order.future.set_result(self._result())  # all on the CPU, and there is no model
+            elif waited_for:
                 order.future.set_exception(error)
+                for layer, place in self._experts.places().items():
+                    order.target[layer] = MAPPED if on_cpu(place) else place
             if isinstance(step, Repack):
                 self._repackable -= {step.layer}
-            for layer, place in self._experts.places().items():
-                order.target[layer] = MAPPED if on_cpu(place) else place
+        if not expected:
+            traceback.print_exception(error)
+        elif step is not None and not waited_for:
+            sys.stderr.write(f"worker: {error}\n")
+        with self._changed:
             if not self._given_up(order):
                 self._changed.wait(self._look_s)  # it may be tried again, but not at once
 

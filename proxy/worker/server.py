@@ -61,10 +61,11 @@ class EmbeddedServer:
         self._dense = dense
         self._mover: Mover | None = None
         self._experts: Experts | None = None
+        self._usable: tuple[str, ...] = ()  # devices to which experts can move
         self.state: State = "loading"
         self.why_no_moves: str | None = None
         self.moves_by_reload = False
-        self.changed: Callable[[], None] = lambda: None
+        self._changed: Callable[[], None] = lambda: None
         self._gate: Gate | None = None
         if fixed_split is not None:
             self._refuse_moves("it was loaded with a fixed split")
@@ -80,6 +81,10 @@ class EmbeddedServer:
                 self._gate = None
                 self._refuse_moves(str(error))
 
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called, on any thread, after each change of state and each move."""
+        self._changed = changed
+
     @property
     def live_moves(self) -> bool:
         return self._mover is not None
@@ -89,13 +94,13 @@ class EmbeddedServer:
 
         `arguments` are llama-server's, without where to listen and where experts go.
         """
-        self._arguments = [
+        command = [
             *("llama-server", "--host", self._server_socket),
             *self._placement_arguments("--rpc" in arguments),
             *arguments,
             *self._attention_arguments(arguments),
         ]
-        argv = (c.c_char_p * len(self._arguments))(*map(os.fsencode, self._arguments))
+        argv = (c.c_char_p * len(command))(*map(os.fsencode, command))
         status: list[int] = []
         server = threading.Thread(
             target=lambda: status.append(self._llama.server_main(len(argv), argv)),
@@ -106,7 +111,7 @@ class EmbeddedServer:
         while server.is_alive() and not self._answers():
             time.sleep(READY_POLL_S)
         if server.is_alive():
-            self._prepare_moves()
+            self._prepare_moves(command)
             self._set_state("ready")
         server.join()
         self._set_state("stopped" if status == [0] and self.state == "ready" else "failed")
@@ -119,10 +124,12 @@ class EmbeddedServer:
         self._llama.server_terminate()
 
     def devices(self) -> list[Device]:
-        """All devices as ggml reports them now, the CPU among them. Memory that a device does not
-        tell is None."""
+        """The devices as ggml reports them now, the CPU among them; where experts can move, those
+        to which they can. Memory that a device does not tell is None. May hang in a driver."""
         found = []
         for name, handle in self._llama.devices().items():
+            if self._usable and name not in (CPU, *self._usable):
+                continue
             props = self._llama.props(handle)
             known = props.memory_total > 0
             found.append(
@@ -159,12 +166,12 @@ class EmbeddedServer:
         the placement, LlamaError without live moves."""
         if self._mover is None or self._experts is None:
             raise LlamaError(self.why_no_moves or "the model is not loaded yet")
-        devices = {CPU, *self._llama.devices()}
+        devices = (CPU, *self._usable)
         for layer, place in placement.items():
             if layer not in self._experts.layers:
                 raise ValueError(f"layer {layer} has no experts that can move")
             if place not in devices:
-                known = ", ".join(sorted(devices))
+                known = ", ".join(devices)
                 raise ValueError(f"layer {layer}: no device {place!r}; there are {known}")
         return self._mover.place(placement)
 
@@ -196,8 +203,7 @@ class EmbeddedServer:
         """To begin with, everything but experts is on the devices, and every expert in the mapped
         file, from where it can move. Without a device there is nothing to move, and plain
         llama-server is at its best."""
-        gpus = any(device.kind in ("gpu", "igpu") for device in self.devices())
-        if not gpus and not rpc:
+        if not self._llama.gpus() and not rpc:
             return []
         all_on_cpu = ("--override-tensor", ALL_FFN_ON_CPU) if self._dense else ("--cpu-moe",)
         if self._gate is None:
@@ -219,8 +225,7 @@ class EmbeddedServer:
         if not self._no_attention or set(arguments) & DEVICE_ARGUMENTS:
             return []
         rpc = arguments[arguments.index("--rpc") + 1].split(",") if "--rpc" in arguments else []
-        names = [device.name for device in self.devices() if device.kind in ("gpu", "igpu")]
-        names += [f"RPC{number}" for number in range(len(rpc))]
+        names = [*self._llama.gpus(), *(f"RPC{number}" for number in range(len(rpc)))]
         shares = ["0" if name in self._no_attention else "1" for name in names]
         if "1" not in shares:
             return []
@@ -229,38 +234,48 @@ class EmbeddedServer:
     def _refuse_moves(self, why: str) -> None:
         self.why_no_moves, self.moves_by_reload = why, True
 
-    def _prepare_moves(self) -> None:
-        if self._gate is None:
+    def _prepare_moves(self, command: Sequence[str]) -> None:
+        gate = self._gate
+        if gate is None:
             return
-        if self._gate.steps == 0:
+        if gate.steps == 0:
             self._refuse_moves(
                 "llama-server's decode steps do not come through the step gate in this build"
             )
             return
-        drafts = any(a.startswith(DRAFT_ARGUMENTS) for a in self._arguments)
+        drafts = any(a.startswith(DRAFT_ARGUMENTS) for a in command)
         experts = Experts(
             self._llama,
-            self._gate,
+            gate,
             outputs_per_batch=drafts or self._per_token_outputs,
             dense=self._dense,
         )
-        with self._gate.hold() as held_gate:
-            experts.discover(held_gate)
+        try:
+            with gate.hold() as held_gate:
+                experts.discover(held_gate)
+        except LlamaError as error:
+            self._refuse_moves(str(error))
+            return
         self._experts = experts
-        gpus = [device for device in self.devices() if device.kind in ("gpu", "igpu")]
+        gpus = self._llama.gpus()
+        # A buffer on any other one would end the process at its next step.
+        usable = [x for x in gpus if experts.devices is None or x in experts.devices]
         if not experts.layers:
             what = "feed-forward weights" if self._dense else "experts"
             self.why_no_moves = f"the model has no {what} in host memory"
         elif not gpus:
             self.why_no_moves = "there is no device besides the CPU"
+        elif not usable:
+            self.why_no_moves = f"the model is not computed on {', '.join(gpus)}"
         else:
+            self._usable = tuple(usable)
             self._mover = Mover(
                 experts,
-                self._gate,
-                repackable=experts.repackable() if self._repacks() else (),
+                gate,
+                repackable=experts.repackable if self._repacks() else (),
                 repack_room=_repack_room,
                 ram_short=_ram_short,
-                notify=lambda: self.changed(),
+                notify=lambda: self._changed(),
             )
             self._mover.start()
 
@@ -275,7 +290,7 @@ class EmbeddedServer:
 
     def _set_state(self, state: State) -> None:
         self.state = state
-        self.changed()
+        self._changed()
 
 
 def _repack_room(size: int) -> bool:

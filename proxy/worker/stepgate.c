@@ -127,10 +127,11 @@ EXPORT void *gate_watched(void) {
   return model;
 }
 
-/* Keeps the watched model from being freed until gate_unpin(): 1, or 0 where it is gone already. For one thread. */
+/* Keeps the watched model from being freed until gate_unpin(): 1, or 0 where it is gone, or about to go. For one
+ * thread. */
 EXPORT int gate_pin(void) {
   pthread_mutex_lock(&lock);
-  int there = pinned = watched_model != NULL;
+  int there = pinned = watched_model && !atomic_load(&model_leaves);
   pthread_mutex_unlock(&lock);
   return there;
 }

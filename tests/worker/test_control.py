@@ -27,6 +27,7 @@ async def test_whatever_goes_wrong_is_an_answer(
         status=lambda: Status(0),
         devices=devices,
         memory=lambda: {"steps": 1},
+        subscribe=lambda _: None,
     )
     server = await Control(cast(Any, embedded), lambda: None).serve(str(tmp_path / "c"))
     async with server, asyncio.timeout(HANG_S):

@@ -1,6 +1,7 @@
 """What a swap does where a device has no room for what the new placement needs. An RPC server never
 runs out of it at that moment, so the device is a number here."""
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -8,6 +9,7 @@ import pytest
 
 from proxy.worker.experts import Experts, Staged, _Layer
 from proxy.worker.gate import HeldGate
+from proxy.worker.llama import ModelGoneError
 from proxy.worker.next_step import MAPPED
 from proxy.worker.staging import Copy
 
@@ -25,9 +27,12 @@ class Device:
             setattr(self, name, lambda _: 0)
         for name in ("n_seq_max", "n_ubatch", "n_ctx"):
             setattr(self, name, lambda _: 1)
+        self.gate = SimpleNamespace(
+            breakdown=lambda _: {}, watched=1, pinned=lambda: contextlib.nullcontext(False)
+        )
         self.experts = Experts(
             cast(Any, self),
-            cast(Any, SimpleNamespace(breakdown=lambda _: {})),
+            cast(Any, self.gate),
             outputs_per_batch=False,
         )
         self.experts.layers = {
@@ -89,3 +94,26 @@ def test_more_layers_leave_until_there_is_room_or_none_is_left(room: int, left: 
     assert device.on_device() == left
     assert len(device.buffers) == len(left)
     assert device.holds == (room > 0)
+
+
+def test_nothing_is_written_into_a_model_that_is_gone() -> None:
+    device = Device(4 * SIZE + COMPUTE, 2, 3)
+    device.gate.watched = None
+    with pytest.raises(ModelGoneError):
+        device.swap(demote=(2,))
+    with pytest.raises(ModelGoneError):
+        device.experts.stage(0, "CUDA0", stop=lambda: False)
+    assert device.on_device() == [2, 3]
+
+
+def test_what_was_ours_of_a_model_that_is_gone_is_given_back() -> None:
+    device = Device(4 * SIZE + COMPUTE, 2, 3)
+    device.swap(demote=(2,))
+    device.buffers.discard(3)  # as the mover does with what is not used any more
+    device.gate.watched = None
+
+    device.experts.forget()
+
+    assert device.buffers == set()
+    assert device.on_device() == []
+    assert device.experts.held == {}

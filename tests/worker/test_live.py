@@ -3,7 +3,9 @@ run."""
 
 import asyncio
 import contextlib
+import os
 import random
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tests.support.guard import HANG_S
 from tests.support.llama import Client, plain_text
 from tests.support.models import MOE_SHAPES, model
 from tests.worker.conftest import Hosted
+from tests.worker.test_soak import engine_device
 
 pytestmark = pytest.mark.llama
 
@@ -193,6 +196,43 @@ async def test_a_bad_placement_changes_nothing(hosted: Hosted) -> None:
             await engine.place({3: "CUDA7"})
 
         assert engine.known() == before
+
+
+async def test_experts_go_to_no_device_that_the_model_is_not_computed_on(hosted: Hosted) -> None:
+    """A user may divide it over some of the devices; on another one the next step would end the
+    process."""
+    async with (
+        hosted(model(), devices=2, args=("--device", "RPC0")) as engine,
+        Client(engine.address) as client,
+    ):
+        text = await client.text(PROMPT)
+        assert [device.name for device in await engine.devices()] == [CPU, "RPC0"]
+        with pytest.raises(Conflict, match=r"no device 'RPC1'; there are CPU, RPC0"):
+            await engine.place({11: "RPC1"})
+        await engine.place({11: "RPC0"})
+        assert await client.text(PROMPT) == text
+    async with hosted(model(), args=("--device", "none")) as engine:
+        assert engine.why_no_moves == "the model is not computed on RPC0"
+        assert not engine.moves_by_reload
+
+
+async def test_a_device_that_hangs_keeps_no_other_question_waiting(hosted: Hosted) -> None:
+    async with hosted(model()) as engine:
+        device = engine_device(engine)
+        os.kill(device, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(HANG_S):
+                asked = asyncio.ensure_future(engine.devices())
+                with pytest.raises(Conflict, match="no device 'CUDA7'"):
+                    await engine.place({3: "CUDA7"})
+                moved = asyncio.ensure_future(engine.place({3: "RPC0"}))
+                assert (await engine.memory())["steps"] > 0
+                assert not asked.done()
+                assert not moved.done()
+        finally:
+            os.kill(device, signal.SIGCONT)
+        assert (await moved).layers == 1
+        assert [device.name for device in await asked] == [CPU, "RPC0"]
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,14 @@ from typing import Any, cast
 
 import pytest
 
+from proxy.worker.llama import LlamaError
 from proxy.worker.mover import Mover
 from proxy.worker.next_step import MAPPED, REPACKED
 from tests.support.guard import HANG_S
 
 SIZE, LOW = 100, 150
+MAPPED_ALL = dict.fromkeys(range(4), MAPPED)
+ON_DEVICE = MAPPED_ALL | {2: "CUDA0", 3: "CUDA0"}
 
 
 class Machine:
@@ -24,6 +27,10 @@ class Machine:
         self.broken = False
         self.crowded: set[int] = set()  # layers that make room at the next swap
         self.changed = threading.Condition()
+        self.repackable = frozenset(self.layers)
+        self.gone = self.asleep = False
+        self.found_anew = 0
+        self.discarded: list[tuple[int, str]] = []
 
     def places(self) -> dict[int, str]:
         return {index: layer.place for index, layer in self.layers.items()}
@@ -48,10 +55,27 @@ class Machine:
     def free(self, _: Sequence[int]) -> None:
         """Nothing was allocated."""
 
+    def discard(self, staged: tuple[int, str]) -> None:
+        self.discarded.append(staged)
+
+    def forget(self) -> bool:
+        with self.changed:
+            news = any(layer.place != MAPPED for layer in self.layers.values())
+            for layer in self.layers.values():
+                layer.place = MAPPED
+            self.changed.notify_all()
+        return news
+
+    def discover(self, _: object) -> None:
+        assert MAPPED_ALL == self.places()
+        self.gone, self.found_anew = False, self.found_anew + 1
+
     @contextlib.contextmanager
     def hold(self) -> Iterator[Any]:
         if self.broken:
             raise OSError("nobody listens")
+        if self.asleep:
+            raise LlamaError("no model")
         yield SimpleNamespace(held_s=lambda: 0.0)
 
     def repacked(self) -> list[int]:
@@ -61,22 +85,31 @@ class Machine:
     def available(self) -> int:
         return self.ram - SIZE * len(self.repacked())
 
+    def frees_its_model(self, *, asleep: bool) -> None:
+        self.asleep = asleep
+        self.gone = True
+
+    def until_at(self, places: dict[int, str], *, found_anew: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(
+                lambda: (self.places(), self.found_anew) == (places, found_anew), HANG_S
+            )
+
     def until(self, *repacked: int) -> None:
         with self.changed:
             assert self.changed.wait_for(lambda: self.repacked() == [*repacked], HANG_S)
 
 
-def mover_of(machine: Machine) -> Mover:
-    return Mover(
-        cast(Any, machine),
-        cast(Any, machine),
-        repackable=list(machine.layers),
-        repack_room=lambda size: machine.available - size >= LOW,
-        ram_short=lambda: machine.available < LOW,
-        notify=lambda: None,
-        look_s=0.01,
-        calm_s=0.0,
-    )
+def mover_of(machine: Machine, **other: Any) -> Mover:
+    options: dict[str, Any] = {
+        "repackable": list(machine.layers),
+        "repack_room": lambda size: machine.available - size >= LOW,
+        "ram_short": lambda: machine.available < LOW,
+        "notify": lambda: None,
+        "look_s": 0.01,
+        "calm_s": 0.0,
+    }
+    return Mover(cast(Any, machine), cast(Any, machine), **options | other)
 
 
 def test_repacked_layers_are_given_back_when_ram_gets_short_and_come_back_after_it() -> None:
@@ -130,6 +163,8 @@ def test_a_move_that_raises_is_told_and_the_next_one_is_made(
         assert mover.wait_settled(HANG_S)
         assert "Traceback" in capsys.readouterr().err
 
+        assert machine.discarded == [(3, "CUDA0")]  # the copy that was not swapped in
+
         machine.broken = False
         assert mover.place({2: "CUDA0"}).result(HANG_S).layers == 1
         assert machine.places() == {0: MAPPED, 1: MAPPED, 2: "CUDA0", 3: MAPPED}
@@ -150,5 +185,67 @@ def test_layers_that_had_to_make_room_do_not_come_back_by_themselves() -> None:
 
         assert mover.place({2: "CUDA0"}).result(HANG_S).short_of_memory is None
         assert machine.places() == {0: MAPPED, 1: MAPPED, 2: "CUDA0", 3: "CUDA0"}
+    finally:
+        mover.stop()
+
+
+def test_the_target_counts_for_a_model_that_was_loaded_anew() -> None:
+    machine = Machine(ram=LOW)
+    mover = mover_of(machine)
+    mover.start()
+    try:
+        mover.place(ON_DEVICE).result(HANG_S)
+        machine.frees_its_model(asleep=False)
+        machine.until_at(ON_DEVICE, found_anew=1)
+
+        machine.frees_its_model(asleep=False)
+        assert mover.place({2: MAPPED}).result(HANG_S).layers == 1
+        assert machine.places() == MAPPED_ALL | {3: "CUDA0"}
+    finally:
+        mover.stop()
+
+
+def test_while_there_is_no_model_nothing_comes_and_nothing_has_to_leave(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    machine = Machine(ram=LOW)
+    mover = mover_of(machine)
+    mover.start()
+    try:
+        mover.place(ON_DEVICE).result(HANG_S)
+        machine.frees_its_model(asleep=True)
+        machine.until_at(MAPPED_ALL, found_anew=0)
+        assert not mover.place(MAPPED_ALL).result(HANG_S).superseded
+        with pytest.raises(LlamaError, match="no model"):
+            mover.place({1: "CUDA0"}).result(HANG_S)
+
+        machine.asleep = False
+        assert mover.place({3: "CUDA0"}).result(HANG_S).layers == 1
+        assert machine.places() == MAPPED_ALL | {3: "CUDA0"}
+        assert capsys.readouterr().err == ""
+    finally:
+        mover.stop()
+
+
+def test_the_thread_outlives_whatever_it_asks() -> None:
+    """Else every later move would be waited for without end."""
+    machine = Machine(ram=LOW)
+    asked, told = threading.Event(), threading.Event()
+
+    def ram_short() -> bool:
+        asked.set()
+        raise OSError("no such file")
+
+    def notify() -> None:
+        told.set()
+        raise RuntimeError("the loop is closed")
+
+    mover = mover_of(machine, ram_short=ram_short, notify=notify)
+    mover.start()
+    try:
+        assert asked.wait(HANG_S)
+        assert mover.place({3: "CUDA0"}).result(HANG_S).layers == 1
+        assert told.wait(HANG_S)
+        assert mover.place({2: "CUDA0"}).result(HANG_S).layers == 1
     finally:
         mover.stop()

@@ -14,15 +14,12 @@ import argparse
 import asyncio
 import statistics
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.engine.hosted import HostedEngine
-from proxy.engine.log_buffer import LogBuffer
-from proxy.engine.types import LoadOptions
 from proxy.observe.log import setup
 from proxy.placement.assign import placement
+from tests.support.hosted import hosted
 from tests.support.llama import Client, plain_server, rpc_server
 from tests.support.models import model
 
@@ -98,36 +95,31 @@ async def bench(options: argparse.Namespace) -> float:
     print(f"{'weights':8} {'N':>3}" + 2 * f" {'generation':>12} {'prompt':>7}")
     for quant in options.quants:
         path = model(quant=quant, layers=options.layers, sizes=SIZES)
-        async with rpc_server(threads=1) as rpc, rpc_server(threads=1) as other_rpc:
-            with tempfile.TemporaryDirectory(prefix="moe-") as folder:
-                loaded = LoadOptions("bench", path, ctx=2048, parallel=1, rpc=(rpc,), threads=1)
-                engine = HostedEngine(
-                    "b1", loaded, runtime_dir=Path(folder), log_buffer=LogBuffer()
+        async with (
+            rpc_server() as rpc,
+            rpc_server() as other_rpc,
+            hosted(path, [rpc], parallel=1) as engine,
+            Client(engine.address) as ours,
+        ):
+            for n in range(0, options.layers + 1, options.step):
+                await engine.place(placement(engine.known(), n), settle_s=60)
+                arguments = ("--rpc", other_rpc, "-ngl", "999", "--n-cpu-moe", str(n))
+                more = ("-c", "2048", "-np", "1", "-t", "1")
+                async with (
+                    plain_server(path, *arguments, *more) as address,
+                    Client(address) as plain,
+                ):
+                    ratios = await compare(
+                        Side(ours, (engine.pid or 0, rpc.pid)),
+                        Side(plain, (address.pid, other_rpc.pid)),
+                        options.rounds,
+                    )
+                worst = min(worst, ratios.generated, ratios.read)
+                print(
+                    f"{quant:8} {n:3} {ratios.generated:12.3f} {ratios.read:7.3f}"
+                    f" {ratios.generated_cpu:12.3f} {ratios.read_cpu:7.3f}",
+                    flush=True,
                 )
-                await engine.start()
-                try:
-                    async with Client(engine.address) as hosted:
-                        for n in range(0, options.layers + 1, options.step):
-                            await engine.place(placement(engine.known(), n), settle_s=60)
-                            arguments = ("--rpc", other_rpc, "-ngl", "999", "--n-cpu-moe", str(n))
-                            more = ("-c", "2048", "-np", "1", "-t", "1")
-                            async with (
-                                plain_server(path, *arguments, *more) as address,
-                                Client(address) as plain,
-                            ):
-                                ratios = await compare(
-                                    Side(hosted, (engine.pid or 0, rpc.pid)),
-                                    Side(plain, (address.pid, other_rpc.pid)),
-                                    options.rounds,
-                                )
-                            worst = min(worst, ratios.generated, ratios.read)
-                            print(
-                                f"{quant:8} {n:3} {ratios.generated:12.3f} {ratios.read:7.3f}"
-                                f" {ratios.generated_cpu:12.3f} {ratios.read_cpu:7.3f}",
-                                flush=True,
-                            )
-                finally:
-                    await engine.stop()
     return worst
 
 

@@ -12,17 +12,14 @@ import asyncio
 import json
 import statistics
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import aiohttp
 
 from proxy.engine.hosted import HostedEngine
-from proxy.engine.log_buffer import LogBuffer
-from proxy.engine.types import LoadOptions
 from proxy.observe.log import setup
 from proxy.placement.assign import placement
+from tests.support.hosted import hosted
 from tests.support.llama import rpc_server
 from tests.support.models import model
 
@@ -58,17 +55,8 @@ async def bench(options: argparse.Namespace) -> float:
         experts = max(round(size * 1e6 / (3 * 512 * 512 * 34 / 32)), 4)
         sizes = {"width": 512, "expert_width": 512, "experts": experts}
         path = model(layers=options.layers, sizes=sizes)
-        async with rpc_server(threads=1) as rpc:
-            with tempfile.TemporaryDirectory(prefix="moe-") as folder:
-                loaded = LoadOptions("bench", path, ctx=4096, parallel=1, rpc=(rpc,), threads=1)
-                engine = HostedEngine(
-                    "b1", loaded, runtime_dir=Path(folder), log_buffer=LogBuffer()
-                )
-                await engine.start()
-                try:
-                    held = await moves(engine, options.rounds, size)
-                finally:
-                    await engine.stop()
+        async with rpc_server() as rpc, hosted(path, [rpc], ctx=4096, parallel=1) as engine:
+            held = await moves(engine, options.rounds, size)
         worst = max(worst, held)
     return worst
 

@@ -15,6 +15,7 @@ from proxy.split import ALL, AUTO, Layers, Split, cpu_layers, n_cpu_moe, parse_s
         ("3", 3),
         ("partial", AUTO),
         ("full", ALL),
+        (-1, ALL),
         ("0-11,20", Layers(((0, 11), (20, 20)))),
         (" 20 , 0 - 11 ", Layers(((0, 11), (20, 20)))),
         ("5,3,4,9-8000,8", Layers(((3, 5), (8, 8000)))),

@@ -3,13 +3,11 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-import aiohttp
 import pytest
 
 from proxy.catalog.store import Store
@@ -23,9 +21,10 @@ from proxy.routing.request import ModelRequest
 from proxy.routing.router import Router
 from proxy.split import AUTO, Split
 from tests.catalog.test_store import put
-from tests.pool.conftest import House
+from tests.pool.conftest import House, house
 from tests.support.routing import LAYERS, Folder
 
+__all__ = ["house"]  # a fixture
 T = TypeVar("T")
 
 
@@ -71,13 +70,8 @@ class Setting(Folder):
 
 
 @pytest.fixture
-async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
-    async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(aiohttp.ClientSession())
-        house = House(tmp_path, http)
-        yield Setting(house, tmp_path)
-        for pool in house.pools:
-            await pool.drain(0.0)
+async def setting(house: House, tmp_path: Path) -> Setting:
+    return Setting(house, tmp_path)
 
 
 class TestRoute:

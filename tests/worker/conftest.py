@@ -1,7 +1,6 @@
-"""A hosted worker on an RPC device, for the tests of this folder."""
+"""A hosted worker on RPC devices, for the tests of this folder."""
 
 import contextlib
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.engine.hosted import HostedEngine
-from proxy.engine.log_buffer import LogBuffer
-from proxy.engine.types import LoadOptions
+from tests.support.hosted import hosted as worker
 from tests.support.llama import rpc_server
 
 Hosted = Callable[..., AbstractAsyncContextManager[HostedEngine]]
@@ -25,19 +23,6 @@ def hosted() -> Hosted:
     async def start(path: Path, *, devices: int = 1, **options: Any) -> AsyncIterator[HostedEngine]:
         async with contextlib.AsyncExitStack() as stack:
             rpc = [await stack.enter_async_context(rpc_server()) for _ in range(devices)]
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="moe-"))
-            settings: dict[str, Any] = {"ctx": 2048, "parallel": 4, "threads": 1}
-            settings |= {"rpc": tuple(rpc)} | options
-            engine = HostedEngine(
-                "b1",
-                LoadOptions(model="test", path=path, **settings),
-                runtime_dir=Path(folder),
-                log_buffer=LogBuffer(),
-            )
-            try:
-                await engine.start()
-                yield engine
-            finally:
-                await engine.stop()
+            yield await stack.enter_async_context(worker(path, **{"rpc": rpc} | options))
 
     return start

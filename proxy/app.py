@@ -171,6 +171,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 capacity=room_on_devices,
                 use=lambda backend: rates.rate(backend.id),
                 events=events,
+                loops=loops,
                 clock=clock,
             ),
             footprint_of=footprint_by_header,

@@ -83,6 +83,20 @@ class Loops:
             task.cancel()
             await asyncio.wait([task])
 
+    def guarded(self, step: Callable[[T], None], *, name: str) -> Callable[[T], None]:
+        """`step` for whoever calls it again and again: its failures are told of like a loop's."""
+
+        def call(argument: T) -> None:
+            try:
+                step(argument)
+            except Exception as error:
+                degraded = any(failure.loop == name for failure in self.degraded())
+                self._failed(name, error)
+                if not degraded:  # else the log would have a trace each time
+                    log.exception("loop_failed", loop=name)
+
+        return call
+
     async def _keep(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         task = asyncio.current_task()
         while True:

@@ -123,3 +123,26 @@ async def test_one_that_waits_to_be_begun_again_ends_too() -> None:
         await clock.advance(0.1)
 
     assert loop.begun_s == [0.0]
+
+
+async def test_what_is_called_again_and_again_is_told_of_like_a_loop() -> None:
+    """And logged once, not each time."""
+    clock = ManualClock()
+    loops, heard = Loops(clock), list[int]()
+
+    def step(number: int) -> None:
+        if number < 3:
+            raise ValueError(number)
+        heard.append(number)
+
+    guarded = loops.guarded(step, name="look")
+    with capture_logs() as logs:
+        for number in range(5):
+            guarded(number)
+
+    assert heard == [3, 4]
+    assert [line["event"] for line in logs] == ["loop_failed"]
+    (failure,) = loops.degraded()
+    assert (failure.loop, failure.error) == ("look", "ValueError(2)")
+    await clock.advance(WELL_S + MOST_WAIT_S)
+    assert loops.degraded() == []

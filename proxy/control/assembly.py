@@ -26,6 +26,7 @@ from proxy.policy.model import ModelPolicy, Policies
 from proxy.pool.hooks import Hooks
 from proxy.pool.state import Backend
 from proxy.routing.batch_size import Capacity
+from proxy.tasks import Loops
 
 Footprint = Callable[[LoadOptions, Sequence[str]], Awaitable[Mapping[str, int]]]
 Measured = Callable[[LoadOptions, Sequence[Device]], Awaitable[int | None]]
@@ -49,6 +50,7 @@ class Surroundings:
     capacity: Capacity
     use: Callable[[Backend], float]  # a backend's tokens a second
     events: EventLog
+    loops: Loops
     clock: Clock
 
 
@@ -121,8 +123,8 @@ def assemble(on: Surroundings, *, footprint_of: Footprint, measured: Measured) -
     on.hooks.subscribe(before_start=admission.admit)
     on.hooks.subscribe(ready=controller.ready, idle=controller.idle, gone=controller.gone)
     on.hooks.subscribe(ready=balancer.ready, gone=balancer.gone)
-    on.memory.subscribe(balancer.reconcile)
-    on.memory.subscribe(host_pressure.look)
+    on.memory.subscribe(on.loops.guarded(balancer.reconcile, name="balancer"))
+    on.memory.subscribe(on.loops.guarded(host_pressure.look, name="host pressure"))
     return ControlLoop(desired, headroom, controller, balancer)
 
 

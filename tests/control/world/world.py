@@ -26,7 +26,7 @@ from proxy.pool.hooks import Hooks
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend, BackendState
 from proxy.split import Split
-from proxy.tasks import spawn
+from proxy.tasks import Loops, spawn
 from tests.control.world.card import MIB, Card
 from tests.control.world.engine import SimEngine, Spec
 from tests.control.world.loop import VirtualClock
@@ -116,6 +116,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.clock, self.events, self.ledger = VirtualClock(), EventLog(), Ledger()
+        self.loops = Loops(self.clock)
         self.policies = policies_of(self.text)
         self.requests: set[asyncio.Task[None]] = set()
         hooks = Hooks()
@@ -137,6 +138,7 @@ class World:
                 capacity=lambda _: (),
                 use=lambda backend: float(backend.in_flight),
                 events=self.events,
+                loops=self.loops,
                 clock=self.clock,
             ),
             footprint_of=self._footprint,
@@ -232,6 +234,7 @@ async def living(world: World) -> AsyncIterator[World]:
         yield world
         if memory.done():
             memory.result()
+        assert world.loops.degraded() == []
     finally:
         memory.cancel()
         for task in world.requests:

@@ -97,15 +97,6 @@ class Abort:
     """The time for draining is over: everything stops now."""
 
 
-Event = (
-    Acquire
-    | Released
-    | Started
-    | StartFailed
-    | Exited
-    | TimerFired
-    | Unload
-    | Replace
-    | Drain
-    | Abort
-)
+# What is told of a start.
+Report = Started | StartFailed | Exited | TimerFired
+Event = Acquire | Released | Report | Unload | Replace | Drain | Abort

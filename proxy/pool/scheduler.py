@@ -28,6 +28,7 @@ from proxy.pool.events import (
     MatchPolicy,
     Released,
     Replace,
+    Report,
     Started,
     StartFailed,
     TimerFired,
@@ -169,7 +170,7 @@ class Scheduler:
                 self._drain(other, "room")
         return backend
 
-    def _report(self, event: Started | StartFailed | Exited | TimerFired) -> None:
+    def _report(self, event: Report) -> None:
         backend = self.backends.current((event.backend, event.generation))
         if backend is None or backend.state is GONE:
             self.stale += 1

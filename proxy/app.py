@@ -205,6 +205,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             rates=rates,
             memory=memory,
             ledger=ledger,
+            dirs=dirs,
             started_s=time.monotonic(),
         )
         stack.callback(services.warm.close)

@@ -20,7 +20,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 async def list_models(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    await services.look_again()
+    await services.dirs.look_again()
     entries = [_entry(model) for model in services.resolver.all()]
     return json_response({"object": "list", "data": entries})
 

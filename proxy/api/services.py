@@ -1,9 +1,9 @@
 """What the handlers work with. `proxy.app` builds the parts and puts them together here."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -20,15 +20,13 @@ from proxy.observe.rates import Rates
 from proxy.policy.live import LivePolicies
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
+from proxy.routing.model_dirs import ModelDirs
 from proxy.routing.planner import Planner
 from proxy.routing.resolver import Model, Resolver
 from proxy.routing.router import Router
 from proxy.split import Split
 from proxy.tasks import Loops
 from proxy.upstream.warm import WarmConnections
-
-# Unknown names make us look into the folders again, but no faster than this.
-LOOK_AGAIN_S = 2.0
 
 
 class Controller(Protocol):
@@ -69,15 +67,14 @@ class Services:
     rates: Rates
     memory: MemoryWatch
     ledger: Ledger
+    dirs: ModelDirs
     started_s: float
-    looked_s: list[float] = field(default_factory=lambda: [0.0])
     warm: WarmConnections = field(default_factory=WarmConnections)
     keys: ApiKeys = field(default_factory=ApiKeys)
-    metrics: Metrics = field(init=False)
 
-    def __post_init__(self) -> None:
-        metrics = Metrics(self._numbers, lambda: self.pool.queue_length)
-        object.__setattr__(self, "metrics", metrics)
+    @cached_property
+    def metrics(self) -> Metrics:
+        return Metrics(self._numbers, lambda: self.pool.queue_length)
 
     async def resolve(self, name: str) -> Model:
         """The model called `name`. A file that was just put into a folder is found too.
@@ -87,7 +84,7 @@ class Services:
         try:
             return self.resolver.resolve(name)
         except ModelNotFound:
-            await self.look_again()
+            await self.dirs.look_again()
         return self.resolver.resolve(name)
 
     async def unload(self, model: Model) -> int:
@@ -97,13 +94,6 @@ class Services:
         """
         backends = await self.router.backends_of(model)
         return sum(await asyncio.gather(*(self.pool.unload(b.id) for b in backends)))
-
-    async def look_again(self) -> None:
-        """Have the catalogue read its folders again, unless it has just done so."""
-        now_s = time.monotonic()
-        if now_s - self.looked_s[0] >= LOOK_AGAIN_S:
-            self.looked_s[0] = now_s
-            await asyncio.to_thread(self.catalog.refresh)
 
     def _numbers(self) -> Iterator[BackendNumbers]:
         for backend in self.pool.backends():

@@ -1,6 +1,7 @@
 """Where the catalogue looks, by the policies, and that it looks elsewhere when they say so."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,8 @@ from proxy.policy.model import Policies
 from proxy.tasks import spawn
 
 LOOK_S: Final = 120.0
+# Unknown names make us look into the folders again, but no faster than this.
+AGAIN_S: Final = 2.0
 
 
 def model_dirs(
@@ -32,6 +35,7 @@ class ModelDirs:
         # What changes: the policies that are to be followed next, and the following.
         self._next: Policies | None = None
         self._following: asyncio.Task[None] | None = None
+        self._looked_s = float("-inf")
 
     async def policies_changed(self, old: Policies, new: Policies, changes: Changes) -> None:
         self._next = new
@@ -43,6 +47,13 @@ class ModelDirs:
         so long that its disk hangs."""
         if self._following is not None:
             await asyncio.wait([self._following], timeout=LOOK_S)
+
+    async def look_again(self) -> None:
+        """Have the folders read again, unless that has just been done."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= AGAIN_S:
+            self._looked_s = now_s
+            await asyncio.to_thread(self._catalog.refresh)
 
     async def _follow(self) -> None:
         while (policies := self._next) is not None:

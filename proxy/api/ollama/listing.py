@@ -29,7 +29,7 @@ EVERYTHING: Final = 1 << 22  # more elements than any vocabulary has
 
 async def tags(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    await services.look_again()
+    await services.dirs.look_again()
     entries = await asyncio.to_thread(_tags, services)
     return json_response({"models": entries})
 

@@ -69,18 +69,18 @@ class Balancer:
         self._set_pids()
 
     async def _probe(self, backend: Backend) -> None:
-        since_s = self._admission.settle(backend)
         self._set_pids()
         while backend.state in SERVING:
             if (devices := await self._workers.ask(backend)) is not None:
-                await self._learn(backend, devices, since_s)
+                await self._learn(backend, devices)
                 return
             log.warning("devices_not_known", backend=backend.id)
-            # Nobody waits for what may never be known.
+            # Nobody waits for what may never be known. What it has taken is shown by now.
+            self._admission.settle(backend)
             await self._controller.devices_known(backend, ())
             await self._clock.sleep(PROBE_AGAIN_S)
 
-    async def _learn(self, backend: Backend, found: Sequence[Device], since_s: float) -> None:
+    async def _learn(self, backend: Backend, found: Sequence[Device]) -> None:
         names: list[str] = []
         floor = None
         try:
@@ -90,7 +90,8 @@ class Balancer:
             devices = tuple(device for device in found if device.kind != "cpu")
             names = [device.name for device in devices]
             self._headroom.note_devices(backend, devices)
-            self._accounting.register(backend, at_s=since_s)
+            # It is a newcomer no more in the moment in which the ledger has it.
+            self._accounting.register(backend, at_s=self._admission.settle(backend))
             self._memory.set_devices(self._headroom.devices().values())
             # Whoever is "auto" is placed by what the devices show, which nobody knew before.
             await self._memory.fresh()

@@ -226,7 +226,8 @@ class Headroom:
 
     def _tenant(self, backend: Backend) -> Tenant | None:
         state = self._desired.get(backend)
-        if state is None:
+        # Before its devices are known, the ledger does not know what it took.
+        if state is None or not state.devices_known.is_set():
             return None
         # A layer that is on its way counts as where it will be.
         status = projected(backend.engine.known(), self._desired.goal(backend))

@@ -378,3 +378,24 @@ async def test_an_edit_reaches_the_others_while_a_successor_waits_for_its_turn()
         assert there.places("b") == "cccc00"
         await asyncio.sleep(LONG_S)
         assert there.places("a") == "c00000"
+
+
+@played
+async def test_what_a_newcomer_took_is_its_own_until_it_is_known_what_that_is() -> None:
+    """It is loaded, and slow to say what devices it has; the device shows late what it took."""
+    text = HEAD + "[models.a]\nmoe_cpu_layers = 'full'\n[models.b]\n"
+    cards = Card("card0", 450, ("G0",), lag_s=3.0)
+    there = world(cards, text=text, a=Spec(), b=Spec(dense_mib=200, load_s=5.0))
+    async with living(there):
+        there.ask("a", for_s=LONG_S)
+        await asyncio.sleep(8)
+        there.ask("b", for_s=LONG_S)
+        await asyncio.sleep(4)
+        there.engines["b"].hangs = True
+        await asyncio.sleep(1.5)
+        there.ask("a", 0)
+        await asyncio.sleep(1)
+
+        # 450 - 40 in reserve - 50 - 200: room for one layer.
+        assert there.places("a") == "ccccc0"
+        assert not any(move["short_of_memory"] for move in there.told("moved"))

@@ -32,7 +32,7 @@ def good_policies(path: Path | None, env: Mapping[str, str]) -> Loaded:
     if loaded.policies is None:
         problems = "\n".join(f"  {problem}" for problem in loaded.problems)
         raise StartupError(f"the policies have problems:\n{problems}")
-    for warning in warnings_of(loaded):
+    for warning in warnings_of(loaded, env):
         log.warning("policy_warning", warning=str(warning))
     return loaded
 

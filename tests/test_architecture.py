@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "memory": "engine tasks text",
     "observe": "clock",
     "placement": "catalog engine split text",
-    "policy": "errors observe split",
+    "policy": "engine errors observe split",
     "pool": "clock engine errors observe tasks",
     "routing": "catalog engine errors placement policy pool split tasks",
     "split": "errors",

@@ -41,7 +41,7 @@ def check(arguments: Namespace) -> int:
     from proxy.policy.warnings import warnings_of
 
     loaded = load(arguments.policies, os.environ)
-    warnings = warnings_of(loaded)
+    warnings = warnings_of(loaded, os.environ)
     found = {
         "files": [str(file) for file in loaded.files],
         "problems": [problem_to_json(problem) for problem in loaded.problems],

@@ -6,6 +6,7 @@ Counterpart: proxy/worker, over its control socket (proxy/worker/control.py says
 
 import asyncio
 import itertools
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ import structlog
 from proxy.engine.arguments import server_arguments
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
+from proxy.engine.refusals import refusals
 from proxy.engine.types import Address, Device, LoadOptions, Move, Status
 from proxy.errors import BackendDied, Conflict, LoadFailed, reason_of
 from proxy.tasks import spawn
@@ -155,6 +157,8 @@ class HostedEngine:
         except OSError as error:
             why = f"its file cannot be read: {path}: {reason_of(error)}"
             raise LoadFailed(f"model {model!r} cannot be loaded: {why}") from error
+        if found := refusals(self._options.args, os.environ):
+            raise LoadFailed("\n".join((f"model {model!r} cannot be loaded:", *found)))
         # A worker that was killed leaves its sockets, and the next of this id could not listen.
         for stale in (self._socket, self._control):
             stale.unlink(missing_ok=True)

@@ -1,8 +1,11 @@
-"""What keys ask of each other, once every single value is right."""
+"""What keys ask of each other, once every single value is right, and what engines cannot have."""
 
+from collections.abc import Mapping
+
+from proxy.engine.llama_args import refused_args, refused_variables
 from proxy.policy.build import Settings
 from proxy.policy.model import ModelPolicy, Policies
-from proxy.policy.problems import KeyPath, dotted, shown
+from proxy.policy.problems import ENVIRONMENT, KeyPath, Problem, dotted, shown
 from proxy.policy.units import format_size
 from proxy.split import Layers
 
@@ -15,8 +18,17 @@ def check(settings: Settings, policies: Policies) -> None:
     for model in policies.models.values():
         _check_command(settings, model, ("models", model.name))
         _check_ranges(settings, model, ("models", model.name))
+        _check_args(settings, model, policies)
     _check_command(settings, policies.defaults, ("defaults",))
     _check_ranges(settings, policies.defaults, ("defaults",))
+
+
+def check_environment(policies: Policies, env: Mapping[str, str]) -> list[Problem]:
+    """The variables that would reach a hosted model's llama-server, which cannot have them."""
+    models = (policies.defaults, *policies.models.values())
+    if all(model.engine != "hosted" for model in models):
+        return []
+    return [Problem(ENVIRONMENT, None, name, why) for name, why in refused_variables(env)]
 
 
 def _check_aliases(settings: Settings, policies: Policies) -> None:
@@ -84,3 +96,16 @@ def _check_ranges(settings: Settings, model: ModelPolicy, table: KeyPath) -> Non
                 f"with {why} the split is given at the start, and llama.cpp's {option} takes only "
                 f"a number, no ranges ({value})",
             )
+
+
+def _check_args(settings: Settings, model: ModelPolicy, policies: Policies) -> None:
+    args: KeyPath = ("models", model.name, "args")
+    engine: KeyPath = ("models", model.name, "engine")
+    if model.engine != "hosted" or {args, engine} & settings.spoiled:
+        return
+    base = model.base and policies.models.get(policies.own_name(model.base))
+    for index, why in refused_args(model.args):
+        if args in settings.origins:
+            settings.report((*args, index), why)
+        elif base and base.engine != "hosted":  # else it is told of the base itself
+            settings.report(engine, f"args of {shown(model.base)}: {why}")

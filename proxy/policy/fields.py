@@ -129,7 +129,8 @@ _MODELS: Final = (
     Field("models.*.params", Kind.PARAMS, {}, LIVE, example={"temperature": 1.0},
           help="Defaults for requests: what a request sets itself wins."),
     Field("models.*.args", Kind.TEXTS, [], RELOAD, example=["--reasoning-format", "auto"],
-          help="More arguments for llama-server."),
+          help="More arguments for llama-server. What a hosted model cannot have is refused, with "
+               "what to use instead."),
 )
 # fmt: on
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from proxy.policy.build import build, merge, named_paths
-from proxy.policy.check import check
+from proxy.policy.check import check, check_environment
 from proxy.policy.document import parse_document
 from proxy.policy.environment import read_environment
 from proxy.policy.model import Policies
@@ -42,7 +42,8 @@ def parse(sources: Sources, env: Mapping[str, str]) -> Loaded:
     policies = build(settings, environment, home)
     check(settings, policies)
     unreadable = [Problem(str(file), None, "", message) for file, message in sources.failed]
-    problems = tuple(_in_order(unreadable + settings.problems) + environment.problems)
+    of_environment = environment.problems + check_environment(policies, env)
+    problems = (*_in_order(unreadable + settings.problems), *of_environment)
     named = tuple(named_paths(settings))
     return Loaded(None if problems else policies, problems, sources.files, sources, named)
 

@@ -1,16 +1,19 @@
 """What good policies say that may yet be a mistake. Nothing here keeps them from taking effect: a
 disk may not be mounted, a folder may be filled later."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+from proxy.engine.llama_args import config_files, refused_config
 from proxy.errors import reason_of
 from proxy.policy.load import Loaded
 from proxy.policy.problems import Problem
 
 
-def warnings_of(loaded: Loaded) -> tuple[Problem, ...]:
-    """Files and folders that are named and not there, in the order of the keys. Asks the file
-    system, which may take its time."""
+def warnings_of(loaded: Loaded, env: Mapping[str, str]) -> tuple[Problem, ...]:
+    """Files and folders that are named and not there, in the order of the keys, and what llama.cpp
+    would read in files of its own that keeps hosted models from being loaded. Asks the file system,
+    which may take its time."""
     found = []
     for path, place in loaded.named:
         try:
@@ -21,4 +24,15 @@ def warnings_of(loaded: Loaded) -> tuple[Problem, ...]:
     if folder and not loaded.files and not loaded.sources.failed:
         empty = "there is no *.toml in this folder, so the built-in defaults are used"
         found.insert(0, Problem(str(folder), None, "", empty))
-    return tuple(found)
+    return (*found, *_of_config_files(env))
+
+
+def _of_config_files(env: Mapping[str, str]) -> list[Problem]:
+    found = []
+    for file in config_files(env):
+        try:
+            text = file.read_text(errors="replace")
+        except OSError:
+            continue
+        found += [Problem(str(file), None, key, why) for key, why in refused_config(text)]
+    return found

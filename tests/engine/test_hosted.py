@@ -6,7 +6,9 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from proxy.engine.hosted import HostedEngine
@@ -25,8 +27,8 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def hosted(folder: Path, path: Path) -> HostedEngine:
-    options = LoadOptions(model="m", path=path, ctx=512, parallel=1, threads=1)
+def hosted(folder: Path, path: Path, **other: Any) -> HostedEngine:
+    options = LoadOptions(model="m", path=path, ctx=512, parallel=1, threads=1, **other)
     return HostedEngine("b1", options, runtime_dir=folder, log_buffer=LogBuffer())
 
 
@@ -37,6 +39,60 @@ async def test_a_file_that_is_not_there_is_told_without_a_worker(folder: Path) -
         await engine.start()
 
     assert engine.pid is None
+
+
+async def test_what_a_worker_cannot_have_is_refused_before_it_is_started(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a policy, by the environment that it inherits, and by the file that it would read."""
+    config = folder / "llama.cpp" / "config.ini"
+    config.parent.mkdir()
+    config.write_text("sleep-idle-seconds = 60\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+    monkeypatch.setenv("LLAMA_API_KEY", "secret")
+    engine = hosted(folder, model(layers=4), args=("--jinja", "--api-prefix", "/llama"))
+
+    with pytest.raises(LoadFailed) as error:
+        await engine.start()
+
+    assert engine.pid is None
+    heading, *reasons = error.value.message.splitlines()
+    assert heading == "model 'm' cannot be loaded:"
+    assert [reason.partition(" ")[2].partition(":")[0].partition(" ")[0] for reason in reasons] == [
+        *("--api-prefix", "LLAMA_API_KEY", "sleep-idle-seconds")
+    ]
+    assert "env -u LLAMA_API_KEY" in reasons[1]
+    assert reasons[2].startswith(f"{config}: ")
+
+
+async def test_what_our_own_command_line_overrules_is_no_harm(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "LLAMA_ARG_HOST": "127.0.0.1",
+        "LLAMA_ARG_PORT": "1",
+        "LLAMA_ARG_MODEL": "no.gguf",
+        "LLAMA_ARG_CTX_SIZE": "64",
+        "LLAMA_ARG_N_PARALLEL": "3",
+        "LLAMA_ARG_LOAD_MODE": "none",
+        "LLAMA_ARG_REPACK": "1",
+        "LLAMA_ARG_FIT": "on",
+        "LLAMA_ARG_MODELS_DIR": str(folder),
+    }.items():
+        monkeypatch.setenv(name, value)
+    async with rpc_server() as rpc:
+        engine = hosted(folder, model(layers=4), rpc=(rpc,))
+        try:
+            await engine.start()
+            async with aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(engine.address.socket or "")
+            ) as http:
+                async with http.get(f"{engine.address.origin}/slots") as answer:
+                    slots = await answer.json()
+            assert [slot["n_ctx"] for slot in slots] == [512]
+            assert (await engine.place({3: "RPC0"})).layers == 1
+        finally:
+            await engine.stop()
 
 
 async def test_the_reason_is_in_its_own_words(folder: Path) -> None:

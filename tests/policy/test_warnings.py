@@ -7,7 +7,8 @@ from proxy.policy.warnings import warnings_of
 
 
 def told(path: Path) -> list[str]:
-    return [str(warning) for warning in warnings_of(load(path, {"HOME": "/home"}))]
+    env = {"HOME": str(path.parent)}
+    return [str(warning) for warning in warnings_of(load(path, env), env)]
 
 
 def test_what_is_named_and_not_there(tmp_path: Path) -> None:
@@ -48,3 +49,15 @@ def test_a_folder_without_policies(tmp_path: Path) -> None:
 def test_a_file_that_is_empty_is_meant_so(tmp_path: Path) -> None:
     (tmp_path / "p.toml").touch()
     assert told(tmp_path / "p.toml") == []
+
+
+def test_what_every_llama_server_would_read(tmp_path: Path) -> None:
+    config = tmp_path / ".config" / "llama.cpp" / "config.ini"
+    config.parent.mkdir(parents=True)
+    config.write_text("threads = 4\nsleep-idle-seconds = 60\n")
+    (tmp_path / "p.toml").touch()
+
+    assert told(tmp_path / "p.toml") == [
+        f"{config}: sleep-idle-seconds: it counts for every hosted model: it frees the model under "
+        "experts that move; take it out"
+    ]

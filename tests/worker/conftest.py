@@ -16,6 +16,12 @@ Hosted = Callable[..., AbstractAsyncContextManager[HostedEngine]]
 
 
 @pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are started with whatever `args` they are given."""
+    monkeypatch.setattr("proxy.engine.hosted.refusals", lambda *_: [])
+
+
+@pytest.fixture
 def hosted() -> Hosted:
     """`async with hosted(path, devices=1, ...) as engine:` more keywords go to LoadOptions."""
 

@@ -287,6 +287,7 @@ async def test_a_model_that_cannot_be_loaded_says_why(hosted: Hosted, tmp_path: 
             pass
 
 
+@pytest.mark.usefixtures("unchecked")
 async def test_a_worker_that_fails_before_its_server_starts_says_so_at_once(
     hosted: Hosted,
 ) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+import pytest
+
 from proxy.engine.hosted import HostedEngine
 from proxy.engine.types import CPU
 from tests.support.guard import HANG_S
@@ -41,6 +43,7 @@ async def kept_awake(client: Client) -> AsyncIterator[None]:
         await asking
 
 
+@pytest.mark.usefixtures("unchecked")
 async def test_experts_are_found_again_in_a_model_that_was_loaded_anew(hosted: Hosted) -> None:
     """By its own sleep, which nothing but a test can switch on."""
     path = model()

@@ -49,8 +49,11 @@ LOADING: Final[Mapping[str, tuple[Kind, str]]] = {
     "num_batch": ("integer", "set it for the model: args = ['--batch-size', 'N']"),
     "num_thread": ("integer", "set it for all models: [engine] threads = N"),
     "main_gpu": ("integer", "set it for the model: args = ['--main-gpu', 'N']"),
-    "use_mmap": ("boolean", "set it for the model: args = ['--no-mmap']"),
-    "draft_num_predict": ("integer", "set it for the model: args = ['--draft-max', 'N']"),
+    "use_mmap": ("boolean", "it always is: experts are copied from the mapped file"),
+    "draft_num_predict": (
+        "integer",
+        "set it for the model: args = ['--spec-draft-n-max', 'N']",
+    ),
 }
 SMALLEST_CTX: Final = 4
 MAX_INT: Final = 2**31 - 1  # llama-server's integers have 32 bits

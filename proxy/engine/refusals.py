@@ -1,0 +1,20 @@
+"""What llama-server would be told, by a policy or behind our back, that a hosted worker cannot
+have."""
+
+from collections.abc import Mapping, Sequence
+
+from proxy.engine.llama_args import config_files, refused_args, refused_config, refused_variables
+
+
+def refusals(args: Sequence[str], env: Mapping[str, str]) -> list[str]:
+    """A line for each such thing in `args`, in the environment that a worker would inherit, and in
+    llama.cpp's config files, which are read here."""
+    found = [f"args: {why}" for _, why in refused_args(args)]
+    found += [f"environment: {name}: {why}" for name, why in refused_variables(env)]
+    for file in config_files(env):
+        try:
+            text = file.read_text(errors="replace")
+        except OSError:  # llama-server cannot read it either
+            continue
+        found += [f"{file}: {key}: {why}" for key, why in refused_config(text)]
+    return found

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from proxy.pool.state import Backend
-from tests.support.guard import until
 from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.policies import policies
@@ -38,13 +37,7 @@ class Rig:
 
     async def until(self, *, movable: bool, layers: int) -> dict[str, Any]:
         """The backend, once it is the only one and its weights are where they should be."""
-
-        async def found() -> dict[str, Any] | None:
-            ready = await self.proxy.ready()
-            there = [(b["live_moves"], b["moe_cpu_layers"]) for b in ready]
-            return ready[0] if there == [(movable, layers)] else None
-
-        return dict(await until(found, f"movable: {movable}, {layers} layers on the CPU"))
+        return await self.proxy.until_ready(live_moves=movable, moe_cpu_layers=layers)
 
 
 @pytest.fixture

@@ -69,15 +69,6 @@ class Rig:
         await until(there, f"{layers} layers on the CPU")
         await self.still()
 
-    async def until_ready(self, **values: object) -> dict[str, object]:
-        """The only ready backend, once this is so of it."""
-
-        async def found() -> dict[str, object] | None:
-            ready = await self.proxy.ready()
-            return ready[0] if len(ready) == 1 and ready[0] | values == ready[0] else None
-
-        return dict(await until(found, f"one backend with {values}"))
-
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
@@ -213,7 +204,7 @@ async def test_a_changed_ctx_starts_the_next_backend_and_loses_no_request(rig: R
     await until(under_way, "a request is served")
     # The RPC server has one client at a time: the next backend comes after this one has finished.
     rig.proxy.edit(rig.text(ctx=1024))
-    second = await rig.until_ready(ctx=1024)
+    second = await rig.proxy.until_ready(ctx=1024)
 
     assert second["pid"] != first["pid"]
     assert (await long)[1] == LAYERS
@@ -229,7 +220,7 @@ async def test_another_tune_is_loaded_with_another_batch(rig: Rig) -> None:
     assert batch(await rig.proxy.backend("m")) == "512"
 
     rig.proxy.edit(rig.text(tune="prompt"))
-    assert batch(await rig.until_ready(id="b2")) == "1024"
+    assert batch(await rig.proxy.until_ready(id="b2")) == "1024"
 
 
 async def test_bad_values_are_named_and_change_nothing(rig: Rig) -> None:
@@ -295,12 +286,12 @@ async def test_without_live_moves_the_policys_number_is_loaded_and_so_is_its_edi
     assert (await rig.complete())[:2] == (text, "2"), "who asks for nothing takes what is there"
 
     rig.proxy.edit(rig.text(moe_cpu_layers=7))
-    before = (await rig.until_ready(moe_cpu_layers=7))["id"]
+    before = (await rig.proxy.until_ready(moe_cpu_layers=7))["id"]
     assert await rig.complete() == (text, "7", before)
     # What says no number leaves all experts on the CPU, and is served.
     for no_number in ("auto", "0-2,7"):
         rig.proxy.edit(rig.text(moe_cpu_layers=no_number))
-        await rig.until_ready(why_no_moves="MOE_PROXY_NO_LIVE_MOVES is set")
+        await rig.proxy.until_ready(why_no_moves="MOE_PROXY_NO_LIVE_MOVES is set")
         assert (await rig.complete())[:2] == (text, None)
 
 

@@ -66,5 +66,10 @@ def test_retry_after_is_in_whole_seconds_and_never_too_early() -> None:
     assert "Retry-After" not in error_headers(Busy("later"))
 
 
+def test_who_is_not_known_is_told_how_to_be() -> None:
+    assert error_headers(Unauthorized("no"))["WWW-Authenticate"] == "Bearer"
+    assert "WWW-Authenticate" not in error_headers(BadRequest("no"))
+
+
 def decoded(error: ProxyError, dialect: Any) -> Any:
     return json.loads(error_body(error, dialect))

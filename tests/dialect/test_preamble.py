@@ -37,6 +37,17 @@ def test_a_chat() -> None:
     assert late == [SYSTEM, *SAID, USER, own], "as with Ollama, only the first message counts"
 
 
+def test_one_of_the_two_is_enough() -> None:
+    said = opened({"messages": [USER]}, "chat", Preamble("be brief"))["messages"]
+    assert said == [SYSTEM, USER]
+    assert opened({"messages": [USER]}, "chat", Preamble(None, KEPT))["messages"] == [*SAID, USER]
+
+
+def test_a_conversation_of_systems_only() -> None:
+    own = {"role": "system", "content": "x"}
+    assert opened({"messages": [own]}, "chat")["messages"] == [own, *SAID]
+
+
 def test_messages() -> None:
     assert opened({"messages": [USER]}, "messages") == {
         "system": "be brief",

@@ -145,6 +145,14 @@ def move_aside(file: Path, port: int) -> None:
     write(file, port)
 
 
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file of policies with port 1."""
+    file = tmp_path / "policies.toml"
+    write(file, 1)
+    return file
+
+
 @pytest.fixture(params=["a file", "a folder"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
     """A file of policies with port 1, and what is named: itself, or its folder."""
@@ -220,10 +228,9 @@ def test_what_is_waited_for_before_a_change_is_told_is_short() -> None:
 
 
 @pytest.mark.usefixtures("events_only")
-async def test_a_burst_is_told_once(tmp_path: Path, env: dict[str, str], watching: Watch) -> None:
-    file = tmp_path / "policies.toml"
-    write(file, 1)
-
+async def test_a_burst_is_told_once(
+    tmp_path: Path, file: Path, env: dict[str, str], watching: Watch
+) -> None:
     async with watching(file, env) as found:
         for port in range(2, 30):
             replace(file, port)  # without a pause, in which the watcher could go on
@@ -234,12 +241,9 @@ async def test_a_burst_is_told_once(tmp_path: Path, env: dict[str, str], watchin
 
 @pytest.mark.usefixtures("events_only")
 async def test_edits_that_follow_each_other_end_with_the_last(
-    tmp_path: Path, env: dict[str, str], watching: Watch
+    tmp_path: Path, file: Path, env: dict[str, str], watching: Watch
 ) -> None:
     """However many of them it sees."""
-    file = tmp_path / "policies.toml"
-    write(file, 1)
-
     async with watching(file, env) as found:
         for port in range(2, 30):
             replace(file, port)
@@ -253,11 +257,8 @@ async def test_edits_that_follow_each_other_end_with_the_last(
 
 @pytest.mark.usefixtures("events_only")
 async def test_what_leaves_the_text_as_it_was_is_no_change(
-    tmp_path: Path, env: dict[str, str], watching: Watch
+    tmp_path: Path, file: Path, env: dict[str, str], watching: Watch
 ) -> None:
-    file = tmp_path / "policies.toml"
-    write(file, 1)
-
     async with watching(file, env) as found:
         os.utime(file)
         replace(file, 1)
@@ -268,11 +269,8 @@ async def test_what_leaves_the_text_as_it_was_is_no_change(
 
 
 async def test_a_file_that_is_bad_for_a_while(
-    tmp_path: Path, env: dict[str, str], watching: Watch
+    file: Path, env: dict[str, str], watching: Watch
 ) -> None:
-    file = tmp_path / "policies.toml"
-    write(file, 1)
-
     async with watching(file, env) as found:
         file.write_text("[server]\nport = ")
         bad = await found.next()
@@ -286,11 +284,8 @@ async def test_a_file_that_is_bad_for_a_while(
 
 
 async def test_a_deleted_file_is_a_problem_until_it_is_back(
-    tmp_path: Path, env: dict[str, str], watching: Watch
+    file: Path, env: dict[str, str], watching: Watch
 ) -> None:
-    file = tmp_path / "policies.toml"
-    write(file, 1)
-
     async with watching(file, env) as found:
         file.unlink()
         assert await found.port() is None
@@ -299,11 +294,8 @@ async def test_a_deleted_file_is_a_problem_until_it_is_back(
 
 
 async def test_an_emptied_file_is_taken_for_what_it_says(
-    tmp_path: Path, env: dict[str, str], watching: Watch
+    file: Path, env: dict[str, str], watching: Watch
 ) -> None:
-    file = tmp_path / "policies.toml"
-    write(file, 1)
-
     async with watching(file, env) as found:
         file.write_text("")
 
@@ -410,10 +402,8 @@ async def test_a_link_to_a_file_elsewhere(
 
 
 async def test_an_edit_between_loading_and_watching_is_not_lost(
-    tmp_path: Path, env: dict[str, str], watching: Watch
+    file: Path, env: dict[str, str], watching: Watch
 ) -> None:
-    file = tmp_path / "policies.toml"
-    write(file, 1)
     since = load(file, env)
     write(file, 2)
 
@@ -449,11 +439,8 @@ async def test_a_path_that_cannot_be_looked_at_is_no_end(
 
 
 async def test_without_watches_it_still_looks(
-    tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch, watching: Watch
+    file: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch, watching: Watch
 ) -> None:
-    file = tmp_path / "policies.toml"
-    write(file, 1)
-
     def no_watches(*_: object, **__: object) -> None:
         raise OSError("OS file watch limit reached")
 

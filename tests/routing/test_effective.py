@@ -15,6 +15,7 @@ from proxy.routing.effective import effective_policy
         ("plain", {}, 4096, "auto"),
         ("plain", {"num_ctx": 512, "moe_cpu_layers": 3}, 512, 3),
         ("plain", {"num_ctx": -1, "moe_cpu_layers": "many"}, 4096, "auto"),
+        ("plain", {"num_ctx": 0}, 4096, "auto"),
         ("plain", {"num_ctx": "512", "moe_cpu_layers": "full"}, 4096, -1),
         ("set", {"num_ctx": 512, "moe_cpu_layers": 3}, 4096, 7),
     ],

@@ -223,7 +223,10 @@ class TestRetry:
             await setting.with_retry(self.ASK, "generation", send)
         assert setting.pool.queue_length == 0
 
-    async def test_a_worker_that_dies_while_it_moves(self, setting: Setting) -> None:
+    async def test_a_worker_that_dies_while_it_moves(
+        self, setting: Setting, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("proxy.routing.router.DEATH_IS_KNOWN_S", 0.01)
         setting.controller.error = BackendDied("the control socket closed")
 
         async def send(lease: Lease) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 
 from proxy.app import Running, Settings, running
-from tests.support.guard import HANG_S
+from tests.support.guard import HANG_S, until
 
 
 class Proxy:
@@ -67,6 +67,15 @@ class Proxy:
         ready = await self.ready()
         (found,) = [backend for backend in ready if backend["model"] == model]
         return found
+
+    async def until_ready(self, **values: object) -> dict[str, Any]:
+        """The only ready backend, once this is so of it."""
+
+        async def found() -> dict[str, Any] | None:
+            ready = await self.ready()
+            return ready[0] if len(ready) == 1 and ready[0] | values == ready[0] else None
+
+        return dict(await until(found, f"one backend with {values}"))
 
     async def events(self, *kinds: str) -> AsyncIterator[dict[str, Any]]:
         """The events of these kinds, from now on."""

@@ -91,6 +91,20 @@ def test_what_cannot_be_asked_together() -> None:
             body.check()
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        GenerateBody(raw=True),
+        GenerateBody(system="s", template="t", context=[1]),
+        GenerateBody(images=["aGk="]),
+        GenerateBody(suffix="x"),
+        GenerateBody(top_logprobs=20),
+    ],
+)
+def test_what_can_be_asked(body: GenerateBody) -> None:
+    body.check()
+
+
 def test_texts_to_embed() -> None:
     assert EmbedBody(input="a").texts == ["a"]
     assert EmbedBody(input=["a", ""]).texts == ["a", ""]

@@ -77,10 +77,7 @@ class Services:
         return Metrics(self._numbers, lambda: self.pool.queue_length)
 
     async def resolve(self, name: str) -> Model:
-        """The model called `name`. A file that was just put into a folder is found too.
-
-        Raises ModelNotFound.
-        """
+        """The model of this name; a file that came just now is found too. Raises ModelNotFound."""
         try:
             return self.resolver.resolve(name)
         except ModelNotFound:

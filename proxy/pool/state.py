@@ -24,18 +24,9 @@ class BackendState(StrEnum):
     GONE = "gone"  # the process is no more; a failed one stays listed until its key starts again
 
 
+# Any state may go to a later one, none goes back.
 LEGAL: Final[Mapping[BackendState, frozenset[BackendState]]] = MappingProxyType(
-    {
-        BackendState.STARTING: frozenset(
-            {BackendState.READY, BackendState.DRAINING, BackendState.STOPPING, BackendState.GONE}
-        ),
-        BackendState.READY: frozenset(
-            {BackendState.DRAINING, BackendState.STOPPING, BackendState.GONE}
-        ),
-        BackendState.DRAINING: frozenset({BackendState.STOPPING, BackendState.GONE}),
-        BackendState.STOPPING: frozenset({BackendState.GONE}),
-        BackendState.GONE: frozenset(),
-    }
+    {state: frozenset([*BackendState][at + 1 :]) for at, state in enumerate(BackendState)}
 )
 
 

@@ -99,6 +99,13 @@ class BackendDied(ProxyError):
     code = "backend_error"
 
 
+class NoAnswer(ProxyError):
+    """The worker runs, and does not answer the proxy itself: it hangs, as in a driver."""
+
+    status = 504
+    code = "backend_timeout"
+
+
 class Busy(ProxyError):
     """The queue is full, or the proxy is draining. Carries `retry_after_s`."""
 

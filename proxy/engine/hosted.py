@@ -5,7 +5,6 @@ Counterpart: proxy/worker, over its control socket (proxy/worker/control.py says
 """
 
 import asyncio
-import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,37 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 
 from proxy.engine.arguments import server_arguments
+from proxy.engine.control_client import ANSWER_S, NEWS_S, ControlClient, Event
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
 from proxy.engine.refusals import refusals
 from proxy.engine.types import Address, Device, LoadOptions, Move, Status
-from proxy.errors import BackendDied, Conflict, LoadFailed, reason_of
+from proxy.errors import Conflict, LoadFailed, reason_of
 from proxy.tasks import spawn
 
-log = structlog.get_logger()
-
-CONNECT_POLL_S = 0.02
 # A load that says nothing for this long hangs. (A large model from a slow disk says something now
 # and then.)
 STALL_S = 300.0
-MAX_LINE_BYTES = 1 << 22
-
-
-class _Event(msgspec.Struct):
-    """One line from the worker: an answer (id, ok or error), or news of its state."""
-
-    id: int | None = None
-    ok: msgspec.Raw = msgspec.Raw(b"null")
-    error: str | None = None
-    event: str | None = None
-    state: str = ""
-    live_moves: bool = False
-    moves_by_reload: bool = False
-    why_no_moves: str | None = None
-    status: Status | None = None
 
 
 class HostedEngine:
@@ -58,27 +39,27 @@ class HostedEngine:
         runtime_dir: Path,
         log_buffer: LogBuffer,
         names: Mapping[str, str] | None = None,
+        answer_s: float = ANSWER_S,
+        news_s: float = NEWS_S,
     ) -> None:
         """`runtime_dir` is for the sockets; a Unix socket's path may have 107 bytes, so it has to
         be short. `names`: the worker's own name of a device -> the one used here, where it differs.
+        `answer_s`: how long an answer of the worker's is waited for, `news_s`: for news of a move.
         """
         self._names = dict(names or {})
         self._own_names = {outside: own for own, outside in self._names.items()}
         self._options = options
         self._socket = runtime_dir / f"{backend_id}.sock"
         self._control = runtime_dir / f"{backend_id}.control"
-        self._log = log.bind(backend=backend_id)
         self._child = ChildProcess(
             self._argv(options),
             {},
             backend_id,
             on_line=lambda line: log_buffer.write(options.model, backend_id, line),
         )
-        self._numbers = itertools.count(1)
-        self._writer: asyncio.StreamWriter | None = None
-        # The mutable state: what the worker said last, and who waits for an answer.
-        self._last = _Event()
-        self._waiting: dict[int, asyncio.Future[msgspec.Raw]] = {}
+        self._client = ControlClient(backend_id, self._take, answer_s=answer_s, news_s=news_s)
+        # The mutable state: what the worker said last.
+        self._last = Event()
         self._ready = asyncio.Event()
 
     def _argv(self, options: LoadOptions) -> list[str]:
@@ -135,7 +116,9 @@ class HostedEngine:
         await self._child.start()
         gone = spawn(self._child.wait(), name=f"{self._child.name}:exit")
         try:
-            connecting = spawn(self._connect(), name=f"{self._child.name}:connect")
+            connecting = spawn(
+                self._client.connect(self._control), name=f"{self._child.name}:connect"
+            )
             await self._or_gone(gone, connecting)
             ready = spawn(self._ready.wait(), name=f"{self._child.name}:ready")
             await self._or_gone(gone, ready)
@@ -183,60 +166,15 @@ class HostedEngine:
         finally:
             step.cancel()
 
-    async def _connect(self) -> None:
-        while True:
-            try:
-                reader, self._writer = await asyncio.open_unix_connection(
-                    str(self._control), limit=MAX_LINE_BYTES
-                )
-                break
-            except OSError:  # not listening yet
-                await asyncio.sleep(CONNECT_POLL_S)
-        spawn(self._listen(reader), name=f"{self._child.name}:control")
-
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        try:
-            while line := await reader.readline():
-                message = msgspec.json.decode(line, type=_Event)
-                if message.event == "state":
-                    self._last = self._renamed(message)
-                    if message.state == "ready":
-                        self._ready.set()
-                elif message.id is not None and (future := self._waiting.pop(message.id, None)):
-                    if future.cancelled():
-                        continue
-                    if message.error is None:
-                        future.set_result(message.ok)
-                    else:
-                        future.set_exception(Conflict(message.error))
-        except OSError as error:
-            self._log.debug("control_lost", error=str(error))
-        finally:
-            for future in self._waiting.values():
-                if not future.done():
-                    future.set_exception(BackendDied("the worker ended"))
-            self._waiting.clear()
-            if self._writer is not None:
-                self._writer.close()
-
-    async def _call(self, op: str, **arguments: object) -> msgspec.Raw:
-        """Ask the worker. Raises Conflict with its words if it refuses, BackendDied if it is
-        gone."""
-        if self._writer is None or self._writer.is_closing():
-            raise BackendDied("the worker is not there")
-        number = next(self._numbers)
-        future: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = future
-        self._writer.write(msgspec.json.encode({"id": number, "op": op, **arguments}) + b"\n")
-        try:
-            return await future
-        finally:
-            self._waiting.pop(number, None)
+    def _take(self, event: Event) -> None:
+        self._last = self._renamed(event)
+        if event.state == "ready":
+            self._ready.set()
 
     async def wait_exit(self) -> int:
         return await self._child.wait()
 
-    def _renamed(self, event: _Event) -> _Event:
+    def _renamed(self, event: Event) -> Event:
         status, name = event.status, self._name
         if status is None or not self._names:
             return event
@@ -262,12 +200,12 @@ class HostedEngine:
         return self._last.status or Status(block_count=0)
 
     async def devices(self) -> Sequence[Device]:
-        devices = msgspec.json.decode(await self._call("devices"), type=list[Device])
+        devices = msgspec.json.decode(await self._client.call("devices"), type=list[Device])
         return [replace(device, name=self._name(device.name)) for device in devices]
 
     async def memory(self) -> dict[str, int]:
         """The worker's own size: {"resident_bytes", "steps"}."""
-        return msgspec.json.decode(await self._call("memory"), type=dict[str, int])
+        return msgspec.json.decode(await self._client.call("memory"), type=dict[str, int])
 
     async def place(self, placement: Mapping[int, str], *, settle_s: float = 0.0) -> Move:
         layers: dict[str, str] = {}
@@ -275,7 +213,9 @@ class HostedEngine:
             if (own := self._own(place)) is None:
                 raise Conflict(f"layer {layer}: no device {place!r}")
             layers[str(layer)] = own
-        said = await self._call("place", layers=layers, settle_s=settle_s)
+        said = await self._client.call_long(
+            "place", more_s=settle_s, layers=layers, settle_s=settle_s
+        )
         move = msgspec.json.decode(said, type=Move)
         short = move.short_of_memory
         return move if short is None else replace(move, short_of_memory=self._name(short))

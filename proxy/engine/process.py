@@ -33,6 +33,8 @@ NO_CAUSE_FOR_ALARM = (
     "stop: cancel task",
 )
 TERM_GRACE_S = 3.0
+# Only one that hangs in the kernel, as in a driver, outlives SIGKILL by so much.
+KILLED_S = 30.0
 # After the whole group has been killed, only a process that left the group can still hold the pipe.
 OUTPUT_GRACE_S = 1.0
 
@@ -53,6 +55,7 @@ class ChildProcess:
         *,
         on_line: Callable[[str], None] | None = None,
         ends_at_eof: bool = True,
+        killed_s: float = KILLED_S,
     ) -> None:
         """`env` is added to our own environment. `on_line` is called with each line of output."""
         self.argv = tuple(argv)
@@ -62,6 +65,7 @@ class ChildProcess:
         self._env = {**os.environ, **env}
         self._on_line = on_line
         self._ends_at_eof = ends_at_eof
+        self._killed_s = killed_s
         self._log = log.bind(backend=name)
         self._process: asyncio.subprocess.Process | None = None
         self._exit: asyncio.Task[int] | None = None
@@ -152,8 +156,7 @@ class ChildProcess:
 
     async def _ladder(self, grace_s: float) -> None:
         if grace_s <= 0:
-            self._signal(signal.SIGKILL)
-            await self.wait()
+            await self._kill()
             return
         # 1. EOF: the worker finishes what it is at and goes. Others do not notice, and are not
         # waited for.
@@ -166,8 +169,16 @@ class ChildProcess:
             return
         # 3. SIGKILL: a server stuck in a driver call answers nothing else. 4. Reap.
         self._log.warning("child_killed", pid=self.pid)
+        await self._kill()
+
+    async def _kill(self) -> None:
         self._signal(signal.SIGKILL)
-        await self.wait()
+        while not await self._gone_within(self._killed_s):
+            # It still has its memory, so nobody is told that it is gone; but people are told why
+            # they wait.
+            self._log.error(
+                "child_outlives_kill", pid=self.pid, hint="the kernel has it, see dmesg"
+            )
 
     async def _gone_within(self, seconds: float) -> bool:
         try:

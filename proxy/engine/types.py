@@ -151,12 +151,15 @@ class Engine(Protocol):
     def known(self) -> Status:
         """The status as last heard of, without asking."""
 
-    async def devices(self) -> Sequence[Device]: ...
+    async def devices(self) -> Sequence[Device]:
+        """As the engine reports them now. Raises NoAnswer where it hangs, BackendDied where it is
+        gone."""
 
     async def place(self, placement: Mapping[int, str], *, settle_s: float = 0.0) -> Move:
         """Move each named layer's experts to "CPU" or to a device. Returns when that is done, was
         superseded by a later call, or memory ran out; waits up to `settle_s` more for repacking to
-        finish. Raises Conflict where `live_moves` is False."""
+        finish. Raises Conflict where `live_moves` is False or the placement cannot be, NoAnswer
+        where the engine hangs, BackendDied where it ended meanwhile."""
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """End the process: politely, then not. Returns when it is gone; safe to call twice."""

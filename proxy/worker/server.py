@@ -1,4 +1,4 @@
-"""llama-server in this process: its thread, its arguments, and whether its experts can move.
+"""llama-server in this process: its thread, and whether its experts can move.
 
 What a worker is in, and the only one who knows all its parts.
 """
@@ -13,7 +13,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
-from proxy.engine.tensor_names import FEED_FORWARD_TENSORS
 from proxy.engine.types import CPU, Device, Layer, Move, Status
 from proxy.memory.host import available_host_bytes, read_host
 from proxy.memory.pressure import HIGH_PRESSURE, LOW_BYTES
@@ -22,6 +21,7 @@ from proxy.worker.gate import Gate, preload
 from proxy.worker.llama import DEVICE_KINDS, LlamaError, LlamaLibrary
 from proxy.worker.mover import Mover
 from proxy.worker.next_step import on_cpu
+from proxy.worker.server_arguments import attention_arguments, has_drafts, placement_arguments
 
 State = Literal["loading", "ready", "failed", "stopped"]
 READY_POLL_S = 0.03
@@ -29,13 +29,6 @@ READY_POLL_S = 0.03
 HOST_RESERVE_BYTES = 1 << 30
 # Set to anything: never move live, reload instead. For comparison, and for a build that misbehaves.
 NO_LIVE_MOVES = "MOE_PROXY_NO_LIVE_MOVES"
-# A user who writes one of these divides the model over the devices himself.
-DEVICE_ARGUMENTS = frozenset(("--device", "-dev", "--tensor-split", "-ts", "--main-gpu", "-mg"))
-# With drafts, several tokens of a sequence are asked for outputs at once.
-DRAFT_ARGUMENTS = ("--model-draft", "-md", "--spec-", "--draft")
-# What --n-cpu-ffn gives for all layers, as one pattern: llama.cpp compiles each for each tensor
-# anew, so that one for every possible layer makes a large model start seconds later.
-ALL_FFN_ON_CPU = rf"\.{FEED_FORWARD_TENSORS}=CPU"
 
 
 class EmbeddedServer:
@@ -94,12 +87,7 @@ class EmbeddedServer:
 
         `arguments` are llama-server's, without where to listen and where experts go.
         """
-        command = [
-            *("llama-server", "--host", self._server_socket),
-            *self._placement_arguments("--rpc" in arguments),
-            *arguments,
-            *self._attention_arguments(arguments),
-        ]
+        command = self._command(arguments)
         argv = (c.c_char_p * len(command))(*map(os.fsencode, command))
         status: list[int] = []
         server = threading.Thread(
@@ -199,37 +187,16 @@ class EmbeddedServer:
         except OSError:
             return False
 
-    def _placement_arguments(self, rpc: bool) -> list[str]:
-        """To begin with, everything but experts is on the devices, and every expert in the mapped
-        file, from where it can move. Without a device there is nothing to move, and plain
-        llama-server is at its best."""
-        if not self._llama.gpus() and not rpc:
-            return []
-        all_on_cpu = ("--override-tensor", ALL_FFN_ON_CPU) if self._dense else ("--cpu-moe",)
-        if self._gate is None:
-            split = self._fixed_split
-            some_on_cpu = "--n-cpu-ffn" if self._dense else "--n-cpu-moe"
-            return [
-                "--n-gpu-layers",
-                "999",
-                *(all_on_cpu if split is None else (some_on_cpu, str(split))),
-            ]
-        return ["--n-gpu-layers", "999", *all_on_cpu, "--no-repack", "--load-mode", "mmap"]
-
-    def _attention_arguments(self, arguments: Sequence[str]) -> list[str]:
-        """All devices, but attention, and all else that is no expert, on some of them only.
-
-        Behind the others, since llama-server knows RPC devices only once it has read `--rpc`. Equal
-        shares: how much is free on an RPC device is not known before. What the user says counts.
-        """
-        if not self._no_attention or set(arguments) & DEVICE_ARGUMENTS:
-            return []
-        rpc = arguments[arguments.index("--rpc") + 1].split(",") if "--rpc" in arguments else []
-        names = [*self._llama.gpus(), *(f"RPC{number}" for number in range(len(rpc)))]
-        shares = ["0" if name in self._no_attention else "1" for name in names]
-        if "1" not in shares:
-            return []
-        return ["--device", ",".join(names), "--tensor-split", ",".join(shares)]
+    def _command(self, arguments: Sequence[str]) -> list[str]:
+        gpus = self._llama.gpus()
+        moves, split = self._gate is not None, self._fixed_split
+        placement = placement_arguments(moves=moves, split=split, dense=self._dense)
+        return [
+            *("llama-server", "--host", self._server_socket),
+            *(placement if gpus or "--rpc" in arguments else ()),
+            *arguments,
+            *attention_arguments(arguments, gpus, self._no_attention),
+        ]
 
     def _refuse_moves(self, why: str) -> None:
         self.why_no_moves, self.moves_by_reload = why, True
@@ -243,7 +210,7 @@ class EmbeddedServer:
                 "llama-server's decode steps do not come through the step gate in this build"
             )
             return
-        drafts = any(a.startswith(DRAFT_ARGUMENTS) for a in command)
+        drafts = has_drafts(command, os.environ)
         experts = Experts(
             self._llama,
             gate,

@@ -14,7 +14,8 @@ import pytest
 from proxy.engine.hosted import HostedEngine
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.types import CPU, LoadOptions
-from proxy.errors import Conflict, LoadFailed
+from proxy.errors import BackendDied, Conflict, LoadFailed, NoAnswer
+from tests.support.guard import HANG_S
 from tests.support.llama import rpc_server
 from tests.support.models import model
 
@@ -27,9 +28,11 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def hosted(folder: Path, path: Path, **other: Any) -> HostedEngine:
+def hosted(folder: Path, path: Path, *, answer_s: float = HANG_S, **other: Any) -> HostedEngine:
     options = LoadOptions(model="m", path=path, ctx=512, parallel=1, threads=1, **other)
-    return HostedEngine("b1", options, runtime_dir=folder, log_buffer=LogBuffer())
+    return HostedEngine(
+        "b1", options, runtime_dir=folder, log_buffer=LogBuffer(), answer_s=answer_s
+    )
 
 
 async def test_a_file_that_is_not_there_is_told_without_a_worker(folder: Path) -> None:
@@ -158,4 +161,40 @@ async def test_a_device_of_another_worker_is_not_taken_for_an_own_one(folder: Pa
 
             assert [layer.experts for layer in engine.known().layers] == [CPU, CPU, CPU, "RPC1"]
         finally:
+            await engine.stop()
+
+
+async def test_a_worker_that_hangs_is_not_waited_for_without_end(folder: Path) -> None:
+    async with rpc_server() as rpc:
+        engine = hosted(folder, model(layers=4), rpc=(rpc,), answer_s=0.3)
+        try:
+            await engine.start()
+            assert engine.pid is not None
+            os.kill(engine.pid, signal.SIGSTOP)
+
+            for asked in (engine.devices(), engine.memory(), engine.place({3: "RPC0"})):
+                with pytest.raises(NoAnswer, match=r"has not answered '\w+' for 0\.3 s"):
+                    await asked
+        finally:
+            await engine.stop(grace_s=0.0)
+
+
+async def test_a_move_ends_with_its_worker(folder: Path) -> None:
+    """Its caller can tell that from a move that was made."""
+    async with rpc_server() as rpc:
+        engine = hosted(folder, model(layers=4), rpc=(rpc,))
+        try:
+            await engine.start()
+            assert engine.pid is not None
+            os.kill(rpc.pid, signal.SIGSTOP)  # the copy is on its way for ever
+            move = asyncio.ensure_future(engine.place({3: "RPC0"}))
+            assert (await engine.memory())["steps"] > 0  # the order before it has been read
+            os.kill(engine.pid, signal.SIGKILL)
+
+            with pytest.raises(BackendDied, match="ended"):
+                await move
+            with pytest.raises(BackendDied, match="not there"):
+                await engine.place({3: "RPC0"})
+        finally:
+            os.kill(rpc.pid, signal.SIGCONT)
             await engine.stop()

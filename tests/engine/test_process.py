@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from proxy.engine.line_reader import LINE_BYTES
 from proxy.engine.process import ChildProcess
@@ -154,6 +155,25 @@ async def test_stop_by_sigkill(run: Run) -> None:
 
     await child.stop(grace_s=0.1)
 
+    assert await child.wait() == -signal.SIGKILL
+
+
+async def test_one_that_outlives_sigkill_is_told_and_waited_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the kernel had it: it has its memory still."""
+    child = await run(STUBBORN, killed_s=0.05)
+    kill = os.killpg
+    monkeypatch.setattr(os, "killpg", lambda *_: None)
+    with capture_logs() as logged:
+        stop = asyncio.ensure_future(child.stop(grace_s=0.0))
+        while [line["event"] for line in logged].count("child_outlives_kill") < 2:
+            await asyncio.sleep(0.01)
+    assert not stop.done()
+
+    kill(child.pid or 0, signal.SIGKILL)
+
+    await stop
     assert await child.wait() == -signal.SIGKILL
 
 

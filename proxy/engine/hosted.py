@@ -28,6 +28,10 @@ CONNECT_POLL_S = 0.02
 # A load that says nothing for this long hangs. (A large model from a slow disk says something now
 # and then.)
 STALL_S = 300.0
+# A move takes as long as it takes; meanwhile the worker is asked now and then what it can say at
+# once. One that cannot has been stopped: on a machine that is busy, an answer takes tenths of a
+# second.
+ALIVE_S = 5.0
 MAX_LINE_BYTES = 1 << 22
 
 
@@ -215,9 +219,10 @@ class HostedEngine:
             if self._writer is not None:
                 self._writer.close()
 
-    async def _call(self, op: str, **arguments: object) -> msgspec.Raw:
-        """Ask the worker. Raises Conflict with its words if it refuses, BackendDied if it is
-        gone."""
+    async def _call(self, op: str, *, lasts: bool = False, **arguments: object) -> msgspec.Raw:
+        """Ask the worker. `lasts`: the answer takes a while, and is waited for while others come.
+        Raises Conflict with its words if it refuses, BackendDied if it is gone or does not answer.
+        """
         if self._writer is None or self._writer.is_closing():
             raise BackendDied("the worker is not there")
         number = next(self._numbers)
@@ -225,9 +230,21 @@ class HostedEngine:
         self._waiting[number] = future
         self._writer.write(msgspec.json.encode({"id": number, "op": op, **arguments}) + b"\n")
         try:
+            while lasts and not future.done():
+                await asyncio.wait((future,), timeout=ALIVE_S)
+                if not future.done():
+                    await self._check_alive()
             return await future
         finally:
             self._waiting.pop(number, None)
+
+    async def _check_alive(self) -> None:
+        """Raises BackendDied where the worker does not say what it has at hand."""
+        try:
+            async with asyncio.timeout(ALIVE_S):
+                await self._call("state")
+        except TimeoutError as error:
+            raise BackendDied("the worker does not answer") from error
 
     async def wait_exit(self) -> int:
         return await self._child.wait()
@@ -271,7 +288,7 @@ class HostedEngine:
             if (own := self._own(place)) is None:
                 raise Conflict(f"layer {layer}: no device {place!r}")
             layers[str(layer)] = own
-        said = await self._call("place", layers=layers, settle_s=settle_s)
+        said = await self._call("place", lasts=True, layers=layers, settle_s=settle_s)
         move = msgspec.json.decode(said, type=Move)
         short = move.short_of_memory
         return move if short is None else replace(move, short_of_memory=self._name(short))

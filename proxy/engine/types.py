@@ -156,7 +156,8 @@ class Engine(Protocol):
     async def place(self, placement: Mapping[int, str], *, settle_s: float = 0.0) -> Move:
         """Move each named layer's experts to "CPU" or to a device. Returns when that is done, was
         superseded by a later call, or memory ran out; waits up to `settle_s` more for repacking to
-        finish. Raises Conflict where `live_moves` is False."""
+        finish. Raises Conflict where `live_moves` is False or the worker refuses, and BackendDied
+        where the worker ends, or has stopped and does not answer."""
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """End the process: politely, then not. Returns when it is gone; safe to call twice."""

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from proxy.engine import hosted as module
 from proxy.engine.hosted import HostedEngine
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.types import CPU, LoadOptions
-from proxy.errors import Conflict, LoadFailed
+from proxy.errors import BackendDied, Conflict, LoadFailed
+from tests.support.hosted import hosted as served
 from tests.support.llama import rpc_server
 from tests.support.models import model
 
@@ -103,3 +105,39 @@ async def test_a_device_of_another_worker_is_not_taken_for_an_own_one(folder: Pa
             assert [layer.experts for layer in engine.known().layers] == [CPU, CPU, CPU, "RPC1"]
         finally:
             await engine.stop()
+
+
+async def test_a_worker_that_has_stopped_is_not_waited_for_by_a_move(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rpc_server() as rpc, served(model(layers=4), [rpc]) as engine:
+        assert engine.pid is not None
+        monkeypatch.setattr(module, "ALIVE_S", 0.1)
+        os.kill(engine.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(BackendDied, match="does not answer"):
+                await engine.place({3: "RPC0"})
+        finally:
+            os.kill(engine.pid, signal.SIGCONT)
+
+
+async def test_a_move_lasts_as_long_as_its_worker_answers_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    async with rpc_server() as rpc, served(model(layers=4), [rpc]) as engine:
+        pid = engine.pid
+        assert pid is not None
+
+        async def answers() -> None:
+            asked.append(1)
+            if len(asked) == 3:
+                os.kill(pid, signal.SIGCONT)
+
+        monkeypatch.setattr(module, "ALIVE_S", 0.05)
+        monkeypatch.setattr(engine, "_check_alive", answers)
+        os.kill(pid, signal.SIGSTOP)
+
+        assert (await engine.place({3: "RPC0"})).layers == 1
+
+    assert len(asked) >= 3

@@ -84,8 +84,10 @@ async def put_model_split(request: web.Request) -> web.Response:
     split = await _read_split(request)
     model = await services.resolve(request.match_info["name"])
     ids = [backend.id for backend in await services.router.backends_of(model)]
-    for target in ids or [model.name]:
-        await services.controller.operator(target, split)
+    # At once: one that does not answer keeps no other from moving.
+    await asyncio.gather(
+        *(services.controller.operator(target, split) for target in ids or [model.name])
+    )
     backends = state(services)["backends"]
     return json_response({"backends": [b for b in backends if b["id"] in ids]})
 

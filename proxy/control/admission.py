@@ -55,14 +55,15 @@ class Admission:
         headroom: Headroom,
         footprint: Footprint,
         relocate: Callable[[Sequence[Relocation]], None],
+        answers: Callable[[Backend], bool],
         events: EventLog,
         clock: Clock,
     ) -> None:
         """`footprint`: of which devices a model takes how many bytes without its experts.
-        `relocate` has experts move."""
+        `relocate` has experts move. `answers`: whether a backend's worker does."""
         self._pool, self._desired, self._memory = pool, desired, memory
         self._headroom, self._footprint, self._relocate = headroom, footprint, relocate
-        self._events, self._clock = events, clock
+        self._answers, self._events, self._clock = answers, events, clock
         # What changes: when each was started, and the news that somebody is there or gone.
         self._started_s: dict[Name, float] = {}
         self._freed = asyncio.Event()
@@ -122,7 +123,7 @@ class Admission:
             }
             newcomer.immovable |= again
             newcomer.tried |= {(move.tenant, move.layer) for move in relocations}
-            await self._desired.wait_idle(b for b in others if b.id in moving)
+            await self._until_moved([b for b in others if b.id in moving])
             newcomer.shown_by_s = self._clock.now() + SHOW_LIMIT_S
             return True
         if missing:
@@ -136,6 +137,17 @@ class Admission:
             await self._clock.sleep(SHOW_POLL_S)
             return True
         return False
+
+    async def _until_moved(self, backends: Sequence[Backend]) -> None:
+        """Wait until none of these has a move under way, but for those that do not answer: such a
+        move may have no end."""
+        idle = spawn(self._desired.wait_idle(backends), name="moves for a newcomer")
+        try:
+            while not await wait_within(self._clock, (idle,), LOOK_AGAIN_S):
+                if not any(self._desired.moving(b) and self._answers(b) for b in backends):
+                    return
+        finally:
+            idle.cancel()
 
     async def _evict(
         self, newcomer: _Newcomer, holders: list[Backend], missing: Mapping[str, int]

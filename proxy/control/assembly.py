@@ -97,6 +97,7 @@ def assemble(on: Surroundings, *, footprint_of: Footprint, measured: Measured) -
         headroom=headroom,
         footprint=footprint_of,
         relocate=controller.relocate,
+        answers=on.workers.answers,
         events=on.events,
         clock=on.clock,
     )

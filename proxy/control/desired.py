@@ -119,8 +119,8 @@ class DesiredStates:
         return {name for name, rules in named if not rules.experts}
 
     async def wait_idle(self, backends: Iterable[Backend]) -> None:
-        """Wait until none of these has a move under way. A move ends: its engine gives up on a
-        worker that does not answer."""
+        """Wait until none of these has a move under way. Has no bound where a worker is stuck in a
+        driver: its engine gives up on one that has stopped, but not on that."""
         for backend in backends:
             if (state := self.get(backend)) is not None:
                 await state.migration.wait_idle()

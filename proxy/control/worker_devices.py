@@ -82,11 +82,11 @@ class WorkerDevices:
         self, backend: Backend, task: asyncio.Task[Sequence[Device] | None]
     ) -> Sequence[Device] | None:
         """What came of a question: nothing yet, or nothing at all, makes its worker late."""
-        answer = None
-        if task.done() and self._asked.get(backend.name) is task:
+        answer = task.result() if task.done() and not task.cancelled() else None
+        if self._asked.get(backend.name) is not task:
+            return answer  # noted for another who had asked too; or it is gone, and forgotten
+        if task.done():
             del self._asked[backend.name]
-        if task.done() and not task.cancelled():
-            answer = task.result()
         if answer is not None:
             self._told[backend.name] = frozenset(device.name for device in answer)
         if (answer is None) != (backend.name in self._late):

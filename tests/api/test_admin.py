@@ -216,3 +216,23 @@ async def test_unload_all(client: aiohttp.ClientSession) -> None:
         assert await answer.text() == "OK"
 
     assert (await get(client, "/running"))["running"] == []
+
+
+async def test_a_backend_that_does_not_answer_keeps_no_other_of_its_model_from_moving(
+    proxy: Running, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("/v1/completions", "/v1/embeddings"):
+        body = {"model": MODEL, "prompt": "a", "input": "a", "max_tokens": 1}
+        assert (await send(client, "POST", path, body))[0] == 200
+    asked: list[str] = []
+
+    async def never(target: str, split: object) -> None:
+        asked.append(target)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(proxy.services.controller, "operator", never)
+    put = send(client, "PUT", f"/admin/models/{MODEL}/split", {"moe_cpu_layers": 1})
+    asking = asyncio.ensure_future(put)
+
+    await until(lambda: asked == ["b1", "b2"], "both are asked")
+    asking.cancel()

@@ -240,6 +240,22 @@ async def test_a_newcomer_does_not_wait_for_one_that_never_moves() -> None:
 
 
 @played
+async def test_a_newcomer_does_not_wait_for_one_that_is_stuck() -> None:
+    """Nobody knows of it before it is to move, and its move never ends; so it has to leave."""
+    text = HEAD + "[models.a]\nkeep_alive = '-1'\n[models.b]\n"
+    there = world(card(700), text=text, b=Spec(dense_mib=300), a=Spec())
+    async with living(there):
+        there.ask("a")
+        await asyncio.sleep(15)
+        assert there.places("a") == "000000"
+        there.engines["a"].hangs, there.engines["a"].place_deadline_s = True, float("inf")
+        there.ask("b")
+        await asyncio.sleep(LONG_S)
+
+        assert there.ended == [("a", None), ("b", None)]
+
+
+@played
 async def test_an_idle_request_is_forgotten_by_its_own_start_only() -> None:
     """A restart is another one, with the same id: what an earlier start was asked for is over."""
     there = world(card(1000), text=HEAD + "[models.a]\n")

@@ -1,5 +1,7 @@
 """Asking workers for their devices: who hangs is waited for once."""
 
+import asyncio
+
 from tests.control.test_control_loop import card, played, world
 from tests.control.world.world import living
 
@@ -40,3 +42,36 @@ async def test_one_that_is_gone_is_forgotten() -> None:
 
         assert there.workers.answers(backend)
         assert await there.workers.ask_all() == []
+
+
+@played
+async def test_what_one_that_ended_had_told_hides_no_device_that_only_others_tell_of() -> None:
+    """It ended while another one was waited for."""
+    there = world(card(2000))
+    async with living(there):
+        for model in ("a", "b"):
+            there.ask(model)
+        await asyncio.sleep(5)
+        there.engines["b"].hangs = True
+        asking = asyncio.ensure_future(there.workers.ask_all())
+        await asyncio.sleep(1)
+        there.engines["a"].die()
+        await asking
+
+        assert there.workers.silent() == {"CPU", "G0"}
+
+
+@played
+async def test_one_that_ends_while_it_is_asked_is_not_taken_to_be_late() -> None:
+    there = world(card(2000))
+    async with living(there):
+        there.ask("a")
+        await there.until_answered()
+        backend = there.backend("a")
+        there.engines["a"].hangs = True
+        asking = asyncio.ensure_future(there.workers.ask(backend))
+        await asyncio.sleep(1)
+        there.engines["a"].die()
+
+        assert await asking is None
+        assert there.workers.answers(backend)

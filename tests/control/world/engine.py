@@ -41,6 +41,8 @@ class SimEngine:
         self.address = Address(port=1)
         # What the test decides:
         self.hangs = self.refuses = self.cannot_load = False
+        # Infinite: it is stuck in a driver and knows nothing of it, so its engine never gives up.
+        self.place_deadline_s = PLACE_DEADLINE_S
         self.on_promoted: Callable[[SimEngine, str, Mapping[str, int]], None] = lambda *_: None
         # What changes:
         self.places = dict.fromkeys(range(spec.layers), CPU)
@@ -104,7 +106,7 @@ class SimEngine:
         self._order = order = object()
         self._target |= placement
         others_before = {name: card.others for name, card in self._cards.items()}
-        await self._answers(GATE_S, PLACE_DEADLINE_S)
+        await self._answers(GATE_S, self.place_deadline_s)
         moved, short = self._demote(), None
         for layer in sorted(self.places, reverse=True):
             if self._order is not order:
@@ -133,7 +135,7 @@ class SimEngine:
     async def _staged(self, order: object, layer: int, device: str) -> bool:
         """Copy a layer to where its memory is; False if another order came meanwhile."""
         try:
-            await self._answers(self.spec.stage_s, PLACE_DEADLINE_S)
+            await self._answers(self.spec.stage_s, self.place_deadline_s)
         except BackendDied:
             self._cards[device].give_back((self, layer), self._now())
             raise

@@ -183,21 +183,38 @@ class Controller:
             return
         if moves:
             state.policy, state.operator = self.policy_split(backend), None
-        ready = backend.state is BackendState.READY
-        if ready and otherwise:
-            spawn(self._reload(backend, reload), name=f"{backend.id}:reload")
-        if not (ready and reload) and (moves or "devices" in _tables(changes)):
-            spawn(self._apply_quietly(backend, state, "policy"), name=f"{backend.id}:policy")
+        to_move = moves or "devices" in _tables(changes)
+        to_reload = otherwise and backend.state is BackendState.READY
+        if to_move or to_reload:
+            follow = self._follow_up(backend, state, reload if to_reload else None, to_move)
+            spawn(follow, name=f"{backend.id}:policy")
 
-    async def _reload(self, backend: Backend, keys: tuple[str, ...]) -> None:
+    async def _follow_up(
+        self, backend: Backend, state: DesiredState, keys: tuple[str, ...] | None, to_move: bool
+    ) -> None:
+        """`keys`: of what it is loaded with; None: none changed. Where a successor takes over, that
+        has its experts where they belong."""
+        if keys is not None and await self._reload(backend, keys):
+            return
+        if to_move:
+            await self._apply_quietly(backend, state, "policy")
+
+    async def _reload(self, backend: Backend, keys: tuple[str, ...]) -> bool:
+        """Have it replaced where it would be loaded otherwise now; whether it is."""
         moves = not backend.engine.moves_by_reload
-        options = await self._options_for(backend.options.model, backend.options.mode, moves)
+        try:
+            options = await self._options_for(backend.options.model, backend.options.mode, moves)
+        except ProxyError as error:  # its file is gone, or its table
+            log.warning("not_reloaded", backend=backend.id, error=error.message)
+            return False
         if options.dense != backend.options.dense:
             keys += ("dense_cpu_layers",)
         # Without a key that says so, only the batch may be another one, by what is free just now.
-        if keys and options != backend.options:
-            self._events.publish("backend_reloading", backend=backend.id, keys=list(keys))
-            await self._pool.replace(backend.id, options)
+        if not keys or options == backend.options:
+            return False
+        self._events.publish("backend_reloading", backend=backend.id, keys=list(keys))
+        await self._pool.replace(backend.id, options)
+        return True
 
     def ready(self, backend: Backend) -> None:
         """It is loaded, and may be asked for a split."""

@@ -415,3 +415,36 @@ async def test_what_a_newcomer_took_is_its_own_until_it_is_known_what_that_is() 
         # 450 - 40 in reserve - 50 - 200: room for one layer.
         assert there.places("a") == "ccccc0"
         assert not any(move["short_of_memory"] for move in there.told("moved"))
+
+
+@played
+async def test_an_edit_that_would_load_the_same_again_moves_all_the_same() -> None:
+    """`tune` takes a new backend only where it comes to another batch."""
+    there = world(card(1000), text=HEAD + "[models.a]\ntune = 'generation'\nmoe_cpu_layers = 2\n")
+    async with living(there):
+        there.ask("a")
+        await there.until_answered()
+        await there.edit(HEAD + "[models.a]\ntune = 'balanced'\nmoe_cpu_layers = 5\n")
+        await asyncio.sleep(5)
+
+        assert there.places("a") == "ccccc0"
+        assert [backend.generation for backend in there.serving()] == [1]
+
+
+@played
+async def test_a_model_whose_table_goes_and_comes_back_follows() -> None:
+    text = HEAD + "[models.a]\nmoe_cpu_layers = 5\nparallel = 2\n"
+    there = world(card(1000), text=text)
+    async with living(there):
+        there.ask("a")
+        await there.until_answered()
+        there.lost.add("a")
+        await there.edit(HEAD)
+        await asyncio.sleep(5)
+        assert there.places("a") == "000000", "what holds for all holds for it"
+        there.lost.clear()
+        await there.edit(text)
+        await asyncio.sleep(5)
+
+        assert there.places("a") == "ccccc0"
+        assert len(there.serving()) == 1

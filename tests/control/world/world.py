@@ -12,7 +12,7 @@ from proxy.control.assembly import ControlLoop, Surroundings, assemble
 from proxy.control.headroom import serving
 from proxy.control.worker_devices import WorkerDevices
 from proxy.engine.types import Device, LoadOptions, Mode
-from proxy.errors import ProxyError
+from proxy.errors import ModelNotFound, ProxyError
 from proxy.memory.ledger import Ledger
 from proxy.memory.readings import DeviceReading
 from proxy.memory.snapshot import Snapshot
@@ -110,6 +110,7 @@ class World:
     through_workers: bool = False
     engines: dict[str, SimEngine] = field(default_factory=dict)  # the last one of each model
     cannot_load: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)  # models of which nobody knows any more
     # Requests that ended: (model, None or what they were refused with).
     ended: list[tuple[str, ProxyError | None]] = field(default_factory=list)
     on_promoted: Callable[[SimEngine, str, Mapping[str, int]], None] = lambda *_: None
@@ -162,6 +163,8 @@ class World:
         return None
 
     async def _options_for(self, model: str, mode: Mode, moves: bool) -> LoadOptions:
+        if model in self.lost:
+            raise ModelNotFound(f"model {model!r} not found")
         return self.options(model)
 
     def options(self, model: str) -> LoadOptions:

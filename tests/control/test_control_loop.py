@@ -423,7 +423,8 @@ async def test_an_edit_that_would_load_the_same_again_moves_all_the_same() -> No
     there = world(card(1000), text=HEAD + "[models.a]\ntune = 'generation'\nmoe_cpu_layers = 2\n")
     async with living(there):
         there.ask("a")
-        await there.until_answered()
+        await asyncio.sleep(5)
+        assert there.places("a") == "cc0000"
         await there.edit(HEAD + "[models.a]\ntune = 'balanced'\nmoe_cpu_layers = 5\n")
         await asyncio.sleep(5)
 

@@ -52,7 +52,7 @@ def test_default_toml_is_what_the_table_gives() -> None:
 
 
 def test_default_toml_changes_nothing(env: dict[str, str]) -> None:
-    with_file, without = load(ROOT / "policies", env), load(None, env)
+    with_file, without = load(ROOT / "policies" / "default.toml", env), load(None, env)
 
     assert with_file.files
     assert with_file.problems == ()

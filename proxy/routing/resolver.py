@@ -11,6 +11,7 @@ from typing import Final
 from cachetools import LRUCache
 
 from proxy.catalog.local import Catalog, Entry
+from proxy.catalog.names import fold
 from proxy.errors import BadRequest, ModelNotFound
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.routing.effective import effective_policy
@@ -121,6 +122,8 @@ class Resolver:
         elif entry:
             policy = effective_policy(self._policy_of(entry, policies), entry)
             return Model(policy.name, entry.path, policy, entry, policies)
+        elif (known := _other_spelling(name, policies)) is not None:
+            return self.resolve(known)
         raise ModelNotFound(self._not_found(name, policies), param="model")
 
     def _policy_of(self, entry: Entry, policies: Policies) -> ModelPolicy:
@@ -150,3 +153,10 @@ class Resolver:
 
 def _is_same(one: Basis, other: Basis) -> bool:
     return one[0] is other[0] and one[1] is other[1]
+
+
+def _other_spelling(name: str, policies: Policies) -> str | None:
+    """The name or alias of a policy that is meant: as in Ollama, upper and lower case make no
+    difference, and `:latest` need not be there. (The catalogue does so by itself.)"""
+    names = (known for own in policies.models.values() for known in (own.name, *own.aliases))
+    return next((known for known in names if known != name and fold(known) == fold(name)), None)

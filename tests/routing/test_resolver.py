@@ -25,6 +25,15 @@ def test_another_spelling_of_a_policys_name(folder: Folder) -> None:
     assert folder.resolver.resolve("Tiny:latest").policy.args == ("--jinja",)
 
 
+@pytest.mark.parametrize("name", ["GPT-4o", "gpt-4o:latest", "VARIANT", "variant:latest"])
+def test_case_and_latest_make_no_difference_to_aliases_and_variants(
+    folder: Folder, name: str
+) -> None:
+    known = name.lower().removesuffix(":latest")
+
+    assert folder.resolver.resolve(name).name == folder.resolver.resolve(known).name
+
+
 def test_a_policy_without_a_file(folder: Folder) -> None:
     with pytest.raises(ModelNotFound, match="'ghost' has a policy, but no file"):
         folder.resolver.resolve("ghost")

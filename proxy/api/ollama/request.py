@@ -14,7 +14,6 @@ from proxy.api.middleware import REQUEST_LOG
 from proxy.api.options import read_model
 from proxy.api.services import SERVICES, Services
 from proxy.catalog.gguf import GgufError
-from proxy.catalog.names import fold
 from proxy.dialect.ollama.bodies import sampling
 from proxy.dialect.ollama.models import Abilities, abilities
 from proxy.dialect.ollama.options import LOADING, SAMPLING, Options, read_options
@@ -104,7 +103,6 @@ async def parse(
 async def resolve(services: Services, name: str, *, missing: str) -> tuple[Model, Split | None]:
     """The model of this name, and the split that its name may carry.
 
-    As in Ollama, `:latest` and upper or lower case make no difference.
     Raises CloudRefused, and ModelNotFound with the text `missing` and behind it the names that come
     close: clients look at the status, or for Ollama's words somewhere in the text.
     """
@@ -113,11 +111,6 @@ async def resolve(services: Services, name: str, *, missing: str) -> tuple[Model
     wanted = read_model(name)
     with suppress(ModelNotFound):
         return await services.resolve(wanted.model), wanted.split
-    folded = fold(wanted.model)
-    for policy in services.policies.current.models.values():
-        for known in (policy.name, *policy.aliases):
-            if fold(known) == folded:
-                return services.resolver.resolve(known), wanted.split
     if wanted.model.lower().endswith(CLOUD_ENDINGS):
         raise CloudRefused("remote model")
     raise ModelNotFound(missing + services.resolver.did_you_mean(wanted.model), param="model")

@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from proxy.worker.control import Control
 from proxy.worker.llama import LlamaError, default_libdir
@@ -61,14 +62,10 @@ def main() -> None:
         )
     except (LlamaError, OSError) as error:
         sys.exit(f"worker: {error}")
-    status = asyncio.run(_serve(embedded, options))
-    sys.stdout.flush()
-    # llama.cpp's libraries have global destructors that fight over devices; there is nothing left
-    # to tidy up.
-    os._exit(status)
+    asyncio.run(_serve(embedded, options))
 
 
-async def _serve(embedded: EmbeddedServer, options: argparse.Namespace) -> int:
+async def _serve(embedded: EmbeddedServer, options: argparse.Namespace) -> NoReturn:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     control = Control(embedded, stopping.set)
@@ -95,7 +92,10 @@ async def _serve(embedded: EmbeddedServer, options: argparse.Namespace) -> int:
         threading.Thread(target=embedded.terminate, daemon=True, name="terminate").start()
         await asyncio.wait((ended,), timeout=TERMINATE_S)
     server.close()
-    return ended.result() if ended.done() else 1
+    sys.stdout.flush()
+    # At once: llama.cpp's libraries have global destructors that fight over devices, and the loop
+    # would wait for its threads, of which one may hang in a driver.
+    os._exit(ended.result() if ended.done() else 1)
 
 
 def _wait_for_parent(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from proxy.engine.types import Device
 from proxy.worker.llama import LlamaError
 from proxy.worker.server import EmbeddedServer
 
@@ -40,6 +41,7 @@ class Control:
         self._terminate = terminate
         self._loop = asyncio.get_running_loop()
         self._clients: set[asyncio.StreamWriter] = set()
+        self._asking: asyncio.Task[list[Device]] | None = None  # the devices' drivers
         self._operations: dict[str, Callable[[Request], Awaitable[Any]]] = {
             "state": self._state,
             "devices": self._devices,
@@ -119,7 +121,11 @@ class Control:
         return self._event()
 
     async def _devices(self, _: Request) -> object:
-        return await asyncio.to_thread(self._embedded.devices)
+        # A driver that hangs has one thread, however often somebody asks.
+        if self._asking is None or self._asking.done():
+            asking = asyncio.to_thread(self._embedded.devices)
+            self._asking = self._loop.create_task(asking, name="devices")
+        return await asyncio.shield(self._asking)
 
     async def _layers(self, _: Request) -> object:
         return self._embedded.status().layers

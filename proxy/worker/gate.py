@@ -23,6 +23,8 @@ HOLD_TIMEOUT_S = 600.0
 MAX_CONTEXTS = 16
 MAX_BUFFER_TYPES = 32
 NO_MODEL = "llama-server has no model loaded at the moment"
+# The functions of llama.cpp's in whose place ours are.
+GATED = ("llama_process", "ggml_time_ms", "llama_free", "llama_model_free")
 _AT_STEP, _ANYWHERE = 1, 2
 
 
@@ -55,20 +57,23 @@ class Gate:
         *,
         timeout_s: float = HOLD_TIMEOUT_S,
     ) -> None:
-        """Raises LlamaError where this llama.cpp has nowhere to put the gate."""
+        """Raises LlamaError where this llama.cpp has nowhere to put the gate, or the gate is not
+        the one of this code."""
         self._library = library
         self._server_socket = server_socket
         self._timeout_s = timeout_s
         self._breakdown = llama.address(MEMORY_BREAKDOWN)
-        library.gate_steps.restype = c.c_long
-        library.gate_wait.argtypes = (c.c_long,)
-        library.gate_watch.argtypes = (c.c_void_p,)
-        library.gate_watched.restype = c.c_void_p
-        names = ("llama_process", "ggml_time_ms", "llama_free", "llama_model_free")
-        library.gate_install.argtypes = (c.c_void_p,) * len(names)
-        if library.gate_install(*map(llama.address, names)) != 0:
+        try:
+            library.gate_steps.restype = c.c_long
+            library.gate_wait.argtypes = (c.c_long,)
+            library.gate_watch.argtypes = (c.c_void_p,)
+            library.gate_watched.restype = c.c_void_p
+            library.gate_install.argtypes = (c.c_void_p,) * len(GATED)
+        except AttributeError as error:
+            raise LlamaError(f"the step gate has to be built anew (make setup): {error}") from error
+        if library.gate_install(*map(llama.address, GATED)) != 0:
             raise LlamaError(
-                f"this llama.cpp lacks one of {', '.join(names)}: there is nowhere to put the step "
+                f"this llama.cpp lacks one of {', '.join(GATED)}: there is nowhere to put the step "
                 "gate"
             )
 

@@ -92,10 +92,10 @@ class Mover:
 
     def stop(self) -> None:
         """End the thread at its next piece of work, or leave it behind where that takes long. What
-        it has placed stays where it is."""
+        it has placed stays where it is, and a move that it has not finished has no result: its
+        caller sees that the process ended."""
         with self._changed:
             self._stopping = True
-            self._supersede()
             self._changed.notify_all()
         self._thread.join(STOP_S)
 

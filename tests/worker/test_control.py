@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,12 +15,7 @@ from proxy.worker.control import Control
 from tests.support.guard import HANG_S
 
 
-async def test_whatever_goes_wrong_is_an_answer(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def devices() -> None:
-        raise OverflowError("too many")
-
+def control(devices: Callable[[], Any]) -> Control:
     embedded = SimpleNamespace(
         state="ready",
         live_moves=False,
@@ -29,7 +26,16 @@ async def test_whatever_goes_wrong_is_an_answer(
         memory=lambda: {"steps": 1},
         subscribe=lambda _: None,
     )
-    server = await Control(cast(Any, embedded), lambda: None).serve(str(tmp_path / "c"))
+    return Control(cast(Any, embedded), lambda: None)
+
+
+async def test_whatever_goes_wrong_is_an_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def devices() -> None:
+        raise OverflowError("too many")
+
+    server = await control(devices).serve(str(tmp_path / "c"))
     async with server, asyncio.timeout(HANG_S):
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "c"))
         writer.write(b'{"id": 1, "op": "devices"}\n')
@@ -38,4 +44,29 @@ async def test_whatever_goes_wrong_is_an_answer(
         assert "Traceback" in capsys.readouterr().err
         writer.write(b'{"id": 2, "op": "memory"}\n')
         assert json.loads(await reader.readline()) == {"id": 2, "ok": {"steps": 1}}
+        writer.close()
+
+
+async def test_a_driver_that_hangs_has_one_thread_however_often_it_is_asked(
+    tmp_path: Path,
+) -> None:
+    asked: list[int] = []
+    answer = threading.Event()
+
+    def devices() -> list[int]:
+        asked.append(1)
+        answer.wait(HANG_S)
+        return asked
+
+    server = await control(devices).serve(str(tmp_path / "c"))
+    async with server, asyncio.timeout(HANG_S):
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "c"))
+        await reader.readline()
+        for number in range(40):  # more than there are threads
+            writer.write(b'{"id": %d, "op": "devices"}\n' % number)
+        writer.write(b'{"id": 99, "op": "memory"}\n')
+        assert json.loads(await reader.readline())["id"] == 99
+        answer.set()
+        answers = [json.loads(await reader.readline()) for _ in range(40)]
+        assert answers == [{"id": number, "ok": [1]} for number in range(40)]
         writer.close()

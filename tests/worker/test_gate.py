@@ -173,6 +173,13 @@ def test_a_step_that_throws_is_over_all_the_same(llama: Llama) -> None:
         server.join()
 
 
+def test_a_gate_that_is_not_of_this_code_is_told_so(llama: Llama, tmp_path: Path) -> None:
+    older = c.CDLL(str(tmp_path / "llama.cpp.so"))
+
+    with pytest.raises(LlamaError, match="has to be built anew"):
+        Gate(older, cast(Any, llama), llama.socket)
+
+
 def test_without_a_model_there_is_nothing_to_hold(llama: Llama) -> None:
     with pytest.raises(LlamaError, match="no model loaded"), llama.gate.hold():
         pass

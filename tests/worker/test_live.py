@@ -13,7 +13,7 @@ import pytest
 
 from proxy.engine.hosted import HostedEngine
 from proxy.engine.types import CPU, Status
-from proxy.errors import Conflict
+from proxy.errors import BackendDied, Conflict
 from tests.support.guard import HANG_S
 from tests.support.llama import Client, plain_text
 from tests.support.models import MOE_SHAPES, model
@@ -275,6 +275,29 @@ async def test_a_worker_ends_when_the_proxy_is_gone(hosted: Hosted) -> None:
         assert process.stdin is not None
         process.stdin.close()
         assert await asyncio.wait_for(engine.wait_exit(), HANG_S) == 0
+
+
+async def test_it_ends_although_a_driver_hangs(hosted: Hosted) -> None:
+    """With a thread that asks for devices and one that copies, neither of which comes back."""
+    async with hosted(model()) as engine:
+        device = engine_device(engine)
+        os.kill(device, signal.SIGSTOP)
+        try:
+            waiting = [
+                asyncio.ensure_future(asked)
+                for asked in (engine.devices(), engine.place({3: "RPC0"}))
+            ]
+            await engine.memory()  # they have been read
+            process = engine._child._process
+            assert process is not None
+            assert process.stdin is not None
+            process.stdin.close()
+            async with asyncio.timeout(HANG_S):
+                await engine.wait_exit()
+                errors = await asyncio.gather(*waiting, return_exceptions=True)
+        finally:
+            os.kill(device, signal.SIGCONT)
+    assert [type(error) for error in errors] == [BackendDied, BackendDied]
 
 
 async def test_a_model_that_cannot_be_loaded_says_why(hosted: Hosted, tmp_path: Path) -> None:

@@ -103,14 +103,15 @@ class Loops:
             try:
                 await run()
                 raise RuntimeError("it has ended by itself")
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                # A cancellation that is not ours is one of what it waited for.
                 if task is not None and task.cancelling():
                     raise  # it failed while it came to its end, which is not to keep it going
                 failure = self._failed(name, error)
                 log.exception("loop_failed", loop=name, again_in_s=failure.wait_s)
             await self._clock.sleep(failure.wait_s)
 
-    def _failed(self, name: str, error: Exception) -> Failure:
+    def _failed(self, name: str, error: BaseException) -> Failure:
         now_s = self._clock.now()
         last = self._failures.get(name)
         if last is None or now_s >= last.well_s:

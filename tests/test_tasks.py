@@ -93,6 +93,24 @@ async def test_a_loop_that_ends_by_itself_has_failed() -> None:
     assert "ended by itself" in loops.degraded()[0].error
 
 
+async def test_a_loop_that_ends_since_what_it_waited_for_was_cancelled_has_failed() -> None:
+    clock = ManualClock()
+    begun = []
+
+    async def awaits() -> None:
+        begun.append(clock.now())
+        other = asyncio.ensure_future(well())
+        other.cancel()
+        await other
+
+    loops = Loops(clock)
+    async with loops.background(awaits, name="awaits"):
+        await clock.advance(FIRST_WAIT_S)
+
+    assert len(begun) == 2
+    assert loops.degraded()[0].error == "CancelledError()"
+
+
 @pytest.mark.parametrize("end", [None, ValueError("it failed on its way out")])
 async def test_leaving_the_block_ends_it_however_it_takes_that(end: Exception | None) -> None:
     running, ended, begun = asyncio.Event(), asyncio.Event(), []

@@ -38,6 +38,8 @@ def decode_json(body: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:
         raise BadRequest(f"the body is not what is expected here: {error}") from error
+    except RecursionError as error:
+        raise BadRequest("the body is nested too deep") from error
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

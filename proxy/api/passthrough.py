@@ -12,7 +12,7 @@ from proxy.api.bodies import read_body
 from proxy.api.middleware import REQUEST_LOG, Handler
 from proxy.api.options import read_model, read_model_request
 from proxy.api.services import SERVICES, Services
-from proxy.dialect.body import Body
+from proxy.dialect.body import Body, still_open
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama.options import read_options
 from proxy.dialect.preamble import Protocol, add_preamble, preamble_of
@@ -130,7 +130,8 @@ def _defaults(model: Model) -> Mapping[str, object]:
     policy's."""
     if model.entry is None or not model.entry.params:
         return model.policy.params
-    return {**read_options(model.entry.params).sampling, **model.policy.params}
+    own = read_options(model.entry.params).sampling
+    return {**still_open(own, model.policy.params), **model.policy.params}
 
 
 async def _get(request: web.Request) -> web.StreamResponse:

@@ -2,11 +2,21 @@
 many look at it, and what nobody changes goes on byte for byte. Pure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any, Final
 
 import msgspec
 
+# How long an answer may be, by all the names that llama-server has for it.
+LENGTHS: Final = ("n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens")
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def still_open(params: Mapping[str, Any], said: Collection[str]) -> dict[str, Any]:
+    """Those of `params` about which nothing is said yet: `said` has the keys of what counts more,
+    where the same may stand by another name."""
+    closed = {*said, *(LENGTHS if any(name in said for name in LENGTHS) else ())}
+    return {key: value for key, value in params.items() if key not in closed}
 
 
 class Body:
@@ -35,8 +45,7 @@ class Body:
 
     def add_defaults(self, params: Mapping[str, object]) -> None:
         """Put those `params` in front that it does not have itself."""
-        missing = {key: value for key, value in params.items() if key not in self.fields}
-        if missing:
+        if missing := still_open(params, self.fields):
             self._front = msgspec.json.encode(missing)[1:-1]
             added = {key: msgspec.Raw(msgspec.json.encode(v)) for key, v in missing.items()}
             self._fields = {**added, **self.fields}

@@ -6,6 +6,7 @@ import msgspec
 
 from proxy.dialect.body import Body
 
+LEVELS: Final = 3  # messages, the parts of one, the result of a tool; none is deeper
 KINDS: Final = ("image_url", "input_image", "image", "input_audio")
 # In a text the quotes would have backslashes.
 _TRACES: Final = tuple(f'"{kind}"'.encode() for kind in KINDS)
@@ -16,12 +17,12 @@ def has_media(body: Body) -> bool:
     if not any(map(body.mentions, _TRACES)):
         return False
     parts = (body.fields.get(key) for key in ("messages", "input"))
-    return any(_some(msgspec.json.decode(part)) for part in parts if part is not None)
+    return any(_some(msgspec.json.decode(part), LEVELS) for part in parts if part is not None)
 
 
-def _some(parts: Any) -> bool:
-    """In messages, in the parts of a message, in the result of a tool."""
+def _some(parts: Any, levels: int) -> bool:
     return isinstance(parts, list) and any(
-        isinstance(part, dict) and (part.get("type") in KINDS or _some(part.get("content")))
+        isinstance(part, dict)
+        and (part.get("type") in KINDS or (levels > 1 and _some(part.get("content"), levels - 1)))
         for part in parts
     )

@@ -48,6 +48,7 @@ def test_what_is_asked(body: Any, asked: ModelRequest) -> None:
         (b"model=a", "not valid JSON"),
         (b'{"model": "a"', "not valid JSON"),
         (b'{"model": "a", "x": "\xff"}', "not valid JSON"),
+        (b'{"model": "a", "x": ' + b"[" * 5000 + b"]" * 5000 + b"}", "nested too deep"),
         (b"[]", "not an object"),
         (b'"a"', "not an object"),
         (b"{}", '"model" is missing; there is a, b'),

@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.dialect.body import Body
+from proxy.dialect.body import LENGTHS, Body
 
 
 def defaulted(data: bytes, params: Mapping[str, object]) -> bytes:
@@ -32,6 +33,14 @@ def test_a_request_counts_more_than_defaults(
     body = json.dumps(asked).encode()
 
     assert json.loads(defaulted(body, defaults)) == defaults | asked
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+@pytest.mark.parametrize("by_another", LENGTHS)
+def test_a_length_counts_by_whatever_name_a_request_has_for_it(name: str, by_another: str) -> None:
+    body = json.dumps({name: 9}).encode()
+
+    assert json.loads(defaulted(body, {by_another: 3, "seed": 1})) == {"seed": 1, name: 9}
 
 
 def test_what_was_not_changed_stays_as_it_came() -> None:

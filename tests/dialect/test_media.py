@@ -28,3 +28,10 @@ TEXT = {"type": "text", "text": '"image_url"'}
 )
 def test_where_they_are(body: Any, has: bool) -> None:
     assert has_media(Body(json.dumps(body).encode())) == has
+
+
+def test_parts_of_parts_of_parts_are_not_looked_into() -> None:
+    """No protocol has any, and whoever sends them has no end of them."""
+    parts = b"[" + b'{"content":[' * 450 + b'{"type":"image"}' + b"]}" * 450 + b"]"
+
+    assert not has_media(Body(b'{"messages":' + parts + b"}"))

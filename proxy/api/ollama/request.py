@@ -14,6 +14,7 @@ from proxy.api.middleware import REQUEST_LOG
 from proxy.api.options import read_model
 from proxy.api.services import SERVICES, Services
 from proxy.catalog.gguf import GgufError
+from proxy.dialect.body import still_open
 from proxy.dialect.ollama.bodies import sampling
 from proxy.dialect.ollama.models import Abilities, abilities
 from proxy.dialect.ollama.options import LOADING, SAMPLING, Options, read_options
@@ -95,7 +96,10 @@ async def parse(
         model,
         await capabilities(services, model),
         options,
-        sampling({**_own(model), **model.policy.params}, options.sampling),
+        sampling(
+            {**still_open(_own(model), model.policy.params), **model.policy.params},
+            options.sampling,
+        ),
         ModelRequest(model.name, _agreed(options.split, named), options.ctx, body.keep_alive_s),
     )
 

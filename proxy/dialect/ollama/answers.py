@@ -180,7 +180,7 @@ def _joined(a: ToolCallPart, b: ToolCallPart) -> ToolCallPart:
 def _call(call: ToolCallPart) -> dict[str, Any]:
     try:
         arguments = msgspec.json.decode(call.arguments, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         # Cut off by the limit of tokens, or nonsense: the client still learns what was wanted.
         arguments = {}
     function = {"index": call.index, "name": call.name, "arguments": arguments}

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.catalog.entry import Message
+from proxy.dialect.body import still_open
 from proxy.dialect.ollama.messages import to_openai
 from proxy.dialect.ollama.options import DEFAULTS
 from proxy.dialect.ollama.requests import ChatMessage, GenerateBody, Generation
@@ -16,11 +17,7 @@ EFFORTS = {"max": "high"}
 
 def sampling(params: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """What counts for one request: what it asks for, else the model's policy, else the defaults."""
-    merged = {**DEFAULTS, **params, **asked}
-    if "n_predict" in asked:
-        for name in ("max_tokens", "max_completion_tokens"):
-            merged.pop(name, None)
-    return merged
+    return {**DEFAULTS, **still_open(params, asked), **asked}
 
 
 def chat(

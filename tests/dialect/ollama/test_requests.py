@@ -15,6 +15,8 @@ from proxy.dialect.ollama.requests import (
 )
 from proxy.errors import BadRequest
 
+DEEP = b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}"
+
 
 def test_options_are_read() -> None:
     assert Body(options={"num_cpu_moe": 3}).read_options().split == 3
@@ -34,7 +36,9 @@ def test_what_is_not_known_is_not_looked_at() -> None:
     assert read(b'{"model":"m","later":[1]}', ChatBody) == ChatBody(model="m")
 
 
-@pytest.mark.parametrize("body", [b"", b"  \n", b"{", b"[]", b'{"model":1}', b'{"model":"\xff"}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"  \n", b"{", b"[]", b'{"model":1}', b'{"model":"\xff"}', DEEP]
+)
 def test_bodies_that_are_none(body: bytes) -> None:
     with pytest.raises(BadRequest):
         read(body, ChatBody)

@@ -26,11 +26,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Each test gets the limit of its kind."""
+    """Each test gets the limit of its kind, unless it has one of its own."""
     times = THOROUGH if config.getoption("--thorough") else 1
     for item in items:
-        limit = LLAMA_S if item.get_closest_marker("llama") else PLAIN_S
-        item.add_marker(pytest.mark.timeout(limit * times))
+        if item.get_closest_marker("timeout") is None:
+            limit = LLAMA_S if item.get_closest_marker("llama") else PLAIN_S
+            item.add_marker(pytest.mark.timeout(limit * times))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import proxy
+from tests.support.guard import LLAMA_S
 
 MODULES = sorted(
     module.name
@@ -51,6 +54,7 @@ while children:
 """
 
 
+@pytest.mark.timeout(LLAMA_S)  # it has a process for each module
 def test_each_module_can_be_the_first_one_imported(tmp_path: Path) -> None:
     command = [sys.executable, "-c", IMPORT_EACH, str(tmp_path), *MODULES]
 

@@ -38,6 +38,8 @@ async def watch(catalog: Catalog) -> None:
 
 async def _watch(catalog: Catalog, folders: frozenset[Path]) -> None:
     """Watch until other folders are to be watched."""
+    # What came after the last look and before the watch sends no event.
+    looked = False
     stores = tuple(store.manifests for store in catalog.places.stores)
 
     def concerns(_: Change, path: str) -> bool:
@@ -62,8 +64,9 @@ async def _watch(catalog: Catalog, folders: frozenset[Path]) -> None:
         )
     ) as events:
         async for changes in events:
-            if changes:
+            if changes or not looked:
                 await asyncio.to_thread(catalog.refresh)
+                looked = True
             if await asyncio.to_thread(_present, catalog) != folders:
                 return
 

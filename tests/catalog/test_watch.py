@@ -110,3 +110,19 @@ async def test_a_look_that_fails_does_not_end_it(
     (watched.models / "a.gguf").write_bytes(b"GGUF")
 
     await watched.lists("a")
+
+
+async def test_a_model_that_comes_between_looking_and_watching_is_seen(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[int] = []
+
+    def begin(paths: list[str], *more: Any) -> RustNotify:
+        if not late:
+            late.append((watched.models / "late.gguf").write_bytes(b"GGUF"))
+        return watched.watches(paths, *more)
+
+    monkeypatch.setattr("watchfiles.main.RustNotify", begin)
+    watched.models.mkdir()
+
+    await watched.lists("late")

@@ -253,9 +253,9 @@ class Scheduler:
             del self.backends[backend.id]
         else:
             backend.last_error = message
-            old = self.backends.current(backend.replaces) if loading else None
-            if old is not None and old.state is not GONE:
-                old.last_error = message  # it stays in its place, and says why
+            for old in self.backends.values() if loading else ():
+                if old.state is not GONE and selection.is_meant_for(old, backend):
+                    old.last_error = message  # it stays in its place, and says why
             self.backends.forget_old_failures()
         for waiting in self._waiting_for(backend, joined=True):
             del self.waiting[waiting.acquire.request]

@@ -42,9 +42,14 @@ def leaving_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
     return next((b for b in backends if b.state in LEAVING and can_serve(b, asked)), None)
 
 
+def is_meant_for(old: Backend, new: Backend) -> bool:
+    """Whether `new` is to take the place of `old`; it may be to take that of several."""
+    return new.replaces == old.name or new.options == old.successor
+
+
 def is_replaced(other: Backend, by: Backend) -> bool:
     """Whether `other` is not needed any more, now that `by` is ready."""
-    if by.replaces == other.name:
+    if is_meant_for(other, by):
         return True
     # What the new one does as well needs no second process: a smaller context, another split.
     same = frozenset() if by.coexist else frozenset({"split"})

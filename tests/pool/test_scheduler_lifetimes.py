@@ -143,6 +143,31 @@ class TestReplace:
     def test_what_is_gone_needs_no_successor(self) -> None:
         assert Play()(Replace("b1", A)) == []
 
+    def test_one_that_takes_the_place_of_two_ends_both(self) -> None:
+        """They stood beside each other by their splits, and are to be loaded with the same now."""
+        play = Play()
+        beside = MatchPolicy(coexist=True)
+        play.ready("b1", replace(A, split=1), beside)
+        play.ready("b2", replace(A, split=2), beside)
+        new = replace(A, split=1, args=("--jinja",))
+
+        play(Replace("b1", new), Replace("b2", new), Started("b3", 1))
+
+        assert play.states() == {"b1": "stopping", "b2": "stopping", "b3": "ready"}
+
+    def test_one_that_was_to_take_the_place_of_two_tells_both_why_it_could_not(self) -> None:
+        play = Play()
+        beside = MatchPolicy(coexist=True)
+        play.ready("b1", replace(A, split=1), beside)
+        play.ready("b2", replace(A, split=2), beside)
+        new = replace(A, split=1, args=("--jinja",))
+
+        play(Replace("b1", new), Replace("b2", new), StartFailed("b3", 1, "no room"))
+
+        assert play.states() == {"b1": "ready", "b2": "ready", "b3": "gone"}
+        errors = [backend.last_error for backend in play.scheduler.backends.values()]
+        assert errors == ["no room"] * 3
+
     def test_a_restart_is_not_what_is_replaced(self) -> None:
         """Somebody asked for the old one again after it had crashed."""
         play = Play()

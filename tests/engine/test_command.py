@@ -15,6 +15,7 @@ from proxy.engine.types import LoadOptions, Status
 from proxy.errors import Conflict, LoadFailed
 from tests.support import models
 from tests.support.commands import GATED, LLAMA_SERVER
+from tests.support.guard import HANG_S
 
 NOTHING_LISTENS = "import time; print('up', flush=True); time.sleep(600)"
 
@@ -153,7 +154,9 @@ async def test_llama_server() -> None:
     url = f"{engine.address.origin}/v1/chat/completions"
     async with aiohttp.ClientSession() as http, http.post(url, json=body) as answer:
         assert (await answer.json())["model"] == "tiny"
-    assert any("model loaded" in line.text for line in log_buffer.recent("tiny"))
+    async with asyncio.timeout(HANG_S):  # it may answer before its words have been read
+        while not any("model loaded" in line.text for line in log_buffer.recent("tiny")):
+            await asyncio.sleep(0.01)
     await engine.stop()
     assert await engine.wait_exit() in (0, -15)
 

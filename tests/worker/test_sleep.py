@@ -35,6 +35,7 @@ async def kept_awake(client: Client) -> AsyncIterator[None]:
         while not enough.is_set():
             await client.text(PROMPT, 4)
 
+    await client.text(PROMPT, 4)
     asking = asyncio.ensure_future(ask())
     try:
         yield

@@ -134,8 +134,8 @@ def _acts_unasked(rules: Rules, visit: Visit) -> bool:
 
 def _not_allowed(who: str) -> str:
     return (
-        f"pages of {who} may not use this; server.origins in its policies, or OLLAMA_ORIGINS, "
-        "allows them to"
+        f"pages of {who} may not use this, unless server.origins in its policies or OLLAMA_ORIGINS "
+        "lists their origin"
     )
 
 

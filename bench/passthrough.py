@@ -77,7 +77,9 @@ def request(max_tokens: int, prompt: str) -> bytes:
             "stream": True,
         }
     ).encode()
-    head = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     return b"POST /v1/chat/completions HTTP/1.1\r\n" + head.encode() + body
 
 

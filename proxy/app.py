@@ -16,8 +16,10 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from proxy.api.hosts import own_names
 from proxy.api.server import make_runner
 from proxy.api.services import Services
+from proxy.api.strangers import Strangers
 from proxy.catalog.local import Catalog
 from proxy.catalog.store import Stores
 from proxy.catalog.watch import watch
@@ -206,6 +208,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             memory=memory,
             ledger=ledger,
             dirs=dirs,
+            strangers=Strangers(own_names(host)),
             started_s=time.monotonic(),
         )
         stack.callback(services.warm.close)

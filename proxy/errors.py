@@ -43,6 +43,13 @@ class Unauthorized(ProxyError):
     code = "invalid_api_key"
 
 
+class Forbidden(ProxyError):
+    """A web page asks that may not, or under a name that is not this machine's."""
+
+    status = 403
+    code = "forbidden"
+
+
 class NotFound(ProxyError):
     """No such path, backend or file."""
 

@@ -37,6 +37,8 @@ def pack_source(archive: Path, to: Path) -> None:
         for member in source:
             if wanted(member.name):
                 member.name = "llama.cpp/" + member.name.partition("/")[2].removeprefix(PLACE)
+                # A long name stands here too, and would be written instead of the new one.
+                member.pax_headers = {}
                 packed.addfile(member, source.extractfile(member) if member.isfile() else None)
 
 

@@ -1,6 +1,7 @@
 """The operator's routes: state, events, splits, loading and unloading, policy files."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from proxy.split import parse_split
 
 HEARTBEAT_S = 15.0
 MAX_ADMIN_BODY_BYTES = 1 << 20
+_EVENT_ID = re.compile(r"[0-9]{1,18}")
 
 
 class SplitBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -116,17 +118,19 @@ async def get_policy_file(request: web.Request) -> web.Response:
 
 
 async def put_policy_file(request: web.Request) -> web.Response:
-    """Replace one policy file, if the whole set is good with the new text; the watcher then applies
-    it.
+    """Replace one policy file, if the whole set is good with the new text and nothing is in it that
+    is not changed over HTTP; the watcher then applies it.
     """
-    services = request.app[SERVICES]
-    body = await read_body(request, MAX_ADMIN_BODY_BYTES)
-    problems = await asyncio.to_thread(
-        write_policy_file, services.policies.newest, request.match_info["file"], body
+    policies = request.app[SERVICES].policies
+    server = policies.current.server
+    status, problems = await asyncio.to_thread(
+        write_policy_file,
+        policies.newest,
+        request.match_info["file"],
+        await read_body(request, MAX_ADMIN_BODY_BYTES),
+        every_key=server.remote_policies and server.api_keys_file is not None,
     )
-    if problems:
-        return json_response({"problems": problems}, status=400)
-    return json_response({"problems": []})
+    return json_response({"problems": problems}, status=status)
 
 
 async def _read_split(request: web.Request) -> Any:
@@ -151,7 +155,7 @@ def _last_event_id(request: web.Request) -> int | None:
     given = request.headers.get("Last-Event-ID") or request.query.get("after")
     if given is None:
         return None
-    if not given.isdecimal():
+    if not _EVENT_ID.fullmatch(given):
         raise BadRequest(
             f"Last-Event-ID: {given!r} is not the id of an event", param="Last-Event-ID"
         )

@@ -54,11 +54,16 @@ class ApiKeys:
 def _given(headers: Mapping[str, str]) -> bytes:
     scheme, _, credentials = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        return credentials.strip().encode()
+        return _as_sent(credentials)
     if scheme.lower() == "basic":
         try:
-            decoded = base64.b64decode(credentials, validate=True)
+            decoded = base64.b64decode(_as_sent(credentials), validate=True)
         except binascii.Error:
             return b""
         return decoded.partition(b":")[2]
-    return headers.get("x-api-key", "").strip().encode()
+    return _as_sent(headers.get("x-api-key", ""))
+
+
+def _as_sent(text: str) -> bytes:
+    """The bytes of a header, which need not be UTF-8."""
+    return text.strip().encode("utf-8", "surrogateescape")

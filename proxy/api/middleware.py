@@ -1,5 +1,5 @@
-"""What every request goes through: an id, the API key, errors in the protocol's shape, and one log
-line.
+"""What every request goes through: an id, errors in the protocol's shape, who may ask at all, the
+API key, and one log line.
 """
 
 import random
@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 
+from proxy.api.cors import ALLOWED_ORIGIN, is_preflight, preflight_headers
 from proxy.api.services import SERVICES
 from proxy.dialect.errors import dialect_of, error_body, error_headers
 from proxy.errors import MethodNotAllowed, NotFound, ProxyError
@@ -96,11 +97,8 @@ def _count(request: web.Request, request_log: RequestLog, status: int) -> None:
 
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Lets in who may, and turns every error into an answer of the protocol that was spoken."""
+    """Turns every error into an answer of the protocol that was spoken."""
     try:
-        if request.path not in OPEN_PATHS:
-            services = request.app[SERVICES]
-            services.keys.check(request.headers, services.policies.current.server.api_keys_file)
         return await handler(request)
     except ProxyError as error:
         return error_response(request, error)
@@ -126,6 +124,23 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
             # Half an answer has no place for another: the client has to see that it ends too early.
             request.transport.abort()
         return error_response(request, ProxyError("an internal error; the log has the details"))
+
+
+@web.middleware
+async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Lets in who may: no page of a stranger, and then whoever has a key. Raises Forbidden and
+    Unauthorized."""
+    services = request.app[SERVICES]
+    server = services.policies.current.server
+    services.strangers.check(request, server)
+    if origin := request.headers.get(hdrs.ORIGIN):
+        request[ALLOWED_ORIGIN] = origin
+        # Browsers ask this without a key.
+        if is_preflight(request.method, request.headers):
+            return web.Response(status=204, headers=preflight_headers(request.headers))
+    if request.path not in OPEN_PATHS:
+        services.keys.check(request.headers, server.api_keys_file)
+    return await handler(request)
 
 
 def error_response(request: web.Request, error: ProxyError) -> web.Response:

@@ -40,6 +40,8 @@ ANSWER_ONLY_OURS: Final = HOP_BY_HOP.union(
     (BACKEND_HEADER.lower(), SPLIT_HEADER.lower()),
     ("access-control-allow-origin", "access-control-allow-credentials"),
     ("access-control-allow-methods", "access-control-allow-headers"),
+    ("access-control-expose-headers", "access-control-max-age"),
+    ("access-control-allow-private-network",),
 )
 
 # Paths with a JSON body that names the model. The last column: whether the policy's `params` apply.

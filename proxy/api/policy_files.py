@@ -4,13 +4,16 @@ good ones.
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from proxy.errors import NotFound
 from proxy.policy.live import problem_to_json
 from proxy.policy.load import Loaded, parse
+from proxy.policy.local_keys import local_changes
+from proxy.policy.problems import Problem
 from proxy.policy.sources import Sources
 
 
@@ -32,18 +35,28 @@ def read_policy_file(files: Iterable[Path], name: str) -> bytes:
         raise NotFound(f"{name}: {error.strerror}") from error
 
 
-def write_policy_file(newest: Loaded, name: str, text: bytes) -> list[dict[str, Any]]:
-    """Put `text` in the place of the file, in one step, if the whole set is good with it.
+def write_policy_file(
+    newest: Loaded, name: str, text: bytes, *, every_key: bool
+) -> tuple[HTTPStatus, list[dict[str, Any]]]:
+    """Put `text` in the place of the file, in one step, if the whole set is good with it, and if it
+    changes no key that is changed in its file alone, or `every_key` may be changed.
 
     Returns the problems otherwise; then nothing was written.
     """
     target = find_policy_file(newest.files, name)
+    before = read_policy_file(newest.files, name)
+    if not every_key and (forbidden := local_changes(target, before, text)):
+        return HTTPStatus.FORBIDDEN, _to_json(forbidden)
     texts = tuple((file, text if file == target else old) for file, old in newest.sources.texts)
     checked = parse(Sources(texts, newest.sources.failed), os.environ)
     if checked.problems:
-        return [problem_to_json(problem) for problem in checked.problems]
+        return HTTPStatus.BAD_REQUEST, _to_json(checked.problems)
     _replace(target.resolve(), text)  # a link stays a link
-    return []
+    return HTTPStatus.OK, []
+
+
+def _to_json(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    return [problem_to_json(problem) for problem in problems]
 
 
 def _replace(file: Path, text: bytes) -> None:

@@ -4,7 +4,7 @@ production and tests.
 
 from aiohttp import web
 
-from proxy.api import admin, llama_swap, metrics, middleware, models, passthrough
+from proxy.api import admin, cors, llama_swap, metrics, middleware, models, passthrough
 from proxy.api.ollama import library, routes
 from proxy.api.services import SERVICES, Services
 
@@ -16,8 +16,9 @@ def make_app(services: Services) -> web.Application:
     # Bodies are limited where they are read: the limit is a policy, and may change at any time.
     app = web.Application(
         client_max_size=0,
-        middlewares=[middleware.observe, middleware.errors],
+        middlewares=[middleware.observe, middleware.errors, middleware.admit],
     )
+    app.on_response_prepare.append(cors.add_headers)
     app[SERVICES] = services
     for part in (passthrough, models, admin, llama_swap, metrics, library):
         part.add_routes(app.router)

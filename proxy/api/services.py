@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from proxy.api.keys import ApiKeys
+from proxy.api.strangers import Strangers
 from proxy.catalog.local import Catalog
 from proxy.engine.log_buffer import LogBuffer
 from proxy.errors import ModelNotFound
@@ -68,6 +69,7 @@ class Services:
     memory: MemoryWatch
     ledger: Ledger
     dirs: ModelDirs
+    strangers: Strangers
     started_s: float
     warm: WarmConnections = field(default_factory=WarmConnections)
     keys: ApiKeys = field(default_factory=ApiKeys)

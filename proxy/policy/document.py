@@ -39,6 +39,11 @@ class Document:
     named: list[KeyPath] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
+    @property
+    def unreadable(self) -> bool:
+        """Whether nothing is known of what it sets."""
+        return bool(self.problems) and not self.lines
+
     def problem(self, path: KeyPath, message: str) -> Problem:
         """A problem at `path`, on its line or on that of what it is in."""
         line = next(

@@ -84,6 +84,8 @@ def _left_to_us(row: Field, text: str) -> bool:
 def _typed(row: Field, text: str) -> object:
     if row.kind is Kind.COUNT and text.isascii() and text.isdecimal() and len(text) < 20:
         return int(text)
+    if row.kind is Kind.ORIGINS:
+        return [origin.strip() for origin in text.split(",") if origin.strip()]
     return text
 
 

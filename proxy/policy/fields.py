@@ -17,12 +17,22 @@ NAME: Final = "*"  # in a key, stands for a name that the user chooses
 LIVE, RELOAD, RESTART = Effect.LIVE, Effect.RELOAD, Effect.RESTART
 
 _SERVER: Final = (
-    Field("server.host", Kind.TEXT, "127.0.0.1", RESTART, env="OLLAMA_HOST",
+    Field("server.host", Kind.TEXT, "127.0.0.1", RESTART, local=True, env="OLLAMA_HOST",
           help='Address to listen on; "0.0.0.0" is every IPv4 address of this machine.'),
-    Field("server.port", Kind.COUNT, 11434, RESTART, high=65535, env="OLLAMA_HOST",
+    Field("server.port", Kind.COUNT, 11434, RESTART, local=True, high=65535, env="OLLAMA_HOST",
           help="Port to listen on; 0 takes any free one."),
-    Field("server.api_keys_file", Kind.PATH, None, LIVE, example="keys.txt",
+    Field("server.api_keys_file", Kind.PATH, None, LIVE, local=True, example="keys.txt",
           help="File with one API key a line; without it, nobody is asked for a key."),
+    Field("server.hosts", Kind.HOSTS, [], LIVE, local=True, example=["llm.example.com"],
+          help="Names by which it may be called, beside localhost, addresses and this machine's "
+               "own; a request whose Host header has another one is refused."),
+    Field("server.origins", Kind.ORIGINS, [], LIVE, local=True, env="OLLAMA_ORIGINS",
+          example=["https://chat.example.com", "chrome-extension://*"],
+          help="Web pages that may use it, by their origin, beside its own and those that Ollama "
+               "allows: of localhost, 127.0.0.1, 0.0.0.0 and [::1] on any port, and of apps."),
+    Field("server.remote_policies", Kind.FLAG, False, LIVE, local=True,
+          help="Whether every key may be changed over HTTP. It counts only where api_keys_file is "
+               "set; otherwise some keys are changed in their file alone."),
     Field("server.max_queue", Kind.COUNT, 512, LIVE, unit="requests", env="OLLAMA_MAX_QUEUE",
           help="Requests that may wait for a backend; the next one gets 503 with Retry-After."),
     Field("server.max_body", Kind.SIZE, "64MiB", LIVE, low=1, help="Largest request body."),
@@ -31,14 +41,14 @@ _SERVER: Final = (
 )
 
 _CATALOG: Final = (
-    Field("catalog.dirs", Kind.PATHS, [], LIVE, example=["/models"],
+    Field("catalog.dirs", Kind.PATHS, [], LIVE, local=True, example=["/models"],
           help="Folders whose *.gguf files are models; the parts of a split file count as one."),
     Field("catalog.ollama", Kind.FLAG, True, LIVE,
           help="Whether models of Ollama's own store are served."),
-    Field("catalog.ollama_dir", Kind.PATH, None, LIVE, env="OLLAMA_MODELS",
+    Field("catalog.ollama_dir", Kind.PATH, None, LIVE, local=True, env="OLLAMA_MODELS",
           example="~/.ollama/models",
           help="Where Ollama's store is; without it, the places where Ollama keeps it are tried."),
-    Field("catalog.state", Kind.PATH, "~/.local/share/moe-proxy", RESTART,
+    Field("catalog.state", Kind.PATH, "~/.local/share/moe-proxy", RESTART, local=True,
           help="Folder for pulled and created models."),
 )
 
@@ -48,7 +58,7 @@ _DEVICES: Final = (
           help="Free memory below this moves experts to the CPU at once; not above any reserve."),
     Field("devices.settle", Kind.DURATION, "10s", LIVE,
           help="How long free memory must last before experts move back to a device."),
-    Field("devices.rpc", Kind.ADDRESSES, [], RELOAD, example=["10.0.0.2:50052"],
+    Field("devices.rpc", Kind.ADDRESSES, [], RELOAD, local=True, example=["10.0.0.2:50052"],
           help="llama.cpp RPC servers, used like local devices."),
     Field("devices.*.reserve", Kind.SIZE, None, LIVE, inherits="devices.reserve", example="2GiB",
           help="Memory left free on this device."),
@@ -63,7 +73,7 @@ _DEVICES: Final = (
 )
 
 _ENGINE: Final = (
-    Field("engine.libdir", Kind.PATH, None, RELOAD, example="/opt/llama.cpp/lib",
+    Field("engine.libdir", Kind.PATH, None, RELOAD, local=True, example="/opt/llama.cpp/lib",
           help="Folder with llama.cpp's libraries; without it, those of llama-cpp-python."),
     Field("engine.threads", Kind.COUNT, None, RELOAD, low=1, high=4096, unit="threads", example=8,
           help="Threads that compute on the CPU; without it, llama.cpp's own choice."),
@@ -88,10 +98,11 @@ _LOADING: Final = (
           help="Conversations that a backend computes at the same time."),
     Field("defaults.keep_alive", Kind.KEEP_ALIVE, "5m", LIVE, env="OLLAMA_KEEP_ALIVE",
           help='How long an unused model stays loaded; "0" not at all, "-1" for ever.'),
-    Field("defaults.engine", Kind.CHOICE, "hosted", RELOAD, choices=("hosted", "command"),
+    Field("defaults.engine", Kind.CHOICE, "hosted", RELOAD, local=True,
+          choices=("hosted", "command"),
           help='"hosted" is llama.cpp inside a worker, where experts move while it answers; '
                '"command" is any program that serves the OpenAI API on a port.'),
-    Field("defaults.command", Kind.TEXTS, [], RELOAD,
+    Field("defaults.command", Kind.TEXTS, [], RELOAD, local=True,
           example=["llama-server", "-m", "{model}", "--port", "{port}",
                    "--n-cpu-moe", "{moe_cpu_layers}"],
           help='The program of engine "command" and its arguments; {port}, {model} and '
@@ -111,7 +122,7 @@ _LOADING: Final = (
 )
 
 _MODELS: Final = (
-    Field("models.*.path", Kind.PATH, None, RELOAD,
+    Field("models.*.path", Kind.PATH, None, RELOAD, local=True,
           example="/models/gpt-oss-120b-mxfp4-00001-of-00002.gguf",
           help="Model file, the first part of a split one; without it, the name is looked up "
                "in the catalogue."),
@@ -122,13 +133,14 @@ _MODELS: Final = (
           help="Other names of this model."),
     Field("models.*.mode", Kind.CHOICE, "generation", RELOAD,
           choices=("generation", "embedding", "rerank"), help="What the model is loaded for."),
-    Field("models.*.rpc", Kind.ADDRESSES, None, RELOAD, inherits="devices.rpc",
+    Field("models.*.rpc", Kind.ADDRESSES, None, RELOAD, local=True, inherits="devices.rpc",
           example=["10.0.0.2:50052"],
           help="llama.cpp RPC servers for this model alone. Such a server has one client at a "
                "time: two models that share one are never loaded at once."),
     Field("models.*.params", Kind.PARAMS, {}, LIVE, example={"temperature": 1.0},
           help="Defaults for requests: what a request sets itself wins."),
-    Field("models.*.args", Kind.TEXTS, [], RELOAD, example=["--reasoning-format", "auto"],
+    Field("models.*.args", Kind.TEXTS, [], RELOAD, local=True,
+          example=["--reasoning-format", "auto"],
           help="More arguments for llama-server. What a hosted model cannot have is refused, with "
                "what to use instead."),
 )

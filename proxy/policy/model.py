@@ -20,6 +20,9 @@ class Server:
     host: str
     port: int
     api_keys_file: Path | None
+    hosts: tuple[str, ...]
+    origins: tuple[str, ...]
+    remote_policies: bool
     max_queue: int
     max_body_bytes: int
     drain_s: float

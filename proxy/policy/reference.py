@@ -23,6 +23,7 @@ _EFFECTS: Final = {
     Effect.RELOAD: "with a new backend",
     Effect.RESTART: "at the next start",
 }
+LOCAL: Final = "not over HTTP"
 _HEAD: Final = """\
 # Every policy with its default. All of them are commented out: this file changes nothing.
 # Take the # away in front of what you want to change, or put it into a file of your own.
@@ -69,7 +70,8 @@ def _toml_table(table: str) -> str:
 
 def _note(field: Field) -> str:
     default = "" if _sample(field) == field.default else f" Default: {_default(field)}."
-    return default + ("" if field.effect is Effect.LIVE else f" Applies {_EFFECTS[field.effect]}.")
+    applies = "" if field.effect is Effect.LIVE else f" Applies {_EFFECTS[field.effect]}."
+    return default + applies + (f" N{LOCAL[1:]}." if field.local else "")
 
 
 def _sample(field: Field) -> object:
@@ -106,7 +108,7 @@ def _cells(field: Field) -> Iterator[str]:
     yield field.help.replace("*.gguf", "`*.gguf`")
     yield f"{field.allowed}{unit}"
     yield default if field.default is None else f"`{default}`"
-    yield _EFFECTS[field.effect]
+    yield f"{_EFFECTS[field.effect]}; {LOCAL}" if field.local else _EFFECTS[field.effect]
 
 
 if __name__ == "__main__":

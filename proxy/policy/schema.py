@@ -30,6 +30,8 @@ class Kind(Enum):
     TEXTS = ("a list of strings", "")
     NAMES = ("a list of model names, without '?'", "")
     ADDRESSES = ('a list of "host:port"', "")
+    HOSTS = ("a list of host names, without a port", "")
+    ORIGINS = ('a list of "scheme://host:port" with * for any part, "null" or "*"', "")
     MEMORY = ('"nvml", "nvml:PCI-BUS-ID", "nvml:UUID", "sysfs", "sysfs:CARD" or "ggml"', "")
     PARAMS = ("a table of JSON values", "")
 
@@ -52,6 +54,8 @@ class Field:
 
     `inherits` is the key whose value counts where this one is not set.
     `env` is the environment variable that gives the default; with `env_wins` it beats the file too.
+    `local` keys are changed in the file itself and not over HTTP, unless `server.remote_policies`
+    allows it: who sets one can run a program, read a file, or be let in or sent what others say.
     """
 
     key: str
@@ -67,6 +71,7 @@ class Field:
     env: str = ""
     env_wins: bool = False
     example: object = None
+    local: bool = False
 
     @property
     def path(self) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ from proxy.split import parse_split
 
 _MEMORY: Final = re.compile(r"(?:nvml|sysfs)(?::\S+)?|ggml")
 _ADDRESS: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/]+):(\d{1,5})", re.ASCII)
+_HOST: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_ORIGIN: Final = re.compile(r"null|\S*\*\S*|[a-z][a-z0-9+.-]*://[^\s/]*", re.ASCII)
 
 # Told of each part of a value that is not allowed: where below the key, and a sentence.
 Report = Callable[[KeyPath, str], None]
@@ -46,7 +48,7 @@ def convert(field: Field, value: object, folders: Folders, report: Report) -> An
     match field.kind:
         case Kind.PARAMS:
             return _params(field, value, report)
-        case Kind.PATHS | Kind.TEXTS | Kind.NAMES | Kind.ADDRESSES:
+        case Kind.PATHS | Kind.TEXTS | Kind.NAMES | Kind.ADDRESSES | Kind.HOSTS | Kind.ORIGINS:
             return _items(field, value, folders, report)
     try:
         return _scalar(field, value, folders)
@@ -109,6 +111,13 @@ def _item(kind: Kind, item: object, folders: Folders) -> Any:
         case Kind.ADDRESSES:
             address = _ADDRESS.fullmatch(text)
             return _require(address is not None and 1 <= int(address[1]) <= 65535, text)
+        case Kind.HOSTS:
+            name = text.lower().removesuffix(".")
+            return _require(_HOST.fullmatch(name) is not None, name)
+        case Kind.ORIGINS:
+            # Copied from a browser it may end in "/", which no browser sends.
+            origin = re.sub(r"(?<!/)/$", "", text.lower())
+            return _require(_ORIGIN.fullmatch(origin) is not None, origin)
     return text
 
 

@@ -45,9 +45,11 @@ def test_ollamas_variables_give_the_defaults(valid: Valid) -> None:
         OLLAMA_MAX_QUEUE=" '7' ",
         OLLAMA_NUM_PARALLEL="2",
         OLLAMA_CONTEXT_LENGTH="4096",
+        OLLAMA_ORIGINS="https://A.com, moz-extension://*,*,",
     )
 
     assert (policies.server.host, policies.server.port) == ("0.0.0.0", 1234)
+    assert policies.server.origins == ("https://a.com", "moz-extension://*", "*")
     assert policies.server.max_queue == 7
     assert policies.catalog.ollama_dir == Path("/srv/ollama")
     model = policies.for_model("any")
@@ -101,6 +103,7 @@ def test_every_bad_variable_is_told(load_text: LoadText) -> None:
         "OLLAMA_HOST": "a:b",
         "OLLAMA_KEEP_ALIVE": "soon",
         "OLLAMA_MODELS": "a\0b",
+        "OLLAMA_ORIGINS": "https://a.com,b.com",
         "OLLAMA_MAX_QUEUE": "-1",
         "OLLAMA_NUM_PARALLEL": "many",
         "OLLAMA_CONTEXT_LENGTH": "9" * 5000,

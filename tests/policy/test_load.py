@@ -16,6 +16,9 @@ EVERYTHING = """
 host = "0.0.0.0"
 port = 8080
 api_keys_file = "keys.txt"
+hosts = ["LLM.example.com."]
+origins = ["https://chat.example.com/", "chrome-extension://*", "null"]
+remote_policies = true
 max_queue = 9
 max_body = "1MiB"
 drain = "1m"
@@ -82,6 +85,9 @@ def test_every_key_is_read(valid: Valid, tmp_path: Path, env: dict[str, str]) ->
     server, catalog, devices = policies.server, policies.catalog, policies.devices
     assert (server.host, server.port, server.max_queue) == ("0.0.0.0", 8080, 9)
     assert server.api_keys_file == tmp_path / "keys.txt"
+    assert server.hosts == ("llm.example.com",)
+    assert server.origins == ("https://chat.example.com", "chrome-extension://*", "null")
+    assert server.remote_policies is True
     assert (server.max_body_bytes, server.drain_s) == (2**20, 60.0)
     assert catalog.dirs == (Path("/models"), home / "models", tmp_path / "more")
     assert (catalog.ollama, catalog.ollama_dir) == (False, tmp_path / "store")
@@ -267,7 +273,7 @@ foo = 3
         ("server.port = 99999", "99999 is not allowed; use an integer from 0 to 65535"),
         ("server.port = true", "true is not allowed; use an integer from 0 to 65535"),
         ("defaults.ctx = 1.5", "1.5 is not allowed; use an integer from 1 up"),
-        ("server.hots = 1", "unknown key; did you mean host?"),
+        ("server.hots = 1", "unknown key; did you mean hosts?"),
         ("defaults.num-gpu-moe = 1", "unknown key; known here: moe_cpu_layers, dense_cpu_layers"),
         ("defaults.n_cpu_moe = 1", "unknown key; did you mean moe_cpu_layers?"),
         ("default.ctx = 1", "unknown key; did you mean defaults?"),
@@ -281,6 +287,10 @@ foo = 3
         ("defaults.split = 'x'", '"x" is not allowed; use "move", "separate"'),
         ("models.'*'.ctx = 1", '"*" cannot be a name'),
         ("models.a.path = 'a\\nb'\nx.y = 1", "unknown key; known here: server, catalog"),
+        ("server.hosts = ['a:80']", '"a:80" is not allowed; use a list of host names'),
+        ("server.hosts = ['*.a']", '"*.a" is not allowed; use a list of host names'),
+        ("server.origins = ['a.com']", '"a.com" is not allowed; use a list of "scheme://host'),
+        ("server.origins = ['http://a/b']", '"http://a/b" is not allowed; use a list of'),
         ("catalog.dirs = ['~nobody-of-this-name/x']", "is not allowed; use a list of paths"),
         ("defaults.moe_cpu_layers = '" + "9" * 5000 + "'", "... is not allowed; use an integer"),
         ("defaults.tune = 'fast'", '"fast" is not allowed; use "balanced", "prompt", "generation"'),

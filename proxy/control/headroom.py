@@ -134,22 +134,25 @@ class Headroom:
         of each counts. For a newcomer, what is reserved for later ones does not."""
         self._accounting.sync(self.serving())
         promised = _sums((*self.inbound().items(), *self._reserved_before(newcomer)))
+        taken = _sums((self.domain_of(d), self._ledger.pending_taken(d)) for d in self.devices())
         budgets: dict[str, DeviceBudget] = {}
         for name in self.devices():
             domain = self.domain_of(name)
-            budget = self._budget(name, domain, promised.get(domain, 0))
+            beside = taken[domain] - self._ledger.pending_taken(name)
+            budget = self._budget(name, domain, promised.get(domain, 0), beside)
             budgets[domain] = budgets[domain].merge(budget) if domain in budgets else budget
         return budgets
 
-    def _budget(self, device: str, domain: str, promised: int) -> DeviceBudget:
+    def _budget(self, device: str, domain: str, promised: int, beside: int) -> DeviceBudget:
+        """`beside`: bytes taken by way of other devices in the domain, and not shown yet."""
         policies, now = self._policies().devices, self._clock.now()
         rules, state = policies.for_device(device), self.state_of(domain)
         quiet = now - state.short_at_s >= policies.settle_s
-        limit = rules.limit_bytes
+        limit, free = rules.limit_bytes, self._ledger.free(device)
         return DeviceBudget(
             # What is on its way back is not short any more, though nothing may be promised of it
             # yet.
-            free_bytes=self._ledger.free(device),
+            free_bytes=None if free is None else max(free - beside, 0),
             reserve_bytes=rules.reserve_bytes,
             # Once it is short, enough is what brings the reserve back: moves change what is needed
             # to compute, so the first go may fall short of it.

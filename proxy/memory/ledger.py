@@ -111,6 +111,10 @@ class Ledger:
             shown = min(shown, usable - self.ours(device) - account.others - account.returned)
         return max(shown, 0)
 
+    def pending_taken(self, device: str) -> int:
+        """Bytes taken that the device has not shown yet; `free` leaves them out."""
+        return self._account(device).taken
+
     def pending_free(self, device: str) -> int:
         """Bytes given back that the device has not shown yet."""
         return self._account(device).returned

@@ -330,6 +330,25 @@ async def test_two_who_ask_at_once_do_not_get_the_same_memory() -> None:
 
 
 @played
+async def test_two_devices_of_one_card_do_not_promise_the_same_memory() -> None:
+    """Three who ask between two readings, of one device and the other in turn."""
+    text = HEAD + "[defaults]\nmoe_cpu_layers = 'full'\n[models.a]\n[models.b]\n"
+    a, b = (Spec(home=home, stage_s=0.005) for home in ("G0", "G1"))
+    there = world(card(800, "G0", "G1"), text=text, a=a, b=b)
+    async with living(there):
+        for model in ("a", "b"):
+            there.ask(model, for_s=LONG_S)
+        await asyncio.sleep(10.1)
+        for model, split in (("a", 4), ("b", 4), ("a", 2), ("b", 2), ("a", 0)):
+            there.ask(model, split)
+            await asyncio.sleep(0.06)
+        await asyncio.sleep(5)
+
+        assert there.cards[0].free >= RESERVE
+        assert not any(move["short_of_memory"] for move in there.told("moved"))
+
+
+@played
 async def test_what_a_newcomer_is_to_have_is_taken_by_nobody_while_it_loads() -> None:
     text = HEAD + "[models.a]\nmoe_cpu_layers = 'full'\n[models.b]\n"
     there = world(card(450), text=text, a=Spec(), b=Spec(dense_mib=200, load_s=20.0))

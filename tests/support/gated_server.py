@@ -3,7 +3,7 @@ test holds.
 
 A gate is a named pipe: opening it waits until the test opens the other end. `--hold-load` is one
 before it listens; a request's `"gates"` are one before the first byte and one before each further
-piece of the answer.
+piece of the answer. With `"stream"` the head goes out before all of them.
 """
 
 import argparse
@@ -32,6 +32,9 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
         else:
             gates = [*body.get("gates", []), *[None] * PIECES]
+            if body.get("stream"):
+                await stream(writer, gates)
+                return
             for number in range(PIECES):
                 await pass_gate(gates[number])
                 if number == 0:
@@ -42,6 +45,19 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         pass  # the client left
     finally:
         writer.close()
+
+
+async def stream(writer: asyncio.StreamWriter, gates: list[str | None]) -> None:
+    """As llama-server streams: the head at once, events when there is something to tell."""
+    writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n")
+    writer.write(b"Content-Type: text/event-stream\r\n\r\n")
+    for number in range(PIECES):
+        await writer.drain()
+        await pass_gate(gates[number])
+        event = b'data: {"number": %d}\n\n' % number
+        writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+    writer.write(b"0\r\n\r\n")
+    await writer.drain()
 
 
 async def main() -> None:

@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from proxy.pool.state import Backend
+from proxy.upstream.connection import connect
 from tests.api.conftest import MODEL
 from tests.support.commands import GATED
 from tests.support.gates import Gate
@@ -103,6 +104,44 @@ async def test_a_stream_that_breaks_ends_with_an_error_and_without_its_end(
     error = json.loads(told.removeprefix(b"data: "))["error"]
     assert error["message"].startswith("the engine went away")
     assert error["type"] == "server_error"
+
+
+async def test_a_worker_that_lives_and_takes_no_connections_costs_no_request(
+    server: Proxy,
+) -> None:
+    async def refused() -> bool:
+        try:
+            (await connect(old.engine.address)).abort()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    await server.post(CHAT, {"model": "gated"})
+    (old,) = server.app.services.pool.backends()
+    os.kill(old.engine.pid or 0, signal.SIGUSR1)
+    await until(refused, "nobody listens")
+
+    await server.post(CHAT, {"model": "gated"})
+
+    (new,) = server.app.services.pool.backends()
+    assert (new.name != old.name, new.state) == (True, "ready")
+
+
+@pytest.mark.llama
+async def test_a_worker_whose_socket_is_gone_costs_no_request(tmp_path: Path) -> None:
+    tiny = {"path": model(layers=4), "ctx": 4096}
+    async with proxy(tmp_path, policies({MODEL: tiny})) as server:
+        await server.post(CHAT, LONG | {"max_tokens": 1})
+        services = server.app.services
+        (old,) = services.pool.backends()
+        Path(old.engine.address.socket or "").unlink()
+        services.warm.close()
+
+        await server.post(CHAT, LONG | {"max_tokens": 1})
+
+        (new,) = services.pool.backends()
+        assert new.name != old.name
+        assert new.state == "ready"
 
 
 @pytest.mark.llama

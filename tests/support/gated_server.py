@@ -9,6 +9,7 @@ piece of the answer. With `"stream"` the head goes out before all of them.
 import argparse
 import asyncio
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -72,7 +73,9 @@ async def main() -> None:
         sys.exit("these are my last words")
     server = await asyncio.start_server(serve, "127.0.0.1", given.port)
     print("serving", flush=True)  # noqa: T201
-    await server.serve_forever()
+    # It lives on then, and takes no connections.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, server.close)
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Call:
             # It was closed just now: only a new connection tells how the engine is.
         try:
             answer = await connect(self._address)
-        except (ConnectionRefusedError, FileNotFoundError) as error:
+        except (ConnectionError, FileNotFoundError) as error:
             why = f"the engine does not take connections: {reason_of(error)}"
             raise NotServing(why) from error
         except OSError as error:

@@ -106,6 +106,11 @@ class BackendDied(ProxyError):
     code = "backend_error"
 
 
+class NotServing(BackendDied):
+    """Nobody takes connections where the worker should: dead to all, though its process may
+    live."""
+
+
 class NoAnswer(ProxyError):
     """The worker runs, and does not answer the proxy itself: it hangs, as in a driver."""
 

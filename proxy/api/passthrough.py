@@ -13,6 +13,7 @@ from proxy.api.middleware import REQUEST_LOG, Handler
 from proxy.api.options import read_model, read_model_request
 from proxy.api.services import SERVICES, Services
 from proxy.dialect.body import Body, still_open
+from proxy.dialect.errors import error_event
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama.options import read_options
 from proxy.dialect.preamble import Protocol, add_preamble, preamble_of
@@ -24,10 +25,13 @@ from proxy.pool.state import Backend
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
 from proxy.upstream.call import HOP_BY_HOP, Call, end_to_end
-from proxy.upstream.connection import BrokenAnswer
+from proxy.upstream.connection import BrokenAnswer, EngineConnection
 
 BACKEND_HEADER: Final = "X-Moe-Proxy-Backend"
 EVENT_STREAM: Final = "text/event-stream"
+# What is between two events of a stream: an error has a place there, and nowhere else.
+EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")
+LONGEST_EVENT_END: Final = 4
 SPLIT_HEADER: Final = "X-Moe-Proxy-Moe-Cpu-Layers"
 # What is between the client and us: our name, our keys, and the body's encoding, which is undone
 # already.
@@ -177,34 +181,46 @@ async def _relay(
         response = web.StreamResponse(
             status=upstream.status, reason=upstream.reason, headers=headers
         )
-        # The head of a stream goes on at once; of anything else it waits for the body, since an
-        # engine may still die before that.
-        streams = upstream.headers.get("Content-Type") == EVENT_STREAM
         try:
-            if streams:
-                await response.prepare(request)
+            if upstream.headers.get("Content-Type") == EVENT_STREAM:
                 # Until the first token there is time for it.
                 await services.warm.renew(backend.engine.address)
-            while chunk := await upstream.read_chunk():
-                if not response.prepared:
-                    await response.prepare(request)
-                await response.write(chunk)
-                request_log.sent(len(chunk))
-            if not response.prepared:
-                await response.prepare(request)
-            await response.write_eof()
+            await _pass_on(request, response, upstream, forward)
             await services.warm.renew(backend.engine.address)
         except ConnectionResetError:
             request_log.broken = "the client left"
-        except BrokenAnswer as error:
-            # Half an answer has no place for an error: the client has to see that it ends too
-            # early.
-            request_log.broken = f"the engine went away: {error}"
-            if not response.prepared:
-                raise BackendDied(request_log.broken) from error
-            if request.transport is not None:
-                request.transport.abort()
     return response
+
+
+async def _pass_on(
+    request: web.Request, response: web.StreamResponse, upstream: EngineConnection, forward: Forward
+) -> None:
+    """The body, and the head with its first byte: until then an engine may die, and another one
+    answer. Raises BackendDied then, and ConnectionResetError where the client leaves."""
+    tail = b""
+    try:
+        while chunk := await upstream.read_chunk():
+            if not response.prepared:
+                await response.prepare(request)
+            await response.write(chunk)
+            request[REQUEST_LOG].sent(len(chunk))
+            tail = (tail + chunk[-LONGEST_EVENT_END:])[-LONGEST_EVENT_END:]
+    except BrokenAnswer as error:
+        died = BackendDied(f"the engine went away: {error}")
+        if not response.prepared:
+            raise died from error
+        request[REQUEST_LOG].broken = died.message
+        streams = response.headers.get("Content-Type") == EVENT_STREAM
+        if streams and tail.endswith(EVENT_ENDS):
+            await response.write(error_event(died, forward.target))
+        if request.transport is not None:
+            # Without the end that the protocol asks for: half an answer must not look like a whole
+            # one. What was written still goes out.
+            request.transport.close()
+        return
+    if not response.prepared:
+        await response.prepare(request)
+    await response.write_eof()
 
 
 def request_headers(request: web.Request) -> list[tuple[str, str]]:

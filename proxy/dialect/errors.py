@@ -2,13 +2,15 @@
 
 import math
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from proxy.errors import ProxyError
 
 Dialect = Literal["openai", "anthropic", "ollama"]
+
+RESPONSES: Final = ("/v1/responses", "/responses")
 
 _OPENAI_TYPES = {
     401: "authentication_error",
@@ -38,6 +40,20 @@ def dialect_of(path: str) -> Dialect:
 def error_body(error: ProxyError, dialect: Dialect) -> bytes:
     """The JSON that tells `error` in this protocol."""
     return msgspec.json.encode(_error_object(error, dialect))
+
+
+def error_event(error: ProxyError, path: str) -> bytes:
+    """`error` as the last event of a stream that was asked for at `path` (it may have a query).
+
+    The client of OpenAI's responses raises by `error`; that protocol's own event has the same
+    fields at its top.
+    """
+    path = path.partition("?")[0]
+    told = _error_object(error, dialect_of(path))
+    if path in RESPONSES:
+        told = {**told["error"], **told, "type": "error"}
+    name = b"event: error\n" if "type" in told else b""
+    return b"%sdata: %s\n\n" % (name, msgspec.json.encode(told))
 
 
 def error_headers(error: ProxyError) -> dict[str, str]:

@@ -46,8 +46,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class StartFailed:
-    """A backend could not be loaded. `killed`: ended from outside, so another try may well
-    succeed."""
+    """A backend could not be loaded. `killed`: from outside, so another try may well succeed."""
 
     backend: str
     generation: int
@@ -58,6 +57,15 @@ class StartFailed:
 @dataclass(frozen=True, slots=True)
 class Exited:
     """The process of a backend that had started is gone, by our doing or not."""
+
+    backend: str
+    generation: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotServing:
+    """A backend takes no connections any more, though its process is there."""
 
     backend: str
     generation: int
@@ -98,5 +106,5 @@ class Abort:
 
 
 # What is told of a start.
-Report = Started | StartFailed | Exited | TimerFired
+Report = Started | StartFailed | Exited | NotServing | TimerFired
 Event = Acquire | Released | Report | Unload | Replace | Drain | Abort

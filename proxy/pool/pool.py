@@ -24,6 +24,7 @@ from proxy.pool.events import (
     Drain,
     Event,
     MatchPolicy,
+    NotServing,
     Released,
     Replace,
     StartFailed,
@@ -200,6 +201,12 @@ class Pool:
         for run in self._runs.values():
             run.kill()  # also one that is ending already, and takes its time
         await self._until(self._empty)
+
+    def give_up(self, backend: Backend, why: str) -> None:
+        """Nobody can reach `backend`, though its process lives: it is ended, and whoever asks next
+        gets a new one. Without effect where it is on its way out already."""
+        log.warning("backend_given_up", backend=backend.id, why=why)
+        self._tell(NotServing(*backend.name, why))
 
     async def until_left(self, backend: Backend, timeout_s: float) -> bool:
         """Wait until `backend` takes no requests any more; False if it still does after

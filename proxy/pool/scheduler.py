@@ -26,6 +26,7 @@ from proxy.pool.events import (
     Event,
     Exited,
     MatchPolicy,
+    NotServing,
     Released,
     Replace,
     Report,
@@ -73,7 +74,7 @@ class Scheduler:
                 self._acquire(event)
             case Released():
                 self._released(event)
-            case Started() | StartFailed() | Exited() | TimerFired():
+            case Started() | StartFailed() | Exited() | NotServing() | TimerFired():
                 self._report(event)
             case Unload():
                 self._unload(event)
@@ -182,6 +183,9 @@ class Scheduler:
                 self._gone(backend, event.message, killed=event.killed)
             case Exited():
                 self._gone(backend, event.message, killed=True)
+            case NotServing():
+                # Those that have connections may be answered yet; the next ones wait for its end.
+                self._drain(backend, event.message)
             case TimerFired():
                 if (
                     backend.idle

@@ -9,7 +9,7 @@ from typing import Final, Protocol, TypeVar
 import structlog
 
 from proxy.engine.types import Mode
-from proxy.errors import BackendDied
+from proxy.errors import BackendDied, NotServing
 from proxy.pool.compatible import compatible
 from proxy.pool.lease import Lease
 from proxy.pool.pool import Pool
@@ -71,8 +71,8 @@ class Router:
         lease = await self._acquire(request, plan)
         try:
             fixed = await self._reach(lease, model, plan)
-        except BackendDied:
-            await self._bury(lease)
+        except BackendDied as error:
+            await self._bury(lease, error)
             raise
         except BaseException:
             lease.release()
@@ -122,14 +122,16 @@ class Router:
         async with await self.route(model, request, mode) as lease:
             try:
                 return await send(lease)
-            except BackendDied:
-                await self._bury(lease)
+            except BackendDied as error:
+                await self._bury(lease, error)
                 raise
 
-    async def _bury(self, lease: Lease) -> None:
+    async def _bury(self, lease: Lease, error: BackendDied) -> None:
         """Give a dead backend back, and wait for the pool to know: it would hand it out again."""
         lease.release()
-        await self._pool.until_left(lease.backend, DEATH_IS_KNOWN_S)
+        left = await self._pool.until_left(lease.backend, DEATH_IS_KNOWN_S)
+        if not left and isinstance(error, NotServing):
+            self._pool.give_up(lease.backend, error.message)
 
     async def _acquire(self, request: ModelRequest, plan: LoadPlan) -> Lease:
         return await self._pool.acquire(

@@ -12,7 +12,7 @@ from typing import Final
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.engine.types import Address
-from proxy.errors import BackendDied
+from proxy.errors import BackendDied, NotServing, reason_of
 from proxy.upstream.connection import EngineConnection, connect
 from proxy.upstream.warm import WarmConnections
 
@@ -38,7 +38,8 @@ class Call:
     there.
 
     Leaving the block closes the connection, which is how an engine learns that nobody listens.
-    Raises BackendDied where no answer began. `target` and `headers` have to be free of line breaks.
+    Raises BackendDied where no answer began, NotServing where nobody listens. `target` and
+    `headers` have to be free of line breaks.
     """
 
     __slots__ = ("_address", "_answer", "_is_head", "_message", "_warm")
@@ -69,8 +70,12 @@ class Call:
             # It was closed just now: only a new connection tells how the engine is.
         try:
             answer = await connect(self._address)
+        except (ConnectionError, FileNotFoundError) as error:
+            why = f"the engine does not take connections: {reason_of(error)}"
+            raise NotServing(why) from error
         except OSError as error:
-            raise BackendDied(f"the engine does not take connections: {error}") from error
+            why = f"the engine does not take connections: {reason_of(error)}"
+            raise BackendDied(why) from error
         if not await self._send(answer):
             raise BackendDied(f"the engine went away before it answered: {answer.why_broken}")
         return answer

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from proxy.dialect.errors import dialect_of, error_body, error_headers
+from proxy.dialect.errors import dialect_of, error_body, error_event, error_headers
 from proxy.errors import (
+    BackendDied,
     BadRequest,
     BodyTooLarge,
     Busy,
@@ -73,3 +74,23 @@ def test_who_is_not_known_is_told_how_to_be() -> None:
 
 def decoded(error: ProxyError, dialect: Any) -> Any:
     return json.loads(error_body(error, dialect))
+
+
+@pytest.mark.parametrize(
+    ("path", "event", "fields"),
+    [
+        ("/v1/chat/completions", b"", {"error"}),
+        ("/completion?x=1", b"", {"error"}),
+        ("/v1/responses?x=1", b"event: error\n", {"type", "code", "message", "param", "error"}),
+        ("/v1/messages", b"event: error\n", {"type", "error"}),
+    ],
+)
+def test_an_error_as_an_event_of_a_stream(path: str, event: bytes, fields: set[str]) -> None:
+    told = error_event(BackendDied("it died"), path)
+    name, _, data = told.rpartition(b"data: ")
+
+    assert name == event
+    assert data.endswith(b"\n\n")
+    assert json.loads(data).keys() == fields
+    assert json.loads(data)["error"]["message"] == "it died"
+    assert json.loads(data).get("type", "error") == "error"

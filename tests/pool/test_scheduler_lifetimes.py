@@ -9,6 +9,7 @@ from proxy.pool.events import (
     Drain,
     Exited,
     MatchPolicy,
+    NotServing,
     Released,
     Replace,
     Started,
@@ -16,6 +17,30 @@ from proxy.pool.events import (
     Unload,
 )
 from tests.pool.play import A_LARGE, A_SMALL, OPEN, A, B, Play, changed, goes, stops
+
+
+class TestNotServing:
+    def test_it_is_ended_and_the_next_request_waits_for_another_one(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+        play(Acquire(1, A))
+
+        assert play(NotServing("b1", 1, "refused")) == [
+            changed("b1", "ready", "draining", "refused")
+        ]
+        assert play(Acquire(2, A)) == []
+        assert play(Released(1)) == stops("b1", "drained", "draining")
+        assert play(Exited("b1", 1, "ended")) == [
+            changed("b1", "stopping", "gone", "stopped"),
+            Start("b2", 1),
+        ]
+
+    def test_who_is_told_twice_does_it_once(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+
+        assert play(NotServing("b1", 1, "refused")) == goes("b1", "refused")
+        assert play(NotServing("b1", 1, "refused")) == []
 
 
 class TestUnload:

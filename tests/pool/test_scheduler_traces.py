@@ -17,6 +17,7 @@ from proxy.pool.events import (
     Event,
     Exited,
     MatchPolicy,
+    NotServing,
     Released,
     Replace,
     Started,
@@ -140,6 +141,12 @@ class Traces(RuleBasedStateMachine):
         self.serving.remove(name)
         self.stopping.discard(name)
         self.tell(Exited(*name, "ended"))
+
+    @precondition(lambda self: self.serving)
+    @rule(data=st.data())
+    def nobody_listens(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.serving)))
+        self.tell(NotServing(*name, "refused"))
 
     @precondition(lambda self: self.timers)
     @rule(data=st.data())

@@ -3,12 +3,13 @@ test holds.
 
 A gate is a named pipe: opening it waits until the test opens the other end. `--hold-load` is one
 before it listens; a request's `"gates"` are one before the first byte and one before each further
-piece of the answer.
+piece of the answer. With `"stream"` the head goes out before all of them.
 """
 
 import argparse
 import asyncio
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -32,6 +33,9 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
         else:
             gates = [*body.get("gates", []), *[None] * PIECES]
+            if body.get("stream"):
+                await stream(writer, gates)
+                return
             for number in range(PIECES):
                 await pass_gate(gates[number])
                 if number == 0:
@@ -42,6 +46,19 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         pass  # the client left
     finally:
         writer.close()
+
+
+async def stream(writer: asyncio.StreamWriter, gates: list[str | None]) -> None:
+    """As llama-server streams: the head at once, events when there is something to tell."""
+    writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n")
+    writer.write(b"Content-Type: text/event-stream\r\n\r\n")
+    for number in range(PIECES):
+        await writer.drain()
+        await pass_gate(gates[number])
+        event = b'data: {"number": %d}\n\n' % number
+        writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+    writer.write(b"0\r\n\r\n")
+    await writer.drain()
 
 
 async def main() -> None:
@@ -56,7 +73,9 @@ async def main() -> None:
         sys.exit("these are my last words")
     server = await asyncio.start_server(serve, "127.0.0.1", given.port)
     print("serving", flush=True)  # noqa: T201
-    await server.serve_forever()
+    # It lives on then, and takes no connections.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, server.close)
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from bench.gpu.ballast import memory, take
 from bench.gpu.bigmodel import MODELS, repeated
 from bench.gpu.build import build_gate
-from bench.gpu.pack import wanted
+from bench.gpu.pack import pack_source, wanted
 from bench.gpu.report import report
 from bench.gpu.work import GO_ON, Results
 from proxy.catalog.gguf_reader import read_header
@@ -182,3 +183,13 @@ def test_report_compares_with_fit() -> None:
     page = report(cells, machine="a machine", model="a model", date="2026-11-23")
 
     assert "| 8.0 GiB | moe-proxy | N = 9 | 0 MiB | 0 | 120.0 | 45.0 | 1.20, 0.90 |" in page
+
+
+def test_a_long_name_is_packed_under_its_new_name(tmp_path: Path) -> None:
+    """Template instances of CUDA kernels have names that a plain tar header has no room for."""
+    inside = f"ggml/src/{'long-' * 20}instance.cu"
+    with tarfile.open(tmp_path / "archive.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo(f"llama_cpp_python-1/vendor/llama.cpp/{inside}"))
+    pack_source(tmp_path / "archive.tar.gz", tmp_path / "packed.tar.xz")
+    with tarfile.open(tmp_path / "packed.tar.xz") as packed:
+        assert packed.getnames() == [f"llama.cpp/{inside}"]

@@ -257,13 +257,13 @@ async def _until_it_listens(process: asyncio.subprocess.Process, way: Way) -> No
 
 
 def compared(now: list[Times], before: list[Times]) -> str:
-    """What a change did to the first byte, pair by pair, and how sure that is."""
+    """What a change did to the first event, pair by pair, and how sure that is."""
     pairs = list(zip(now, before, strict=True))
-    added_ms = [1000 * (new.first_byte_s - old.first_byte_s) for new, old in pairs]
-    ratio = statistics.median(new.first_byte_s / old.first_byte_s for new, old in pairs)
+    added_ms = [1000 * (new.first_event_s - old.first_event_s) for new, old in pairs]
+    ratio = statistics.median(new.first_event_s / old.first_event_s for new, old in pairs)
     low, _, high = statistics.quantiles(added_ms, n=4)
     return (
-        f"against the proxy before, the first byte comes {statistics.median(added_ms):+.3f} ms "
+        f"against the proxy before, the first event comes {statistics.median(added_ms):+.3f} ms "
         f"later (middle half of the pairs {low:+.3f} to {high:+.3f}), a ratio of {ratio:.3f}"
     )
 

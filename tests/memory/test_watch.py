@@ -253,23 +253,29 @@ async def test_workers_are_asked_for_what_only_they_know(driver: StandInNvml) ->
     assert len(asked) == before  # NVML knows all that is left
 
 
+class LateWorker:
+    """Tells of RPC0 when `answer` is set."""
+
+    def __init__(self) -> None:
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+
+    async def ask(self) -> list[Device]:
+        self.asked.set()
+        await self.answer.wait()
+        return [RPC0]
+
+
 async def test_an_answer_that_was_on_its_way_is_older_than_what_was_told_meanwhile(
     driver: StandInNvml,
 ) -> None:
-    asked, answer = asyncio.Event(), asyncio.Event()
-
-    async def ask() -> list[Device]:
-        asked.set()
-        await answer.wait()
-        return [RPC0]
-
-    watch = a_watch(patience_s=HANG_S, ask_workers=ask)
+    worker = LateWorker()
+    watch = a_watch(patience_s=HANG_S, ask_workers=worker.ask)
     watch.set_devices([RPC0])
 
     async with running(watch):
-        await asked.wait()
+        await worker.asked.wait()
         watch.set_devices([replace(RPC0, free_bytes=GIB)])
-        answer.set()
+        worker.answer.set()
         while not watch.latest().number:
             await asyncio.sleep(0)
         reading = watch.latest().devices["RPC0"]
@@ -404,20 +410,14 @@ async def test_a_card_that_is_lost_leaves_its_last_numbers(driver: StandInNvml) 
 
 
 async def test_devices_that_are_named_while_a_poll_waits_do_not_end_it(driver: StandInNvml) -> None:
-    asked, answer = asyncio.Event(), asyncio.Event()
-
-    async def ask() -> list[Device]:
-        asked.set()
-        await answer.wait()
-        return [RPC0]
-
-    watch = a_watch(patience_s=HANG_S, ask_workers=ask)
+    worker = LateWorker()
+    watch = a_watch(patience_s=HANG_S, ask_workers=worker.ask)
     watch.set_devices([RPC0])
 
     async with running(watch):
-        await asked.wait()
+        await worker.asked.wait()
         watch.set_devices([CUDA0])
-        answer.set()
+        worker.answer.set()
         devices = (await watch.fresh()).devices
 
     assert set(devices) == {"CUDA0"}

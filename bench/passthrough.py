@@ -1,4 +1,4 @@
-"""What the proxy costs: first byte and tokens per second, through it and straight from the worker's
+"""What the proxy costs: first event and tokens per second, through it and straight from the worker's
 socket.
 
 All ways take turns within one run, against the same worker, so that whatever else the machine does

@@ -1,5 +1,5 @@
-"""What the proxy costs: first event and tokens per second, through it and straight from the worker's
-socket.
+"""What the proxy costs: first event and tokens per second, through it and straight from the
+worker's socket.
 
 All ways take turns within one run, against the same worker, so that whatever else the machine does
 hits all of them. The third way is a relay that only copies bytes: what any process in between costs

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from proxy.catalog import names
-from proxy.catalog.gguf_reader import PART
+from proxy.catalog.parts import PART
 from proxy.catalog.reference import LATEST, Reference
 from proxy.errors import reason_of
 from proxy.hub.fetch import Remote

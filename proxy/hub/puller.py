@@ -11,8 +11,9 @@ import aiohttp
 import msgspec
 
 from proxy.catalog import manifest as media
+from proxy.catalog.contents import Contents
 from proxy.catalog.gguf import GgufError
-from proxy.catalog.manifest import Layer, Manifest, encode_manifest
+from proxy.catalog.manifest import Layer, Manifest, encode_manifest, parse_manifest
 from proxy.catalog.reference import HUB_HOST, NAMESPACE, OLLAMA_HOST, Reference
 from proxy.catalog.store import Store
 from proxy.catalog.summary import summarise
@@ -99,6 +100,7 @@ class Puller:
         for _ in range(MAX_ROUNDS):
             await self._bring(remotes, report, others)
             report(status("verifying sha256 digest"))
+            await self._check_contents(reference, data)
             async with self._change:
                 if all(self._writer.store.blob(remote.digest).exists() for remote in remotes):
                     report(status("writing manifest"))
@@ -119,6 +121,18 @@ class Puller:
                 ):
                     await fetch(self._http(), remote, target, report)
             report(progress(remote.digest, remote.size, remote.size))
+
+    async def _check_contents(self, reference: Reference, data: bytes) -> None:
+        """Raises PullFailed for a model that the catalogue could not list; nothing of it stays."""
+        manifest = parse_manifest(data)
+        try:
+            await asyncio.to_thread(Contents(manifest, self._writer.store.blob).check)
+        except FileNotFoundError:
+            return  # removed just now: it is brought again
+        except (OSError, ValueError) as error:
+            async with self._change:
+                await asyncio.to_thread(self._writer.remove_unused, manifest)
+            raise PullFailed(f"{reference.short} cannot be used: {error}") from error
 
     def _link(self, digest: str, others: Sequence[Store]) -> bool:
         """Whether another store had the blob, which is ours now too."""

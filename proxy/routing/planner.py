@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 from cachetools import LRUCache
 
-from proxy.catalog.gguf import GgufError
+from proxy.catalog.gguf import BadNumbers, GgufError
 from proxy.catalog.local import Catalog, Entry
 from proxy.engine.types import LoadOptions, Mode
 from proxy.routing.batch_size import Batches, Capacity
@@ -99,6 +99,8 @@ class Planner:
         try:
             # A large vocabulary takes a while, and nobody else should wait for it.
             header = await asyncio.to_thread(self._catalog.header, entry)
+        except BadNumbers as error:
+            return HeaderFacts(0, None, str(error))
         except (GgufError, OSError) as error:
             # Not for us to refuse: the engine knows best what it can load, and says why it cannot.
             log.warning("header_not_read", model=model.name, error=str(error))

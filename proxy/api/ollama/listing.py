@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from aiohttp import web
 from proxy.api.ollama.request import read_request, resolve
 from proxy.api.services import SERVICES, Services
 from proxy.api.wire import json_response
+from proxy.catalog.entry import Entry
 from proxy.catalog.gguf import GgufError, Header
 from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.summary import Summary
@@ -50,7 +52,11 @@ async def ps(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     loaded = [backend for backend in services.pool.backends() if backend.state in LOADED]
     loaded.sort(key=lambda backend: backend.ttl_s, reverse=True)
-    return json_response({"models": [_running(services, backend) for backend in loaded]})
+    names = [backend.options.model for backend in loaded]
+    known = await asyncio.to_thread(_known, services, names)
+    return json_response(
+        {"models": [_running(services, each, *known[each.options.model]) for each in loaded]}
+    )
 
 
 def _tags(services: Services) -> list[dict[str, Any]]:
@@ -128,13 +134,22 @@ def _parameters(model: Model) -> dict[str, Any]:
     }
 
 
-def _running(services: Services, backend: Backend) -> dict[str, Any]:
+def _known(services: Services, names: Iterable[str]) -> dict[str, tuple[Entry | None, Summary]]:
+    """What the catalogue knows of these models; it may have to read their files."""
+    found: dict[str, tuple[Entry | None, Summary]] = {}
+    for name in names:
+        entry = None
+        with suppress(ModelNotFound):  # its file may be gone while it is loaded
+            entry = services.resolver.resolve(name).entry
+        found[name] = entry, services.catalog.summary(entry) if entry else Summary()
+    return found
+
+
+def _running(
+    services: Services, backend: Backend, entry: Entry | None, summary: Summary
+) -> dict[str, Any]:
     options = backend.options
     status = backend.engine.known()
-    entry = None
-    with suppress(ModelNotFound):  # its file may be gone while it is loaded
-        entry = services.resolver.resolve(options.model).entry
-    summary = services.catalog.summary(entry) if entry else Summary()
     sizes = {device: sum(kinds.values()) for device, kinds in status.held.items()}
     size = sum(sizes.values()) or (entry.size_bytes if entry else 0)
     name = models.display_name(options.model)

@@ -43,6 +43,20 @@ class Unauthorized(ProxyError):
     code = "invalid_api_key"
 
 
+class NotPermitted(ProxyError):
+    """The API key may not do this: its scope is too small."""
+
+    status = 403
+    code = "permission_error"
+
+
+class TooManyRequests(ProxyError):
+    """The API key has made as many requests as it may. Carries `retry_after_s`."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+
 class NotFound(ProxyError):
     """No such path, backend or file."""
 

@@ -27,6 +27,10 @@ def state(services: Services) -> dict[str, Any]:
         "backends": [_backend(services, backend) for backend in services.pool.backends()],
         "queue": {"waiting": services.pool.queue_length, "max": services.pool.max_queue},
         "policies": services.policies.to_json(),
+        "keys": services.keys.usage(),
+        "unusable_models": [
+            {"where": where, "why": why} for where, why in services.catalog.problems.items()
+        ],
         "degraded": [
             {"loop": failure.loop, "since": failure.since.isoformat(), "error": failure.error}
             for failure in services.loops.degraded()

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from proxy.api.scopes import needs_admin
 from proxy.api.services import SERVICES
 from proxy.dialect.errors import dialect_of, error_body, error_headers
 from proxy.errors import MethodNotAllowed, NotFound, ProxyError
@@ -99,8 +100,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Lets in who may, and turns every error into an answer of the protocol that was spoken."""
     try:
         if request.path not in OPEN_PATHS:
-            services = request.app[SERVICES]
-            services.keys.check(request.headers, services.policies.current.server.api_keys_file)
+            _check_key(request)
         return await handler(request)
     except ProxyError as error:
         return error_response(request, error)
@@ -126,6 +126,18 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
             # Half an answer has no place for another: the client has to see that it ends too early.
             request.transport.abort()
         return error_response(request, ProxyError("an internal error; the log has the details"))
+
+
+def _check_key(request: web.Request) -> None:
+    """Raises Unauthorized, NotPermitted, TooManyRequests."""
+    services, resource = request.app[SERVICES], request.match_info.route.resource
+    services.keys.check(
+        request.headers,
+        services.policies.current.server.api_keys_file,
+        admin=needs_admin(
+            request.method, resource.canonical if resource else "", request.rel_url.raw_path
+        ),
+    )
 
 
 def error_response(request: web.Request, error: ProxyError) -> web.Response:

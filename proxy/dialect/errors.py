@@ -10,9 +10,15 @@ from proxy.errors import ProxyError
 
 Dialect = Literal["openai", "anthropic", "ollama"]
 
-_OPENAI_TYPES = {401: "authentication_error", 409: "conflict_error", 429: "rate_limit_error"}
+_OPENAI_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",

@@ -77,6 +77,13 @@ class MethodNotAllowed(ProxyError):
     code = "method_not_allowed"
 
 
+class TooSlow(ProxyError):
+    """The body of the request did not come in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
 class Conflict(ProxyError):
     """What is asked for cannot be done in the present state (a split on a backend that cannot
     move)."""

@@ -15,7 +15,7 @@ from aiohttp import web
 from proxy.api.scopes import needs_admin
 from proxy.api.services import SERVICES
 from proxy.dialect.errors import dialect_of, error_body, error_headers
-from proxy.errors import MethodNotAllowed, NotFound, ProxyError
+from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
 
 log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -69,6 +69,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         status = answer.status
         return answer
     finally:
+        request.app[SERVICES].bodies.release(request)
         _count(request, request_log, status)
         # What only looks is looked at often, and is of interest when it fails.
         looks = request.method in ("GET", "HEAD") and status < FIRST_ERROR
@@ -104,6 +105,9 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except ProxyError as error:
         return error_response(request, error)
+    except RecursionError:
+        # Of a part of the body, after the whole of it just passed: nothing of ours goes so deep.
+        return error_response(request, BadRequest("the body is nested too deep"))
     except web.HTTPMethodNotAllowed as refusal:
         allowed = ", ".join(sorted(refusal.allowed_methods))
         refused = MethodNotAllowed(

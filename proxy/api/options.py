@@ -84,6 +84,8 @@ def _decode(body: bytes) -> Body:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         what = f"the body is not valid JSON: {error}" if body.strip() else "the body is empty"
         raise BadRequest(f'{what}; send a JSON object with a "model"') from error
+    except RecursionError:
+        raise BadRequest("the body is nested too deep") from None
 
 
 def _checked_options(options: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ production and tests.
 from aiohttp import web
 
 from proxy.api import admin, llama_swap, metrics, middleware, models, passthrough
+from proxy.api.deadlines import DeadlineRunner
 from proxy.api.ollama import library, routes
 from proxy.api.services import SERVICES, Services
 
@@ -30,7 +31,7 @@ def make_runner(services: Services) -> web.AppRunner:
     """A runner with the settings that matter: without `handler_cancellation` a client that leaves
     would
     not end its generation, and aiohttp's test server has another default than its runner."""
-    return web.AppRunner(
+    return DeadlineRunner(
         make_app(services),
         handler_cancellation=True,
         access_log=None,

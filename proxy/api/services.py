@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from proxy.api.body_budget import BodyBudget
 from proxy.api.keys import ApiKeys
 from proxy.catalog.local import Catalog
 from proxy.engine.log_buffer import LogBuffer
@@ -71,6 +72,7 @@ class Services:
     started_s: float
     warm: WarmConnections = field(default_factory=WarmConnections)
     keys: ApiKeys = field(default_factory=ApiKeys)
+    bodies: BodyBudget = field(default_factory=BodyBudget)
 
     @cached_property
     def metrics(self) -> Metrics:

@@ -22,6 +22,7 @@ class Server:
     api_keys_file: Path | None
     max_queue: int
     max_body_bytes: int
+    max_bodies_bytes: int
     drain_s: float
 
 

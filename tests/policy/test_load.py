@@ -18,6 +18,7 @@ port = 8080
 api_keys_file = "keys.txt"
 max_queue = 9
 max_body = "1MiB"
+max_bodies = "8MiB"
 drain = "1m"
 [catalog]
 dirs = ["/models", "~/models", "more"]
@@ -83,6 +84,7 @@ def test_every_key_is_read(valid: Valid, tmp_path: Path, env: dict[str, str]) ->
     assert (server.host, server.port, server.max_queue) == ("0.0.0.0", 8080, 9)
     assert server.api_keys_file == tmp_path / "keys.txt"
     assert (server.max_body_bytes, server.drain_s) == (2**20, 60.0)
+    assert server.max_bodies_bytes == 2**23
     assert catalog.dirs == (Path("/models"), home / "models", tmp_path / "more")
     assert (catalog.ollama, catalog.ollama_dir) == (False, tmp_path / "store")
     assert catalog.state == home / "state"

@@ -173,6 +173,8 @@ def read(body: bytes, kind: type[S]) -> S:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not what is expected here: {error}") from error
+    except RecursionError:
+        raise BadRequest("the body is nested too deep") from None
 
 
 def check_images(images: list[str] | None) -> None:

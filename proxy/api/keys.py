@@ -8,42 +8,19 @@ import os
 import stat
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from proxy.api.key_file import Key, parse_keys
+from proxy.api.key_use import KeyUse
 from proxy.catalog.files import check_regular, read_small
 from proxy.errors import NotPermitted, TooManyRequests, Unauthorized
 
 log = structlog.get_logger()
 
 MAX_FILE_BYTES: Final = 1 << 20
-MINUTE_S: Final = 60.0
-
-
-class _Use:
-    """What was made of one key, and how many requests it may still make at once."""
-
-    def __init__(self, per_minute: int | None, now_s: float) -> None:
-        self.requests = self.refused = 0
-        self.last_used: datetime | None = None
-        self._left, self._at_s = float(per_minute or 0), now_s
-
-    def take(self, per_minute: int | None, now_s: float) -> float:
-        """Count a request; 0, or in how many seconds it would be taken."""
-        self.last_used = datetime.now(UTC)
-        if per_minute is not None:
-            regained = (now_s - self._at_s) * per_minute / MINUTE_S
-            self._left, self._at_s = min(self._left + regained, per_minute), now_s
-            if self._left < 1:
-                self.refused += 1
-                return (1 - self._left) * MINUTE_S / per_minute
-            self._left -= 1
-        self.requests += 1
-        return 0.0
 
 
 class ApiKeys:
@@ -55,7 +32,7 @@ class ApiKeys:
         # somebody was told that everybody can read it.
         self._seen: tuple[object, ...] | None = None
         self._keys: tuple[Key, ...] = ()
-        self._uses: dict[bytes, _Use] = {}
+        self._uses: dict[bytes, KeyUse] = {}
         self._warned: Path | None = None
 
     def check(self, headers: Mapping[str, str], file: Path | None, *, admin: bool = False) -> None:
@@ -117,7 +94,7 @@ class ApiKeys:
     def _use(self, keys: tuple[Key, ...]) -> None:
         known, now_s = self._uses, self._now_s()
         self._uses = {
-            key.secret: known.get(key.secret) or _Use(key.per_minute, now_s) for key in keys
+            key.secret: known.get(key.secret) or KeyUse(key.per_minute, now_s) for key in keys
         }
         self._keys = keys
 

@@ -22,6 +22,9 @@ MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 # What a model was called `template` in the first releases of Ollama.
 OLD_TEMPLATE: Final = "application/vnd.ollama.image.prompt"
 
+# Those that are read whole.
+TEXTS: Final = frozenset({CONFIG, TEMPLATE, OLD_TEMPLATE, SYSTEM, PARAMS, MESSAGES, LICENSE})
+
 # No model comes near: a petabyte.
 MAX_LAYER_BYTES: Final = 1 << 50
 MAX_NAME: Final = 255
@@ -71,12 +74,12 @@ def parse_manifest(data: bytes) -> Manifest:
         raise BadManifest(str(error)) from error
     for layer in (*manifest.layers, *manifest.all_layers()):
         hex_of(layer.digest)
-        if not 0 <= layer.size <= MAX_LAYER_BYTES or not _is_name(layer.name):
+        if not 0 <= layer.size <= MAX_LAYER_BYTES or not is_name(layer.name):
             raise BadManifest(f"layer {layer.digest} has an impossible size or name")
     return manifest
 
 
-def _is_name(name: str) -> bool:
+def is_name(name: str) -> bool:
     """Whether a part of a split model can be called so: in its own folder, and nowhere else."""
     return (
         name.isprintable()

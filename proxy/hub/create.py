@@ -246,7 +246,10 @@ class Creator:
         kind = kind_of(template)
         if kind == "jinja":
             if problem := problem_of_jinja(template):
-                raise BadRequest(f"the template is not valid Jinja: {problem}", param="template")
+                raise BadRequest(
+                    f"the template is not valid Jinja, or cannot be used: {problem}",
+                    param="template",
+                )
         else:
             own = read_header(self._file(draft)).has_chat_template
             what = "a Go template" if kind == "go" else "a template that fills nothing in"

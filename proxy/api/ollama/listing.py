@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,12 +22,14 @@ from proxy.dialect.ollama.options import SAMPLING
 from proxy.dialect.ollama.requests import ShowBody, read
 from proxy.dialect.ollama.times import NANOSECONDS, rfc3339
 from proxy.engine.types import CPU
-from proxy.errors import BadRequest, ModelNotFound, ProxyError
+from proxy.errors import BadRequest, Busy, ModelNotFound, ProxyError
 from proxy.pool.state import Backend, BackendState
 from proxy.routing.resolver import Model
 
 LOADED: Final = (BackendState.READY, BackendState.DRAINING)
 EVERYTHING: Final = 1 << 22  # more elements than any vocabulary has
+# A whole vocabulary is up to a hundred megabytes of Python's objects: only so many at once.
+_verbose: Final = threading.BoundedSemaphore(2)
 
 
 async def tags(request: web.Request) -> web.Response:
@@ -44,7 +47,14 @@ async def show(request: web.Request) -> web.Response:
         raise BadRequest("model is required", param="model")
     missing = f"model '{models.display_name(name)}' not found"
     model, _ = await resolve(services, name, missing=missing)
-    return json_response(await asyncio.to_thread(_show, services, model, body))
+    if not body.verbose:
+        return json_response(await asyncio.to_thread(_show, services, model, body))
+    if not _verbose.acquire(blocking=False):
+        raise Busy("others are just being shown everything", retry_after_s=1.0)
+    try:
+        return json_response(await asyncio.to_thread(_show, services, model, body))
+    finally:
+        _verbose.release()
 
 
 async def ps(request: web.Request) -> web.Response:

@@ -10,11 +10,13 @@ import os
 import stat
 from io import FileIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+
+CHUNK_BYTES: Final = 256 << 10
 
 
 class NotPlain(OSError):
@@ -63,7 +65,8 @@ def read_small(path: Path, most_bytes: int) -> bytes:
     """All of a regular file. Raises OSError, also for one of more than `most_bytes`."""
     with open_regular(path) as file:
         data = bytearray()
-        while len(data) <= most_bytes and (chunk := file.read(most_bytes + 1 - len(data))):
+        # In pieces: room is made for as much as is asked for.
+        while len(data) <= most_bytes and (chunk := file.read(CHUNK_BYTES)):
             data += chunk
     if len(data) > most_bytes:
         raise NotPlain(f"{path} is larger than any real file of its kind")

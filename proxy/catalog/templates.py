@@ -47,7 +47,7 @@ def problem_of_jinja(template: str) -> str | None:
     try:
         environment().parse(template)
     except jinja2.TemplateSyntaxError as error:
-        return f"line {error.lineno}: {error.message}"
+        return f"it is not valid Jinja: line {error.lineno}: {error.message}"
     except RecursionError:
         return "it is nested too deep"
     except ValueError as error:  # a number of thousands of digits

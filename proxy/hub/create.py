@@ -247,7 +247,7 @@ class Creator:
         if kind == "jinja":
             if problem := problem_of_jinja(template):
                 raise BadRequest(
-                    f"the template is not valid Jinja, or cannot be used: {problem}",
+                    f"the template cannot be used: {problem}",
                     param="template",
                 )
         else:

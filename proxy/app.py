@@ -26,6 +26,7 @@ from proxy.catalog.watch import watch
 from proxy.clock import RealClock
 from proxy.control.assembly import Surroundings, assemble, floor_by_bench, footprint_by_header
 from proxy.control.capacity import capacity
+from proxy.control.hang_watch import HangWatch
 from proxy.control.headroom import serving
 from proxy.control.slot_progress import busy_backends, slots_progress
 from proxy.control.worker_devices import WorkerDevices
@@ -54,6 +55,7 @@ from proxy.routing.resolver import Resolver
 from proxy.routing.router import Router
 from proxy.startup import good_policies, listening_sockets, runtime_folder, url_of
 from proxy.tasks import Loops
+from proxy.upstream.open_calls import OpenCalls
 
 log = structlog.get_logger()
 
@@ -180,6 +182,16 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             measured=floor_by_bench(lambda: policies.current),
         )
         stack.push_async_callback(control.controller.close)
+        calls = OpenCalls()
+        hangs = HangWatch(
+            pool,
+            calls=calls,
+            moving=control.desired.moving,
+            policy_of=lambda name: _policy_of(name, resolver, policies.current),
+            clock=clock,
+        )
+        hooks.subscribe(gone=hangs.gone)
+        await stack.enter_async_context(loops.background(hangs.run, name="hangs"))
         await stack.enter_async_context(loops.background(memory.run, name="memory"))
         await memory.fresh()  # whoever asks, from the first request on, finds the host's memory
 
@@ -208,6 +220,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             memory=memory,
             ledger=ledger,
             dirs=dirs,
+            hangs=hangs,
+            calls=calls,
             strangers=Strangers(own_names(host)),
             started_s=time.monotonic(),
         )

@@ -23,6 +23,7 @@ from proxy.pool.events import (
     Acquire,
     Drain,
     Event,
+    Hangs,
     MatchPolicy,
     NotServing,
     Released,
@@ -46,6 +47,7 @@ FULL_RETRY_AFTER_S = 5.0
 DRAINING_RETRY_AFTER_S = 10.0
 STOP_GRACE_S = 10.0
 ABORT_GRACE_S = 2.0
+HANGS_GRACE_S = 0.5
 
 USUAL = MatchPolicy()
 
@@ -208,6 +210,11 @@ class Pool:
         log.warning("backend_given_up", backend=backend.id, why=why)
         self._tell(NotServing(*backend.name, why))
 
+    def end_hanging(self, backend: Backend, why: str) -> None:
+        """`backend` hangs: its process is ended, whatever it is at, and `why` stays to be seen."""
+        log.error("backend_hangs", backend=backend.id, pid=backend.engine.pid, why=why)
+        self._tell(Hangs(*backend.name, why))
+
     async def until_left(self, backend: Backend, timeout_s: float) -> bool:
         """Wait until `backend` takes no requests any more; False if it still does after
         `timeout_s`.
@@ -281,7 +288,8 @@ class Pool:
             backend,
             self._tell,
             before_start=self.hooks.before_start,
-            grace_s=lambda: self._grace_s,
+            # One that hangs is not going to make use of it.
+            grace_s=lambda: min(self._grace_s, HANGS_GRACE_S) if backend.fault else self._grace_s,
             clock=self._clock,
         )
         self._runs[backend.name] = run

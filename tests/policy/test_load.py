@@ -48,6 +48,7 @@ dense_cpu_layers = "partial"
 ctx = 4096
 parallel = 2
 keep_alive = -1
+hang_timeout = "1m"
 engine = "hosted"
 command = ["x", "{port}"]
 split = "separate"
@@ -63,6 +64,7 @@ dense_cpu_layers = 3
 ctx = 16384
 parallel = 1
 keep_alive = 0
+hang_timeout = 0
 engine = "command"
 command = ["serve", "--port={port}", ""]
 split = "move"
@@ -107,6 +109,7 @@ def test_every_key_is_read(valid: Valid, tmp_path: Path, env: dict[str, str]) ->
     assert model.base == "plain"
     assert (model.aliases, model.mode) == (("gpt-4o", "big"), "embedding")
     assert (model.moe_cpu_layers, model.ctx, model.parallel) == (24, 16384, 1)
+    assert (policies.defaults.hang_timeout_s, model.hang_timeout_s) == (60.0, 0.0)
     assert (model.keep_alive_s, model.engine) == (0.0, "command")
     assert model.command == ("serve", "--port={port}", "")
     assert (model.split, model.repack, model.args) == ("move", "on", ("--flag", ""))

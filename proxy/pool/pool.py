@@ -158,8 +158,9 @@ class Pool:
         """Unload the backend with this id, or all of this model; returns how many, once they are
         gone.
 
-        Running requests are finished first, however long they take; a process that does not end
-        after that is given up (`proxy.pool.process_run`). Cancelling this does not undo it.
+        Running requests are finished first, however long they take, unless it hangs
+        (`end_hanging`); a process that does not end after that is given up
+        (`proxy.pool.process_run`). Cancelling this does not undo it.
         """
         named = [b for b in self.backends() if target in (b.id, b.options.model)]
         going = [b for b in named if b.state is not BackendState.GONE]

@@ -237,6 +237,34 @@ async def test_it_can_be_got_rid_of_while_it_hangs(how: str, tmp_path: Path) -> 
         assert [b for b in pool.backends() if b.state != "gone"] == []
 
 
+@pytest.mark.parametrize("at", ["idle", "loading", "moving"])
+async def test_an_unload_ends_although_the_worker_is_stopped(at: str, tmp_path: Path) -> None:
+    async with rpc_server() as rpc, served(tmp_path, rpc=[rpc], moe_cpu_layers="full") as there:
+        pool = there.app.services.pool
+        if at != "loading":
+            await ask(there)
+        if at != "idle":
+            os.kill(rpc.pid, signal.SIGSTOP)
+        body = SHORT | {"moe_cpu_layers": 0} if at == "moving" else SHORT
+        asked = None if at == "idle" else asyncio.ensure_future(ask(there, body))
+        await until(lambda: [b for b in pool.backends() if b.engine.pid], "it is there")
+        old = backend_of(there)
+        await until(lambda: at == "idle" or old.in_flight or old.waiting, "somebody wants it")
+        if at == "loading":
+            folder = Path(old.engine.address.socket or "").parent
+            await until(lambda: any(folder.glob("*.control")), "it loads")
+        send(old, signal.SIGSTOP)
+
+        unload = asyncio.ensure_future(pool.unload(old.id))
+        await until(lambda: old.state in ("stopping", "gone"), "it is to end")
+        os.kill(rpc.pid, signal.SIGCONT)
+
+        assert await unload == 1
+        assert old.state == "gone"
+        if asked is not None:
+            await asked
+
+
 async def test_one_that_goes_on_again_in_time_is_left_alone(tmp_path: Path) -> None:
     """While it is silent, nothing is claimed of it."""
     async with served(tmp_path, policy=LATE) as there:

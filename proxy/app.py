@@ -52,6 +52,8 @@ from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Resolver
 from proxy.routing.router import Router
+from proxy.slots.files import SlotFiles
+from proxy.slots.keeper import PromptKeeper
 from proxy.startup import good_policies, listening_sockets, runtime_folder, url_of
 from proxy.tasks import Loops
 
@@ -127,8 +129,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stack.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
 
         hooks = Hooks()
+        slot_files = SlotFiles(runtime_dir / "slots")
         pool = Pool(
-            _engine_maker(runtime_dir, log_buffer, lambda: policies.current),
+            _engine_maker(runtime_dir, slot_files.folder, log_buffer, lambda: policies.current),
             hooks=hooks,
             max_queue=server.max_queue,
             clock=clock,
@@ -180,11 +183,24 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             measured=floor_by_bench(lambda: policies.current),
         )
         stack.push_async_callback(control.controller.close)
+        keeper = PromptKeeper(
+            backends=pool.backends,
+            files=slot_files,
+            keep_bytes=lambda: policies.current.server.keep_prompts_bytes,
+            events=events,
+        )
+        # Last: which files a model has is looked at when everything else is done.
+        hooks.subscribe(
+            before_start=keeper.before_start,
+            loaded=keeper.loaded,
+            before_stop=keeper.before_stop,
+            gone=keeper.gone,
+        )
         await stack.enter_async_context(loops.background(memory.run, name="memory"))
         await memory.fresh()  # whoever asks, from the first request on, finds the host's memory
 
         for listener in (
-            _apply_server(pool),
+            _apply_server(pool, keeper),
             dirs.policies_changed,
             control.controller.policies_changed,
         ):
@@ -198,7 +214,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             resolver=resolver,
             pool=pool,
             planner=planner,
-            router=Router(planner, pool, control.controller),
+            router=Router(planner, pool, control.controller, keeper.arriving),
             desired=control.desired,
             controller=control.controller,
             events=events,
@@ -240,7 +256,10 @@ def _policy_of(name: str, resolver: Resolver, policies: Policies) -> ModelPolicy
 
 
 def _engine_maker(
-    runtime_dir: Path, log_buffer: LogBuffer, policies: Callable[[], Policies]
+    runtime_dir: Path,
+    slot_folder: Path,
+    log_buffer: LogBuffer,
+    policies: Callable[[], Policies],
 ) -> Callable[[str, LoadOptions], Engine]:
     rpc_names = RpcNames()
 
@@ -250,14 +269,22 @@ def _engine_maker(
         rpc_names.know(policies().devices.rpc)
         names = rpc_names.of(options.rpc)
         return HostedEngine(
-            backend_id, options, runtime_dir=runtime_dir, log_buffer=log_buffer, names=names
+            backend_id,
+            options,
+            runtime_dir=runtime_dir,
+            log_buffer=log_buffer,
+            names=names,
+            slot_folder=slot_folder,
         )
 
     return make
 
 
-def _apply_server(pool: Pool) -> Callable[[Policies, Policies, Changes], Coroutine[Any, Any, None]]:
+def _apply_server(
+    pool: Pool, keeper: PromptKeeper
+) -> Callable[[Policies, Policies, Changes], Coroutine[Any, Any, None]]:
     async def apply(_: Policies, new: Policies, changes: Changes) -> None:
         pool.limit_queue(new.server.max_queue)
+        keeper.trim()
 
     return apply

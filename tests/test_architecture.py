@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "api": "catalog dialect engine errors hub memory observe policy pool routing split tasks "
     "upstream version",
     "app": "api catalog clock control engine errors memory observe placement policy pool routing "
-    "startup tasks",
+    "slots startup tasks",
     "bench": "api app control engine errors placement policy pool routing",
     "catalog": "errors split",
     "cli": "app bench catalog control demo engine errors hub memory observe placement policy "
@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "policy": "engine errors observe split",
     "pool": "clock engine errors observe tasks",
     "routing": "catalog engine errors placement policy pool split tasks",
+    "slots": "catalog engine errors memory observe placement pool tasks upstream",
     "split": "errors",
     "startup": "errors policy",
     "tasks": "clock",

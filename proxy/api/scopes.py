@@ -1,6 +1,7 @@
 """Which requests change the machine rather than use it, so that not every key may make them."""
 
 from typing import Final
+from urllib.parse import unquote
 
 # What Ollama's API changes. `/api/generate` and the like load and unload models as they need them.
 _CHANGES: Final = frozenset(
@@ -31,3 +32,11 @@ def _is_use(path: str) -> bool:
     """Whether a path to a model's own server is one of those that answer: others save and erase
     its slots, or change its settings."""
     return path.endswith(_ANSWERS)
+
+
+def acts_on_slots(method: str, path: str) -> bool:
+    """Whether a request to a model's own server would save, restore or erase a slot. `path` is as
+    it was sent; llama-server decodes it, in ways of its own too (%uXXXX)."""
+    if method in _LOOKS:
+        return False
+    return "%u" in path.lower() or "slots" in unquote(path).split("/")

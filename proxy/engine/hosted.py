@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.engine.arguments import server_arguments
+from proxy.engine.arguments import server_arguments, slot_arguments
 from proxy.engine.control_client import ANSWER_S, NEWS_S, ControlClient, Event
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
@@ -39,16 +39,18 @@ class HostedEngine:
         runtime_dir: Path,
         log_buffer: LogBuffer,
         names: Mapping[str, str] | None = None,
+        slot_folder: Path | None = None,
         answer_s: float = ANSWER_S,
         news_s: float = NEWS_S,
     ) -> None:
         """`runtime_dir` is for the sockets; a Unix socket's path may have 107 bytes, so it has to
         be short. `names`: the worker's own name of a device -> the one used here, where it differs.
+        `slot_folder`: where its slots can be saved; None: nowhere.
         `answer_s`: how long an answer of the worker's is waited for, `news_s`: for news of a move.
         """
         self._names = dict(names or {})
         self._own_names = {outside: own for own, outside in self._names.items()}
-        self._options = options
+        self._options, self._slot_folder = options, slot_folder
         self._socket = runtime_dir / f"{backend_id}.sock"
         self._control = runtime_dir / f"{backend_id}.control"
         self._child = ChildProcess(
@@ -84,6 +86,7 @@ class HostedEngine:
                 for part in ("--no-attention", name)
             ),
             "--",
+            *slot_arguments(options, self._slot_folder),
             *server_arguments(options),
         ]
 

@@ -57,14 +57,14 @@ class Carrier:
         slots = await self._worth_saving(old, last=last)
         if not slots:
             return
-        why = await self._why_not(old, new.backend.options, new.stamp)
+        why, size = await self._judge(old, new.backend.options, new.stamp)
         for slot in slots:
             old.dealt_with[slot.id] = slot.task
             place = None if why else await self._place(slot, old, new)
             reason = why or why_not_this(slot, new.backend.options, place)
             if reason is not None:
                 outcome.lost(slot.tokens, reason)
-            elif saved := await self._save(old, slot, outcome):
+            elif saved := await self._save(old, slot, size, outcome):
                 try:
                     # A request may have come for that place while the slot was saved.
                     place = await self._place(slot, old, new)
@@ -79,13 +79,15 @@ class Carrier:
         """Save what `old` has, for later; `room_bytes` at most, where there is such a limit. Raises
         SlotError where it does not even tell of its slots."""
         slots = await self._worth_saving(old, last=True)
-        why = await self._why_not(old, old.backend.options, old.stamp) if slots else None
         found: list[Saved] = []
+        if not slots:
+            return found
+        why, size = await self._judge(old, old.backend.options, old.stamp)
         for slot in slots:
             reason = why or why_not_this(slot, old.backend.options, slot.id)
             if reason is not None:
                 outcome.lost(slot.tokens, reason)
-            elif saved := await self._save(old, slot, outcome, room_bytes):
+            elif saved := await self._save(old, slot, size, outcome, room_bytes):
                 outcome.kept(saved.tokens, saved.bytes)
                 found.append(saved)
                 room_bytes = None if room_bytes is None else room_bytes - saved.bytes
@@ -129,30 +131,41 @@ class Carrier:
             return next((p.id for p in places if p.id == before[1] and p.task is None), None)
         return next(iter(unused(places, new.filled)), None)
 
-    async def _why_not(self, old: Holder, new: LoadOptions, stamp: Stamp | None) -> str | None:
+    async def _judge(
+        self, old: Holder, new: LoadOptions, stamp: Stamp | None
+    ) -> tuple[str | None, int]:
+        """Why nothing of `old` is of use to `new`, or None; and how large a slot is for each
+        token."""
         if old.stamp is None or stamp is None:
-            return "the model's file changed while it was loaded"
+            return "the model's file changed while it was loaded", 0
         if old.stamp != stamp:
-            return OTHER_FILE
-        return await asyncio.to_thread(_why_not_by_header, old.backend.options, new)
+            return OTHER_FILE, 0
+        return await asyncio.to_thread(_judge_by_header, old.backend.options, new)
 
     async def _why_not_saved(self, saved: Saved, new: Holder) -> str | None:
         if saved.stamp != new.stamp:
             return OTHER_FILE
-        return await asyncio.to_thread(_why_not_by_header, saved.options, new.backend.options)
+        return (await asyncio.to_thread(_judge_by_header, saved.options, new.backend.options))[0]
 
     # --- files ---
 
     async def _save(
-        self, old: Holder, slot: Slot, outcome: Outcome, limit_bytes: int | None = None
+        self,
+        old: Holder,
+        slot: Slot,
+        bytes_each: int,
+        outcome: Outcome,
+        limit_bytes: int | None = None,
     ) -> Saved | None:
         backend, stamp = old.backend, old.stamp
         room = await asyncio.to_thread(self._files.room_bytes)
         if limit_bytes is not None:
             room = min(room, limit_bytes)
-        size = bytes_a_token(backend.engine.known(), backend.options) * (slot.tokens or 0)
+        size = bytes_each * (slot.tokens or 0)
         if stamp is None or size >= room:
-            outcome.lost(slot.tokens, f"there is no room for it: {size:.0f} of {room} bytes")
+            outcome.lost(
+                slot.tokens, f"there is no room for it: {size} bytes, and there are {room}"
+            )
             return None
         file, whole = self._files.new_name(backend.id), False
         try:
@@ -195,10 +208,11 @@ def stamp_of(options: LoadOptions) -> Stamp | None:
     )
 
 
-def _why_not_by_header(old: LoadOptions, new: LoadOptions) -> str | None:
+def _judge_by_header(old: LoadOptions, new: LoadOptions) -> tuple[str | None, int]:
     """Blocks."""
     try:
         header = read_header(old.path)
     except (GgufError, OSError) as error:
-        return f"the model's header cannot be read: {reason_of(error)}"
-    return why_not_kept(old, header) or why_not_taken(old, new, header)
+        return f"the model's header cannot be read: {reason_of(error)}", 0
+    why = why_not_kept(old, header) or why_not_taken(old, new, header)
+    return why, bytes_a_token(header)

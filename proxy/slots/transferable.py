@@ -13,9 +13,10 @@ from typing import Final, TypeAlias
 from proxy.catalog.gguf import Header
 from proxy.engine.arguments import saves_slots
 from proxy.engine.llama_args import option_of
-from proxy.engine.types import LoadOptions, Status
+from proxy.engine.types import LoadOptions
 from proxy.placement.attention import CACHELESS, GUESSED, attention_of
 
+KV_BYTES: Final = 2  # of one element, unless args say otherwise
 # A shorter prompt is read again in the time that it takes to ask.
 FEWEST_TOKENS: Final = 256
 NO_PLACE: Final = "requests have taken all slots that it could be in"
@@ -108,8 +109,8 @@ def unused(slots: Iterable[Slot], filled: Set[int]) -> list[int]:
     return sorted(slot.id for slot in slots if slot.task is None and slot.id not in filled)
 
 
-def bytes_a_token(status: Status, options: LoadOptions) -> float:
-    """How large a slot is for each token in it, by what the cache takes as a whole; 0 where that is
-    not known."""
-    held = sum(kinds.get("kv", 0) for kinds in status.held.values())
-    return held / (options.ctx * options.parallel)
+def bytes_a_token(header: Header) -> int:
+    """How large a slot is at most for each token in it, but for a small part that is as large for
+    one token as for many; quantised caches are smaller."""
+    layers = attention_of(header)
+    return KV_BYTES * sum(x.key_width + x.value_width + x.indexer_width for x in layers)

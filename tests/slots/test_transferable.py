@@ -7,7 +7,7 @@ import pytest
 
 from proxy.catalog.gguf import Header
 from proxy.catalog.gguf_reader import read_header
-from proxy.engine.types import LoadOptions, Status
+from proxy.engine.types import LoadOptions
 from proxy.slots.transferable import (
     FEWEST_TOKENS,
     Slot,
@@ -184,8 +184,6 @@ def test_single_slots_may_be_left() -> None:
     assert why_not_this(slot(), OPTIONS, None) is not None
 
 
-def test_a_size_is_told_by_what_the_cache_takes() -> None:
-    held = {"CPU": {"kv": 3000, "weights": 9}, "CUDA0": {"kv": 5192}}
-
-    assert bytes_a_token(Status(2, held=held), OPTIONS) == 1.0
-    assert bytes_a_token(Status(2), OPTIONS) == 0.0
+def test_a_size_is_told_by_the_header() -> None:
+    """Two layers, two heads of 32 for keys and as many for values, two bytes each."""
+    assert bytes_a_token(header()) == 2 * (2 * 32 + 2 * 32) * 2

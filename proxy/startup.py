@@ -3,6 +3,7 @@
 import errno
 import ipaddress
 import os
+import resource
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,20 @@ log = structlog.get_logger()
 OLLAMA_PORT = 11434
 # A Unix socket's path has at most 107 bytes; the rest is for "/", a backend's id and an ending.
 LONGEST_RUNTIME_DIR = 80
+FILES = 65536
 
 
 class StartupError(Exception):
     """Why the proxy does not start, for people; one line or several."""
+
+
+def allow_many_files() -> None:
+    """As many open files as this process may have: each connection is one, and systems begin with
+    1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def good_policies(path: Path | None, env: Mapping[str, str]) -> Loaded:

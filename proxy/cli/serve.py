@@ -19,7 +19,7 @@ from proxy.cli.text import greeting
 from proxy.observe import log as logging
 from proxy.observe.notify import feed_watchdog, notify, watchdog_interval_s
 from proxy.passed_sockets import VARIABLES
-from proxy.startup import StartupError
+from proxy.startup import StartupError, allow_many_files
 from proxy.tasks import spawn
 from proxy.version import own_version
 
@@ -33,6 +33,7 @@ def main(settings: Settings) -> int:
     logging.setup(settings.log_format, settings.log_level)
     # The watchdog's SIGABRT, or a crash in C code, says where every thread was.
     faulthandler.enable()
+    allow_many_files()
     for name in VARIABLES:
         os.environ.pop(name, None)  # they are ours, not our workers'
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -12,9 +12,9 @@ from pathlib import Path
 import structlog
 
 from proxy.errors import reason_of
-from proxy.passed_sockets import NotListening, passed_sockets
 from proxy.policy.load import Loaded, load
 from proxy.policy.warnings import warnings_of
+from proxy.service.passed_sockets import NotListening, passed_sockets
 
 log = structlog.get_logger()
 

@@ -22,8 +22,8 @@ MAY_IMPORT = {
     "startup tasks",
     "bench": "api app control engine errors placement policy pool routing",
     "catalog": "errors split",
-    "cli": "app bench catalog control demo engine errors hub memory observe passed_sockets "
-    "placement policy routing split startup tasks text version",
+    "cli": "app bench catalog control demo engine errors hub memory observe placement policy "
+    "routing service split startup tasks text version",
     "clock": "",
     "control": "catalog clock engine errors memory observe placement policy pool routing split "
     "tasks text upstream",
@@ -34,13 +34,13 @@ MAY_IMPORT = {
     "hub": "catalog engine errors tasks",
     "memory": "engine tasks text",
     "observe": "clock",
-    "passed_sockets": "",
     "placement": "catalog engine split text",
     "policy": "engine errors observe split",
     "pool": "clock engine errors observe tasks",
     "routing": "catalog engine errors placement policy pool split tasks",
     "split": "errors",
-    "startup": "errors passed_sockets policy",
+    "service": "",
+    "startup": "errors policy service",
     "tasks": "clock",
     "text": "",
     "upstream": "engine errors",

@@ -17,8 +17,8 @@ from proxy.cli.client import ClientError, default_url
 from proxy.cli.output import MISUSED, OK
 from proxy.cli.text import greeting
 from proxy.observe import log as logging
-from proxy.observe.notify import feed_watchdog, notify, watchdog_interval_s
-from proxy.passed_sockets import VARIABLES
+from proxy.service.notify import feed_watchdog, notify, watchdog_interval_s
+from proxy.service.passed_sockets import VARIABLES
 from proxy.startup import StartupError, allow_many_files
 from proxy.tasks import spawn
 from proxy.version import own_version

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.passed_sockets import passed_sockets
+from proxy.service.passed_sockets import passed_sockets
 from tests.support.guard import HANG_S, until
 from tests.support.models import model
 from tests.support.policies import policies

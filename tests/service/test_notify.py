@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.observe.notify import feed_watchdog, notify, watchdog_interval_s
+from proxy.service.notify import feed_watchdog, notify, watchdog_interval_s
 
 
 def test_nobody_to_tell() -> None:

@@ -49,8 +49,10 @@ async def service(
     *arguments: str,
     sockets: Sequence[socket.socket] = (),
     env: Mapping[str, str] = os.environ,
+    within: Sequence[str] = (),
 ) -> AsyncIterator[Service]:
-    """`moe-proxy serve` as systemd starts it, with `sockets` passed to it."""
+    """`moe-proxy serve` as systemd starts it, with `sockets` passed to it. `within` is a command
+    that starts the one behind it."""
     numbers = [sock.fileno() for sock in sockets]
     passing = {
         "FDS": " ".join(map(str, numbers)),
@@ -60,6 +62,7 @@ async def service(
     command = [sys.executable, "-m", "proxy.cli.main", "serve", "--log-format", "json"]
     process = await asyncio.create_subprocess_exec(
         *(("bash", "-c", PASS, "bash") if numbers else ()),
+        *within,
         *command,
         *arguments,
         pass_fds=numbers,

@@ -132,9 +132,9 @@ def test_there_is_a_unit_for_the_machine_and_one_for_a_user() -> None:
 
 def test_an_installed_copy_has_the_units(tmp_path: Path) -> None:
     """They are links here; a copy for a service knows nothing of this folder."""
-    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", tmp_path]
-    build = [*command, "build_py", "--build-lib", tmp_path / "lib"]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
+    build = ["build_py", "--build-lib", str(tmp_path / "lib")]
+    subprocess.run(command + build, cwd=ROOT, check=True, capture_output=True)
 
     found = sorted((tmp_path / "lib" / "proxy" / "service" / "units").iterdir())
 

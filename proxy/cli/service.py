@@ -165,7 +165,10 @@ def _is_active(place: Place, name: str) -> bool:
     if place.root is not None or not shutil.which("systemctl"):
         return False
     call = place.systemctl("is-active", "--quiet", name)
-    return subprocess.run(call, check=False, timeout=SYSTEMCTL_S).returncode == 0
+    try:
+        return subprocess.run(call, check=False, timeout=SYSTEMCTL_S).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False  # what is called next says so
 
 
 def _run_all(calls: Sequence[Sequence[str]]) -> int:

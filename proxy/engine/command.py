@@ -2,6 +2,7 @@
 moved live."""
 
 import asyncio
+import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import aiohttp
 
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.gguf_reader import read_header
+from proxy.engine.environment import with_own
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
 from proxy.engine.tensor_names import EXPERTS
@@ -81,7 +83,11 @@ class CommandEngine:
         port = free_port()
         self._address = Address(port=port)
         self._child = child = ChildProcess(
-            fill_in(self._options, port), {}, self._id, on_line=self._note, ends_at_eof=False
+            fill_in(self._options, port),
+            with_own(os.environ, self._options.env),
+            self._id,
+            on_line=self._note,
+            ends_at_eof=False,
         )
         await child.start()
         self._status = await asyncio.to_thread(_status, self._options)

@@ -29,7 +29,11 @@ class LoadOptions:
     command: tuple[
         str, ...
     ] = ()  # argv of a command engine, with {port}, {model}, {moe_cpu_layers}
+    # Variables of a command engine, as with_own() of proxy/engine/environment.py takes them. No
+    # log shows them.
+    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     args: tuple[str, ...] = ()  # more llama-server arguments
+    unsafe_args: bool = False  # whether those may be that do more than serve a model
     projector: Path | None = None  # the image or audio part that goes with the model
     adapters: tuple[Path, ...] = ()  # LoRA adapters
     template: Path | None = None  # a Jinja chat template in the place of the model's own

@@ -210,7 +210,7 @@ class EmbeddedServer:
                 "llama-server's decode steps do not come through the step gate in this build"
             )
             return
-        drafts = has_drafts(command, os.environ)
+        drafts = has_drafts(command)
         experts = Experts(
             self._llama,
             gate,

@@ -31,6 +31,7 @@ STALL_S = 300.0
 # server knows.
 DEVICE: Final = "device"
 WHY_NO_MOVES: Final = "the engine is a command: only a hosted one can move experts while it runs"
+NOT_CONFINED: Final = "no: the engine is a command, and what it needs is not known"
 
 
 class CommandEngine:
@@ -77,6 +78,10 @@ class CommandEngine:
     @property
     def why_no_moves(self) -> str | None:
         return WHY_NO_MOVES
+
+    @property
+    def confined(self) -> str | None:
+        return NOT_CONFINED
 
     async def start(self) -> None:
         """Spawn it and wait until it answers a health check. Raises LoadFailed."""

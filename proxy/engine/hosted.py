@@ -18,6 +18,7 @@ import msgspec
 from proxy.engine.arguments import server_arguments
 from proxy.engine.control_client import ANSWER_S, NEWS_S, ControlClient, Event
 from proxy.engine.environment import inherited
+from proxy.engine.llama_args import unsafe_args
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
 from proxy.engine.refusals import refusals
@@ -81,6 +82,7 @@ class HostedEngine:
             *(("--fixed-split", str(options.split)) if options.split is not None else ()),
             *(("--per-token-outputs",) if options.mode != "generation" else ()),
             *(("--dense",) if options.dense else ()),
+            *(("--unconfined", why) if (why := _why_unconfined(options)) else ()),
             *(
                 part
                 for name in map(self._own, options.no_attention)
@@ -113,6 +115,10 @@ class HostedEngine:
     @property
     def why_no_moves(self) -> str | None:
         return self._last.why_no_moves
+
+    @property
+    def confined(self) -> str | None:
+        return self._last.confined
 
     async def start(self) -> None:
         """Spawn the worker and wait until it serves. Raises LoadFailed."""
@@ -232,3 +238,11 @@ class HostedEngine:
     async def stop(self, grace_s: float = 10.0) -> None:
         await self._child.stop(grace_s)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+
+def _why_unconfined(options: LoadOptions) -> str | None:
+    if not options.confine:
+        return "confine = false in its policy"
+    if options.unsafe_args and any(unsafe_args(options.args)):
+        return "unsafe_args: what they need is not known"
+    return None

@@ -41,6 +41,7 @@ class LoadOptions:
     no_attention: tuple[str, ...] = ()  # devices that are for experts only
     repack: Literal["auto", "on", "off"] = "auto"
     libdir: Path | None = None
+    confine: bool = True  # whether a hosted worker is kept from all that it need not do
     threads: int | None = None
     split: int | None = None
     # For a model without experts: its feed-forward weights are what moves, in their place.
@@ -145,6 +146,11 @@ class Engine(Protocol):
     @property
     def why_no_moves(self) -> str | None:
         """The reason why not, for people."""
+
+    @property
+    def confined(self) -> str | None:
+        """From what its process is kept, for people, or "no: " and why it is not; None as long as
+        that is not known."""
 
     async def start(self) -> None:
         """Spawn and wait until it serves. Raises LoadFailed with the engine's own last words."""

@@ -97,6 +97,7 @@ class ModelPolicy:
     engine: Literal["hosted", "command"]
     command: tuple[str, ...]
     env: Mapping[str, str]
+    confine: bool
     split: Literal["move", "separate"]
     tune: Literal["balanced", "prompt", "generation"]
     repack: Literal["auto", "on", "off"]

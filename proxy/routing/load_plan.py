@@ -175,6 +175,7 @@ def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> Load
             sorted(n for n, d in model.policies.devices.named.items() if not d.attention)
         ),
         repack=policy.repack,
+        confine=policy.confine,
         libdir=model.policies.engine.libdir,
         threads=model.policies.engine.threads,
         split=split,

@@ -28,6 +28,7 @@ DANGEROUS_NAMES = {
     "remote_policies",
     "unsafe_args",
     "backends",
+    "confine",
 }
 # Free text that only names a model.
 HARMLESS_TEXTS = {"models.*.base"}

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "bench": "api app control engine errors placement policy pool routing",
     "catalog": "errors split",
     "cli": "app bench catalog control demo engine errors hub memory observe placement policy "
-    "routing split startup tasks text version",
+    "routing service split startup tasks text version",
     "clock": "",
     "control": "catalog clock engine errors memory observe placement policy pool routing split "
     "tasks text upstream",
@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "routing": "catalog engine errors placement policy pool split tasks",
     "slots": "catalog engine errors memory observe placement pool tasks upstream",
     "split": "errors",
-    "startup": "errors policy",
+    "service": "",
+    "startup": "errors policy service",
     "tasks": "clock",
     "text": "",
     "upstream": "engine errors",

@@ -36,7 +36,7 @@ async def test_they_can_be_looked_at(client: aiohttp.ClientSession) -> None:
 
 async def test_with_a_folder_in_its_args_they_are_the_users(tmp_path: Path) -> None:
     args = ["--slot-save-path", str(tmp_path)]
-    text = policies({"m": {"path": model(layers=2), "ctx": 512, "args": args}})
+    text = policies({"m": {"path": model(layers=2), "ctx": 512, "args": args, "unsafe_args": True}})
     async with proxied(tmp_path, text) as up:
         await up.post("/completion", {"model": "m", "prompt": "once upon", "n_predict": 2})
         await up.post("/upstream/m/slots/3?action=save", FILE)

@@ -61,7 +61,7 @@ class Rig:
         return [e.to_json() for e in self.proxy.app.services.events.since(0) if e.kind == kind]
 
     async def no_file_is_left(self) -> None:
-        (folder,) = (Path(b.engine.address.socket or "").parent for b in self._serving())
+        (folder,) = (Path(b.engine.address.socket or "").parents[1] for b in self._serving())
         await until(lambda: not list((folder / "slots").iterdir()), "no slot is left in a file")
 
     def _serving(self) -> Any:
@@ -224,7 +224,7 @@ async def test_without_room_an_unload_keeps_nothing(tmp_path: Path) -> None:
 async def test_less_room_takes_files_away_at_once(tmp_path: Path) -> None:
     async with rig(tmp_path, server={"keep_prompts": "1GiB"}) as up:
         await up.say(story())
-        folder = Path(up._serving()[0].engine.address.socket).parent / "slots"
+        folder = Path(up._serving()[0].engine.address.socket).parents[1] / "slots"
         await up.proxy.post("/admin/models/m/unload")
         assert len(list(folder.iterdir())) == 1
         up._tables["server"]["keep_prompts"] = "0"
@@ -236,7 +236,7 @@ async def test_less_room_takes_files_away_at_once(tmp_path: Path) -> None:
 async def test_nothing_stays_when_the_proxy_ends(tmp_path: Path) -> None:
     async with rig(tmp_path, server={"keep_prompts": "1GiB"}) as up:
         await up.say(story())
-        folder = Path(up._serving()[0].engine.address.socket).parent
+        folder = Path(up._serving()[0].engine.address.socket).parents[1]
         await up.proxy.post("/admin/models/m/unload")
         await asyncio.wait_for(up.proxy.app.drain(), 60)
 

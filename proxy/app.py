@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from aiohttp import web
 
 from proxy.api.hosts import own_names
+from proxy.api.listener import Listener
 from proxy.api.server import make_runner
 from proxy.api.services import Services
 from proxy.api.strangers import Strangers
@@ -53,14 +53,20 @@ from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Resolver
 from proxy.routing.router import Router
-from proxy.startup import good_policies, listening_sockets, runtime_folder, url_of
+from proxy.slots.files import SlotFiles
+from proxy.slots.keeper import PromptKeeper
+from proxy.startup import (
+    good_policies,
+    listening_sockets,
+    runtime_folder,
+    sockets_from_systemd,
+    url_of,
+    url_of_socket,
+)
 from proxy.tasks import Loops
 from proxy.upstream.open_calls import OpenCalls
 
 log = structlog.get_logger()
-
-# 0 would mean to wait for ever.
-AT_ONCE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +87,18 @@ class Running:
 
     services: Services
     url: str
-    _runner: web.AppRunner
+    _listener: Listener
+
+    async def answers(self, within_s: float) -> bool:
+        """Whether clients get an answer now."""
+        return await self._listener.answers(within_s)
 
     async def drain(self) -> None:
         """Let what runs end within the policies' drain time. Whoever comes meanwhile is told to
         come again, by a 503 with Retry-After: a closed port would look like a proxy that is not
-        there, for which few clients wait."""
+        there, for which few clients wait. Where systemd keeps the port open, they wait in its queue
+        for our successor instead."""
+        await self._listener.leave()
         server = self.services.policies.current.server
         log.info(
             "draining",
@@ -98,11 +110,9 @@ class Running:
 
     async def kill(self) -> None:
         """End every worker and every connection, whatever they are at."""
-        for site in list(self._runner.sites):
-            await site.stop()
+        await self._listener.let_nobody_in()
         await self.services.pool.kill()
-        if self._runner.server:
-            await self._runner.server.shutdown(AT_ONCE_S)
+        await self._listener.kill()
 
 
 @asynccontextmanager
@@ -120,7 +130,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         server = policies.current.server
         host = server.host if settings.host is None else settings.host
         port = server.port if settings.port is None else settings.port
-        sockets = listening_sockets(host, port, keys=server.api_keys_file is not None)
+        keys = server.api_keys_file is not None
+        passed = sockets_from_systemd(settings.env, keys=keys)
+        sockets = passed or listening_sockets(host, port, keys=keys)
         for sock in sockets:
             stack.callback(sock.close)
 
@@ -129,8 +141,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stack.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
 
         hooks = Hooks()
+        slot_files = SlotFiles(runtime_dir / "slots")
         pool = Pool(
-            _engine_maker(runtime_dir, log_buffer, lambda: policies.current),
+            _engine_maker(runtime_dir, slot_files.folder, log_buffer, lambda: policies.current),
             hooks=hooks,
             max_queue=server.max_queue,
             clock=clock,
@@ -192,15 +205,28 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         hooks.subscribe(gone=hangs.gone)
         await stack.enter_async_context(loops.background(hangs.run, name="hangs"))
+        keeper = PromptKeeper(
+            backends=pool.backends,
+            files=slot_files,
+            keep_bytes=lambda: policies.current.server.keep_prompts_bytes,
+            events=events,
+        )
+        # Last: which files a model has is looked at when everything else is done.
+        hooks.subscribe(
+            before_start=keeper.before_start,
+            loaded=keeper.loaded,
+            before_stop=keeper.before_stop,
+            gone=keeper.gone,
+        )
         await stack.enter_async_context(loops.background(memory.run, name="memory"))
         await memory.fresh()  # whoever asks, from the first request on, finds the host's memory
 
-        for listener in (
-            _apply_server(pool),
+        for follower in (
+            _apply_server(pool, keeper),
             dirs.policies_changed,
             control.controller.policies_changed,
         ):
-            policies.subscribe(listener)
+            policies.subscribe(follower)
         follow = partial(policies.follow, settings.policies, settings.env)
         await stack.enter_async_context(loops.background(follow, name="policies"))
 
@@ -210,7 +236,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             resolver=resolver,
             pool=pool,
             planner=planner,
-            router=Router(planner, pool, control.controller),
+            router=Router(planner, pool, control.controller, keeper.arriving),
             desired=control.desired,
             controller=control.controller,
             events=events,
@@ -227,14 +253,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         stack.callback(services.warm.close)
         runner = make_runner(services)
-        await runner.setup()
+        listener = Listener(runner, sockets, inherited=bool(passed))
         stack.push_async_callback(runner.cleanup)
-        for sock in sockets:
-            await web.SockSite(runner, sock, backlog=1024).start()
-        url = url_of(host, sockets[0].getsockname()[1])
+        await listener.start()
+        url = url_of_socket(passed[0]) if passed else url_of(host, sockets[0].getsockname()[1])
         files = [str(file) for file in policies.newest.files]
         events.publish("serving", url=url, files=files, models=len(catalog.list()))
-        yield Running(services, url, runner)
+        yield Running(services, url, listener)
 
 
 async def _options_for(
@@ -254,7 +279,10 @@ def _policy_of(name: str, resolver: Resolver, policies: Policies) -> ModelPolicy
 
 
 def _engine_maker(
-    runtime_dir: Path, log_buffer: LogBuffer, policies: Callable[[], Policies]
+    runtime_dir: Path,
+    slot_folder: Path,
+    log_buffer: LogBuffer,
+    policies: Callable[[], Policies],
 ) -> Callable[[str, LoadOptions], Engine]:
     rpc_names = RpcNames()
 
@@ -264,14 +292,22 @@ def _engine_maker(
         rpc_names.know(policies().devices.rpc)
         names = rpc_names.of(options.rpc)
         return HostedEngine(
-            backend_id, options, runtime_dir=runtime_dir, log_buffer=log_buffer, names=names
+            backend_id,
+            options,
+            runtime_dir=runtime_dir,
+            log_buffer=log_buffer,
+            names=names,
+            slot_folder=slot_folder,
         )
 
     return make
 
 
-def _apply_server(pool: Pool) -> Callable[[Policies, Policies, Changes], Coroutine[Any, Any, None]]:
+def _apply_server(
+    pool: Pool, keeper: PromptKeeper
+) -> Callable[[Policies, Policies, Changes], Coroutine[Any, Any, None]]:
     async def apply(_: Policies, new: Policies, changes: Changes) -> None:
         pool.limit_queue(new.server.max_queue)
+        keeper.trim()
 
     return apply

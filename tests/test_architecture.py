@@ -19,11 +19,11 @@ MAY_IMPORT = {
     "api": "catalog dialect engine errors hub memory observe policy pool routing split tasks "
     "upstream version",
     "app": "api catalog clock control engine errors memory observe placement policy pool routing "
-    "startup tasks upstream",
+    "slots startup tasks upstream",
     "bench": "api app control engine errors placement policy pool routing",
     "catalog": "errors split",
     "cli": "app bench catalog control demo engine errors hub memory observe placement policy "
-    "routing split startup tasks text version",
+    "routing service split startup tasks text version",
     "clock": "",
     "control": "catalog clock engine errors memory observe placement policy pool routing split "
     "tasks text upstream",
@@ -38,8 +38,10 @@ MAY_IMPORT = {
     "policy": "engine errors observe split",
     "pool": "clock engine errors observe tasks",
     "routing": "catalog engine errors placement policy pool split tasks",
+    "slots": "catalog engine errors memory observe placement pool tasks upstream",
     "split": "errors",
-    "startup": "errors policy",
+    "service": "",
+    "startup": "errors policy service",
     "tasks": "clock",
     "text": "",
     "upstream": "engine errors",

@@ -1,6 +1,7 @@
 """The command `serve`: one proxy for the life of this process, and the signals that end it."""
 
 import asyncio
+import faulthandler
 import os
 import signal
 import sys
@@ -16,7 +17,8 @@ from proxy.cli.client import ClientError, default_url
 from proxy.cli.output import MISUSED, OK
 from proxy.cli.text import greeting
 from proxy.observe import log as logging
-from proxy.observe.notify import feed_watchdog, notify, watchdog_interval_s
+from proxy.service.notify import feed_watchdog, notify, watchdog_interval_s
+from proxy.service.passed_sockets import VARIABLES
 from proxy.startup import StartupError, allow_many_files
 from proxy.tasks import spawn
 from proxy.version import own_version
@@ -29,7 +31,11 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 def main(settings: Settings) -> int:
     """Serve until a signal ends it; returns the exit status."""
     logging.setup(settings.log_format, settings.log_level)
+    # The watchdog's SIGABRT, or a crash in C code, says where every thread was.
+    faulthandler.enable()
     allow_many_files()
+    for name in VARIABLES:
+        os.environ.pop(name, None)  # they are ours, not our workers'
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             hurried = runner.run(_serve(settings))
@@ -87,7 +93,8 @@ def _watchdog(proxy: Running, settings: Settings) -> AbstractAsyncContextManager
     interval_s = watchdog_interval_s(settings.env)
     if interval_s is None:
         return nullcontext()
-    return proxy.services.loops.background(partial(feed_watchdog, interval_s), name="watchdog")
+    feed = partial(feed_watchdog, interval_s, proxy.answers, settings.env)
+    return proxy.services.loops.background(feed, name="watchdog")
 
 
 async def _cancel(task: "asyncio.Task[object]") -> None:

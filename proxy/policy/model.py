@@ -26,6 +26,7 @@ class Server:
     max_queue: int
     max_body_bytes: int
     max_bodies_bytes: int
+    keep_prompts_bytes: int
     drain_s: float
 
 
@@ -97,12 +98,15 @@ class ModelPolicy:
     hang_timeout_s: float
     engine: Literal["hosted", "command"]
     command: tuple[str, ...]
+    env: Mapping[str, str]
+    confine: bool
     split: Literal["move", "separate"]
     tune: Literal["balanced", "prompt", "generation"]
     repack: Literal["auto", "on", "off"]
     rpc: tuple[str, ...]
     params: Mapping[str, object]
     args: tuple[str, ...]
+    unsafe_args: bool
     written: frozenset[str] = field(default=frozenset(), compare=False)
 
 

@@ -186,6 +186,8 @@ class Pool:
         What is left after `timeout_s` is ended. Returns when no process is left; one that does not
         even end when it is killed is given up after a minute.
         """
+        for run in self._runs.values():
+            run.hurry()
         self._tell(Drain())
         try:
             await asyncio.wait_for(self._until(self._empty), timeout_s)
@@ -288,11 +290,13 @@ class Pool:
         run = ProcessRun(
             backend,
             self._tell,
-            before_start=self.hooks.before_start,
+            hooks=self.hooks,
             # One that hangs is not going to make use of it.
             grace_s=lambda: min(self._grace_s, HANGS_GRACE_S) if backend.fault else self._grace_s,
             clock=self._clock,
         )
+        if self.draining:
+            run.hurry()
         self._runs[backend.name] = run
         self._events.publish(
             "backend_starting",

@@ -22,6 +22,7 @@ remote_policies = true
 max_queue = 9
 max_body = "1MiB"
 max_bodies = "8MiB"
+keep_prompts = "8GiB"
 drain = "1m"
 [catalog]
 dirs = ["/models", "~/models", "more"]
@@ -51,6 +52,8 @@ keep_alive = -1
 hang_timeout = "1m"
 engine = "hosted"
 command = ["x", "{port}"]
+env = { GIVEN = "0" }
+confine = false
 split = "separate"
 tune = "prompt"
 repack = "off"
@@ -67,12 +70,15 @@ keep_alive = 0
 hang_timeout = 0
 engine = "command"
 command = ["serve", "--port={port}", ""]
+env = { GIVEN = "1" }
+confine = true
 split = "move"
 tune = "generation"
 repack = "on"
 mode = "embedding"
 params = { temperature = 1.0, stop = ["a"], deep = { x = true } }
 args = ["--flag", ""]
+unsafe_args = true
 [models.plain]
 """
 
@@ -93,6 +99,7 @@ def test_every_key_is_read(valid: Valid, tmp_path: Path, env: dict[str, str]) ->
     assert server.remote_policies is True
     assert (server.max_body_bytes, server.drain_s) == (2**20, 60.0)
     assert server.max_bodies_bytes == 2**23
+    assert server.keep_prompts_bytes == 2**33
     assert catalog.dirs == (Path("/models"), home / "models", tmp_path / "more")
     assert (catalog.ollama, catalog.ollama_dir) == (False, tmp_path / "store")
     assert catalog.state == home / "state"
@@ -112,6 +119,7 @@ def test_every_key_is_read(valid: Valid, tmp_path: Path, env: dict[str, str]) ->
     assert (policies.defaults.hang_timeout_s, model.hang_timeout_s) == (60.0, 0.0)
     assert (model.keep_alive_s, model.engine) == (0.0, "command")
     assert model.command == ("serve", "--port={port}", "")
+    assert (model.env, model.confine, model.unsafe_args) == ({"GIVEN": "1"}, True, True)
     assert (model.split, model.repack, model.args) == ("move", "on", ("--flag", ""))
     assert (model.tune, policies.defaults.tune) == ("generation", "prompt")
     assert (model.dense_cpu_layers, policies.defaults.dense_cpu_layers) == (3, "auto")

@@ -173,7 +173,7 @@ async def test_one_that_is_stopped_while_it_loads(tmp_path: Path) -> None:
 
         async def loads() -> bool:
             folder = Path(backend_of(there).engine.address.socket or "").parent
-            return backend_of(there).engine.pid is not None and any(folder.glob("*.control"))
+            return backend_of(there).engine.pid is not None and any(folder.glob("control"))
 
         await until(lambda: pool.backends(), "it begins")
         await until(loads, "it loads")
@@ -252,7 +252,7 @@ async def test_an_unload_ends_although_the_worker_is_stopped(at: str, tmp_path: 
         await until(lambda: at == "idle" or old.in_flight or old.waiting, "somebody wants it")
         if at == "loading":
             folder = Path(old.engine.address.socket or "").parent
-            await until(lambda: any(folder.glob("*.control")), "it loads")
+            await until(lambda: any(folder.glob("control")), "it loads")
         send(old, signal.SIGSTOP)
 
         unload = asyncio.ensure_future(pool.unload(old.id))
@@ -330,7 +330,7 @@ async def test_garbage_and_lost_files_harm_nobody(tmp_path: Path) -> None:
         await ask(there)
         backend = backend_of(there)
         server = Path(backend.engine.address.socket or "")
-        control = server.with_suffix(".control")
+        control = server.with_name("control")
         for path in (server, control):
             for garbage in (b"\x00\xff\n" * 100, b"{" * (1 << 21), b'{"id": "x", "op": 7}\n'):
                 reader, writer = await asyncio.open_unix_connection(str(path))

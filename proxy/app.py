@@ -4,10 +4,9 @@ their lifetimes.
 
 import asyncio
 import os
-import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,8 +32,9 @@ from proxy.engine.command import CommandEngine
 from proxy.engine.hosted import HostedEngine
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.rpc_names import RpcNames
+from proxy.engine.runtime_dir import runtime_dir
 from proxy.engine.types import Engine, LoadOptions, Mode
-from proxy.errors import ModelNotFound
+from proxy.errors import ModelNotFound, reason_of
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.observe import log as logging
@@ -52,7 +52,7 @@ from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Resolver
 from proxy.routing.router import Router
-from proxy.startup import good_policies, listening_sockets, runtime_folder, url_of
+from proxy.startup import StartupError, good_policies, listening_sockets, url_of
 from proxy.tasks import Loops
 
 log = structlog.get_logger()
@@ -123,12 +123,11 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             stack.callback(sock.close)
 
         log_buffer = LogBuffer()
-        runtime_dir = runtime_folder(settings.env)
-        stack.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
+        folder = stack.enter_context(_sockets_folder(settings.env))
 
         hooks = Hooks()
         pool = Pool(
-            _engine_maker(runtime_dir, log_buffer, lambda: policies.current),
+            _engine_maker(folder, log_buffer, lambda: policies.current),
             hooks=hooks,
             max_queue=server.max_queue,
             clock=clock,
@@ -239,8 +238,20 @@ def _policy_of(name: str, resolver: Resolver, policies: Policies) -> ModelPolicy
         return policies.for_model(name)
 
 
+@contextmanager
+def _sockets_folder(env: Mapping[str, str]) -> Iterator[Path]:
+    """For the workers' sockets. Raises StartupError."""
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(runtime_dir(env))
+        except OSError as error:
+            why = f"cannot make a folder for the workers' sockets: {reason_of(error)}"
+            raise StartupError(f"{why}: {error.filename}") from error
+        yield folder
+
+
 def _engine_maker(
-    runtime_dir: Path, log_buffer: LogBuffer, policies: Callable[[], Policies]
+    folder: Path, log_buffer: LogBuffer, policies: Callable[[], Policies]
 ) -> Callable[[str, LoadOptions], Engine]:
     rpc_names = RpcNames()
 
@@ -250,7 +261,7 @@ def _engine_maker(
         rpc_names.know(policies().devices.rpc)
         names = rpc_names.of(options.rpc)
         return HostedEngine(
-            backend_id, options, runtime_dir=runtime_dir, log_buffer=log_buffer, names=names
+            backend_id, options, runtime_dir=folder, log_buffer=log_buffer, names=names
         )
 
     return make

@@ -1,10 +1,8 @@
-"""What has to be right before anything runs: policies, an address, a folder. Else why not."""
+"""What has to be right before anything runs: policies and an address. Else why not."""
 
 import errno
 import ipaddress
-import os
 import socket
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,8 +15,6 @@ from proxy.policy.warnings import warnings_of
 log = structlog.get_logger()
 
 OLLAMA_PORT = 11434
-# A Unix socket's path has at most 107 bytes; the rest is for "/", a backend's id and an ending.
-LONGEST_RUNTIME_DIR = 80
 
 
 class StartupError(Exception):
@@ -79,17 +75,6 @@ def url_of(host: str, port: int) -> str:
     """The URL for a listening address; one that means every interface is reached on loopback."""
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def runtime_folder(env: Mapping[str, str]) -> Path:
-    """A new folder for the workers' sockets that only we can enter, with a short path."""
-    wanted = env.get("XDG_RUNTIME_DIR", "")
-    parent = (
-        wanted
-        if wanted and len(wanted) < LONGEST_RUNTIME_DIR - 20 and os.access(wanted, os.W_OK)
-        else "/tmp"
-    )
-    return Path(tempfile.mkdtemp(prefix="moe-proxy-", dir=parent))
 
 
 def _hint(error: OSError, port: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
+from proxy.engine.guardian import forget_group, keep_group
 from proxy.engine.line_reader import LineReader
 from proxy.errors import LoadFailed
 from proxy.tasks import spawn
@@ -114,6 +115,8 @@ class ChildProcess:
             raise
         finally:
             os.close(theirs)
+        # However we end, its whole group ends with us.
+        keep_group(self._process.pid)
         # No await since the spawn: nothing can come in between and leave it unwatched.
         self._exit = spawn(self._reap(self._process, output, transport), name=f"{self.name}:reap")
         if self._unwanted:
@@ -207,6 +210,7 @@ class ChildProcess:
         # What the leader left behind has nobody to serve any more, and would hold memory and the
         # pipe.
         self._signal(signal.SIGKILL)
+        forget_group(process.pid)
         self._close_stdin()
         await asyncio.wait([output.ended], timeout=OUTPUT_GRACE_S)
         transport.close()

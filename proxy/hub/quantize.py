@@ -6,6 +6,7 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
+from proxy.engine.guardian import forget_group, keep_group
 from proxy.engine.installed import program
 from proxy.errors import BadRequest
 from proxy.hub.progress import PullFailed, Report
@@ -42,7 +43,9 @@ async def quantize(source: Path, target: Path, kind: str, was: str, report: Repo
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=1 << 20,
+        start_new_session=True,
     )
+    keep_group(process.pid)
     last: deque[str] = deque(maxlen=5)
     try:
         assert process.stdout is not None
@@ -57,4 +60,5 @@ async def quantize(source: Path, target: Path, kind: str, was: str, report: Repo
         if process.returncode is None:
             process.kill()
             await process.wait()
+        forget_group(process.pid)
     report(line | {"completed": size})

@@ -44,10 +44,18 @@ class Unauthorized(ProxyError):
 
 
 class Forbidden(ProxyError):
-    """A web page asks that may not, or under a name that is not this machine's."""
+    """Who asks may not: a web page, under a name that is not this machine's, or with a key whose
+    scope is too small."""
 
     status = 403
     code = "forbidden"
+
+
+class TooManyRequests(ProxyError):
+    """The API key has made as many requests as it may. Carries `retry_after_s`."""
+
+    status = 429
+    code = "rate_limit_exceeded"
 
 
 class NotFound(ProxyError):
@@ -68,6 +76,13 @@ class MethodNotAllowed(ProxyError):
 
     status = 405
     code = "method_not_allowed"
+
+
+class TooSlow(ProxyError):
+    """The body of the request did not come in time."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class Conflict(ProxyError):

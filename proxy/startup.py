@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import resource
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +16,20 @@ from proxy.policy.warnings import warnings_of
 log = structlog.get_logger()
 
 OLLAMA_PORT = 11434
+FILES = 65536
 
 
 class StartupError(Exception):
     """Why the proxy does not start, for people; one line or several."""
+
+
+def allow_many_files() -> None:
+    """As many open files as this process may have: each connection is one, and systems begin with
+    1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def good_policies(path: Path | None, env: Mapping[str, str]) -> Loaded:

@@ -3,6 +3,7 @@ line read.
 """
 
 import time
+from itertools import islice
 from typing import Any
 
 from proxy.api.services import Services
@@ -12,6 +13,7 @@ from proxy.pool.state import Backend, BackendState
 from proxy.split import plain
 from proxy.version import own_version
 
+MOST_TOLD = 100  # of what is broken: the log has all of it
 ASKABLE = (BackendState.READY, BackendState.DRAINING)
 
 
@@ -27,6 +29,11 @@ def state(services: Services) -> dict[str, Any]:
         "backends": [_backend(services, backend) for backend in services.pool.backends()],
         "queue": {"waiting": services.pool.queue_length, "max": services.pool.max_queue},
         "policies": services.policies.to_json(),
+        "keys": services.keys.usage(),
+        "unusable_models": [
+            {"where": where, "why": why}
+            for where, why in islice(services.catalog.problems.items(), MOST_TOLD)
+        ],
         "degraded": [
             {"loop": failure.loop, "since": failure.since.isoformat(), "error": failure.error}
             for failure in services.loops.degraded()

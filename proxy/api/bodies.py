@@ -2,41 +2,74 @@
 routes.
 """
 
-from typing import TypeVar
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Final, TypeVar
 
 import msgspec
 from aiohttp import web
 
-from proxy.errors import BadRequest, BodyTooLarge
+from proxy.api.services import SERVICES
+from proxy.errors import BadRequest, BodyTooLarge, TooSlow
 from proxy.policy.units import format_size
 
 T = TypeVar("T")
 
+# A body of which nothing comes for so long is given up, and one that comes slower than any line.
+STALLED_S: Final = 30.0
+SLOWEST_BYTES_PER_S: Final = 1024
+
 
 async def read_body(request: web.Request, max_bytes: int) -> bytes:
-    """The whole body. Raises BodyTooLarge, before reading where its length is announced."""
+    """The whole body. Raises BodyTooLarge, before reading where its length is announced; Busy where
+    those of all requests are too much; TooSlow for one that stops coming."""
     if (request.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
-    if request.content.is_eof():  # it came with its head, as most do
+    services = request.app[SERVICES]
+    budget, most = services.bodies, services.policies.current.server.max_bodies_bytes
+    broken = request.content.exception() is not None
+    if request.content.is_eof() and not broken:  # it came with its head, as most do
         body = request.content.read_nowait()
         if len(body) > max_bytes:
             raise _too_large(max_bytes)
+        budget.take(request, len(body), most)
         return body
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.content.iter_any():
+    async for chunk in body_chunks(request):
         size += len(chunk)
         if size > max_bytes:
             raise _too_large(max_bytes)
+        budget.take(request, len(chunk), most)
         chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def body_chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
+    """A body as it comes. Raises TooSlow where nothing comes for a while, or hardly anything."""
+    loop = asyncio.get_running_loop()
+    began_s, size = loop.time(), 0
+    while True:
+        # Who sends a byte now and then would stay for days otherwise.
+        latest_s = began_s + STALLED_S + size / SLOWEST_BYTES_PER_S
+        try:
+            async with asyncio.timeout_at(min(loop.time() + STALLED_S, latest_s)):
+                chunk = await request.content.readany()
+        except TimeoutError:
+            raise TooSlow(f"{size} bytes of the body came, and then no more in time") from None
+        except web.RequestPayloadError as error:
+            raise BadRequest("the body is broken: not what its headers say that it is") from error
+        if not chunk:
+            return
+        size += len(chunk)
+        yield chunk
 
 
 def decode_json(body: bytes, kind: type[T]) -> T:
     """A body of one of our own routes. Raises BadRequest that says where it is wrong."""
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not what is expected here: {error}") from error
     except RecursionError as error:
         raise BadRequest("the body is nested too deep") from error

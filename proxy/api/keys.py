@@ -3,67 +3,124 @@ Basic password.
 """
 
 import base64
-import binascii
 import hmac
-from collections.abc import Mapping
+import os
+import stat
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Final
 
 import structlog
 
-from proxy.errors import Unauthorized
+from proxy.api.key_file import Key, parse_keys
+from proxy.api.key_use import KeyUse
+from proxy.catalog.files import check_regular, read_small
+from proxy.errors import Forbidden, TooManyRequests, Unauthorized
 
 log = structlog.get_logger()
+
+MAX_FILE_BYTES: Final = 1 << 20
 
 
 class ApiKeys:
     """The keys of one file, read again when it changes. One that is unreadable lets nobody in."""
 
-    def __init__(self) -> None:
-        self._seen: tuple[Path, int] | None = None
-        self._keys: tuple[bytes, ...] = ()
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        # What changes: the file as it was read last, its keys, what was made of them, and whether
+        # somebody was told that everybody can read it.
+        self._seen: tuple[object, ...] | None = None
+        self._keys: tuple[Key, ...] = ()
+        self._uses: dict[bytes, KeyUse] = {}
+        self._warned: Path | None = None
 
-    def check(self, headers: Mapping[str, str], file: Path | None) -> None:
-        """Raise Unauthorized unless the request carries a key. Without a file there is nothing to
-        ask for.
+    def check(self, headers: Mapping[str, str], file: Path | None, *, admin: bool = False) -> None:
+        """Raise Unauthorized unless the request carries a key, Forbidden if it may not do what
+        needs an `admin`, TooManyRequests past its limit. Without a file there is nothing to ask
+        for.
         """
         if file is None:
             return
-        keys = self._read(file)
         given = _given(headers)
         # All are compared, all in the same time: how long it takes tells nothing about the keys.
-        matches = [hmac.compare_digest(given, key) for key in keys]
-        if not any(matches):
+        matches = [key for key in self._read(file) if hmac.compare_digest(given, key.secret)]
+        if not matches:
             what = "this API key is not known" if given else "an API key is needed"
             raise Unauthorized(f"{what}; send it as Authorization: Bearer KEY, or as x-api-key")
+        key = matches[0]
+        wait_s = self._uses[key.secret].take(key.per_minute, self._now_s())
+        if wait_s:
+            raise TooManyRequests(
+                f"this API key may make {key.per_minute} requests a minute", retry_after_s=wait_s
+            )
+        if admin and key.scope != "admin":
+            raise Forbidden(f"this API key may {key.scope} models, not change the machine")
 
-    def _read(self, file: Path) -> tuple[bytes, ...]:
+    def usage(self) -> list[dict[str, Any]]:
+        """What was made of each key since the proxy runs, or the key is there."""
+        found = []
+        for key in self._keys:
+            use = self._uses[key.secret]
+            found.append(
+                {
+                    "name": key.name,
+                    "scope": key.scope,
+                    "requests_per_minute": key.per_minute,
+                    "requests": use.requests,
+                    "refused": use.refused,
+                    "last_used": use.last_used.isoformat() if use.last_used else None,
+                }
+            )
+        return found
+
+    def _read(self, file: Path) -> tuple[Key, ...]:
         try:
-            seen = file, file.stat().st_mtime_ns
+            status = check_regular(file)
+            # Not its time alone: a file that is put in its place may have the same.
+            seen = (file, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns,
+                    status.st_ctime_ns)  # fmt: skip
             if seen != self._seen:
-                lines = (line.strip() for line in file.read_bytes().splitlines())
-                self._keys = tuple(line for line in lines if line and not line.startswith(b"#"))
+                keys, problems = parse_keys(read_small(file, MAX_FILE_BYTES))
                 self._seen = seen
-                log.info("api_keys_read", file=str(file), keys=len(self._keys))
+                self._use(keys)
+                self._tell(file, status, problems)
         except OSError as error:
             if self._seen is not None or self._keys:
                 log.error("api_keys_unreadable", file=str(file), reason=str(error))
             self._seen, self._keys = None, ()
         return self._keys
 
+    def _use(self, keys: tuple[Key, ...]) -> None:
+        known, now_s = self._uses, self._now_s()
+        self._uses = {
+            key.secret: known.get(key.secret) or KeyUse(key.per_minute, now_s) for key in keys
+        }
+        self._keys = keys
+
+    def _tell(self, file: Path, status: os.stat_result, problems: tuple[str, ...]) -> None:
+        log.info("api_keys_read", file=str(file), keys=len(self._keys))
+        for problem in problems:
+            log.warning("api_keys_line_not_used", file=str(file), problem=problem)
+        if status.st_mode & stat.S_IROTH and self._warned != file:
+            self._warned = file
+            hint = f"chmod 600 {file}"
+            log.warning("api_keys_readable_by_everybody", file=str(file), hint=hint)
+
 
 def _given(headers: Mapping[str, str]) -> bytes:
     scheme, _, credentials = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        return _as_sent(credentials)
+        return _bytes(credentials)
     if scheme.lower() == "basic":
         try:
-            decoded = base64.b64decode(_as_sent(credentials), validate=True)
-        except binascii.Error:
+            decoded = base64.b64decode(_bytes(credentials), validate=True)
+        except ValueError:
             return b""
         return decoded.partition(b":")[2]
-    return _as_sent(headers.get("x-api-key", ""))
+    return _bytes(headers.get("x-api-key", ""))
 
 
-def _as_sent(text: str) -> bytes:
-    """The bytes of a header, which need not be UTF-8."""
+def _bytes(text: str) -> bytes:
+    """A header's value as it was sent, which need not be UTF-8."""
     return text.strip().encode("utf-8", "surrogateescape")

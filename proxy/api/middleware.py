@@ -13,9 +13,10 @@ import structlog
 from aiohttp import hdrs, web
 
 from proxy.api.cors import ALLOWED_ORIGIN, is_preflight, preflight_headers
+from proxy.api.scopes import needs_admin
 from proxy.api.services import SERVICES
 from proxy.dialect.errors import dialect_of, error_body, error_headers
-from proxy.errors import MethodNotAllowed, NotFound, ProxyError
+from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
 
 log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -69,6 +70,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         status = answer.status
         return answer
     finally:
+        request.app[SERVICES].bodies.release(request)
         _count(request, request_log, status)
         # What only looks is looked at often, and is of interest when it fails.
         looks = request.method in ("GET", "HEAD") and status < FIRST_ERROR
@@ -102,6 +104,9 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except ProxyError as error:
         return error_response(request, error)
+    except RecursionError:
+        # Of a part of the body, after the whole of it just passed: nothing of ours goes so deep.
+        return error_response(request, BadRequest("the body is nested too deep"))
     except web.HTTPMethodNotAllowed as refusal:
         allowed = ", ".join(sorted(refusal.allowed_methods))
         refused = MethodNotAllowed(
@@ -128,8 +133,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Lets in who may: no page of a stranger, and then whoever has a key. Raises Forbidden and
-    Unauthorized."""
+    """Lets in who may: no page of a stranger, and then whoever has a key that may. Raises
+    Forbidden, Unauthorized and TooManyRequests."""
     services = request.app[SERVICES]
     server = services.policies.current.server
     services.strangers.check(request, server)
@@ -139,7 +144,13 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
         if is_preflight(request.method, request.headers):
             return web.Response(status=204, headers=preflight_headers(request.headers))
     if request.path not in OPEN_PATHS:
-        services.keys.check(request.headers, server.api_keys_file)
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource else ""
+        services.keys.check(
+            request.headers,
+            server.api_keys_file,
+            admin=needs_admin(request.method, route, request.rel_url.raw_path),
+        )
     return await handler(request)
 
 

@@ -5,6 +5,7 @@ production and tests.
 from aiohttp import web
 
 from proxy.api import admin, cors, llama_swap, metrics, middleware, models, passthrough
+from proxy.api.deadlines import DeadlineRunner
 from proxy.api.ollama import library, routes
 from proxy.api.services import SERVICES, Services
 
@@ -29,9 +30,8 @@ def make_app(services: Services) -> web.Application:
 
 def make_runner(services: Services) -> web.AppRunner:
     """A runner with the settings that matter: without `handler_cancellation` a client that leaves
-    would
-    not end its generation, and aiohttp's test server has another default than its runner."""
-    return web.AppRunner(
+    would not end its generation, and aiohttp's test server has another default than its runner."""
+    return DeadlineRunner(
         make_app(services),
         handler_cancellation=True,
         access_log=None,

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from proxy.api.body_budget import BodyBudget
 from proxy.api.keys import ApiKeys
 from proxy.api.strangers import Strangers
 from proxy.catalog.local import Catalog
@@ -73,6 +74,7 @@ class Services:
     started_s: float
     warm: WarmConnections = field(default_factory=WarmConnections)
     keys: ApiKeys = field(default_factory=ApiKeys)
+    bodies: BodyBudget = field(default_factory=BodyBudget)
 
     @cached_property
     def metrics(self) -> Metrics:

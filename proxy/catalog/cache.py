@@ -13,11 +13,12 @@ from typing import Any, Final
 import msgspec
 
 from proxy.catalog.entry import Entry
+from proxy.catalog.files import read_small
 from proxy.catalog.reference import Reference
 
 Signature = tuple[int, int, int]
 # A file that was written by other code, with other fields, is of no use.
-VERSION: Final = " ".join(("1", *(field.name for field in fields(Entry))))
+VERSION: Final = " ".join(("2", *(field.name for field in fields(Entry))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,9 @@ class CacheEntry:
     entry: Entry
     whole: bool  # whether all of its files were there
 
+
+# Thousands of models come to a few megabytes.
+MAX_BYTES: Final = 64 << 20
 
 # By the store's folder, then by the manifest's path below `manifests`.
 Stores = Mapping[str, Mapping[str, CacheEntry]]
@@ -44,8 +48,9 @@ def load(file: Path | None) -> Stores:
     if file is None:
         return {}
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=_File, dec_hook=_decoded)
-    except (OSError, msgspec.DecodeError):
+        data = read_small(file, MAX_BYTES)
+        found = msgspec.json.decode(data, type=_File, dec_hook=_decoded)
+    except (OSError, ValueError, RecursionError):
         return {}
     return found.stores if found.version == VERSION else {}
 
@@ -53,7 +58,11 @@ def load(file: Path | None) -> Stores:
 def save(file: Path, stores: Stores) -> None:
     """Write it in one go. A disk that is full or read-only makes the next start slower, no more."""
     found = {root: dict(cache) for root, cache in stores.items()}
-    write(file, msgspec.json.encode(_File(VERSION, found), enc_hook=_encoded))
+    try:
+        data = msgspec.json.encode(_File(VERSION, found), enc_hook=_encoded)
+    except (ValueError, OverflowError, RecursionError):
+        return  # names that are not UTF-8, or what somebody wrote into the last file
+    write(file, data)
 
 
 def write(file: Path, data: bytes) -> None:

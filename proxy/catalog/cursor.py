@@ -4,10 +4,12 @@ Its counterpart `proxy.catalog.gguf_reader` knows what they mean.
 """
 
 import struct
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from proxy.catalog.gguf import GgufError
+from proxy.catalog.limits import Limits
 
 # The largest real vocabularies (262k tokens) make headers of 20 MB.
 MAX_HEADER_BYTES: Final = 128 << 20
@@ -19,9 +21,16 @@ class Cursor:
     """Reads forward through a buffer of `read_bytes`; no step goes beyond the end of the file."""
 
     def __init__(
-        self, path: Path, file: BinaryIO, size: int, *, read_bytes: int = READ_BYTES
+        self,
+        path: Path,
+        file: FileIO,
+        size: int,
+        limits: Limits,
+        *,
+        read_bytes: int = READ_BYTES,
     ) -> None:
         self.path = path
+        self._limits = limits
         self._read_bytes = read_bytes
         self.size = size
         self._file = file
@@ -59,7 +68,13 @@ class Cursor:
         length = self.number("Q", what)
         if length > MAX_STRING_BYTES:
             raise self.error(f"{what}: a string of {length} bytes is too long")
+        self.keep(1, length, what)
         return self.take(length, what).decode("utf-8", "replace")
+
+    def keep(self, count: int, size_bytes: int, what: str) -> None:
+        """To be called before `count` values of `size_bytes` bytes together are kept."""
+        if not self._limits.keep(count, size_bytes):
+            raise self.error(f"{what}: this is more metadata than any real model has")
 
     def skip(self, count: int, what: str) -> None:
         self._check(count, what)
@@ -71,6 +86,8 @@ class Cursor:
 
     def skip_strings(self, count: int, what: str) -> None:
         """Skip over strings; written out, as a vocabulary has hundreds of thousands."""
+        if not self._limits.strings(count):
+            raise self.error(f"{what}: these are more texts than any real model has")
         unpack = struct.Struct("<Q").unpack_from
         buffer, used = self._buffer, self._used
         for _ in range(count):

@@ -6,11 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import filterfalse
 from pathlib import Path
+from typing import Final
 
 from proxy.catalog import names
 from proxy.catalog.entry import Entry
+from proxy.catalog.files import check_regular, is_regular, shown
 from proxy.catalog.gguf import GgufError
-from proxy.catalog.gguf_reader import parts_of
+from proxy.catalog.parts import parts_of
+
+# Deeper than anybody sorts models, and less than os.walk can go.
+MAX_DEPTH: Final = 64
 
 
 def scan_named(named: Mapping[str, Path], problems: dict[str, str]) -> list[Entry]:
@@ -20,12 +25,12 @@ def scan_named(named: Mapping[str, Path], problems: dict[str, str]) -> list[Entr
         try:
             entry = replace(_entry(path, name), source="policy")
             beside = [*filter(_is_text, _gguf_files(path.parent))]
-            projectors = [file for file in beside if names.is_projector(file)]
+            projectors = [file for file in beside if _is_projector(path.parent, file)]
             stems = {names.stem_of(file) for file in beside if not names.is_projector(file)}
             alone = _is_one_model(stems)
             entries.append(_with_projector(entry, projectors, alone=alone))
         except (OSError, GgufError) as error:
-            problems[name] = str(error)
+            problems[name] = shown(str(error))
     return entries
 
 
@@ -59,7 +64,7 @@ def _folders(root: Path, problems: dict[str, str]) -> Iterator[tuple[Path, list[
     seen: set[tuple[int, int]] = set()
 
     def unreadable(error: OSError) -> None:
-        problems[str(error.filename)] = error.strerror or str(error)
+        problems[shown(str(error.filename))] = error.strerror or str(error)
 
     for folder, below, files in os.walk(root, followlinks=True, onerror=unreadable):
         try:
@@ -71,12 +76,17 @@ def _folders(root: Path, problems: dict[str, str]) -> Iterator[tuple[Path, list[
             below.clear()
             continue
         seen.add((stat.st_dev, stat.st_ino))
+        if folder.count(os.sep) - os.fspath(root).count(os.sep) > MAX_DEPTH:
+            problems[shown(folder)] = f"folders are looked into up to {MAX_DEPTH} deep"
+            below.clear()
+            continue
         # Names that begin with a dot are files and folders that somebody is still writing or hides.
         below[:] = sorted(name for name in below if not name.startswith("."))
         ggufs = _gguf_only(files)
         for name in filterfalse(_is_text, (*below, *ggufs)):
-            shown = os.fsencode(Path(folder, name)).decode(errors="replace")
-            problems[shown] = "its name is not UTF-8, in which requests name models; rename it"
+            problems[shown(os.path.join(folder, name))] = (
+                "its name is not UTF-8, in which requests name models; rename it"
+            )
         below[:] = filter(_is_text, below)
         yield Path(folder), [*filter(_is_text, ggufs)]
 
@@ -103,7 +113,7 @@ def _models(folder: Path, files: list[str], problems: dict[str, str]) -> Iterato
     projectors = []
     for name in files:
         if names.is_projector(name):
-            projectors.append(name)
+            projectors += [name] if _is_projector(folder, name) else []
         else:
             firsts.setdefault(names.stem_of(name), name)
     alone = bool(projectors) and _is_one_model(firsts)
@@ -113,7 +123,12 @@ def _models(folder: Path, files: list[str], problems: dict[str, str]) -> Iterato
             yield _with_projector(entry, projectors, alone=alone) if projectors else entry
         except (OSError, GgufError) as error:
             # Parts still to come, or a link to nothing: the other models are none the worse.
-            problems[str(folder / name)] = str(error)
+            problems[shown(f"{folder}/{name}")] = shown(str(error))
+
+
+def _is_projector(folder: Path, name: str) -> bool:
+    """Whether a file can be a model's projector: others would keep its start waiting for ever."""
+    return names.is_projector(name) and is_regular(folder / name)
 
 
 def _with_projector(entry: Entry, projectors: list[str], *, alone: bool) -> Entry:
@@ -130,7 +145,7 @@ def _is_one_model(stems: Iterable[str]) -> bool:
 
 def _entry(path: Path, name: str) -> Entry:
     files = parts_of(path)
-    stats = [file.stat() for file in files]
+    stats = [check_regular(file) for file in files]
     size = sum(stat.st_size for stat in stats)
     return Entry(name, files[0], files, size, max(stat.st_mtime for stat in stats))
 

@@ -18,6 +18,10 @@ class GgufError(ValueError):
     """Not a GGUF that can be used; the message names the file, the place and what is wrong."""
 
 
+class BadNumbers(GgufError):
+    """A GGUF whose numbers no model can have: nothing may be computed with them, or loaded."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """One tensor. `shape` is in ggml's order (the row's length first).

@@ -6,25 +6,36 @@ Files come from anywhere: a count is checked against what the file can hold befo
 """
 
 import itertools
-import re
+import math
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from proxy.catalog.cursor import MAX_HEADER_BYTES, Cursor
+from proxy.catalog.files import check_regular, open_regular
 from proxy.catalog.ggml_types import NAMES, size_of
-from proxy.catalog.gguf import GgufError, Header, Scalar, Tensor, Value
+from proxy.catalog.gguf import BadNumbers, GgufError, Header, Scalar, Tensor, Value
+from proxy.catalog.gguf_bounds import problem_of
+from proxy.catalog.limits import Limits
+from proxy.catalog.parts import parts_of
 
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)
 DEFAULT_ALIGNMENT: Final = 32
+MAX_ALIGNMENT: Final = 1 << 24
 # Bounds that no real file comes near.
-MAX_KEYS: Final = 1 << 16
-MAX_TENSORS: Final = 1 << 20
-MAX_ARRAY_STRINGS: Final = 1 << 21
+MAX_KEYS: Final = 1 << 12
+MAX_TENSORS: Final = 1 << 16
+MAX_ARRAY_STRINGS: Final = 1 << 20
 MAX_DIMENSIONS: Final = 4
-MAX_PARTS: Final = 4096
+MAX_NAME_BYTES: Final = 256
+# What is kept of a header without its vocabulary, and with it.
+KEPT_BYTES: Final = 16 << 20
+ALL_BYTES: Final = 160 << 20
+# No way to keep weights comes near.
+MAX_WEIGHTS_PER_BYTE: Final = 64
 # Longer arrays (vocabularies) are skipped, unless asked for, and only their length is kept.
 KEPT_ELEMENTS: Final = 1024
 # What stands before the vocabulary is rarely more.
@@ -37,7 +48,6 @@ BOOL: Final = 7
 FORMATS: Final[dict[int, str]] = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", BOOL: "?", 10: "Q", 11: "q", 12: "d",
 }  # fmt: skip
-PART: Final = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf", re.IGNORECASE)
 
 
 def read_header(path: Path, *, keep: int = KEPT_ELEMENTS) -> Header:
@@ -47,17 +57,22 @@ def read_header(path: Path, *, keep: int = KEPT_ELEMENTS) -> Header:
     Raises GgufError for what is not a whole GGUF, OSError where a file cannot be read.
     """
     files = parts_of(path)
-    metadata, lengths, tensors = _read_file(files[0], keep)
-    total = files[0].stat().st_size
+    limits = Limits(ALL_BYTES if keep > KEPT_ELEMENTS else KEPT_BYTES)
+    metadata, lengths, tensors = _read_file(files[0], keep, limits)
+    total = check_regular(files[0]).st_size
     for file in files[1:]:
-        total += file.stat().st_size
-        tensors += _read_file(file, keep)[2]
+        total += check_regular(file).st_size
+        tensors += _read_file(file, keep, limits)[2]
+        if len(tensors) > MAX_TENSORS:
+            raise GgufError(f"{file}: the parts together have more tensors than any real model")
     declared = metadata.get("split.count", 1)
     if isinstance(declared, int) and declared > 1 and declared != len(files):
         raise GgufError(f"{files[0]}: one of {declared} files, but its name says {len(files)}")
     names = {tensor.name for tensor in tensors}
     if len(names) != len(tensors):
         raise GgufError(f"{files[0]}: two tensors have the same name")
+    if problem := problem_of(metadata, lengths):
+        raise BadNumbers(f"{files[0]}: {problem}")
     return Header(files, total, metadata, lengths, tuple(tensors))
 
 
@@ -66,49 +81,34 @@ def read_beginning(path: Path) -> dict[str, Value]:
 
     Raises what `read_header` raises, except for what it would find only later.
     """
-    with path.open("rb", buffering=0) as file:
-        cursor = Cursor(path, file, path.stat().st_size, read_bytes=BEGINNING_BYTES)
+    with open_regular(path) as file:
+        size, limits = os.fstat(file.fileno()).st_size, Limits(KEPT_BYTES)
+        cursor = Cursor(path, file, size, limits, read_bytes=BEGINNING_BYTES)
         metadata: dict[str, Value] = {}
+        lengths: dict[str, int] = {}
         for _ in range(_counts(cursor)[1]):
             key = cursor.string("a key")
             if key.startswith("tokenizer."):
                 break
             kind = cursor.number("I", key)
-            value = (
-                _array(cursor, key, KEPT_ELEMENTS)[0]
-                if kind == ARRAY
-                else _scalar(cursor, kind, key)
-            )
+            value: Value | None
+            if kind == ARRAY:
+                value, lengths[key] = _array(cursor, key, KEPT_ELEMENTS)
+            else:
+                value = _scalar(cursor, kind, key)
             if value is not None:
                 metadata[key] = value
+    if problem := problem_of(metadata, lengths):
+        raise BadNumbers(f"{path}: {problem}")
     return metadata
-
-
-def parts_of(path: Path) -> tuple[Path, ...]:
-    """All files of the split model that `path` is a part of, in order; `path` if it is whole.
-
-    Raises GgufError if a part is missing.
-    """
-    match = PART.fullmatch(path.name)
-    if not match:
-        return (path,)
-    count = int(match["parts"])
-    if not 1 <= int(match["part"]) <= count <= MAX_PARTS:
-        raise GgufError(f"{path}: the name says part {match['part']} of {count}")
-    stem, end = path.name[: match.start("part")], path.name[match.start("parts") - 4 :]
-    files = tuple(path.with_name(f"{stem}{part:05d}{end}") for part in range(1, count + 1))
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise GgufError(f"{path}: {len(missing)} of {count} parts are missing: {missing[0]}")
-    return files
 
 
 _Contents = tuple[dict[str, Value], dict[str, int], list[Tensor]]
 
 
-def _read_file(path: Path, keep: int) -> _Contents:
-    with path.open("rb", buffering=0) as file:
-        return _read(Cursor(path, file, path.stat().st_size), keep)
+def _read_file(path: Path, keep: int, limits: Limits) -> _Contents:
+    with open_regular(path) as file:
+        return _read(Cursor(path, file, os.fstat(file.fileno()).st_size, limits), keep)
 
 
 def _counts(cursor: Cursor) -> tuple[int, int]:
@@ -140,10 +140,15 @@ def _read(cursor: Cursor, keep: int) -> _Contents:
             metadata[key] = _scalar(cursor, kind, key)
     infos = [_tensor_info(cursor) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+    # Not a bool either, which Python takes for a number.
+    if type(alignment) is not int or not _is_power_of_two(alignment):
         raise cursor.error(f"alignment {alignment!r} is not a power of two")
     start = -(-cursor.position // alignment) * alignment
     return metadata, lengths, _place(cursor, start, infos)
+
+
+def _is_power_of_two(value: int) -> bool:
+    return 0 < value <= MAX_ALIGNMENT and value & (value - 1) == 0
 
 
 def _scalar(cursor: Cursor, kind: int, key: str) -> Scalar:
@@ -167,6 +172,7 @@ def _array(cursor: Cursor, key: str, keep: int) -> tuple[tuple[Scalar, ...] | No
         raise cursor.error(f"{key}: arrays of value type {kind} are not supported")
     length = cursor.counter(key, MAX_HEADER_BYTES, each=_size(kind))
     if length <= keep:
+        cursor.keep(length, 0, key)
         data = cursor.take(length * _size(kind), key)
         return struct.unpack(f"<{length}{FORMATS[kind]}", data), length
     cursor.skip(length * _size(kind), key)
@@ -189,11 +195,18 @@ class _Info:
 
 def _tensor_info(cursor: Cursor) -> _Info:
     name = cursor.string("a tensor's name")
+    if len(name) > MAX_NAME_BYTES:
+        raise cursor.error(f"tensor {name[:80]!r}... has too long a name")
     dimensions = cursor.number("I", name)
     if dimensions > MAX_DIMENSIONS:
         raise cursor.error(f"tensor {name!r} has {dimensions} dimensions")
     shape = struct.unpack(f"<{dimensions}Q", cursor.take(8 * dimensions, name))
-    return _Info(name, cursor.number("I", name), shape, cursor.number("Q", name))
+    # Without dimensions it is one number, to ggml too.
+    return _Info(name, cursor.number("I", name), shape or (1,), cursor.number("Q", name))
+
+
+def _at_least_one(length: int) -> int:
+    return max(length, 1)
 
 
 def _place(cursor: Cursor, start: int, infos: list[_Info]) -> list[Tensor]:
@@ -209,6 +222,8 @@ def _place(cursor: Cursor, start: int, infos: list[_Info]) -> list[Tensor]:
             size -= info.offset if size else 0
         elif size < 0:
             raise cursor.error(f"tensor {info.name!r}: rows of {info.shape[0]} are no whole blocks")
+        if math.prod(map(_at_least_one, info.shape)) > MAX_WEIGHTS_PER_BYTE * cursor.size:
+            raise cursor.error(f"tensor {info.name!r} has more weights than the file can hold")
         end = start + info.offset + size
         if end > cursor.size:
             raise cursor.error(

@@ -6,6 +6,8 @@ from typing import Final
 
 import msgspec
 
+from proxy.catalog.files import BadJson, decode_json
+
 MODEL: Final = "application/vnd.ollama.image.model"
 PROJECTOR: Final = "application/vnd.ollama.image.projector"
 ADAPTER: Final = "application/vnd.ollama.image.adapter"
@@ -20,6 +22,12 @@ MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 # What a model was called `template` in the first releases of Ollama.
 OLD_TEMPLATE: Final = "application/vnd.ollama.image.prompt"
 
+# Those that are read whole.
+TEXTS: Final = frozenset({CONFIG, TEMPLATE, OLD_TEMPLATE, SYSTEM, PARAMS, MESSAGES, LICENSE})
+
+# No model comes near: a petabyte.
+MAX_LAYER_BYTES: Final = 1 << 50
+MAX_NAME: Final = 255
 _DIGEST: Final = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 
 
@@ -58,20 +66,27 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel"):
         return sum(layer.size for layer in (*self.layers, *([self.config] if self.config else ())))
 
 
-_decoder = msgspec.json.Decoder(Manifest)
-
-
 def parse_manifest(data: bytes) -> Manifest:
     """Raises BadManifest for what is none, and for layers whose digest is not a SHA-256."""
     try:
-        manifest = _decoder.decode(data)
-    except msgspec.DecodeError as error:
-        raise BadManifest(f"this is not a manifest: {error}") from error
-    for layer in manifest.all_layers():
+        manifest: Manifest = decode_json(data, Manifest, "this is not a manifest")
+    except BadJson as error:
+        raise BadManifest(str(error)) from error
+    for layer in (*manifest.layers, *manifest.all_layers()):
         hex_of(layer.digest)
-        if layer.size < 0 or "/" in layer.name or layer.name.startswith("."):
+        if not 0 <= layer.size <= MAX_LAYER_BYTES or not is_name(layer.name):
             raise BadManifest(f"layer {layer.digest} has an impossible size or name")
     return manifest
+
+
+def is_name(name: str) -> bool:
+    """Whether a part of a split model can be called so: in its own folder, and nowhere else."""
+    return (
+        name.isprintable()
+        and "/" not in name
+        and not name.startswith(".")
+        and len(name.encode()) <= MAX_NAME
+    )
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -118,14 +118,16 @@ def _value(rest: str, lines: list[str], index: int, number: int) -> tuple[str, i
     for quote in (TRIPLE, '"'):
         if not rest.startswith(quote):
             continue
-        value = rest.removeprefix(quote)
+        last = rest.removeprefix(quote)
+        value = [last]
         # A quote ends where its line does, so that quotes inside of a text do no harm.
-        while not value.rstrip().endswith(quote):
+        while not last.rstrip().endswith(quote):
             if index == len(lines):
                 raise ModelfileError(number, f"{quote} is never closed")
-            value += "\n" + lines[index]
+            last = lines[index]
+            value.append(last)
             index += 1
-        return value.rstrip().removesuffix(quote), index
+        return "\n".join(value).rstrip().removesuffix(quote), index
     return rest, index
 
 

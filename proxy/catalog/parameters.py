@@ -1,7 +1,8 @@
 """The parameters that a Modelfile or `/api/create` may set, with their types."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from proxy.errors import BadRequest
@@ -29,6 +30,10 @@ _BOOLS: Final = {
 }  # fmt: skip
 
 
+# What JSON libraries, and llama-server, take as a whole number.
+_LEAST, _MOST = -(2**63), 2**63 - 1
+
+
 class BadParameter(ValueError):
     """A parameter that there is not, or a value it cannot have; the message is for people."""
 
@@ -39,10 +44,8 @@ def from_text(name: str, text: str) -> tuple[str, Any]:
     kind = _kind(name)
     try:
         match kind:
-            case "int":
-                return name, int(text)
-            case "float":
-                return name, float(text)
+            case "int" | "float":
+                return name, _checked(name, kind, int(text) if kind == "int" else float(text))
             case "bool":
                 return name, _BOOLS[text.lower()]
             case "split":
@@ -50,7 +53,7 @@ def from_text(name: str, text: str) -> tuple[str, Any]:
             case _:
                 return name, text
     except (ValueError, KeyError, BadRequest):
-        raise BadParameter(f"{name} {text!r}: {_wants(kind)}") from None
+        raise BadParameter(f"{name} {_short(text)}: {_wants(kind)}") from None
 
 
 def from_json(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,10 +71,44 @@ def from_json(given: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def from_manifest(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as a model's manifest has them. Those that are not known here are kept as they
+    are where they are plain values. Raises BadParameter.
+    """
+    result: dict[str, Any] = {}
+    for name, value in given.items():
+        kind = KINDS.get(name)
+        if value is None:
+            continue
+        if kind is None or kind == "split":  # older ones may have words that are no longer taken
+            if not _is_plain(value):
+                raise BadParameter(f"{name[:80]!r} {_short(value)}: a plain value is wanted")
+            result[name] = value
+        else:
+            result[name] = _checked(name, kind, value)
+    return result
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(item, str) for item in value)
+    if isinstance(value, int | float):
+        return math.isfinite(value) if isinstance(value, float) else _LEAST <= value <= _MOST
+    return isinstance(value, str)
+
+
+def _short(value: Any) -> str:
+    """A value for a message, however much it is."""
+    if isinstance(value, int | float | str):
+        text = repr(value[:80] if isinstance(value, str) else value)
+        return text if len(text) <= 100 else text[:80] + "..."
+    return f"(a {type(value).__name__})"
+
+
 def _checked(name: str, kind: Kind, value: Any) -> Any:
     if kind == "texts":
         texts = [value] if isinstance(value, str) else value
-        if isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts):
+        if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
             return list(texts)
     elif kind == "bool" and isinstance(value, bool):
         return value
@@ -80,12 +117,12 @@ def _checked(name: str, kind: Kind, value: Any) -> Any:
             return plain(parse_split(value))
         except BadRequest as error:
             raise BadParameter(f"{name}: {error.message}") from None
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+    elif isinstance(value, int | float) and not isinstance(value, bool) and _is_plain(value):
         if kind == "float":
             return value
-        if kind == "int" and value == int(value):
+        if kind == "int" and value == int(value) and _is_plain(int(value)):
             return int(value)
-    raise BadParameter(f"{name} {value!r}: {_wants(kind)}")
+    raise BadParameter(f"{name} {_short(value)}: {_wants(kind)}")
 
 
 def _kind(name: str) -> Kind:

@@ -10,19 +10,17 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-import msgspec
-
 from proxy.catalog import manifest as media
 from proxy.catalog.cache import CacheEntry
-from proxy.catalog.entry import Entry, Message
-from proxy.catalog.manifest import BadManifest, Layer, Manifest, hex_of, parse_manifest
-from proxy.catalog.reference import BadName, Reference, from_manifest_path
+from proxy.catalog.contents import Contents
+from proxy.catalog.entry import Entry
+from proxy.catalog.files import is_regular, read_small, shown
+from proxy.catalog.manifest import Layer, Manifest, hex_of, parse_manifest
+from proxy.catalog.reference import Reference, from_manifest_path
 from proxy.catalog.templates import kind_of
 
-# Manifests and the small blobs are read whole; nothing real comes near.
+# Manifests are read whole; nothing real comes near.
 MAX_MANIFEST_BYTES: Final = 4 << 20
-MAX_TEXT_BYTES: Final = 16 << 20
-MAX_MESSAGES: Final = 10_000
 
 
 class Store:
@@ -57,8 +55,9 @@ class Store:
         for path, file in self._walk(problems):
             try:
                 cache[path] = self._read(path, file)
-            except (OSError, BadManifest, BadName, msgspec.DecodeError) as error:
-                problems[file.path] = str(error)
+            except (OSError, ValueError, RecursionError) as error:
+                # Whatever is wrong with one model is no reason to have none.
+                problems[shown(file.path)] = shown(str(error))
         self.changed = cache.keys() != self.cache.keys() or any(
             found is not self.cache[path] for path, found in cache.items()
         )
@@ -67,7 +66,7 @@ class Store:
 
     def read(self, reference: Reference) -> Manifest:
         """The manifest of a model. Raises FileNotFoundError, BadManifest."""
-        return parse_manifest(_small_file(self.manifest_path(reference), MAX_MANIFEST_BYTES))
+        return parse_manifest(read_small(self.manifest_path(reference), MAX_MANIFEST_BYTES))
 
     def manifest_paths(self, problems: dict[str, str]) -> Iterator[PurePosixPath]:
         """Where manifests lie, below `manifests`."""
@@ -76,21 +75,27 @@ class Store:
     def _walk(self, problems: dict[str, str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
         """Every file that is four levels below `manifests`, with its path from there."""
         pending = [("", os.fspath(self.manifests))]
+        seen: set[tuple[int, int]] = set()
         while pending:
             inner, folder = pending.pop()
             try:
+                status = os.stat(folder)
                 with os.scandir(folder) as found:
                     below = sorted(found, key=lambda entry: entry.name)
             except OSError as error:
                 if not isinstance(error, FileNotFoundError):
-                    problems[folder] = error.strerror or str(error)
+                    problems[shown(folder)] = error.strerror or str(error)
                 continue
+            # Links are followed, but not in circles.
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
             for entry in below:
                 path = f"{inner}/{entry.name}" if inner else entry.name
                 if path.count("/") == 3:
                     if not entry.name.startswith("."):
                         yield path, entry
-                elif entry.is_dir():
+                elif _is_folder(entry):
                     pending.append((path, entry.path))
 
     def _read(self, path: str, file: os.DirEntry[str]) -> CacheEntry:
@@ -102,7 +107,7 @@ class Store:
             return known
         inner = PurePosixPath(path)
         reference = from_manifest_path(inner)
-        data = _small_file(Path(file.path), MAX_MANIFEST_BYTES)
+        data = read_small(Path(file.path), MAX_MANIFEST_BYTES)
         entry = self._entry(reference, parse_manifest(data), inner)
         # Ollama shows the digest of a manifest without its kind.
         digest = hex_of(media.digest_of(data))
@@ -110,13 +115,12 @@ class Store:
         return CacheEntry(signature, reference, entry, _is_there(entry))
 
     def _entry(self, reference: Reference, manifest: Manifest, path: PurePosixPath) -> Entry:
-        config = self._config(manifest)
+        contents = Contents(manifest, self.blob)
+        config = contents.config()
         files, refusal = self._files(manifest, config)
-        template, template_file = self._template(manifest)
-        params = self._json(manifest, media.PARAMS, dict[str, Any]) or {}
-        messages = self._json(manifest, media.MESSAGES, list[dict[str, Any]]) or []
+        template, template_file = self._template(manifest, contents)
         projectors = [self.blob(layer.digest) for layer in manifest.of_type(media.PROJECTOR)]
-        systems = [self._text(layer) for layer in manifest.of_type(media.SYSTEM)]
+        systems = contents.texts(media.SYSTEM)
         return Entry(
             name=reference.short,
             path=files[0] if files else self.manifests / path,
@@ -125,16 +129,13 @@ class Store:
             modified_at=0.0,
             projector=projectors[-1] if projectors else None,
             source=self.source,
-            params=MappingProxyType(params),
+            params=MappingProxyType(contents.params()),
             system=systems[-1] if systems else None,
             template=template,
             template_file=template_file,
-            messages=tuple(
-                Message(str(message.get("role", "")), str(message.get("content", "")))
-                for message in messages[:MAX_MESSAGES]
-            ),
+            messages=contents.messages(),
             adapters=tuple(self.blob(layer.digest) for layer in manifest.of_type(media.ADAPTER)),
-            licenses=tuple(self._text(layer) for layer in manifest.of_type(media.LICENSE)),
+            licenses=tuple(contents.texts(media.LICENSE)),
             config=MappingProxyType(config),
             refusal=refusal,
         )
@@ -158,30 +159,15 @@ class Store:
             files = tuple(folder / layer.name for layer in layers)
         else:
             files = (self.blob(layers[-1].digest),)
-        missing = [file.name for file in files if not file.is_file()]
+        missing = [file.name for file in files if not is_regular(file)]
         return files, f"blob {missing[0]} is missing; pull the model again" if missing else None
 
-    def _config(self, manifest: Manifest) -> dict[str, Any]:
-        if manifest.config is None or not manifest.config.digest:
-            return {}
-        return msgspec.json.decode(self._data(manifest.config), type=dict[str, Any])
-
-    def _template(self, manifest: Manifest) -> tuple[str | None, Path | None]:
+    def _template(self, manifest: Manifest, contents: Contents) -> tuple[str | None, Path | None]:
         layers = (*manifest.of_type(media.TEMPLATE), *manifest.of_type(media.OLD_TEMPLATE))
         if not layers:
             return None, None
-        text = self._text(layers[-1])
+        text = contents.texts(media.TEMPLATE, media.OLD_TEMPLATE)[-1]
         return text, self.blob(layers[-1].digest) if kind_of(text) == "jinja" else None
-
-    def _json(self, manifest: Manifest, media_type: str, kind: Any) -> Any:
-        layers = manifest.of_type(media_type)
-        return msgspec.json.decode(self._data(layers[-1]), type=kind) if layers else None
-
-    def _text(self, layer: Layer) -> str:
-        return self._data(layer).decode("utf-8", "replace")
-
-    def _data(self, layer: Layer) -> bytes:
-        return _small_file(self.blob(layer.digest), MAX_TEXT_BYTES)
 
 
 class Stores:
@@ -219,13 +205,12 @@ def ollama_places(home: Path) -> tuple[Path, ...]:
     return tuple(place for place in places if os.access(place / "manifests", os.R_OK))
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _is_there(entry: Entry) -> bool:
-    return all(os.path.exists(file) for file in entry.files)
-
-
-def _small_file(path: Path, most: int) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise BadManifest(f"{path} is larger than any real file of its kind")
-    return data
+    return all(is_regular(file) for file in entry.files)

@@ -11,13 +11,14 @@ from typing import Final
 
 import msgspec
 
-from proxy.catalog.cache import write
+from proxy.catalog.cache import MAX_BYTES, write
 from proxy.catalog.entry import Entry
+from proxy.catalog.files import read_small
 from proxy.catalog.ggml_types import FILE_TYPES
 from proxy.catalog.gguf import GgufError, Value
 from proxy.catalog.gguf_reader import read_beginning, read_header
 
-VERSION: Final = 1
+VERSION: Final = 2
 Signature = tuple[int, int]
 
 
@@ -90,8 +91,8 @@ def _load(file: Path | None) -> dict[str, tuple[Signature, Summary]]:
     if file is None:
         return {}
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=_File)
-    except (OSError, msgspec.DecodeError):
+        found = msgspec.json.decode(read_small(file, MAX_BYTES), type=_File)
+    except (OSError, ValueError, RecursionError):
         return {}
     return found.summaries if found.version == VERSION else {}
 

@@ -17,7 +17,7 @@ from proxy.cli.output import MISUSED, OK
 from proxy.cli.text import greeting
 from proxy.observe import log as logging
 from proxy.observe.notify import feed_watchdog, notify, watchdog_interval_s
-from proxy.startup import StartupError
+from proxy.startup import StartupError, allow_many_files
 from proxy.tasks import spawn
 from proxy.version import own_version
 
@@ -29,6 +29,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 def main(settings: Settings) -> int:
     """Serve until a signal ends it; returns the exit status."""
     logging.setup(settings.log_format, settings.log_level)
+    allow_many_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             hurried = runner.run(_serve(settings))

@@ -134,11 +134,14 @@ async def footprint_by_header(options: LoadOptions, devices: Sequence[str]) -> d
     tell."""
     if options.engine != "hosted":
         return {}
+    return await asyncio.to_thread(_footprint, options, devices)
+
+
+def _footprint(options: LoadOptions, devices: Sequence[str]) -> dict[str, int]:
     try:
-        header = await asyncio.to_thread(read_header, options.path)
+        return footprint(read_header(options.path), options, devices)
     except (GgufError, OSError):
         return {}
-    return footprint(header, options, devices)
 
 
 def floor_by_bench(policies: Callable[[], Policies]) -> Measured:

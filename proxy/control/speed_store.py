@@ -15,8 +15,9 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from proxy.catalog.files import BadJson, decode_json, open_regular, read_small
 from proxy.catalog.gguf import GgufError
-from proxy.catalog.gguf_reader import parts_of
+from proxy.catalog.parts import parts_of
 from proxy.control.speed_curve import Curve, floor_of
 from proxy.engine.types import Device
 
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 # Metadata and the beginning of the vocabulary: two quantisations of a model differ in it, or in
 # their size.
 HEAD_BYTES = 64 << 10
+MAX_CURVE_BYTES = 1 << 20
 
 
 def model_id(path: Path) -> str:
@@ -33,7 +35,7 @@ def model_id(path: Path) -> str:
     Raises OSError, and GgufError where parts of a split model are missing.
     """
     files = parts_of(path)
-    with files[0].open("rb") as file:
+    with open_regular(files[0]) as file:
         head = file.read(HEAD_BYTES)
     size = sum(part.stat().st_size for part in files)
     return hashlib.sha256(f"{size}:".encode() + head).hexdigest()[:16]
@@ -78,12 +80,13 @@ def save(state: Path, curve: Curve) -> Path:
 def load(path: Path) -> Curve | None:
     """A stored curve; None where there is none that can be read."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Curve)
+        curve: Curve = decode_json(read_small(path, MAX_CURVE_BYTES), Curve, "no curve")
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, BadJson) as error:
         log.warning("curve_not_read", file=str(path), error=str(error))
         return None
+    return curve
 
 
 def measured_floor(

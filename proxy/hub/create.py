@@ -10,11 +10,13 @@ from typing import Any, Final
 import msgspec
 
 from proxy.catalog import manifest as media
+from proxy.catalog.contents import Contents
 from proxy.catalog.entry import Entry, Message
 from proxy.catalog.gguf import GgufError, Value
-from proxy.catalog.gguf_reader import PART, read_beginning, read_header
+from proxy.catalog.gguf_reader import read_beginning, read_header
 from proxy.catalog.local import Catalog
 from proxy.catalog.manifest import BadManifest, Layer, Manifest, encode_manifest
+from proxy.catalog.parts import MAX_PARTS, PART
 from proxy.catalog.reference import Reference
 from proxy.catalog.templates import kind_of, problem_of_jinja
 from proxy.errors import BadRequest
@@ -230,10 +232,7 @@ class Creator:
         for text in recipe.licenses:
             draft = draft.plus(*self._writer.add(text.encode(), media.LICENSE))
         if recipe.parameters:
-            old = draft.first(media.PARAMS)
-            kept = (
-                msgspec.json.decode(self._writer.store.blob(old.digest).read_bytes()) if old else {}
-            )
+            kept = Contents(Manifest(layers=draft.layers), self._writer.store.blob).params()
             data = msgspec.json.encode(kept | dict(recipe.parameters))
             draft = draft.without(media.PARAMS).plus(*self._writer.add(data, media.PARAMS))
         if recipe.messages:
@@ -247,7 +246,10 @@ class Creator:
         kind = kind_of(template)
         if kind == "jinja":
             if problem := problem_of_jinja(template):
-                raise BadRequest(f"the template is not valid Jinja: {problem}", param="template")
+                raise BadRequest(
+                    f"the template cannot be used: {problem}",
+                    param="template",
+                )
         else:
             own = read_header(self._file(draft)).has_chat_template
             what = "a Go template" if kind == "go" else "a template that fills nothing in"
@@ -273,6 +275,8 @@ def _part_name(name: str, found: Mapping[str, Value]) -> str:
     count, number = found.get("split.count"), found.get("split.no")
     if not isinstance(count, int) or not isinstance(number, int) or count < 2:
         return ""
+    if not 0 <= number < count <= MAX_PARTS:
+        raise BadRequest(f"{name} says that it is part {number + 1} of {count}")
     match = PART.fullmatch(PurePosixPath(name).name)
     stem = re.sub(r"[^\w.-]", "_", match["stem"]) if match else "model"
     return f"{stem}-{number + 1:05d}-of-{count:05d}.gguf"

@@ -15,6 +15,7 @@ import structlog
 
 from proxy.catalog.manifest import hex_of
 from proxy.errors import reason_of
+from proxy.hub.addresses import InnerAddress
 from proxy.hub.progress import PullFailed, Report, progress
 
 log = structlog.get_logger()
@@ -129,7 +130,9 @@ async def _all(session: aiohttp.ClientSession, download: _Download, report: Repo
         before = download.completed
         try:
             await _attempt(session, download, report)
-        except (_Cut, aiohttp.ClientError, TimeoutError) as error:
+        except (_Cut, aiohttp.ClientError, TimeoutError, InnerAddress) as error:
+            if led_inside(error):
+                raise PullFailed(unreachable(download.remote.url, error)) from error
             tries = 1 if download.completed > before else tries + 1
             if tries >= MAX_TRIES:
                 raise PullFailed(unreachable(download.remote.url, error)) from error
@@ -176,9 +179,16 @@ def describe_response(answer: aiohttp.ClientResponse) -> str:
     return f"HTTP {answer.status} {answer.reason}"
 
 
+def led_inside(error: BaseException) -> bool:
+    """Whether a connection was not made since it led to where it may not."""
+    return isinstance(getattr(error, "os_error", error), InnerAddress)
+
+
 def unreachable(url: str, error: BaseException) -> str:
     """What to say when a server cannot be reached, or does not come to an end."""
     where = f"cannot get it from {_host(url)}: {reason_of(error)}"
+    if led_inside(error):
+        return where
     return f"{where}; is this machine online? try again to resume"
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -87,6 +87,10 @@ class Hub:
         """Raises ModelNotFound, and Conflict for a model that is not in our store."""
         entry = self._catalog.find(name)
         if entry is None:
+            # What cannot be listed, since it is broken, is there all the same.
+            with suppress(BadRequest):
+                await self._remove(reference_of(name), name)
+                return
             raise ModelNotFound(f"model '{name}' not found")
         origin = self._catalog.origin(entry)
         if origin is None:
@@ -96,10 +100,13 @@ class Hub:
                 f"model '{name}' is in Ollama's own store ({origin[0].root}), which is only read "
                 "here; delete it with ollama rm"
             )
+        await self._remove(origin[1], name)
+
+    async def _remove(self, reference: Reference, name: str) -> None:
         async with self._change:
             with _disk_troubles():
                 try:
-                    await asyncio.to_thread(self._writer.remove, origin[1])
+                    await asyncio.to_thread(self._writer.remove, reference)
                 except FileNotFoundError as error:
                     raise ModelNotFound(f"model '{name}' not found") from error
         await self._look()

@@ -11,7 +11,8 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from proxy.catalog import names
-from proxy.catalog.gguf_reader import PART
+from proxy.catalog.manifest import MAX_LAYER_BYTES, BadManifest, hex_of, is_name
+from proxy.catalog.parts import PART
 from proxy.catalog.reference import LATEST, Reference
 from proxy.errors import reason_of
 from proxy.hub.fetch import Remote
@@ -142,12 +143,23 @@ def remote_of(reference: Reference, commit: str, file: File) -> Remote:
 
     if not file.digest:
         raise PullFailed(f"{file.path} cannot be verified: its repository tells no digest of it")
+    try:
+        hex_of(file.digest)
+    except BadManifest as error:
+        raise PullFailed(f"{file.path[:200]!r} cannot be verified: {error}") from error
+    if not 0 <= file.size <= MAX_LAYER_BYTES or not is_name(file.name):
+        raise PullFailed(f"{file.path[:200]!r} has an impossible size or name")
     repository = f"{reference.namespace}/{reference.model}"
     url = hf_hub_url(repository, file.path, revision=commit, endpoint=_endpoint())
     token = get_token()
     return Remote(
         url, file.digest, file.size, {"Authorization": f"Bearer {token}"} if token else {}
     )
+
+
+def host_of_endpoint() -> str:
+    """Where repositories are asked for."""
+    return _endpoint().partition("://")[2].partition("/")[0]
 
 
 def _endpoint() -> str:

@@ -11,12 +11,14 @@ import aiohttp
 import msgspec
 
 from proxy.catalog import manifest as media
+from proxy.catalog.contents import Contents
 from proxy.catalog.gguf import GgufError
-from proxy.catalog.manifest import Layer, Manifest, encode_manifest
+from proxy.catalog.manifest import Layer, Manifest, encode_manifest, parse_manifest
 from proxy.catalog.reference import HUB_HOST, NAMESPACE, OLLAMA_HOST, Reference
 from proxy.catalog.store import Store
 from proxy.catalog.summary import summarise
 from proxy.hub import huggingface, registry
+from proxy.hub.addresses import Kinds, checked_redirects, may_reach, socket_factory
 from proxy.hub.fetch import Remote, check_room, fetch, partial_of
 from proxy.hub.progress import PullFailed, Report, progress, status
 from proxy.hub.writer import Writer
@@ -31,13 +33,14 @@ class Puller:
     def __init__(self, writer: Writer, change: asyncio.Lock) -> None:
         self._writer = writer
         self._change = change  # held while manifests change
-        # What changes: the connections, and who downloads which blob just now.
-        self._session: aiohttp.ClientSession | None = None
+        # What changes: the connections, by where they may lead, and who downloads which blob just
+        # now.
+        self._sessions: dict[Kinds, aiohttp.ClientSession] = {}
         self._blobs: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def close(self) -> None:
-        if self._session:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
 
     async def pull(
         self, reference: Reference, report: Report, *, insecure: bool, others: Sequence[Store] = ()
@@ -48,10 +51,9 @@ class Puller:
         if reference.on_hub:
             await self._pull_repository(reference, report, others)
             return
+        session = await self._http(reference.host)
         try:
-            data, manifest = await registry.read_manifest(
-                self._http(), reference, insecure=insecure
-            )
+            data, manifest = await registry.read_manifest(session, reference, insecure=insecure)
         except registry.NotInRegistry as error:
             repository = _as_repository(reference)
             if repository is None:
@@ -62,7 +64,7 @@ class Puller:
                 raise PullFailed(f"{error.message}; {other.message}") from other
             return
         remotes = registry.blobs_of(reference, manifest, insecure=insecure)
-        await self._install(reference, data, remotes, report, others)
+        await self._install(session, reference, data, remotes, report, others)
 
     async def _pull_repository(
         self, reference: Reference, report: Report, others: Sequence[Store]
@@ -71,7 +73,8 @@ class Puller:
         choice = huggingface.choose(files, reference.tag)
         chosen = [*choice.parts, *([choice.projector] if choice.projector else [])]
         remotes = [huggingface.remote_of(reference, commit, file) for file in chosen]
-        await self._bring(remotes, report, others)
+        session = await self._http(huggingface.host_of_endpoint())
+        await self._bring(session, remotes, report, others)
         named = len(choice.parts) > 1
         layers = [
             Layer(media.MODEL, file.digest, file.size, name=file.name if named else "")
@@ -86,10 +89,11 @@ class Puller:
             raise PullFailed(f"{chosen[0].path} cannot be used: {error}") from error
         layer, _ = await asyncio.to_thread(self._writer.add, config, media.CONFIG)
         data = encode_manifest(Manifest(layer, tuple(layers)))
-        await self._install(reference, data, remotes, report, others)
+        await self._install(session, reference, data, remotes, report, others)
 
     async def _install(
         self,
+        session: aiohttp.ClientSession,
         reference: Reference,
         data: bytes,
         remotes: list[Remote],
@@ -97,8 +101,9 @@ class Puller:
         others: Sequence[Store],
     ) -> None:
         for _ in range(MAX_ROUNDS):
-            await self._bring(remotes, report, others)
+            await self._bring(session, remotes, report, others)
             report(status("verifying sha256 digest"))
+            await self._check_contents(reference, data)
             async with self._change:
                 if all(self._writer.store.blob(remote.digest).exists() for remote in remotes):
                     report(status("writing manifest"))
@@ -106,10 +111,15 @@ class Puller:
                     return
         raise PullFailed(f"the blobs of {reference.short} are removed as fast as they are pulled")
 
-    async def _bring(self, remotes: list[Remote], report: Report, others: Sequence[Store]) -> None:
+    async def _bring(
+        self,
+        session: aiohttp.ClientSession,
+        remotes: list[Remote],
+        report: Report,
+        others: Sequence[Store],
+    ) -> None:
         store = self._writer.store
-        missing = [remote for remote in remotes if not store.blob(remote.digest).exists()]
-        await asyncio.to_thread(self._check_room, missing)
+        await asyncio.to_thread(self._check_room, remotes, others)
         for remote in remotes:
             lock = self._blobs.setdefault(remote.digest, asyncio.Lock())
             async with lock:
@@ -117,8 +127,20 @@ class Puller:
                 if not target.exists() and not await asyncio.to_thread(
                     self._link, remote.digest, others
                 ):
-                    await fetch(self._http(), remote, target, report)
+                    await fetch(session, remote, target, report)
             report(progress(remote.digest, remote.size, remote.size))
+
+    async def _check_contents(self, reference: Reference, data: bytes) -> None:
+        """Raises PullFailed for a model that the catalogue could not list; nothing of it stays."""
+        manifest = parse_manifest(data)
+        try:
+            await asyncio.to_thread(Contents(manifest, self._writer.store.blob).check)
+        except FileNotFoundError:
+            return  # removed just now: it is brought again
+        except (OSError, ValueError) as error:
+            async with self._change:
+                await asyncio.to_thread(self._writer.remove_unused, manifest)
+            raise PullFailed(f"{reference.short} cannot be used: {error}") from error
 
     def _link(self, digest: str, others: Sequence[Store]) -> bool:
         """Whether another store had the blob, which is ours now too."""
@@ -128,21 +150,34 @@ class Puller:
                 return True
         return False
 
-    def _check_room(self, missing: list[Remote]) -> None:
+    def _check_room(self, remotes: list[Remote], others: Sequence[Store]) -> None:
+        """Raises PullFailed if the disk cannot hold what nobody has yet."""
         self._writer.blobs.mkdir(parents=True, exist_ok=True)
+        stores = (self._writer.store, *others)
+        missing = [
+            remote
+            for remote in remotes
+            if not any(store.blob(remote.digest).exists() for store in stores)
+        ]
         have = {}
         for remote in missing:
             partial = partial_of(self._writer.store.blob(remote.digest))
             have[media.hex_of(remote.digest)] = partial.stat().st_size if partial.exists() else 0
         check_room(self._writer.blobs, missing, have)
 
-    def _http(self) -> aiohttp.ClientSession:
-        if self._session is None:
+    async def _http(self, host: str) -> aiohttp.ClientSession:
+        """Connections that lead to where the registry `host` may lead."""
+        kinds = await asyncio.to_thread(may_reach, host)
+        if kinds not in self._sessions:
+            connections = await asyncio.to_thread(socket_factory, kinds)
             # Its total time is not limited: large files on slow lines take hours.
-            self._session = aiohttp.ClientSession(
-                trust_env=True, timeout=aiohttp.ClientTimeout(total=None, sock_connect=30)
+            self._sessions[kinds] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(socket_factory=connections),
+                trace_configs=[checked_redirects(kinds)],
+                trust_env=True,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=30),
             )
-        return self._session
+        return self._sessions[kinds]
 
 
 def _as_repository(reference: Reference) -> Reference | None:

@@ -5,13 +5,24 @@ from typing import Final
 
 import aiohttp
 
-from proxy.catalog.manifest import MANIFEST, TENSOR, BadManifest, Manifest, parse_manifest
+from proxy.catalog.contents import MAX_TEXT_BYTES
+from proxy.catalog.manifest import (
+    MANIFEST,
+    MODEL,
+    TENSOR,
+    TEXTS,
+    BadManifest,
+    Manifest,
+    parse_manifest,
+)
 from proxy.catalog.reference import Reference
 from proxy.errors import BadRequest
 from proxy.hub.fetch import Remote, describe_response, unreachable
 from proxy.hub.progress import PullFailed
 
 MAX_MANIFEST_BYTES: Final = 4 << 20
+# Each may be a request, also where it is nothing.
+MAX_LAYERS: Final = 2000
 TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=30)
 
 
@@ -48,12 +59,27 @@ async def read_manifest(
         manifest = parse_manifest(data)
     except BadManifest as error:
         raise PullFailed(f"pull model manifest: {reference.host}: {error}") from error
+    _check(reference, manifest)
+    return data, manifest
+
+
+def _check(reference: Reference, manifest: Manifest) -> None:
+    """Raises PullFailed for what is a manifest, and none of a model that we could have."""
     if manifest.of_type(TENSOR):
         raise PullFailed(
             f"{reference.short} is kept as single tensors, which only Ollama's own engine reads; "
             "pull a GGUF of it"
         )
-    return data, manifest
+    if not manifest.of_type(MODEL):
+        raise PullFailed(f"pull model manifest: {reference.host}: it names no model's file")
+    if len(manifest.layers) > MAX_LAYERS:
+        raise PullFailed(f"pull model manifest: {reference.host}: {len(manifest.layers)} layers")
+    for layer in manifest.all_layers():
+        if layer.media_type in TEXTS and layer.size > MAX_TEXT_BYTES:
+            raise PullFailed(
+                f"pull model manifest: {reference.host}: a text of {layer.size} bytes is larger "
+                "than any real one"
+            )
 
 
 def blobs_of(reference: Reference, manifest: Manifest, *, insecure: bool) -> list[Remote]:

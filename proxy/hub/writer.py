@@ -5,16 +5,16 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from proxy.catalog import manifest as media
+from proxy.catalog.files import open_regular, read_small
 from proxy.catalog.manifest import BadManifest, Layer, Manifest, digest_of, hex_of, parse_manifest
 from proxy.catalog.reference import Reference, from_manifest_path
-from proxy.catalog.store import Store
+from proxy.catalog.store import MAX_MANIFEST_BYTES, Store
 from proxy.errors import reason_of
 
 log = structlog.get_logger()
@@ -78,7 +78,7 @@ class Writer:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_whole(path, data)
         if old:
-            self._remove_unused(old.all_layers())
+            self.remove_unused(old)
 
     def remove(self, reference: Reference) -> None:
         """Forget a model, and remove what no other one needs. Raises FileNotFoundError."""
@@ -89,7 +89,7 @@ class Writer:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         if manifest:
-            self._remove_unused(manifest.all_layers())
+            self.remove_unused(manifest)
 
     def sweep(self, older_than_s: float) -> None:
         """Remove what has lain about for long: parts of pulls, and blobs that no model needs. What
@@ -126,9 +126,10 @@ class Writer:
             link.symlink_to(os.path.relpath(self.store.blob(layer.digest), folder))
         return folder / layers[0].name
 
-    def _remove_unused(self, layers: Iterable[Layer]) -> None:
+    def remove_unused(self, manifest: Manifest) -> None:
+        """Remove those blobs of a manifest that no model needs."""
         used = self._used()
-        for layer in layers:
+        for layer in manifest.all_layers():
             if hex_of(layer.digest) in used:
                 continue
             self.store.blob(layer.digest).unlink(missing_ok=True)
@@ -149,14 +150,14 @@ class Writer:
 
     def _try_read(self, path: Path) -> Manifest | None:
         try:
-            return parse_manifest(path.read_bytes())
+            return parse_manifest(read_small(path, MAX_MANIFEST_BYTES))
         except (OSError, BadManifest):
             return None
 
 
 def digest_of_file(file: Path) -> str:
     """The digest of a file's content; for a large one this takes as long as reading it."""
-    with file.open("rb") as data:
+    with open_regular(file) as data:
         return f"sha256:{hashlib.file_digest(data, 'sha256').hexdigest()}"
 
 

@@ -15,6 +15,8 @@ LEVELS = ("debug", "info", "warning", "error")
 def setup(log_format: LogFormat = "console", level: str = "info") -> None:
     """Configure structlog, and pass what libraries log through the same renderer.
 
+    Tracebacks come without the values of variables, which may be keys and people's prompts.
+
     Whatever is bound with `structlog.contextvars` (the request's id, model and backend) is on every
     line.
     """
@@ -25,11 +27,17 @@ def setup(log_format: LogFormat = "console", level: str = "info") -> None:
     ]
     if log_format == "json":
         rendering: list[structlog.typing.Processor] = [
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(
+                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+            ),
             structlog.processors.JSONRenderer(serializer=_json),
         ]
     else:
-        rendering = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        rendering = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *rendering],

@@ -174,7 +174,8 @@ def _kinds(header: Header, count: int) -> list[Kind]:
         ]
     if name in FULL_EVERY:
         if isinstance(listed := header.hyper("attention.recurrent_layers"), tuple):
-            return ["recurrent" if flag else "attention" for flag in listed[:count]]
+            flags = [*listed[:count], *[False] * (count - len(listed))]
+            return ["recurrent" if flag else "attention" for flag in flags]
         every = header.count("full_attention_interval") or FULL_EVERY[name]
         return ["recurrent" if (i + 1) % every else "attention" for i in range(count)]
     return ["attention"] * count

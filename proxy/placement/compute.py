@@ -196,7 +196,8 @@ class _Graph:
             down = self._apply(layer, normed, order, away=away)
         weighted = self._sum(layer.width * layer.used, down, weights)
         total = self._rows(layer.width, weighted)
-        for _ in range(layer.used - 2):
+        # In place: the third and all that follow take no more than the second.
+        for _ in range(min(layer.used - 2, 2)):
             total = self._sum(layer.width, total, weighted)
         return total
 

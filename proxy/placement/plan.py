@@ -153,10 +153,12 @@ def _advice(header: Header, best: Plan, budgets: Sequence[Budget]) -> Iterator[s
         yield f"a context of {low * CELL_PADDING} fits (asked: {asked.ctx})"
     if asked.key_type == "f16" and fits(key_type="q8_0", value_type="q8_0"):
         yield "a KV cache of type q8_0 fits"
-    for fewer in range(asked.parallel - 1, 0, -1):
-        if fits(parallel=fewer):
-            yield f"{fewer} conversations at once fit (asked: {asked.parallel})"
-            break
+    fewest, most = 0, asked.parallel - 1
+    while fewest < most:
+        middle = (fewest + most + 1) // 2
+        fewest, most = (middle, most) if fits(parallel=middle) else (fewest, middle - 1)
+    if fewest:
+        yield f"{fewest} conversations at once fit (asked: {asked.parallel})"
     if asked.ubatch > SMALL_UBATCH and fits(ubatch=SMALL_UBATCH):
         yield f"a batch (ubatch) of {SMALL_UBATCH} fits"
     fixed = sum(held.weights_bytes for held in best.devices)

@@ -92,6 +92,11 @@ def work_of(
     )
     value = attention.value_width or (latent_keys and attention.head_value)
     merged = out("ffn_gate_up_exps.weight")
+    expert_steps = tuple(
+        (_rows(tensors[name]), tensors[name].size_bytes)
+        for part in ("gate_up", "up", "gate", "down")
+        if (name := f"ffn_{part}_exps.weight") in tensors
+    )
     return Work(
         width=header.embedding_length,
         query=heads * attention.head_key if attends else 0,
@@ -112,15 +117,12 @@ def work_of(
             for part in ("up", "gate", "down")
             if dense and (name := f"ffn_{part}.weight") in tensors
         ),
-        experts=header.expert_count if any(map(is_expert, tensors)) else 0,
+        # Scales and biases alone compute nothing.
+        experts=header.expert_count if expert_steps else 0,
         used=_used(header, index),
         expert_inner=merged // 2 or out("ffn_up_exps.weight"),
         shared_inner=out("ffn_up_shexp.weight"),
-        expert_steps=tuple(
-            (_rows(tensors[name]), tensors[name].size_bytes)
-            for part in ("gate_up", "up", "gate", "down")
-            if (name := f"ffn_{part}_exps.weight") in tensors
-        ),
+        expert_steps=expert_steps,
     )
 
 

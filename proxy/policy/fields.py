@@ -22,7 +22,7 @@ _SERVER: Final = (
     Field("server.port", Kind.COUNT, 11434, RESTART, local=True, high=65535, env="OLLAMA_HOST",
           help="Port to listen on; 0 takes any free one."),
     Field("server.api_keys_file", Kind.PATH, None, LIVE, local=True, example="keys.txt",
-          help="File with one API key a line; without it, nobody is asked for a key."),
+          help="File with one API key a line, and what it may; without it, nobody is asked."),
     Field("server.hosts", Kind.HOSTS, [], LIVE, local=True, example=["llm.example.com"],
           help="Names by which it may be called, beside localhost, addresses and this machine's "
                "own; a request whose Host header has another one is refused."),
@@ -36,6 +36,8 @@ _SERVER: Final = (
     Field("server.max_queue", Kind.COUNT, 512, LIVE, unit="requests", env="OLLAMA_MAX_QUEUE",
           help="Requests that may wait for a backend; the next one gets 503 with Retry-After."),
     Field("server.max_body", Kind.SIZE, "64MiB", LIVE, low=1, help="Largest request body."),
+    Field("server.max_bodies", Kind.SIZE, "512MiB", LIVE, low=1,
+          help="Bodies of all requests together; past it 503 with Retry-After."),
     Field("server.drain", Kind.DURATION, "30s", LIVE,
           help="How long a stop (SIGTERM) waits for running answers."),
 )

@@ -25,6 +25,7 @@ class Server:
     remote_policies: bool
     max_queue: int
     max_body_bytes: int
+    max_bodies_bytes: int
     drain_s: float
 
 

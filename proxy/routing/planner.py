@@ -10,8 +10,10 @@ from typing import Final
 import structlog
 from cachetools import LRUCache
 
-from proxy.catalog.gguf import GgufError
+from proxy.catalog.files import is_regular
+from proxy.catalog.gguf import BadNumbers, GgufError, Header
 from proxy.catalog.local import Catalog, Entry
+from proxy.catalog.templates import endless
 from proxy.engine.types import LoadOptions, Mode
 from proxy.routing.batch_size import Batches, Capacity
 from proxy.routing.load_plan import (
@@ -91,7 +93,7 @@ class Planner:
     async def _facts_of(self, model: Model) -> HeaderFacts:
         entry = model.entry
         if entry is None:
-            return HeaderFacts(0, None)
+            return HeaderFacts(0, None, await asyncio.to_thread(_no_file, model))
         if entry.refusal:
             return HeaderFacts(0, None, entry.refusal)
         if (known := self._facts.get(entry)) is not None:
@@ -99,12 +101,32 @@ class Planner:
         try:
             # A large vocabulary takes a while, and nobody else should wait for it.
             header = await asyncio.to_thread(self._catalog.header, entry)
+        except BadNumbers as error:
+            return HeaderFacts(0, None, str(error))
         except (GgufError, OSError) as error:
             # Not for us to refuse: the engine knows best what it can load, and says why it cannot.
             log.warning("header_not_read", model=model.name, error=str(error))
             return HeaderFacts(0, None)
-        facts = self._facts[entry] = header_facts(header)
+        facts = header_facts(header)
+        if facts.refusal is None:
+            facts = replace(facts, refusal=await asyncio.to_thread(_endless, entry, header))
+        self._facts[entry] = facts
         return facts
+
+
+def _no_file(model: Model) -> str | None:
+    """Why what a policy names would hold a start for ever: nobody may ever write to a pipe."""
+    path = model.policy.path
+    if path is None or not path.exists() or is_regular(path):
+        return None
+    return f"{path} is no regular file"
+
+
+def _endless(entry: Entry, header: Header) -> str | None:
+    """Why its chat template would hold a start for ever, if so."""
+    own = header.metadata.get("tokenizer.chat_template")
+    template = entry.template if entry.template_file else own
+    return endless(template) if isinstance(template, str) else None
 
 
 def _with_own_split(request: ModelRequest, model: Model, facts: HeaderFacts) -> ModelRequest:

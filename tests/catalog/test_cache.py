@@ -1,6 +1,7 @@
 """What was read of manifests outlives the process, and never longer than it is true."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -63,13 +64,53 @@ def test_a_blob_that_went_meanwhile_is_missed(tmp_path: Path) -> None:
     assert "is missing" in (entry.refusal or "")
 
 
-@pytest.mark.parametrize("damage", ["", "{}", "[", '{"version": "0", "stores": {}}'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{}",
+        "[",
+        '{"version": "0", "stores": {}}',
+        "[" * 20_000,
+        '{"stores": ' + '{"a":' * 20_000,
+        '{"version": "\udcff"}',
+        '{"version": 1e999}',
+    ],
+)
 def test_a_file_that_is_of_no_use_is_written_anew(tmp_path: Path, damage: str) -> None:
     put(tmp_path, QWEN, model=b"GGUF")
     opened(tmp_path)
     file = tmp_path / "state" / "manifests.json"
     good = file.read_text()
-    file.write_text(damage)
+    file.write_text(damage, errors="surrogateescape")
+    (tmp_path / "state" / "headers.json").write_text(damage, errors="surrogateescape")
 
     assert names(opened(tmp_path)) == ["qwen3:30b"]
     assert json.loads(file.read_text()) == json.loads(good)
+
+
+def test_a_pipe_in_its_place_keeps_nobody_waiting(tmp_path: Path) -> None:
+    put(tmp_path, QWEN, model=b"GGUF")
+    (tmp_path / "state").mkdir()
+    for name in ("manifests.json", "headers.json"):
+        os.mkfifo(tmp_path / "state" / name)
+
+    catalog = opened(tmp_path)
+
+    assert names(catalog) == ["qwen3:30b"]
+    assert catalog.summaries().keys() == {"qwen3:30b"}
+
+
+def test_what_somebody_wrote_into_it_cannot_end_a_scan(tmp_path: Path) -> None:
+    """JSON that can be read and not be written again."""
+    manifest = put(tmp_path, QWEN, model=b"GGUF")
+    opened(tmp_path)
+    file = tmp_path / "state" / "manifests.json"
+    kept = json.loads(file.read_text())
+    ((model,),) = (store.values() for store in kept["stores"].values())
+    model["entry"]["params"] = {"seed": 10**30}
+    file.write_text(json.dumps(kept))
+    put(tmp_path, "registry.ollama.ai/library/other/latest", model=b"GGUF")
+
+    assert names(opened(tmp_path)) == ["other:latest", "qwen3:30b"]
+    assert manifest.exists()

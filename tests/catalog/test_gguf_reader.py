@@ -1,5 +1,6 @@
 import struct
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -52,6 +53,11 @@ def key_values(*pairs: bytes, tensors: int = 0, count: int | None = None) -> byt
 
 def text(value: bytes) -> bytes:
     return struct.pack("<Q", len(value)) + value
+
+
+def number(key: str, value: int) -> bytes:
+    """A key with a whole number of 64 bits."""
+    return text(key.encode()) + struct.pack("<IQ", 10, value)
 
 
 def test_metadata(tiny: bytes, tmp_path: Path) -> None:
@@ -173,6 +179,28 @@ def test_every_truncation_is_said(tiny: bytes, tmp_path: Path) -> None:
             key_values(text(b"t") + struct.pack("<IQIQ", 1, 33, 8, 0), count=0, tensors=1),
             "no whole blocks",
         ),
+        (key_values(number("general.alignment", 2**63)), "is not a power of two"),
+        (key_values(number("general.alignment", 0)), "is not a power of two"),
+        (
+            key_values(text(b"general.alignment") + struct.pack("<If", 6, 32.0)),
+            "is not a power of two",
+        ),
+        (
+            key_values(text(b"general.alignment") + struct.pack("<IB", 7, 1)),
+            "is not a power of two",
+        ),
+        (
+            key_values(text(b"t") + struct.pack("<IQIQ", 1, 2**62, 99, 0), count=0, tensors=1),
+            "more weights than the file can hold",
+        ),
+        (
+            key_values(text(b"t") + struct.pack("<IQQIQ", 2, 0, 2**62, 0, 0), count=0, tensors=1),
+            "more weights than the file can hold",
+        ),
+        (
+            key_values(text(b"t" * 300) + struct.pack("<IQIQ", 1, 1, 0, 0), count=0, tensors=1),
+            "too long a name",
+        ),
     ],
 )
 def test_hostile_headers(data: bytes, message: str, tmp_path: Path) -> None:
@@ -192,6 +220,61 @@ def test_a_file_may_not_ask_for_endless_work(tmp_path: Path) -> None:
                 read_header(path)
         else:
             assert read_header(path).array_lengths == {"k": count}
+
+
+def full_of_arrays() -> bytes:
+    """Each array is short, and all together are more than any model has."""
+    numbers = struct.pack("<IIQ", 9, 10, 1024) + struct.pack("<Q", 1 << 40) * 1024
+    return key_values(*(text(b"k%d" % i) + numbers for i in range(1000)))
+
+
+def full_of_texts() -> bytes:
+    words = struct.pack("<IIQ", 9, 8, 1024) + text(b"x" * 40) * 1024
+    return key_values(*(text(b"k%d" % i) + words for i in range(500)))
+
+
+def full_of_vocabularies() -> bytes:
+    words = struct.pack("<IIQ", 9, 8, 1 << 19) + text(b"") * (1 << 19)
+    return key_values(*(text(b"k%d" % i) + words for i in range(9)))
+
+
+def full_of_text() -> bytes:
+    long = struct.pack("<I", 8) + text(b"x" * (8 << 20))
+    return key_values(*(text(b"k%d" % i) + long for i in range(6)))
+
+
+def full_of_tensors() -> bytes:
+    one = text(b"t") + struct.pack("<IQIQ", 1, 1, 0, 0)
+    return key_values(one * 70_000, tensors=70_000, count=0)
+
+
+@pytest.mark.parametrize("make", [full_of_arrays, full_of_texts, full_of_text, full_of_tensors])
+def test_a_header_may_not_ask_for_all_memory(make: Callable[[], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(make())
+    tracemalloc.start()
+    try:
+        with pytest.raises(GgufError, match=r"any real model has|more than the file can hold"):
+            read_header(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 64 << 20
+
+
+def test_vocabularies_without_end_are_not_looked_through(tmp_path: Path) -> None:
+    with pytest.raises(GgufError, match="more texts than any real model has"):
+        read(full_of_vocabularies(), tmp_path)
+
+
+def test_a_tensor_without_dimensions_is_one_number(tmp_path: Path) -> None:
+    one = text(b"t") + struct.pack("<IIQ", 0, 0, 0)
+
+    header = read(key_values(one, count=0, tensors=1) + bytes(100), tmp_path)
+
+    assert header.tensors[0].shape == (1,)
+    assert header.tensors[0].size_bytes == 4
 
 
 @given(st.data())

@@ -1,5 +1,7 @@
 import os
 import shutil
+import socket
+import subprocess
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +13,7 @@ from structlog.testing import capture_logs
 from proxy.catalog import local
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.local import Catalog
+from proxy.catalog.summary import Summary
 from tests.support.guard import HANG_S
 from tests.support.models import model
 
@@ -114,6 +117,43 @@ def test_what_cannot_be_used_is_said_and_spoils_nothing(tmp_path: Path) -> None:
         str(tmp_path / "dangling.gguf"),
     }
     assert "parts are missing" in catalog.problems[str(tmp_path / "big-00002-of-00002.gguf")]
+
+
+def test_only_files_are_models(tmp_path: Path) -> None:
+    """A pipe would keep everybody waiting who opens it."""
+    touch(tmp_path, "good.gguf", "v/eyes.gguf")
+    os.mkfifo(tmp_path / "pipe.gguf")
+    os.mkfifo(tmp_path / "v/mmproj-F16.gguf")
+    (tmp_path / "device.gguf").symlink_to("/dev/zero")
+    (tmp_path / "loop.gguf").symlink_to("loop.gguf")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket.gguf"))
+
+    catalog = Catalog([tmp_path], {"named": tmp_path / "pipe.gguf"})
+
+    assert {entry.name: entry.projector for entry in catalog.list()} == {"good": None, "eyes": None}
+    assert {Path(where).name for where in catalog.problems} == {
+        "named", "pipe.gguf", "device.gguf", "loop.gguf", "socket.gguf"
+    }  # fmt: skip
+    assert catalog.summaries()["good"] == Summary()
+
+
+def test_folders_without_end_spoil_nothing(tmp_path: Path) -> None:
+    touch(tmp_path, "good.gguf")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=folder)
+        inner = os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+
+    catalog = Catalog([tmp_path], {})
+
+    assert found(catalog) == ["good"]
+    assert len(catalog.problems) == 1
+    # The library's own way to remove a tree gives up on this one.
+    subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)
 
 
 def test_a_name_that_is_not_utf8_is_said_and_spoils_nothing(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from proxy.catalog.store import Store, Stores, ollama_places
 PREFIX = "application/vnd.ollama.image."
 
 
-def put(root: Path, name: str, config: dict[str, Any] | None = None, **layers: bytes) -> Path:
+def put(root: Path, name: str, config: dict[str, Any] | bytes = b"{}", **layers: bytes) -> Path:
     """A model as Ollama writes it; returns its manifest."""
     blobs = root / "blobs"
     blobs.mkdir(parents=True, exist_ok=True)
     entries = []
-    for kind, data in {"config": json.dumps(config or {}).encode(), **layers}.items():
+    written = config if isinstance(config, bytes) else json.dumps(config).encode()
+    for kind, data in {"config": written, **layers}.items():
         digest = hashlib.sha256(data).hexdigest()
         (blobs / f"sha256-{digest}").write_bytes(data)
         entries.append(
@@ -170,6 +172,56 @@ def test_what_is_broken_spoils_nothing(tmp_path: Path) -> None:
 
     assert names(catalog) == ["good:latest"]
     assert catalog.problems.keys() == {str(broken), str(bad), str(params)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * 20_000,
+        b'{"layers": ' + b"[" * 20_000,
+        b'{"other": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+        b'{"config": "\xff"}',
+        b'{"layers": 5}',
+        b'{"layers": [{"mediaType": "x", "digest": "sha256:../..", "size": 1}]}',
+        b'{"layers": [{"mediaType": "x", "digest": "sha256:%s", "size": -1}]}' % (b"0" * 64),
+        b'{"layers": [{"mediaType": "x", "digest": "sha256:%s", "size": 1e18}]}' % (b"0" * 64),
+        b'{"layers": [{"mediaType": "x", "digest": "sha256:%s", "size": 1, "name": "a\\u0000"}]}'
+        % (b"0" * 64),
+        b'{"layers": [{"mediaType": "x", "digest": "sha256:%s", "size": 1, "name": "%s"}]}'
+        % (b"0" * 64, b"n" * 300),
+        b"x" * ((4 << 20) + 1),
+    ],
+)
+def test_a_manifest_that_is_none_spoils_nothing(text: bytes, tmp_path: Path) -> None:
+    put(tmp_path, "registry.ollama.ai/library/good/latest", model=b"GGUF")
+    bad = put(tmp_path, "registry.ollama.ai/library/bad/latest", model=b"GGUF")
+    bad.write_bytes(text)
+
+    catalog = Catalog([], {}, [Store(tmp_path, "ollama")])
+
+    assert names(catalog) == ["good:latest"]
+    assert catalog.problems.keys() == {str(bad)}
+
+
+def test_what_lies_among_manifests_spoils_nothing(tmp_path: Path) -> None:
+    put(tmp_path, "registry.ollama.ai/library/good/latest", model=b"GGUF")
+    library = tmp_path / "manifests/registry.ollama.ai/library"
+    os.mkfifo(library / "good" / "pipe")
+    (library / "good" / "gone").symlink_to("nowhere")
+    (library / "good" / "loop").symlink_to("loop")
+    (library / "good" / "folder").mkdir()
+    (library / "loop").symlink_to("loop")
+    (library / os.fsdecode(b"b\xffd")).mkdir()
+    (library / os.fsdecode(b"b\xffd") / "latest").write_text("{}")
+    for depth in ("", "registry.ollama.ai", "registry.ollama.ai/library"):
+        for number in range(60):
+            (tmp_path / "manifests" / depth / f"circle{number}").symlink_to(".")
+
+    catalog = Catalog([], {}, [Store(tmp_path, "ollama")])
+
+    assert names(catalog) == ["good:latest"]
+    assert all(where.isprintable() for where in catalog.problems)
+    json.dumps(dict(catalog.problems)).encode()
 
 
 def test_where_ollama_keeps_its_models(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ class Hub:
         default_factory=dict
     )  # "org/repo" -> path -> content
     redirect: bool = False
+    redirect_to: str = ""  # another server for what is redirected,
+    redirects_manifests: bool = True  # also manifests
     ranges: bool = True
     spoil: bool = False  # the last byte of what is sent is another one
     cut_after: list[int] = field(default_factory=list)  # bytes after which the next answers break
@@ -68,13 +70,15 @@ class Hub:
     async def manifest(self, request: web.Request) -> web.Response:
         info = request.match_info
         self.asked["manifest"] += 1
+        if self.redirect_to and self.redirects_manifests and "cdn" not in request.path:
+            raise web.HTTPTemporaryRedirect(f"{self.redirect_to}/cdn{request.path}")
         data = self.manifests.get(f"{info['ns']}/{info['model']}:{info['tag']}")
         return web.Response(body=data) if data else web.Response(status=404)
 
     async def blob(self, request: web.Request) -> web.StreamResponse:
         wanted = request.match_info["digest"]
         if self.redirect and "cdn" not in request.path:
-            raise web.HTTPTemporaryRedirect(f"{self.url}/cdn/{wanted}")
+            raise web.HTTPTemporaryRedirect(f"{self.redirect_to or self.url}/cdn/{wanted}")
         return await self._send(request, wanted, self.blobs.get(wanted))
 
     async def info(self, request: web.Request) -> web.Response:
@@ -155,6 +159,7 @@ async def serving() -> AsyncIterator[Hub]:
     app = web.Application()
     app.router.add_get("/v2/{ns}/{model}/manifests/{tag}", hub.manifest)
     app.router.add_get("/v2/{ns}/{model}/blobs/{digest}", hub.blob)
+    app.router.add_get("/cdn/v2/{ns}/{model}/manifests/{tag}", hub.manifest)
     app.router.add_get("/cdn/{digest}", hub.blob)
     app.router.add_get("/api/models/{org}/{repo}", hub.info)
     app.router.add_get("/{org}/{repo}/resolve/{commit}/{path:.+}", hub.resolve)

@@ -39,6 +39,26 @@ def test_json_has_a_line_for_each_event(capsys: pytest.CaptureFixture[str]) -> N
     assert two["exception"][0]["exc_value"] == "broken\nin two"
 
 
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_variables_are_in_no_log(log_format: LogFormat, capsys: pytest.CaptureFixture[str]) -> None:
+    """They hold keys, and what people ask."""
+    setup(log_format)
+
+    def fails(api_key: str) -> None:
+        raise ValueError(f"{len(api_key)} characters")
+
+    try:
+        fails("confidential"[::-1])
+    except ValueError as error:
+        structlog.get_logger().exception("ours")
+        logging.getLogger("aiohttp").exception("theirs")
+        logging.getLogger("aiohttp").error("theirs", exc_info=error)
+
+    said = capsys.readouterr().err
+    assert said.count("12 characters") == 3
+    assert "confidential"[::-1] not in said
+
+
 def test_a_name_that_is_not_utf8_is_written_too(capsys: pytest.CaptureFixture[str]) -> None:
     setup("json")
 

@@ -1,5 +1,6 @@
 """What is asked of the pool for a request."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
@@ -7,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from proxy.demo.gguf_writer import TensorSpec, write_model
 from proxy.engine.types import LoadOptions, Mode
+from proxy.errors import BadRequest
 from proxy.placement.budget import Budget
 from proxy.pool.events import MatchPolicy
 from proxy.routing.load_plan import LoadPlan
 from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
+from tests.catalog.test_gguf_reader import key_values, number, text
 from tests.support.routing import Folder
 
 
@@ -87,6 +91,41 @@ async def test_a_file_we_cannot_read_is_the_engines_to_refuse(rig: Rig) -> None:
     plan = await rig.plan_with_batch(ModelRequest("broken"))
 
     assert plan.options.path.name == "broken.gguf"
+
+
+async def test_numbers_that_no_model_has_are_refused(rig: Rig) -> None:
+    (rig.path.parent / "more" / "broken.gguf").write_bytes(
+        key_values(
+            text(b"general.architecture") + b"\x08\0\0\0" + text(b"qwen3moe"),
+            number("qwen3moe.block_count", 2**31),
+        )
+    )
+
+    with pytest.raises(BadRequest, match=r"cannot be loaded: .*block_count is 2147483648"):
+        await rig.plan_with_batch(ModelRequest("broken"))
+
+
+async def test_a_pipe_is_refused_before_somebody_waits_for_it(rig: Rig) -> None:
+    rig.path.unlink()
+    os.mkfifo(rig.path)
+    rig.catalog.refresh()
+
+    with pytest.raises(BadRequest, match="is no regular file"):
+        await rig.plan_with_batch(ModelRequest("tiny"))
+
+
+async def test_a_template_without_an_end_is_refused_before_a_start_hangs_in_it(rig: Rig) -> None:
+    template = "{% for i in range(1000000000) %}{{ i }}{% endfor %}"
+    write_model(
+        rig.path.parent / "more" / "broken.gguf",
+        "qwen3",
+        metadata={".block_count": 1, "tokenizer.chat_template": template},
+        tensors=[TensorSpec("a", (4, 64))],
+    )
+    rig.catalog.refresh()
+
+    with pytest.raises(BadRequest, match="does not come to an end"):
+        await rig.plan_with_batch(ModelRequest("broken"))
 
 
 async def test_a_changed_policy_counts_from_the_next_request_on(rig: Rig) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from proxy.api.bodies import decode_json, read_body
+from proxy.api.bodies import body_chunks, decode_json, read_body
 from proxy.api.services import SERVICES
 from proxy.api.wire import json_response, start_stream
 from proxy.catalog.entry import Message
@@ -106,8 +106,7 @@ async def head_blob(request: web.Request) -> web.Response:
 
 async def post_blob(request: web.Request) -> web.Response:
     """An upload of any size; it is written to disk as it comes."""
-    chunks = request.content.iter_chunked(1 << 20)
-    new = await request.app[HUB].receive(request.match_info["digest"], chunks)
+    new = await request.app[HUB].receive(request.match_info["digest"], body_chunks(request))
     return web.Response(status=201 if new else 200)
 
 

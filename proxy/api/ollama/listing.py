@@ -2,7 +2,9 @@
 
 import asyncio
 import math
+import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -11,6 +13,7 @@ from aiohttp import web
 from proxy.api.ollama.request import read_request, resolve
 from proxy.api.services import SERVICES, Services
 from proxy.api.wire import json_response
+from proxy.catalog.entry import Entry
 from proxy.catalog.gguf import GgufError, Header
 from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.summary import Summary
@@ -19,12 +22,14 @@ from proxy.dialect.ollama.options import SAMPLING
 from proxy.dialect.ollama.requests import ShowBody, read
 from proxy.dialect.ollama.times import NANOSECONDS, rfc3339
 from proxy.engine.types import CPU
-from proxy.errors import BadRequest, ModelNotFound, ProxyError
+from proxy.errors import BadRequest, Busy, ModelNotFound, ProxyError
 from proxy.pool.state import Backend, BackendState
 from proxy.routing.resolver import Model
 
 LOADED: Final = (BackendState.READY, BackendState.DRAINING)
 EVERYTHING: Final = 1 << 22  # more elements than any vocabulary has
+# A whole vocabulary is up to a hundred megabytes of Python's objects: only so many at once.
+_verbose: Final = threading.BoundedSemaphore(2)
 
 
 async def tags(request: web.Request) -> web.Response:
@@ -42,7 +47,14 @@ async def show(request: web.Request) -> web.Response:
         raise BadRequest("model is required", param="model")
     missing = f"model '{models.display_name(name)}' not found"
     model, _ = await resolve(services, name, missing=missing)
-    return json_response(await asyncio.to_thread(_show, services, model, body))
+    if not body.verbose:
+        return json_response(await asyncio.to_thread(_show, services, model, body))
+    if not _verbose.acquire(blocking=False):
+        raise Busy("others are just being shown everything", retry_after_s=1.0)
+    try:
+        return json_response(await asyncio.to_thread(_show, services, model, body))
+    finally:
+        _verbose.release()
 
 
 async def ps(request: web.Request) -> web.Response:
@@ -50,7 +62,11 @@ async def ps(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     loaded = [backend for backend in services.pool.backends() if backend.state in LOADED]
     loaded.sort(key=lambda backend: backend.ttl_s, reverse=True)
-    return json_response({"models": [_running(services, backend) for backend in loaded]})
+    names = [backend.options.model for backend in loaded]
+    known = await asyncio.to_thread(_known, services, names)
+    return json_response(
+        {"models": [_running(services, each, *known[each.options.model]) for each in loaded]}
+    )
 
 
 def _tags(services: Services) -> list[dict[str, Any]]:
@@ -128,13 +144,22 @@ def _parameters(model: Model) -> dict[str, Any]:
     }
 
 
-def _running(services: Services, backend: Backend) -> dict[str, Any]:
+def _known(services: Services, names: Iterable[str]) -> dict[str, tuple[Entry | None, Summary]]:
+    """What the catalogue knows of these models; it may have to read their files."""
+    found: dict[str, tuple[Entry | None, Summary]] = {}
+    for name in names:
+        entry = None
+        with suppress(ModelNotFound):  # its file may be gone while it is loaded
+            entry = services.resolver.resolve(name).entry
+        found[name] = entry, services.catalog.summary(entry) if entry else Summary()
+    return found
+
+
+def _running(
+    services: Services, backend: Backend, entry: Entry | None, summary: Summary
+) -> dict[str, Any]:
     options = backend.options
     status = backend.engine.known()
-    entry = None
-    with suppress(ModelNotFound):  # its file may be gone while it is loaded
-        entry = services.resolver.resolve(options.model).entry
-    summary = services.catalog.summary(entry) if entry else Summary()
     sizes = {device: sum(kinds.values()) for device, kinds in status.held.items()}
     size = sum(sizes.values()) or (entry.size_bytes if entry else 0)
     name = models.display_name(options.model)

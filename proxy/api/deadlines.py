@@ -1,0 +1,81 @@
+"""A server that does not wait for ever for the head of a request.
+
+aiohttp ends a connection that brings no whole request after its keep-alive time. That is right for
+one that is idle between two requests, and too long for one that has begun to send.
+"""
+
+import asyncio
+from typing import Any, Final
+
+from aiohttp import web
+
+HEAD_S: Final = 10.0
+ANSWER: Final = (
+    b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+    b"Content-Length: 44\r\n\r\nthe head of the request did not come in time"
+)
+
+
+class _Connection(web.RequestHandler):
+    """One connection of a client. What begins with an underscore and is not ours is aiohttp's."""
+
+    __slots__ = ("_head_s", "_head_timer")
+
+    def __init__(self, *args: Any, head_s: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_s = head_s
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # It still waits for a request, though something came: that is a part of a head.
+        waiting = self._waiter is not None and not self._waiter.done()
+        if not waiting:
+            self._stop_timer()
+        elif self._head_timer is None:
+            self._head_timer = self._loop.call_later(self._head_s, self._too_slow)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _too_slow(self) -> None:
+        self._head_timer = None
+        if self.transport is not None:
+            self.transport.write(ANSWER)
+        self.force_close()
+
+
+class _Server(web.Server):
+    """The server that aiohttp has made, with connections of our kind."""
+
+    def __init__(self, made: web.Server, head_s: float) -> None:
+        super().__init__(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            loop=made._loop,
+            **made._kwargs,
+        )
+        self._head_s = head_s
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, head_s=self._head_s, **self._kwargs)
+
+
+class DeadlineRunner(web.AppRunner):
+    """An application's runner whose clients have `head_s` seconds for the head of a request."""
+
+    __slots__ = ("_head_s",)
+
+    def __init__(self, app: web.Application, *, head_s: float = HEAD_S, **kwargs: Any) -> None:
+        super().__init__(app, **kwargs)
+        self._head_s = head_s
+
+    async def _make_server(self) -> web.Server:
+        return _Server(await super()._make_server(), self._head_s)

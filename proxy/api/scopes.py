@@ -1,0 +1,33 @@
+"""Which requests change the machine rather than use it, so that not every key may make them."""
+
+from typing import Final
+
+# What Ollama's API changes. `/api/generate` and the like load and unload models as they need them.
+_CHANGES: Final = frozenset(
+    {"/api/pull", "/api/create", "/api/copy", "/api/delete", "/api/push", "/api/blobs/{digest}"}
+)
+# Paths of llama-server, whatever stands before them.
+_ANSWERS: Final = (
+    "/completions", "/completion", "/responses", "/messages", "/infill", "/tokenize",
+    "/detokenize", "/apply-template", "/embeddings", "/embedding", "/rerank", "/reranking",
+    "/count_tokens", "/input_tokens",
+)  # fmt: skip
+_LOOKS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def needs_admin(method: str, route: str, path: str) -> bool:
+    """Whether a request needs the scope `admin`. `route` is how the application writes the `path`
+    that was asked for, empty for one that it has not; `path` is as it was sent."""
+    if route in ("/unload", "/admin/policies/{file}"):
+        return True  # they also have what is asked of them by GET
+    if method in _LOOKS:
+        return False
+    if route.startswith("/upstream/"):
+        return not _is_use(path)
+    return route.startswith("/admin/") or route in _CHANGES
+
+
+def _is_use(path: str) -> bool:
+    """Whether a path to a model's own server is one of those that answer: others save and erase
+    its slots, or change its settings."""
+    return path.endswith(_ANSWERS)

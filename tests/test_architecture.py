@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "errors": "",
     "hub": "catalog engine errors tasks",
     "memory": "engine tasks text",
-    "observe": "clock",
+    "observe": "clock errors",
     "placement": "catalog engine split text",
     "policy": "engine errors observe split",
     "pool": "clock engine errors observe tasks",

@@ -79,7 +79,20 @@ class Running:
 
     services: Services
     url: str
+    _settings: Settings
+    _host: str
     _runner: web.AppRunner
+
+    async def reread(self) -> None:
+        """Read anew what is in files: policies, keys, which models there are, and this machine's
+        names. All of it is also noticed when it changes; but some file systems tell of no change,
+        and people want to be sure."""
+        services, settings = self.services, self._settings
+        services.keys.forget()
+        services.strangers.know(own_names(self._host))
+        await services.policies.reread(settings.policies, settings.env)
+        await services.dirs.look()
+        services.events.publish("files_read_again", models=len(services.catalog.list()))
 
     async def drain(self) -> None:
         """Let what runs end within the policies' drain time. Whoever comes meanwhile is told to
@@ -92,6 +105,9 @@ class Running:
             pool=repr(self.services.pool),
             hint="a second signal ends it at once",
         )
+        # Who follows them would do so for ever.
+        self.services.events.close()
+        self.services.log_buffer.close()
         await self.services.pool.drain(server.drain_s)
 
     async def kill(self) -> None:
@@ -219,7 +235,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         url = url_of(host, sockets[0].getsockname()[1])
         files = [str(file) for file in policies.newest.files]
         events.publish("serving", url=url, files=files, models=len(catalog.list()))
-        yield Running(services, url, runner)
+        yield Running(services, url, settings, host, runner)
 
 
 async def _options_for(

@@ -172,4 +172,6 @@ async def _with_heartbeats(subscription: Subscription) -> AsyncIterator[Event | 
                 event: Event | None = await anext(subscription)
         except TimeoutError:
             event = None
+        except StopAsyncIteration:
+            return
         yield event

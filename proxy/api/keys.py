@@ -57,6 +57,10 @@ class ApiKeys:
         if admin and key.scope != "admin":
             raise Forbidden(f"this API key may {key.scope} models, not change the machine")
 
+    def forget(self) -> None:
+        """Read the file anew with the next request, whether or not it looks like another one."""
+        self._seen = None
+
     def usage(self) -> list[dict[str, Any]]:
         """What was made of each key since the proxy runs, or the key is there."""
         found = []

@@ -17,7 +17,7 @@ def serve(arguments: Namespace) -> int:
     from proxy.app import Settings
     from proxy.cli.serve import main as serve_until_told
 
-    return serve_until_told(
+    serve_until_told(
         Settings(
             host=arguments.host,
             port=arguments.port,

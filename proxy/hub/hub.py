@@ -40,9 +40,13 @@ class Hub:
         async with self._change:
             await asyncio.to_thread(self._writer.sweep, LEFT_BEHIND_S)
 
-    async def close(self) -> None:
+    async def end_jobs(self) -> None:
         """End what runs; what was downloaded stays for the next time."""
         await self._jobs.close()
+
+    async def close(self) -> None:
+        """The same, for the end."""
+        await self.end_jobs()
         await self._puller.close()
 
     def pull(self, name: str, *, insecure: bool = False) -> AsyncGenerator[Line, None]:

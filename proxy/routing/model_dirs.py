@@ -48,12 +48,15 @@ class ModelDirs:
         if self._following is not None:
             await asyncio.wait([self._following], timeout=LOOK_S)
 
+    async def look(self) -> None:
+        """Have the folders read again."""
+        self._looked_s = time.monotonic()
+        await asyncio.to_thread(self._catalog.refresh)
+
     async def look_again(self) -> None:
         """Have the folders read again, unless that has just been done."""
-        now_s = time.monotonic()
-        if now_s - self._looked_s >= AGAIN_S:
-            self._looked_s = now_s
-            await asyncio.to_thread(self._catalog.refresh)
+        if time.monotonic() - self._looked_s >= AGAIN_S:
+            await self.look()
 
     async def _follow(self) -> None:
         while (policies := self._next) is not None:

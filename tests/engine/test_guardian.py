@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.guard import until
+from tests.support.serving import runs, until_gone
 
 # Has a shell in a group of its own, which has a child in turn; says their and the guardian's ids.
 PARENT = """
@@ -43,14 +44,6 @@ def parent(*arguments: str) -> tuple[subprocess.Popen[bytes], tuple[int, int, in
     return process, (shell, child, guardian)
 
 
-def runs(pid: int) -> bool:
-    """Whether it is there, and no zombie that waits for its parent."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def ignored(pid: int) -> int:
     """The signals that it takes no notice of, as bits."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -66,7 +59,7 @@ async def test_a_group_ends_with_whoever_started_it(how: str) -> None:
             os.killpg(pids[0], signal.SIGSTOP)
         process.kill()
 
-    await until(lambda: not any(map(runs, pids)), "all three are gone")
+    await until_gone(*pids)
 
 
 async def test_a_guardian_that_somebody_ended_is_replaced(tmp_path: Path) -> None:
@@ -77,7 +70,7 @@ async def test_a_guardian_that_somebody_ended_is_replaced(tmp_path: Path) -> Non
     with process:
         process.kill()
 
-    await until(lambda: not any(map(runs, pids)), "all three are gone")
+    await until_gone(*pids)
     await until(lambda: not folder.exists(), "the folder too")
 
 
@@ -105,4 +98,4 @@ async def test_a_terminals_signals_do_not_end_it() -> None:
             os.kill(pids[2], number)
         process.kill()
 
-    await until(lambda: not any(map(runs, pids)), "all three are gone")
+    await until_gone(*pids)

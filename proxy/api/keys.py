@@ -15,8 +15,8 @@ import structlog
 
 from proxy.api.key_file import Key, parse_keys
 from proxy.api.key_use import KeyUse
-from proxy.catalog.files import check_regular, read_small
 from proxy.errors import Forbidden, TooManyRequests, Unauthorized
+from proxy.files import check_regular, read_small
 
 log = structlog.get_logger()
 

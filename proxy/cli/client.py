@@ -6,16 +6,18 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
 from proxy.errors import reason_of
+from proxy.files import read_small
 from proxy.policy.load import load
 from proxy.startup import url_of
 
 # Loading a large model from a slow disk takes this long; a proxy that is gone is noticed at once.
 ANSWER_S: Final = 1800.0
+KEYS_BYTES: Final = 1 << 20
 JSON: Final = {"Content-Type": "application/json"}
 
 
@@ -115,16 +117,23 @@ def default_url(env: Mapping[str, str] = os.environ) -> str:
 
 
 def default_key(env: Mapping[str, str] = os.environ) -> str | None:
-    """The API key to use: from the environment, or the first of the local policies' own file."""
+    """The API key to use: from the environment, or the first of the local policies' own
+    file that may change something."""
     if key := env.get("MOE_PROXY_API_KEY"):
         return key
     policies = load(None, env).policies
     file: Path | None = policies.server.api_keys_file if policies else None
     try:
-        lines = file.read_text().splitlines() if file else []
+        text = read_small(file, KEYS_BYTES).decode("utf-8-sig", "replace") if file else ""
     except OSError:
         return None
-    return next((line.strip() for line in lines if line.strip() and line[0] != "#"), None)
+    lines = (line.split() for line in text.splitlines())
+    # A key, what it may, and its name: commands change things.
+    return next((words[0] for words in lines if words and _commands(words)), None)
+
+
+def _commands(words: Sequence[str]) -> bool:
+    return not words[0].startswith("#") and words[1:2] != ["use"]
 
 
 def _check_address(url: str) -> None:

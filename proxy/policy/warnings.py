@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from proxy.engine.llama_args import config_files, refused_config
 from proxy.errors import reason_of
+from proxy.files import read_small
 from proxy.policy.load import Loaded
 from proxy.policy.problems import Problem
+from proxy.policy.sources import MOST_BYTES
 
 
 def warnings_of(loaded: Loaded, env: Mapping[str, str]) -> tuple[Problem, ...]:
@@ -31,7 +33,7 @@ def _of_config_files(env: Mapping[str, str]) -> list[Problem]:
     found = []
     for file in config_files(env):
         try:
-            text = file.read_text(errors="replace")
+            text = read_small(file, MOST_BYTES).decode(errors="replace")
         except OSError:
             continue
         found += [Problem(str(file), None, key, why) for key, why in refused_config(text)]

@@ -10,11 +10,11 @@ from typing import Final
 import structlog
 from cachetools import LRUCache
 
-from proxy.catalog.files import is_regular
 from proxy.catalog.gguf import BadNumbers, GgufError, Header
 from proxy.catalog.local import Catalog, Entry
 from proxy.catalog.templates import endless
 from proxy.engine.types import LoadOptions, Mode
+from proxy.files import is_regular
 from proxy.routing.batch_size import Batches, Capacity
 from proxy.routing.load_plan import (
     HeaderFacts,

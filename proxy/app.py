@@ -2,7 +2,6 @@
 their lifetimes.
 """
 
-import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -34,7 +33,7 @@ from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.rpc_names import RpcNames
 from proxy.engine.runtime_dir import runtime_dir
 from proxy.engine.types import Engine, LoadOptions, Mode
-from proxy.errors import ModelNotFound, reason_of
+from proxy.errors import Hangs, ModelNotFound, reason_of
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.observe import log as logging
@@ -43,6 +42,7 @@ from proxy.observe.rates import Rates
 from proxy.placement.budget import Budget
 from proxy.policy.diff import Changes
 from proxy.policy.live import LivePolicies
+from proxy.policy.load import Loaded
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.values import home_of
 from proxy.pool.hooks import Hooks
@@ -54,6 +54,7 @@ from proxy.routing.resolver import Resolver
 from proxy.routing.router import Router
 from proxy.startup import StartupError, good_policies, listening_sockets, url_of
 from proxy.tasks import Loops
+from proxy.threads import MODELS, POLICIES, SCANS
 
 log = structlog.get_logger()
 
@@ -130,7 +131,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         clock = RealClock()
         loops = Loops(clock)
         events = EventLog()
-        policies = LivePolicies(good_policies(settings.policies, settings.env), events=events)
+        policies = LivePolicies(await _first_policies(settings), events=events)
         server = policies.current.server
         host = server.host if settings.host is None else settings.host
         port = server.port if settings.port is None else settings.port
@@ -152,11 +153,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         # Nothing is left after a drain.
         stack.push_async_callback(pool.kill)
         stores = Stores(home_of(settings.env))
-        catalog = await asyncio.to_thread(
-            Catalog,
-            *model_dirs(policies.current, stores),
-            cache=policies.current.catalog.state / "headers.json",
-        )
+        catalog = await _catalog(policies.current, stores)
         await stack.enter_async_context(loops.background(partial(watch, catalog), name="catalog"))
         resolver = Resolver(lambda: policies.current, catalog)
         rates = Rates(lambda: busy_backends(pool), slots_progress(pool), clock=clock)
@@ -252,6 +249,26 @@ def _policy_of(name: str, resolver: Resolver, policies: Policies) -> ModelPolicy
         return resolver.resolve(name).policy
     except ModelNotFound:  # its file is gone, but it is loaded
         return policies.for_model(name)
+
+
+async def _first_policies(settings: Settings) -> Loaded:
+    """Raises StartupError."""
+    try:
+        return await POLICIES.run(good_policies, settings.policies, settings.env)
+    except Hangs as error:
+        raise StartupError(f"the policies cannot be read: {error.message}") from error
+
+
+async def _catalog(policies: Policies, stores: Stores) -> Catalog:
+    """What models there are. Where a disk hangs it begins with none: who watches looks again."""
+    cache = policies.catalog.state / "headers.json"
+    make = partial(Catalog, *model_dirs(policies, stores), cache=cache)
+    catalog = await MODELS.run(make, look=False)
+    try:
+        await SCANS.run(catalog.refresh)
+    except Hangs as error:
+        log.warning("models_not_looked_for", reason=error.message)
+    return catalog
 
 
 @contextmanager

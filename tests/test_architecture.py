@@ -16,33 +16,34 @@ from tests.support.parts import ARCHITECTURE, PACKAGE, ROOT
 # What each part may import of the others. Nobody imports the worker, which is started as a program
 # of its own; `policy`, `catalog` and `memory` do not know each other.
 MAY_IMPORT = {
-    "api": "catalog dialect engine errors files hub memory observe policy pool routing split tasks "
-    "upstream version",
+    "api": "catalog dialect engine errors files hub memory observe policy pool routing split "
+    "tasks text threads upstream version",
     "app": "api catalog clock control engine errors memory observe placement policy pool routing "
-    "startup tasks",
+    "startup tasks threads",
     "bench": "api app control engine errors placement policy pool routing",
-    "catalog": "errors files split",
+    "catalog": "errors files split threads",
     "cli": "app bench catalog control demo engine errors files hub memory observe placement policy "
     "routing split startup tasks text version",
     "clock": "",
     "control": "catalog clock engine errors files memory observe placement policy pool routing "
-    "split tasks text upstream",
+    "split tasks text threads upstream",
     "demo": "engine",
     "dialect": "catalog errors policy split",
-    "engine": "catalog errors files tasks",
+    "engine": "catalog errors files tasks threads",
     "errors": "",
     "files": "",
-    "hub": "catalog engine errors files tasks",
+    "hub": "catalog engine errors files tasks threads",
     "memory": "engine tasks text",
     "observe": "clock errors",
     "placement": "catalog engine split text",
-    "policy": "engine errors files observe split",
+    "policy": "engine errors files observe split threads",
     "pool": "clock engine errors observe tasks",
-    "routing": "catalog engine errors files placement policy pool split tasks",
+    "routing": "catalog engine errors files placement policy pool split tasks threads",
     "split": "errors",
     "startup": "errors policy",
     "tasks": "clock",
     "text": "",
+    "threads": "errors",
     "upstream": "engine errors",
     "version": "",
     "worker": "engine errors memory",

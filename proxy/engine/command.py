@@ -5,6 +5,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import aiohttp
@@ -15,8 +16,9 @@ from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
 from proxy.engine.tensor_names import EXPERTS
 from proxy.engine.types import CPU, Address, Device, Layer, LoadOptions, Move, Status
-from proxy.errors import Conflict
+from proxy.errors import Conflict, Hangs
 from proxy.tasks import spawn
+from proxy.threads import MODELS
 
 HEALTH_PATHS: Final = ("/health", "/v1/models")
 FIRST_POLL_S = 0.05
@@ -84,7 +86,8 @@ class CommandEngine:
             fill_in(self._options, port), {}, self._id, on_line=self._note, ends_at_eof=False
         )
         await child.start()
-        self._status = await asyncio.to_thread(_status, self._options)
+        with suppress(Hangs):  # nothing is known of it then
+            self._status = await MODELS.run(_status, self._options)
         exit_ = spawn(child.wait(), name=f"{self._id}:exit")
         serving = spawn(self._until_serving(child, self._address.origin), name=f"{self._id}:health")
         try:

@@ -10,6 +10,7 @@ from proxy.engine.guardian import forget_group, keep_group
 from proxy.engine.installed import program
 from proxy.errors import BadRequest
 from proxy.hub.progress import PullFailed, Report
+from proxy.threads import STORE
 
 # What llama-quantize is asked for, in its own spelling; requests may write it in any case.
 TYPES: Final = (
@@ -30,7 +31,7 @@ def type_of(text: str) -> str:
 
 async def quantize(source: Path, target: Path, kind: str, was: str, report: Report) -> None:
     """Write `source` to `target` as `kind`. Cancelled, it ends the program. Raises PullFailed."""
-    size = (await asyncio.to_thread(source.stat)).st_size
+    size = (await STORE.run(source.stat)).st_size
     line = {"status": f"quantizing {was} model to {kind}", "digest": "0", "total": size}
     try:
         quantizer = program("llama-quantize")

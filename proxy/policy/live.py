@@ -19,6 +19,7 @@ from proxy.policy.model import Policies
 from proxy.policy.problems import Problem
 from proxy.policy.schema import Effect
 from proxy.policy.watch import watch
+from proxy.threads import POLICIES
 
 log = structlog.get_logger()
 Listener = Callable[[Policies, Policies, Changes], Awaitable[None]]
@@ -72,7 +73,7 @@ class LivePolicies:
 
     async def reread(self, path: Path | None, env: Mapping[str, str]) -> None:
         """Read the files now, without waiting for word of a change."""
-        loaded = await asyncio.to_thread(load, path, env)
+        loaded = await POLICIES.run(load, path, env)
         if loaded.sources != self.newest.sources:
             await self.take(loaded)
 

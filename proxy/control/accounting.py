@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from proxy.clock import Clock
 from proxy.control.desired import DesiredStates
-from proxy.memory.ledger import Ledger
+from proxy.memory.ledger import Ledger, Loading
 from proxy.pool.state import Backend, Name
 
 
@@ -13,18 +13,28 @@ class LedgerSync:
 
     def __init__(self, *, ledger: Ledger, desired: DesiredStates, clock: Clock) -> None:
         self._ledger, self._desired, self._clock = ledger, desired, clock
-        # What changes: when what each start of a backend holds was recorded last, and when it last
-        # had no move under way.
+        # What changes: what those began with that are being loaded, when what each start of a
+        # backend holds was recorded last, and when it last had no move under way.
+        self._loading: dict[Name, Loading] = {}
         self._synced_s: dict[Name, float] = {}
         self._still_s: dict[Name, float] = {}
 
-    def register(self, backend: Backend, *, at_s: float) -> None:
-        """It is in the ledger from here on: with all that it took since `at_s`, so that readings
-        which show that already are not taken for more room than there is."""
-        self._synced_s[backend.name] = self._still_s[backend.name] = at_s
+    def begin(self, backend: Backend) -> None:
+        """It is to be started now, and will take memory from here on."""
+        self._loading[backend.name] = self._ledger.begin(at_s=self._clock.now())
+
+    def register(self, backend: Backend) -> None:
+        """It is in the ledger from here on: with all that it took since it began, so that readings
+        which show that already are not taken for more room than there is, nor those which do not
+        show it yet."""
+        now = self._clock.now()
+        self._synced_s[backend.name] = self._still_s[backend.name] = now
+        held, loading = backend.engine.known().held, self._loading.pop(backend.name, None)
+        self._ledger.record(backend.id, held, at_s=now, loading=loading)
 
     def remove(self, backend: Backend) -> None:
         """Its process is gone, and what it held is given back."""
+        self._loading.pop(backend.name, None)
         self._still_s.pop(backend.name, None)
         if self._synced_s.pop(backend.name, None) is not None:
             self._ledger.forget(backend.id, at_s=self._clock.now())

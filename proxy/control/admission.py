@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import structlog
 
 from proxy.clock import Clock
+from proxy.control.accounting import LedgerSync
 from proxy.control.deadline import wait_within
 from proxy.control.desired import DesiredStates
 from proxy.control.headroom import Headroom
@@ -15,7 +16,7 @@ from proxy.engine.types import LoadOptions
 from proxy.memory.ledger import SHOWN_WITHIN_S
 from proxy.observe.events import EventLog
 from proxy.placement.rebalance import Relocation, make_room
-from proxy.pool.state import Backend, Name
+from proxy.pool.state import Backend
 from proxy.tasks import spawn
 
 log = structlog.get_logger()
@@ -53,6 +54,7 @@ class Admission:
         desired: DesiredStates,
         memory: Memory,
         headroom: Headroom,
+        accounting: LedgerSync,
         footprint: Footprint,
         relocate: Callable[[Sequence[Relocation]], None],
         answers: Callable[[Backend], bool],
@@ -62,18 +64,16 @@ class Admission:
         """`footprint`: of which devices a model takes how many bytes without its experts.
         `relocate` has experts move. `answers`: whether a backend's worker does."""
         self._pool, self._desired, self._memory = pool, desired, memory
-        self._headroom, self._footprint, self._relocate = headroom, footprint, relocate
+        self._headroom, self._accounting = headroom, accounting
+        self._footprint, self._relocate = footprint, relocate
         self._answers, self._events, self._clock = answers, events, clock
-        # What changes: when each was started, and the news that somebody is there or gone.
-        self._started_s: dict[Name, float] = {}
+        # What changes: the news that somebody is there or gone.
         self._freed = asyncio.Event()
 
-    def settle(self, backend: Backend) -> float:
-        """It is loaded, or gone, and not a newcomer any more; returns since when it may have taken
-        memory."""
+    def settle(self, backend: Backend) -> None:
+        """It is loaded, or gone, and not a newcomer any more."""
         self._headroom.release(backend)
         self._freed.set()
-        return self._started_s.pop(backend.name, self._clock.now())
 
     async def admit(self, backend: Backend) -> None:
         """Before `backend` is started: have others shrink, then leave, until it fits; wait while
@@ -91,11 +91,11 @@ class Admission:
             log.exception("needs_not_known", backend=backend.id)
         if needed:
             # Nobody may grow into what is made free, neither now nor while the newcomer takes it.
-            self._headroom.reserve(backend, self._headroom.by_domain(needed))
+            self._headroom.reserve(backend, needed)
             newcomer = _Newcomer(backend, needed)
             while await self._is_to_wait(newcomer):
                 pass
-        self._started_s[backend.name] = self._clock.now()
+        self._accounting.begin(backend)
 
     async def _is_to_wait(self, newcomer: _Newcomer) -> bool:
         """One look: have something done about what is missing, and wait for what comes of it.

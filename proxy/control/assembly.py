@@ -96,6 +96,7 @@ def assemble(on: Surroundings, *, footprint_of: Footprint, measured: Measured) -
         desired=desired,
         memory=on.memory,
         headroom=headroom,
+        accounting=accounting,
         footprint=footprint_of,
         relocate=controller.relocate,
         answers=on.workers.answers,

@@ -90,12 +90,15 @@ class Balancer:
             devices = tuple(device for device in found if device.kind != "cpu")
             names = [device.name for device in devices]
             self._headroom.note_devices(backend, devices)
-            # It is a newcomer no more in the moment in which the ledger has it.
-            self._accounting.register(backend, at_s=self._admission.settle(backend))
             self._memory.set_devices(self._headroom.devices().values())
             # Whoever is "auto" is placed by what the devices show, which nobody knew before.
             await self._memory.fresh()
+            if backend.state in SERVING:
+                self._accounting.register(backend)
         finally:
+            # It is a newcomer no more in the moment in which the ledger has it, and is placed in
+            # the same one: before anybody grows into what it has left of its room.
+            self._admission.settle(backend)
             await self._controller.devices_known(backend, names, floor or 0)
 
     def _set_pids(self) -> None:
@@ -122,6 +125,7 @@ class Balancer:
         """The budgets, with what is on its way counted once; remembers where memory is short."""
         budgets, outbound = self._headroom.budgets(), self._headroom.outbound()
         inbound, now = self._headroom.inbound(but_one=True), self._clock.now()
+        reserved = self._headroom.reserved()
         for domain, budget in budgets.items():
             gained = outbound.get(domain, 0)
             if inbound.get(domain, 0):
@@ -130,6 +134,10 @@ class Balancer:
             if gained:
                 # As free for the question whether more has to leave, as not there otherwise.
                 budgets[domain] = replace(budget.with_freed(gained), growth="frozen")
+            if domain in reserved:
+                # What a newcomer takes is an estimate, and so is what was freed for it: what seems
+                # to be left over comes back when it is loaded.
+                budgets[domain] = replace(budgets[domain], growth="frozen")
             state, short = self._headroom.state_of(domain), budgets[domain].deficit_bytes > 0
             state.shrinking = short or (state.shrinking and gained > 0)
             if short:

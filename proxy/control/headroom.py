@@ -57,8 +57,8 @@ class Headroom:
         self._ledger, self._accounting = ledger, accounting
         self._policies, self._use, self._answers = policies, use, answers
         self._clock = clock
-        # What changes: devices by backend, what is reserved for those that are being loaded (by
-        # domain, the one that began first before the others), and what is remembered of domains.
+        # What changes: devices by backend, what of them is reserved for those that are being loaded
+        # (the one that began first before the others), and what is remembered of domains.
         self._devices: dict[str, tuple[Device, ...]] = {}
         self._reserved: dict[Name, Mapping[str, int]] = {}
         self._domains: dict[str, DomainState] = {}
@@ -85,11 +85,15 @@ class Headroom:
         state.recovering = True
 
     def reserve(self, newcomer: Backend, needed: Mapping[str, int]) -> None:
-        """Nobody else may grow into these bytes, by domain, before `release`."""
+        """Nobody else may grow into these bytes, by device, before `release`."""
         self._reserved[newcomer.name] = needed
 
     def release(self, newcomer: Backend) -> None:
         self._reserved.pop(newcomer.name, None)
+
+    def reserved(self) -> set[str]:
+        """The domains of which something is reserved for somebody."""
+        return {domain for domain, _ in self._reserved_before(None)}
 
     def is_first(self, newcomer: Backend) -> bool:
         """Whether no other newcomer has reserved memory before this one."""
@@ -168,7 +172,8 @@ class Headroom:
         for name, sizes in self._reserved.items():
             if newcomer is not None and name == newcomer.name:
                 return
-            yield from sizes.items()
+            # By the domains of now: where a device's memory is read may change meanwhile.
+            yield from self.by_domain(sizes).items()
 
     def available(self, *, by_number: bool) -> dict[str, int | None]:
         """Domain -> bytes that experts may still take there; None: not known.

@@ -43,6 +43,15 @@ class _Account:
         return self.readings[-1] if self.readings else None
 
 
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """A backend begins to take memory: when, and what each device showed then, with how much of
+    ours in it."""
+
+    began_s: float
+    shown: Mapping[str, tuple[DeviceReading, int]]
+
+
 class Ledger:
     """`record` says what we have, `observe` what the devices say; the rest are questions.
 
@@ -58,20 +67,38 @@ class Ledger:
         self._held: dict[str, dict[str, dict[str, int]]] = {}
         self._accounts: dict[str, _Account] = {}
 
+    def begin(self, *, at_s: float) -> Loading:
+        """For the first `record` of a backend that is to be loaded now. That takes longer than
+        readings are kept, and most of its memory may be taken at the end."""
+        shown = {
+            device: (account.reading, self._shows_of_ours(device))
+            for device, account in self._accounts.items()
+            if account.reading is not None
+        }
+        return Loading(at_s, shown)
+
     def record(
-        self, backend: str, held: Held, *, at_s: float, taken_s: float | None = None
+        self,
+        backend: str,
+        held: Held,
+        *,
+        at_s: float,
+        taken_s: float | None = None,
+        loading: Loading | None = None,
     ) -> None:
         """All that `backend` holds, as in `Status.held`. `at_s`: when that began to change;
         `taken_s`: when what was taken began to be, where that is earlier: a copy's memory is there
-        before the copy is."""
+        before the copy is. `loading`: what was taken was since then, until `at_s`."""
         before = self._held.get(backend, {})
         self._held[backend] = {device: dict(kinds) for device, kinds in held.items()}
         for device in before.keys() | held.keys():
             change = _total(held, device) - _total(before, device)
-            if change:
+            if change > 0 and loading is not None:
+                risen = self._risen_while(loading, device, change)
+                self._due(device, change, risen, began_s=loading.began_s, last_s=at_s)
+            elif change:
                 began_s = at_s if taken_s is None or change < 0 else taken_s
-                self._due(self._account(device), change, began_s)
-                self._attribute(device)
+                self._due(device, change, None, began_s=began_s, last_s=began_s)
 
     def forget(self, backend: str, *, at_s: float) -> None:
         """The backend's process is gone, and what it held is given back."""
@@ -138,10 +165,29 @@ class Ledger:
     def _booked(self, device: str) -> int:
         return sum(_total(held, device) for held in self._held.values())
 
-    def _due(self, account: _Account, change: int, at_s: float) -> None:
+    def _shows_of_ours(self, device: str) -> int:
+        account = self._account(device)
+        return self._booked(device) - account.taken + account.returned
+
+    def _risen_while(self, loading: Loading, device: str, booked: int) -> int | None:
+        """By how much free memory rose through a backend while it was loading, of which so much has
+        just been booked; None where that is not known."""
+        before, ours_before = loading.shown.get(device, (None, 0))
+        after = self._account(device).reading
+        if before is None or after is None or after.source != before.source:
+            return None
+        return _risen(before, after) + self._shows_of_ours(device) - booked - ours_before
+
+    def _due(
+        self, device: str, change: int, risen: int | None, *, began_s: float, last_s: float
+    ) -> None:
+        """A change from then until then. `risen`: what the readings show of it, where that is known
+        better than by their times."""
+        account = self._account(device)
         if not account.taken and not account.returned:
-            account.due_since_s = at_s
-        risen = _risen_since(account, at_s)
+            account.due_since_s = began_s
+        if risen is None:
+            risen = _risen_since(account, began_s)
         if risen is None:
             risen = -change
         if change > 0:
@@ -149,7 +195,8 @@ class Ledger:
         else:
             # Not set off against what was taken: it may have been taken, and be slow to come back.
             account.returned += _left(-change, risen)
-        account.changed_s = max(account.changed_s, at_s)
+        account.changed_s = max(account.changed_s, last_s)
+        self._attribute(device)
 
     def _shown(self, account: _Account, reading: DeviceReading) -> None:
         before = account.reading
@@ -188,8 +235,7 @@ class Ledger:
         if reading is None or reading.others_bytes is not None or reading.used_bytes is None:
             account.others = reading.others_bytes if reading else None
             return
-        shows_of_ours = self._booked(device) - account.taken + account.returned
-        account.others = max(reading.used_bytes - shows_of_ours, 0)
+        account.others = max(reading.used_bytes - self._shows_of_ours(device), 0)
 
 
 def _total(held: Held, device: str) -> int:

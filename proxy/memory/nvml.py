@@ -15,6 +15,9 @@ import pynvml
 
 from proxy.memory.readings import Card, Sample, Unreadable, pci_bus_id
 
+# How often the list of processes is read at most until a card's sums are the same before it and
+# after it.
+TRIES = 4
 # After these the library has to be initialised again, which works once the driver is back.
 _DRIVER_GONE = frozenset(
     {
@@ -139,7 +142,14 @@ def _sample(handle: _Handle) -> Sample:
     memory = _memory(handle.value)
     if memory is None:
         return Sample(None, None, None, integrated=True)
-    processes = _processes(handle.value)
+    # The driver is asked twice, for the sums and for the list, and what comes or goes between would
+    # be in one of them only: taken for others' memory, or for room that there is not. Where it is
+    # never still, the sums are the later word, which promises too little rather than too much.
+    for _ in range(TRIES):
+        before, processes = memory, _processes(handle.value)
+        memory = _memory(handle.value)
+        if processes is None or memory.used == before.used:
+            break
     by_process = sum(size or 0 for size in (processes or {}).values())
     return Sample(
         total_bytes=memory.total,

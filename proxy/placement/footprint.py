@@ -16,8 +16,9 @@ def footprint(header: Header, options: LoadOptions, devices: Sequence[str]) -> d
     """Device -> bytes of dense weights, KV cache and compute, with all that can move on the CPU.
 
     llama.cpp spreads layers by free memory; here they are taken as spread evenly, which is what
-    that comes to on devices that are equally full.
+    that comes to on devices that are equally full. One for experts only has nothing before these.
     """
+    devices = [device for device in devices if device not in options.no_attention]
     if not devices:
         return {}
     found = estimate(header, settings_of(options))

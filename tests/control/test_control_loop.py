@@ -468,3 +468,67 @@ async def test_a_model_whose_table_goes_and_comes_back_follows() -> None:
 
         assert there.places("a") == "ccccc0"
         assert len(there.serving()) == 1
+
+
+@played
+async def test_what_a_newcomer_took_is_its_own_however_long_that_took() -> None:
+    """The last of it a moment before it is ready, so that no reading shows it: none was made since,
+    one is on its way, or the device shows it late. Others have a part of the device, too."""
+    text = HEAD + "[models.a]\nmoe_cpu_layers = 'full'\n[models.b]\n"
+    for lag_s, poll_takes_s, then_s in ((0.0, 0.0, 0.0), (0.0, 0.15, 0.05), (0.7, 0.0, 0.3)):
+        cards = (Card("card0", 750, ("G0",), lag_s=lag_s),)
+        specs = {"a": Spec(), "b": Spec(dense_mib=200, load_s=8.0)}
+        there = World(cards, specs, text, poll_takes_s=poll_takes_s)
+        async with living(there):
+            there.others_take(300)
+            there.ask("a", for_s=LONG_S)
+            await asyncio.sleep(8)
+            there.ask("b", for_s=LONG_S)
+            while len(there.serving()) < 2:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(then_s)
+            there.ask("a", 0)
+            await asyncio.sleep(5)
+
+            # 750 - 300 - 40 in reserve - 50 - 200: room for one layer.
+            assert sorted(there.places("a") + there.places("b")) == ["0", *"c" * 11]
+            assert {move["why"] for move in there.told("moved")} <= {"load", "request"}
+            assert not any(move["short_of_memory"] for move in there.told("moved"))
+
+
+@played
+async def test_nobody_grows_where_one_is_being_loaded_until_it_has_its_place() -> None:
+    """Others leave meanwhile. Who is in use comes first, and was not there yet."""
+    there = world(card(700), a=Spec(), b=Spec(load_s=8.0))
+    async with living(there):
+        there.others_take(300)
+        there.ask("a")
+        await asyncio.sleep(5)
+        assert there.places("a") == "ccc000"
+        there.ask("b", for_s=LONG_S)
+        await asyncio.sleep(2)
+        there.others_take(0)
+        await asyncio.sleep(8)
+
+        moves = [(move["model"], move["why"], move["to"]) for move in there.told("moved")]
+        # 700 - 40 in reserve - 2 * 50 - the two layers that stayed: room for three.
+        assert moves[:3] == [("a", "load", 3), ("a", "room", 4), ("b", "load", 3)]
+
+
+@played
+async def test_what_is_promised_of_a_device_is_so_wherever_it_is_read() -> None:
+    """It is shown with another one of its card from now on, as after an edit of `memory`."""
+    text = HEAD + "[models.a]\nmoe_cpu_layers = 'full'\n[models.b]\n"
+    there = world(card(450), text=text, a=Spec(), b=Spec(dense_mib=200, load_s=20.0))
+    async with living(there):
+        there.ask("a", for_s=LONG_S)
+        await asyncio.sleep(5)
+        there.ask("b", for_s=LONG_S)
+        await asyncio.sleep(5)
+        there.cards[0].devices = ("G0", "G1")
+        await asyncio.sleep(2)
+        there.ask("a", 0)
+        await asyncio.sleep(2)
+
+        # 450 - 40 in reserve - 50 - 200: room for one layer.
+        assert there.places("a") == "ccccc0"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.engine.types import CPU
 from proxy.placement.assign import placed
+from proxy.placement.rebalance import Relocation
 from proxy.split import AUTO, Split, cpu_layers
 from tests.control.world.card import MIB, Card
 from tests.control.world.engine import PLACE_DEADLINE_S, SimEngine, Spec
@@ -38,6 +39,8 @@ class Setting:
     homes: tuple[str, ...]
     layer_mib: tuple[int, ...]
     through_workers: bool
+    load_s: float
+    poll_takes_s: float
 
     def world(self) -> World:
         cards = [
@@ -45,10 +48,11 @@ class Setting:
             for i, (size, names, lag) in enumerate(self.cards)
         ]
         specs = {
-            name: Spec(LAYERS, size, dense_mib=60, home=home)
+            name: Spec(LAYERS, size, dense_mib=60, home=home, load_s=self.load_s)
             for name, home, size in zip(MODELS, self.homes, self.layer_mib, strict=True)
         }
-        return World(cards, specs, self.text({}, self.limits), self.through_workers)
+        text = self.text({}, self.limits)
+        return World(cards, specs, text, self.through_workers, self.poll_takes_s)
 
     def text(self, splits: Mapping[str, Split], limits: Mapping[str, int]) -> str:
         lines = [f'[devices]\nreserve = "{RESERVE}MiB"\nlow = "20MiB"\nsettle = "{SETTLE_S}s"']
@@ -82,6 +86,9 @@ def machines(draw: st.DrawFn) -> Setting:
         homes=draw(st.tuples(home, home, home)),
         layer_mib=draw(st.tuples(*[st.integers(20, 150)] * 3)),
         through_workers=draw(st.booleans()),
+        # Shorter and longer than it takes a device to show anything; polls that others overtake.
+        load_s=draw(st.sampled_from([1.0, 8.0])),
+        poll_takes_s=draw(st.sampled_from([0.0, 0.15])),
     )
 
 
@@ -117,6 +124,17 @@ class Story:
         self._disturbed_s = {card.name: float("-inf") for card in self.world.cards}
         self._tasks: list[asyncio.Task[Any]] = []
         self.world.on_promoted = self._promoted
+        controller = self.world.control.controller
+        self._relocate, self.grown_beside_a_newcomer = controller.relocate, list[Relocation]()
+        controller.relocate = self._balanced  # type: ignore[method-assign]
+
+    def _balanced(self, relocations: Sequence[Relocation]) -> None:
+        """What the balancer has move: nothing to where a newcomer's memory may yet come."""
+        reserved = self.world.control.headroom.reserved()
+        self.grown_beside_a_newcomer += [
+            move for move in relocations if move.why == "free" and move.domain in reserved
+        ]
+        self._relocate(relocations)
 
     def _promoted(self, engine: SimEngine, device: str, others_before: Mapping[str, int]) -> None:
         """Experts have just taken memory: none that is not to be theirs."""
@@ -231,6 +249,7 @@ async def play(setting: Setting, story: Sequence[tuple[Deed, float]]) -> None:
             await told.do(deed)
             await asyncio.sleep(then_s)
         await told.calm()
+        assert not told.grown_beside_a_newcomer
         told.check_books()
         told.check_room()
         told.check_pinned()

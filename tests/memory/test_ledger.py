@@ -204,6 +204,56 @@ def test_what_began_long_ago_is_in_the_readings(scene: Scene) -> None:
     assert (scene.free, scene.ledger.others(GPU)) == (7000 * MIB, 1000 * MIB)
 
 
+@pytest.mark.parametrize("shown", [0, 1500 * MIB, 2000 * MIB])
+def test_what_was_taken_in_a_long_load_is_off_until_it_shows(scene: Scene, shown: int) -> None:
+    """However much of it was taken at its very end, and whatever others of ours took meanwhile."""
+    scene.observe()
+    loading = scene.ledger.begin(at_s=scene.gpu.now)
+    scene.take(300 * MIB)
+    scene.gpu.ours += shown
+    for _ in range(60):
+        scene.observe()
+
+    held = {GPU: {"weights": 2000 * MIB}}
+    scene.ledger.record("b2", held, at_s=scene.gpu.now, loading=loading)
+
+    assert (scene.free, scene.ledger.pending_taken(GPU)) == (6700 * MIB, 2000 * MIB - shown)
+    scene.gpu.ours = 2300 * MIB
+    scene.tick()
+    scene.observe()
+    assert (scene.free, scene.ledger.pending_taken(GPU)) == (6700 * MIB, 0)
+    assert scene.ledger.others(GPU) == 1000 * MIB
+
+
+def test_what_a_long_load_took_is_believed_to_show_in_the_end(scene: Scene) -> None:
+    scene.observe()
+    loading = scene.ledger.begin(at_s=scene.gpu.now)
+    scene.tick(60.0)
+    scene.observe()
+    held = {GPU: {"weights": 2000 * MIB}}
+    scene.ledger.record("b1", held, at_s=scene.gpu.now, loading=loading)
+
+    scene.tick(SHOWN_WITHIN_S / 2)
+    scene.observe()
+    assert scene.ledger.pending_taken(GPU) == 2000 * MIB, "it counts from the end of the load"
+    scene.tick(SHOWN_WITHIN_S / 2)
+    scene.observe()
+    assert scene.ledger.settled(GPU)
+
+
+def test_a_device_read_otherwise_since_is_not_compared(scene: Scene) -> None:
+    scene.observe()
+    loading = scene.ledger.begin(at_s=scene.gpu.now)
+    scene.tick(60.0)
+    scene.gpu.ours = 2000 * MIB
+    scene.ledger.observe([scene.gpu.reading(source="sysfs:card0")])
+    held = {GPU: {"weights": 2000 * MIB}}
+
+    scene.ledger.record("b1", held, at_s=scene.gpu.now, loading=loading)
+
+    assert (scene.free, scene.ledger.settled(GPU)) == (7000 * MIB, True)
+
+
 def test_a_plan_that_failed_is_waited_for_like_any_other(scene: Scene) -> None:
     scene.observe()
     scene.hold(500 * MIB)

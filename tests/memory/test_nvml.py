@@ -71,6 +71,43 @@ def test_a_process_of_unknown_size_is_unknown_and_not_0(driver: StandInNvml) -> 
     assert Nvml().read("GPU-0").processes == {7: None}
 
 
+@pytest.mark.parametrize("after", [GIB, 3 * GIB])
+def test_what_comes_or_goes_while_it_is_read_is_nobody_elses(
+    driver: StandInNvml, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """The sums and the list of processes are two questions to the driver."""
+    driver.process(7, used=2 * GIB)
+    ask = pynvml.nvmlDeviceGetComputeRunningProcesses_v3
+
+    def changed_before(handle: object) -> object:
+        driver.process(7, used=after)
+        return ask(handle)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses_v3", changed_before)
+
+    sample = Nvml().read("GPU-0")
+
+    assert sample.processes == {7: after}
+    assert sample.used_bytes == GIB + after, "others have what they had"
+    assert sample.free_bytes == 13 * GIB // 2 - after
+
+
+def test_a_card_that_is_never_still_is_read_all_the_same(
+    driver: StandInNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.process(7, used=0)
+    ask, used = pynvml.nvmlDeviceGetComputeRunningProcesses_v3, iter(range(1000))
+
+    def changed_before(handle: object) -> object:
+        driver.process(7, used=next(used))
+        return ask(handle)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses_v3", changed_before)
+
+    assert (Nvml().read("GPU-0").used_bytes or 0) >= GIB
+    assert next(used) < 10
+
+
 def test_a_process_may_follow_a_real_one(driver: StandInNvml) -> None:
     driver.process(7, follows=os.getpid())
 

@@ -50,10 +50,19 @@ def policies_of(text: str) -> Policies:
 
 class SimMemory:
     """Keeps `proxy.control.ports.Memory` for cards. `through_workers`: devices are read through
-    workers, as Vulkan's and RPC's are; else by a driver."""
+    workers, as Vulkan's and RPC's are; else by a driver. `takes_s`: how long after a card was read
+    others hear of it."""
 
-    def __init__(self, cards: Sequence[Card], workers: WorkerDevices, *, through_workers: bool):
+    def __init__(
+        self,
+        cards: Sequence[Card],
+        workers: WorkerDevices,
+        *,
+        through_workers: bool,
+        takes_s: float,
+    ) -> None:
         self._cards, self._workers, self._through_workers = cards, workers, through_workers
+        self._takes_s, self._polling = takes_s, asyncio.Lock()
         self._listeners: list[Callable[[Snapshot], None]] = []
         self._wanted: set[str] = set()
         self._snapshot = Snapshot()
@@ -82,6 +91,10 @@ class SimMemory:
             await self._poll()
 
     async def _poll(self) -> None:
+        async with self._polling:
+            await self._poll_alone()
+
+    async def _poll_alone(self) -> None:
         now = asyncio.get_running_loop().time()
         heard = None
         if self._through_workers:
@@ -94,6 +107,8 @@ class SimMemory:
                     self._told[reading.name] = reading
                 elif (old := self._told.get(reading.name)) is not None:
                     self._told[reading.name] = replace(old, stale=True)
+        if self._takes_s:
+            await asyncio.sleep(self._takes_s)
         number = self._snapshot.number + 1
         self._snapshot = Snapshot(devices=dict(self._told), number=number, at_s=now)
         for listener in self._listeners:
@@ -108,6 +123,7 @@ class World:
     specs: Mapping[str, Spec]
     text: str
     through_workers: bool = False
+    poll_takes_s: float = 0.0
     engines: dict[str, SimEngine] = field(default_factory=dict)  # the last one of each model
     cannot_load: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)  # models of which nobody knows any more
@@ -125,7 +141,12 @@ class World:
             self._make, hooks=hooks, max_queue=1000, clock=self.clock, events=self.events
         )
         self.workers = WorkerDevices(lambda: serving(self.pool), self.clock)
-        self.memory = SimMemory(self.cards, self.workers, through_workers=self.through_workers)
+        self.memory = SimMemory(
+            self.cards,
+            self.workers,
+            through_workers=self.through_workers,
+            takes_s=self.poll_takes_s,
+        )
         self.control: ControlLoop = assemble(
             Surroundings(
                 pool=self.pool,

@@ -39,6 +39,7 @@ from proxy.memory.watch import MemoryWatch
 from proxy.observe import log as logging
 from proxy.observe.events import EventLog
 from proxy.observe.rates import Rates
+from proxy.observe.record import Record, Taken, claim
 from proxy.placement.budget import Budget
 from proxy.policy.diff import Changes
 from proxy.policy.live import LivePolicies
@@ -54,7 +55,7 @@ from proxy.routing.resolver import Resolver
 from proxy.routing.router import Router
 from proxy.startup import StartupError, good_policies, listening_sockets, url_of
 from proxy.tasks import Loops
-from proxy.threads import MODELS, POLICIES, SCANS
+from proxy.threads import MODELS, POLICIES, SCANS, STORE
 
 log = structlog.get_logger()
 
@@ -69,6 +70,8 @@ class Settings:
     host: str | None = None
     port: int | None = None
     policies: Path | None = None
+    # Whether no other may have the same state folder, and commands are to find this one.
+    alone: bool = False
     log_format: logging.LogFormat = "console"
     log_level: str = "info"
     env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
@@ -135,6 +138,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         server = policies.current.server
         host = server.host if settings.host is None else settings.host
         port = server.port if settings.port is None else settings.port
+        record = await _record(policies.current) if settings.alone else Record(None)
+        stack.callback(record.close)
         sockets = listening_sockets(host, port, keys=server.api_keys_file is not None)
         for sock in sockets:
             stack.callback(sock.close)
@@ -231,6 +236,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             await web.SockSite(runner, sock, backlog=1024).start()
         url = url_of(host, sockets[0].getsockname()[1])
         files = [str(file) for file in policies.newest.files]
+        record.say(url)
         events.publish("serving", url=url, files=files, models=len(catalog.list()))
         yield Running(services, url, settings, host, runner)
 
@@ -257,6 +263,14 @@ async def _first_policies(settings: Settings) -> Loaded:
         return await POLICIES.run(good_policies, settings.policies, settings.env)
     except Hangs as error:
         raise StartupError(f"the policies cannot be read: {error.message}") from error
+
+
+async def _record(policies: Policies) -> Record:
+    """Raises StartupError."""
+    try:
+        return await STORE.run(claim, policies.catalog.state)
+    except (Taken, Hangs) as error:
+        raise StartupError(str(error)) from error
 
 
 async def _catalog(policies: Policies, stores: Stores) -> Catalog:

@@ -22,6 +22,7 @@ def serve(arguments: Namespace) -> int:
             host=arguments.host,
             port=arguments.port,
             policies=arguments.policies,
+            alone=True,
             log_format=arguments.log_format,
             log_level=arguments.log_level,
         )

@@ -35,6 +35,8 @@ POLICY = """\
 [server]
 port = {port}
 drain = "5s"
+[catalog]
+state = {state}
 {rpc}{threads}
 [models.{model}]
 path = {path}
@@ -124,6 +126,8 @@ class _Policy:
             threads=threads,
             model=MODEL,
             path=json.dumps(str(self.path)),
+            # Whatever else runs here has its own.
+            state=json.dumps(str(self.file.with_name("state"))),
             split=json.dumps(split),
         )
         temporary = self.file.with_suffix(".tmp")

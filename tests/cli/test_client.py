@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.client import default_key
+from proxy.cli.client import default_key, default_url
+from proxy.observe.record import claim
 
 
 @pytest.fixture
@@ -31,3 +32,25 @@ def test_a_file_that_is_none_gives_no_key(keys: Path) -> None:
 
     os.mkfifo(keys)
     assert default_key({"HOME": "/"}) is None
+
+
+def test_the_proxy_that_runs_is_found_wherever_it_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after `server.port` was edited, which takes its next start."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policies").mkdir()
+    state = tmp_path / "state"
+    policies = f'catalog.state = "{state}"\nserver.port = 1234\n'
+    (tmp_path / "policies/p.toml").write_text(policies)
+    env = {"HOME": str(tmp_path)}
+    assert default_url(env) == "http://127.0.0.1:1234"
+
+    record = claim(state)
+    assert default_url(env) == "http://127.0.0.1:1234", "it has said nothing yet"
+    record.say("http://127.0.0.1:5678")
+    assert default_url(env) == "http://127.0.0.1:5678"
+    assert default_url({**env, "MOE_PROXY_URL": "http://there"}) == "http://there"
+    record.close()
+
+    assert default_url(env) == "http://127.0.0.1:1234"

@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 import socket
+import sys
 import termios
 from contextlib import suppress
 from pathlib import Path
@@ -97,6 +98,29 @@ async def test_who_follows_events_or_a_log_does_not_hold_up_the_end(tmp_path: Pa
         assert await proxy.ended() == 0
 
     assert not any("Traceback" in line for line in proxy.lines)
+
+
+async def test_a_second_one_with_the_same_state_does_not_start(tmp_path: Path) -> None:
+    """On another port, and though the first one's port was edited; commands find the first one."""
+    arguments = with_policies(tmp_path)
+    async with serving(tmp_path, *arguments) as first:
+        url = await first.url()
+        with_policies(tmp_path, server={"port": 1})
+        await first.logged("policies_wait_for_restart")
+        async with serving(tmp_path, *arguments) as second:
+            assert await second.ended() == 2
+        command = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "proxy.cli.main", "models"),
+            stdout=asyncio.subprocess.PIPE,
+            env=os.environ | {"HOME": str(tmp_path), "MOE_PROXY_POLICIES": arguments[3]},
+        )
+        said, _ = await command.communicate()
+        first.process.send_signal(signal.SIGTERM)
+        assert await first.ended() == 0
+
+    (why,) = second.lines
+    assert why.startswith(f"moe-proxy: another moe-proxy (process {first.pid}, at {url}) has")
+    assert (command.returncode, said.split()[:1]) == (0, [b"MODEL"])
 
 
 async def test_it_goes_on_where_nobody_reads_its_log(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ async def served(
             async with asyncio.timeout(START_S):
                 await _until_it_listens(process, through)
                 await ask(await through.connect(), request(1, "hi"))
-            worker = next(Path(folder).glob("*/b1.sock"))
+            worker = next(Path(folder).glob("*/b1/server.sock"))
             # llama-server closes the connection after each stream, so that way cannot keep one.
             yield Way("straight to the worker", path=str(worker)), through
         finally:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from aiohttp import web
 
 from proxy.api.hosts import own_names
+from proxy.api.listener import Listener
 from proxy.api.server import make_runner
 from proxy.api.services import Services
 from proxy.api.strangers import Strangers
@@ -53,14 +53,18 @@ from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Resolver
 from proxy.routing.router import Router
-from proxy.startup import StartupError, good_policies, listening_sockets, url_of
+from proxy.startup import (
+    StartupError,
+    good_policies,
+    listening_sockets,
+    sockets_from_systemd,
+    url_of,
+    url_of_socket,
+)
 from proxy.tasks import Loops
 from proxy.threads import MODELS, POLICIES, SCANS, STORE
 
 log = structlog.get_logger()
-
-# 0 would mean to wait for ever.
-AT_ONCE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,12 @@ class Running:
     url: str
     _settings: Settings
     _host: str
-    _runner: web.AppRunner
+    _listener: Listener
+    _record: Record
+
+    async def answers(self, within_s: float) -> bool:
+        """Whether clients get an answer now."""
+        return await self._listener.answers(within_s)
 
     async def reread(self) -> None:
         """Read anew what is in files: policies, keys, which models there are, and this machine's
@@ -101,7 +110,13 @@ class Running:
     async def drain(self) -> None:
         """Let what runs end within the policies' drain time. Whoever comes meanwhile is told to
         come again, by a 503 with Retry-After: a closed port would look like a proxy that is not
-        there, for which few clients wait."""
+        there, for which few clients wait. Where systemd keeps the port open, they wait in its queue
+        for our successor instead."""
+        self._record.close()  # our successor may start meanwhile
+        # Who follows them would do so for ever.
+        self.services.events.close()
+        self.services.log_buffer.close()
+        await self._listener.leave()
         server = self.services.policies.current.server
         log.info(
             "draining",
@@ -109,18 +124,13 @@ class Running:
             pool=repr(self.services.pool),
             hint="a second signal ends it at once",
         )
-        # Who follows them would do so for ever.
-        self.services.events.close()
-        self.services.log_buffer.close()
         await self.services.pool.drain(server.drain_s)
 
     async def kill(self) -> None:
         """End every worker and every connection, whatever they are at."""
-        for site in list(self._runner.sites):
-            await site.stop()
+        await self._listener.let_nobody_in()
         await self.services.pool.kill()
-        if self._runner.server:
-            await self._runner.server.shutdown(AT_ONCE_S)
+        await self._listener.kill()
 
 
 @asynccontextmanager
@@ -140,7 +150,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         port = server.port if settings.port is None else settings.port
         record = await _record(policies.current) if settings.alone else Record(None)
         stack.callback(record.close)
-        sockets = listening_sockets(host, port, keys=server.api_keys_file is not None)
+        keys = server.api_keys_file is not None
+        passed = sockets_from_systemd(settings.env, keys=keys)
+        sockets = passed or listening_sockets(host, port, keys=keys)
         for sock in sockets:
             stack.callback(sock.close)
 
@@ -200,12 +212,12 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         await stack.enter_async_context(loops.background(memory.run, name="memory"))
         await memory.fresh()  # whoever asks, from the first request on, finds the host's memory
 
-        for listener in (
+        for follower in (
             _apply_server(pool),
             dirs.policies_changed,
             control.controller.policies_changed,
         ):
-            policies.subscribe(listener)
+            policies.subscribe(follower)
         follow = partial(policies.follow, settings.policies, settings.env)
         await stack.enter_async_context(loops.background(follow, name="policies"))
 
@@ -230,15 +242,16 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         stack.callback(services.warm.close)
         runner = make_runner(services)
-        await runner.setup()
+        listener = Listener(runner, sockets, inherited=bool(passed))
         stack.push_async_callback(runner.cleanup)
-        for sock in sockets:
-            await web.SockSite(runner, sock, backlog=1024).start()
-        url = url_of(host, sockets[0].getsockname()[1])
+        await listener.start()
+        urls = [*map(url_of_socket, passed)] or [url_of(host, sockets[0].getsockname()[1])]
+        url = urls[0]
         files = [str(file) for file in policies.newest.files]
-        record.say(url)
+        # Commands ask over TCP.
+        record.say(next((each for each in urls if each.startswith("http:")), ""))
         events.publish("serving", url=url, files=files, models=len(catalog.list()))
-        yield Running(services, url, settings, host, runner)
+        yield Running(services, url, settings, host, listener, record)
 
 
 async def _options_for(

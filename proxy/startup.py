@@ -4,7 +4,7 @@ import errno
 import ipaddress
 import resource
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -12,6 +12,7 @@ import structlog
 from proxy.errors import reason_of
 from proxy.policy.load import Loaded, load
 from proxy.policy.warnings import warnings_of
+from proxy.service.passed_sockets import NotListening, passed_sockets
 
 log = structlog.get_logger()
 
@@ -44,6 +45,20 @@ def good_policies(path: Path | None, env: Mapping[str, str]) -> Loaded:
     return loaded
 
 
+def sockets_from_systemd(env: Mapping[str, str], *, keys: bool) -> list[socket.socket]:
+    """Sockets that are listened on already; [] where none were passed. Where they listen is for
+    whoever passed them to say. Raises StartupError."""
+    try:
+        sockets = passed_sockets(env)
+    except NotListening as error:
+        why = f"cannot listen on what was passed by systemd: {error}"
+        raise StartupError(f"{why}; a socket unit needs ListenStream= and Accept=no") from error
+    if sockets:
+        log.info("sockets_from_systemd", urls=[url_of_socket(sock) for sock in sockets])
+    _warn_if_open(sockets, keys=keys)
+    return sockets
+
+
 def listening_sockets(host: str, port: int, *, keys: bool) -> list[socket.socket]:
     """Sockets for an address, where clients need `keys` or not. Raises StartupError."""
     try:
@@ -51,12 +66,7 @@ def listening_sockets(host: str, port: int, *, keys: bool) -> list[socket.socket
     except OSError as error:
         why = f"cannot listen on {host}:{port}: {reason_of(error)}"
         raise StartupError(why + _hint(error, port)) from error
-    if not keys and not all(_is_loopback(sock) for sock in sockets):
-        log.warning(
-            "open_to_the_network",
-            host=host,
-            hint="who reaches it may do everything; server.api_keys_file makes it ask for a key",
-        )
+    _warn_if_open(sockets, keys=keys)
     return sockets
 
 
@@ -88,6 +98,15 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def url_of_socket(sock: socket.socket) -> str:
+    """The URL of a listening socket."""
+    address = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        path = address.decode() if isinstance(address, bytes) else address
+        return f"unix:{path.replace(chr(0), '@', 1)}"  # @ as systemd writes an abstract one
+    return url_of(address[0], address[1])
+
+
 def _hint(error: OSError, port: int) -> str:
     match error.errno:
         case errno.EADDRINUSE:
@@ -101,5 +120,17 @@ def _hint(error: OSError, port: int) -> str:
     return ""
 
 
-def _is_loopback(sock: socket.socket) -> bool:
+def _warn_if_open(sockets: Sequence[socket.socket], *, keys: bool) -> None:
+    open_ones = [] if keys else [sock for sock in sockets if not _is_local(sock)]
+    if open_ones:
+        log.warning(
+            "open_to_the_network",
+            host=open_ones[0].getsockname()[0],
+            hint="who reaches it may do everything; server.api_keys_file makes it ask for a key",
+        )
+
+
+def _is_local(sock: socket.socket) -> bool:
+    if sock.family == socket.AF_UNIX:  # its file's permissions say who may
+        return True
     return ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "bench": "api app control engine errors placement policy pool routing",
     "catalog": "errors files split threads",
     "cli": "app bench catalog control demo engine errors files hub memory observe placement policy "
-    "routing split startup tasks text version",
+    "routing service split startup tasks text version",
     "clock": "",
     "control": "catalog clock engine errors files memory observe placement policy pool routing "
     "split tasks text threads upstream",
@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "pool": "clock engine errors observe tasks",
     "routing": "catalog engine errors files placement policy pool split tasks threads",
     "split": "errors",
-    "startup": "errors policy",
+    "service": "",
+    "startup": "errors policy service",
     "tasks": "clock",
     "text": "",
     "threads": "errors",

@@ -29,9 +29,10 @@ LONG = {"model": "m", "prompt": "hi", "max_tokens": 4000, "ignore_eos": True, "s
 def descendants(pid: int) -> list[int]:
     """All that it has started, and what those have."""
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *descendants(child)]
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it, or a thread, has ended
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *descendants(child)]
     return found
 
 

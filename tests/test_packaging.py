@@ -4,6 +4,7 @@ import ast
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from configparser import RawConfigParser
 from importlib.metadata import packages_distributions
@@ -127,6 +128,25 @@ def test_a_unit_starts_the_real_command_and_waits_longer_than_the_drain(path: Pa
 
 def test_there_is_a_unit_for_the_machine_and_one_for_a_user() -> None:
     assert [path.name for path in UNITS] == ["moe-proxy.service", "moe-proxy.user.service"]
+
+
+def test_an_installed_copy_has_the_units(tmp_path: Path) -> None:
+    """They are links here; a copy for a service knows nothing of this folder."""
+    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
+    build = ["build_py", "--build-lib", str(tmp_path / "lib")]
+    subprocess.run(command + build, cwd=ROOT, check=True, capture_output=True)
+
+    found = sorted((tmp_path / "lib" / "proxy" / "service" / "units").iterdir())
+
+    assert [path.name for path in found if not path.is_symlink()] == [
+        "moe-proxy.service",
+        "moe-proxy.socket",
+        "moe-proxy.user.service",
+        "moe-proxy.user.socket",
+    ]
+    assert [path.read_text() for path in found] == [
+        (ROOT / "deploy" / path.name).read_text() for path in found
+    ]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")

@@ -95,6 +95,7 @@ def _backend(services: Services, backend: Backend) -> dict[str, Any]:
         "settled": status.settled if status else None,
         "live_moves": backend.engine.live_moves if there else None,
         "why_no_moves": backend.engine.why_no_moves if there else None,
+        "confined": backend.engine.confined if there else None,
         "in_flight": backend.in_flight,
         "waiting": backend.waiting,
         "tokens_per_second": round(services.rates.rate(backend.id), 2),

@@ -38,6 +38,9 @@ SPLIT_HEADER: Final = "X-Moe-Proxy-Moe-Cpu-Layers"
 REQUEST_ONLY_OURS: Final = HOP_BY_HOP.union(
     ("host", "content-length", "content-encoding", "expect"),
     ("authorization", "x-api-key", "cookie", "origin"),
+    # With one, llama-server goes on for a client that has left, and ends what anybody else asks
+    # by the same name.
+    ("x-conversation-id",),
 )
 # Whom browsers may answer to is ours to say, and so is who answered: the engine may be a proxy too.
 ANSWER_ONLY_OURS: Final = HOP_BY_HOP.union(

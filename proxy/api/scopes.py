@@ -1,6 +1,7 @@
 """Which requests change the machine rather than use it, so that not every key may make them."""
 
 from typing import Final
+from urllib.parse import unquote
 
 # What Ollama's API changes. `/api/generate` and the like load and unload models as they need them.
 _CHANGES: Final = frozenset(
@@ -13,6 +14,9 @@ _ANSWERS: Final = (
     "/count_tokens", "/input_tokens",
 )  # fmt: skip
 _LOOKS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+# And those where a GET is more than a look: one has programs listed and run, the other asks whom it
+# is told to.
+_DOES: Final = ("/tools", "/cors-proxy")
 
 
 def needs_admin(method: str, route: str, path: str) -> bool:
@@ -20,10 +24,13 @@ def needs_admin(method: str, route: str, path: str) -> bool:
     that was asked for, empty for one that it has not; `path` is as it was sent."""
     if route in ("/unload", "/admin/policies/{file}"):
         return True  # they also have what is asked of them by GET
+    if route.startswith("/upstream/"):
+        # As the model's server reads it, and then as it was sent.
+        if unquote(path).endswith(_DOES):
+            return True
+        return method not in _LOOKS and not _is_use(path)
     if method in _LOOKS:
         return False
-    if route.startswith("/upstream/"):
-        return not _is_use(path)
     return route.startswith("/admin/") or route in _CHANGES
 
 

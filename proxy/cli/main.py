@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from proxy.cli import admin, local, options, output
+from proxy.cli import admin, local, options, output, service
 from proxy.cli.client import ClientError
 from proxy.cli.output import FAILED, MISUSED, OK
 from proxy.observe.log import LEVELS
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_bench(commands)
     _add_pull_and_create(commands)
+    _add_service(commands)
     return parser
 
 
@@ -147,6 +148,26 @@ def _add_pull_and_create(commands: Any) -> None:
     create.add_argument("-f", "--file", type=Path, default=Path("Modelfile"), metavar="MODELFILE")
     create.add_argument("-q", "--quantize", metavar="TYPE", help="Q4_K_M, Q8_0, ...")
     options.add_client(create)
+
+
+def _add_service(commands: Any) -> None:
+    text = "have systemd run it, from now on and with each start of the machine"
+    install = _command(commands, "install-service", service.install, text)
+    install.add_argument(
+        "--socket",
+        action="store_true",
+        help="have systemd keep the port open, so that a restart loses no connection",
+    )
+    text = "undo install-service; policies and models stay"
+    uninstall = _command(commands, "uninstall-service", service.uninstall, text)
+    for command in (install, uninstall):
+        where = command.add_mutually_exclusive_group()
+        where.add_argument("--user", action="store_true", help="a service of your own")
+        where.add_argument(
+            "--root", type=Path, metavar="DIR", help="in a system that is not running, below DIR"
+        )
+        command.add_argument("--dry-run", action="store_true", help="only say what would be done")
+        command.add_argument("--force", action="store_true", help="also where a unit was edited")
 
 
 def _command(

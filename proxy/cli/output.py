@@ -17,6 +17,11 @@ def print_result(arguments: Namespace, value: Any, text: Callable[[], str]) -> i
     return OK
 
 
+def say(text: str) -> None:
+    """A line of what is asked for."""
+    print(text)
+
+
 def error(message: object) -> None:
     info(f"moe-proxy: {message}")
 

@@ -1,6 +1,7 @@
 """The command `serve`: one proxy for the life of this process, and what its signals do."""
 
 import asyncio
+import faulthandler
 import os
 import signal
 import sys
@@ -19,7 +20,8 @@ from proxy.cli.signals import Signals, has_terminal
 from proxy.cli.text import greeting
 from proxy.observe import log as logging
 from proxy.observe.log_stream import LogStream
-from proxy.observe.notify import feed_watchdog, notify, watchdog_interval_s
+from proxy.service.notify import feed_watchdog, notify, watchdog_interval_s
+from proxy.service.passed_sockets import VARIABLES
 from proxy.startup import StartupError, allow_many_files
 from proxy.tasks import spawn
 from proxy.version import own_version
@@ -41,7 +43,11 @@ def main(settings: Settings) -> NoReturn:
     signals = Signals(lambda: _last_words(stream))
     signals.hear()
     logging.setup(settings.log_format, settings.log_level, stream)
+    # The watchdog's SIGABRT, or a crash in C code, says where every thread was.
+    faulthandler.enable(errors)
     allow_many_files()
+    for name in VARIABLES:
+        os.environ.pop(name, None)  # they are ours, not our workers'
     status = _run(settings, signals, stream)
     stream.drain(CLOSING_S)
     # At once: the loop would wait for its threads, of which one may read a file that never comes.
@@ -152,7 +158,8 @@ def _watchdog(proxy: Running, settings: Settings) -> AbstractAsyncContextManager
     interval_s = watchdog_interval_s(settings.env)
     if interval_s is None:
         return nullcontext()
-    return proxy.services.loops.background(partial(feed_watchdog, interval_s), name="watchdog")
+    feed = partial(feed_watchdog, interval_s, proxy.answers, settings.env)
+    return proxy.services.loops.background(feed, name="watchdog")
 
 
 async def _cancel(task: "asyncio.Task[object]") -> None:

@@ -2,6 +2,7 @@
 moved live."""
 
 import asyncio
+import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import aiohttp
 
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.gguf_reader import read_header
+from proxy.engine.environment import with_own
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
 from proxy.engine.tensor_names import EXPERTS
@@ -31,6 +33,7 @@ STALL_S = 300.0
 # server knows.
 DEVICE: Final = "device"
 WHY_NO_MOVES: Final = "the engine is a command: only a hosted one can move experts while it runs"
+NOT_CONFINED: Final = "no: the engine is a command, and what it needs is not known"
 
 
 class CommandEngine:
@@ -78,12 +81,20 @@ class CommandEngine:
     def why_no_moves(self) -> str | None:
         return WHY_NO_MOVES
 
+    @property
+    def confined(self) -> str | None:
+        return NOT_CONFINED
+
     async def start(self) -> None:
         """Spawn it and wait until it answers a health check. Raises LoadFailed."""
         port = free_port()
         self._address = Address(port=port)
         self._child = child = ChildProcess(
-            fill_in(self._options, port), {}, self._id, on_line=self._note, ends_at_eof=False
+            fill_in(self._options, port),
+            with_own(os.environ, self._options.env),
+            self._id,
+            on_line=self._note,
+            ends_at_eof=False,
         )
         await child.start()
         with suppress(Hangs):  # nothing is known of it then

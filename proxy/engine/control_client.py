@@ -37,6 +37,7 @@ class Event(msgspec.Struct):
     live_moves: bool = False
     moves_by_reload: bool = False
     why_no_moves: str | None = None
+    confined: str | None = None
     status: Status | None = None
 
 

@@ -18,6 +18,8 @@ from typing import Final
 
 import structlog
 
+from proxy.engine.environment import inherited
+
 log = structlog.get_logger()
 
 PROGRAM: Final = Path(__file__).with_name("guardian_process.py")
@@ -64,6 +66,7 @@ class _Guardian:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                env=inherited(os.environ),
                 cwd="/",
                 start_new_session=True,
             )

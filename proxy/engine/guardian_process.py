@@ -15,6 +15,9 @@ import os
 import shutil
 import signal
 import sys
+import time
+
+TRIES, BETWEEN_S = 100, 0.1
 
 
 def main() -> None:
@@ -38,8 +41,13 @@ def main() -> None:
             os.killpg(group, signal.SIGKILL)
         except OSError:
             pass  # it has ended, or is not ours any more
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+    # Who is killed may still put something there while it is.
+    for _ in range(TRIES):
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not any(map(os.path.lexists, folders)):
+            break
+        time.sleep(BETWEEN_S)
 
 
 if __name__ == "__main__":

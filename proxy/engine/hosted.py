@@ -6,6 +6,7 @@ Counterpart: proxy/worker, over its control socket (proxy/worker/control.py says
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,8 @@ import msgspec
 
 from proxy.engine.arguments import server_arguments
 from proxy.engine.control_client import ANSWER_S, NEWS_S, ControlClient, Event
+from proxy.engine.environment import inherited
+from proxy.engine.llama_args import unsafe_args
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
 from proxy.engine.refusals import refusals
@@ -43,18 +46,20 @@ class HostedEngine:
         answer_s: float = ANSWER_S,
         news_s: float = NEWS_S,
     ) -> None:
-        """`runtime_dir` is for the sockets; a Unix socket's path may have 107 bytes, so it has to
-        be short. `names`: the worker's own name of a device -> the one used here, where it differs.
-        `answer_s`: how long an answer of the worker's is waited for, `news_s`: for news of a move.
+        """In `runtime_dir` it has a folder of its own, for the sockets; a Unix socket's path may
+        have 107 bytes, so it has to be short. `names`: the worker's own name of a device -> the
+        one used here, where it differs. `answer_s`: how long an answer of the worker's is waited
+        for, `news_s`: for news of a move.
         """
         self._names = dict(names or {})
         self._own_names = {outside: own for own, outside in self._names.items()}
         self._options = options
-        self._socket = runtime_dir / f"{backend_id}.sock"
-        self._control = runtime_dir / f"{backend_id}.control"
+        self._folder = runtime_dir / backend_id
+        self._socket = self._folder / "server.sock"
+        self._control = self._folder / "control"
         self._child = ChildProcess(
             self._argv(options),
-            {},
+            inherited(os.environ) | {"TMPDIR": str(self._folder)},
             backend_id,
             on_line=lambda line: log_buffer.write(options.model, backend_id, line),
         )
@@ -78,6 +83,7 @@ class HostedEngine:
             *(("--fixed-split", str(options.split)) if options.split is not None else ()),
             *(("--per-token-outputs",) if options.mode != "generation" else ()),
             *(("--dense",) if options.dense else ()),
+            *(("--unconfined", why) if (why := _why_unconfined(options)) else ()),
             *(
                 part
                 for name in map(self._own, options.no_attention)
@@ -111,6 +117,10 @@ class HostedEngine:
     def why_no_moves(self) -> str | None:
         return self._last.why_no_moves
 
+    @property
+    def confined(self) -> str | None:
+        return self._last.confined
+
     async def start(self) -> None:
         """Spawn the worker and wait until it serves. Raises LoadFailed."""
         try:
@@ -133,7 +143,8 @@ class HostedEngine:
 
     def _prepare(self) -> None:
         """What llama-server would not explain. Raises LoadFailed."""
-        model, path = self._options.model, self._options.path
+        options = self._options
+        model, path = options.model, options.path
         try:
             path.stat()
         except FileNotFoundError as error:
@@ -144,11 +155,15 @@ class HostedEngine:
         except OSError as error:
             why = f"its file cannot be read: {path}: {reason_of(error)}"
             raise LoadFailed(f"model {model!r} cannot be loaded: {why}") from error
-        if found := refusals(self._options.args, os.environ):
+        if found := refusals(options.args, os.environ, unsafe=options.unsafe_args):
             raise LoadFailed("\n".join((f"model {model!r} cannot be loaded:", *found)))
         # A worker that was killed leaves its sockets, and the next of this id could not listen.
-        for stale in (self._socket, self._control):
-            stale.unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            self._folder.mkdir(mode=0o700)
+        except OSError as error:
+            why = f"there is no folder for its sockets: {self._folder}: {reason_of(error)}"
+            raise LoadFailed(f"model {model!r} cannot be loaded: {why}") from error
 
     async def _or_gone(self, gone: "asyncio.Task[int]", step: "asyncio.Task[Any]") -> None:
         """Wait for a step of the start. Raises LoadFailed if the worker ends first, or says nothing
@@ -226,3 +241,12 @@ class HostedEngine:
 
     async def stop(self, grace_s: float = 10.0) -> None:
         await self._child.stop(grace_s)
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+
+def _why_unconfined(options: LoadOptions) -> str | None:
+    if not options.confine:
+        return "confine = false in its policy"
+    if options.unsafe_args and any(unsafe_args(options.args)):
+        return "unsafe_args: what they need is not known"
+    return None

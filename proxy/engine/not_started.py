@@ -34,6 +34,10 @@ class NotStarted:
     def why_no_moves(self) -> str | None:
         return WHY_NOT
 
+    @property
+    def confined(self) -> str | None:
+        return None
+
     async def start(self) -> None:
         """Raises LoadFailed: there is nothing that could be."""
         raise LoadFailed(WHY_NOT)

@@ -80,12 +80,13 @@ class ChildProcess:
         ends_at_eof: bool = True,
         killed_s: float = KILLED_S,
     ) -> None:
-        """`env` is added to our own environment. `on_line` is called with each line of output."""
+        """`env` is all of its environment: nothing of ours comes with it unasked. `on_line` is
+        called with each line of output."""
         self.argv = tuple(argv)
         self.name = name
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self.lines = 0  # how many came so far: whoever waits sees by it that something goes on
-        self._env = {**os.environ, **env}
+        self._env = dict(env)
         self._on_line = on_line
         self._ends_at_eof = ends_at_eof
         self._killed_s = killed_s

@@ -29,7 +29,11 @@ class LoadOptions:
     command: tuple[
         str, ...
     ] = ()  # argv of a command engine, with {port}, {model}, {moe_cpu_layers}
+    # Variables of a command engine, as with_own() of proxy/engine/environment.py takes them. No
+    # log shows them.
+    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     args: tuple[str, ...] = ()  # more llama-server arguments
+    unsafe_args: bool = False  # whether those may be that do more than serve a model
     projector: Path | None = None  # the image or audio part that goes with the model
     adapters: tuple[Path, ...] = ()  # LoRA adapters
     template: Path | None = None  # a Jinja chat template in the place of the model's own
@@ -37,6 +41,7 @@ class LoadOptions:
     no_attention: tuple[str, ...] = ()  # devices that are for experts only
     repack: Literal["auto", "on", "off"] = "auto"
     libdir: Path | None = None
+    confine: bool = True  # whether a hosted worker is kept from all that it need not do
     threads: int | None = None
     split: int | None = None
     # For a model without experts: its feed-forward weights are what moves, in their place.
@@ -141,6 +146,11 @@ class Engine(Protocol):
     @property
     def why_no_moves(self) -> str | None:
         """The reason why not, for people."""
+
+    @property
+    def confined(self) -> str | None:
+        """From what its process is kept, for people, or "no: " and why it is not; None as long as
+        that is not known."""
 
     async def start(self) -> None:
         """Spawn and wait until it serves. Raises LoadFailed with the engine's own last words."""

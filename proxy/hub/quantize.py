@@ -1,11 +1,13 @@
 """Quantises a model with llama.cpp's own program."""
 
 import asyncio
+import os
 import re
 from collections import deque
 from pathlib import Path
 from typing import Final
 
+from proxy.engine.environment import inherited
 from proxy.engine.guardian import forget_group, keep_group
 from proxy.engine.installed import program
 from proxy.errors import BadRequest
@@ -40,6 +42,7 @@ async def quantize(source: Path, target: Path, kind: str, was: str, report: Repo
     process = await asyncio.create_subprocess_exec(
         quantizer,
         *(str(source), str(target), kind),
+        env=inherited(os.environ),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

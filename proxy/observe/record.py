@@ -31,10 +31,11 @@ class Record:
     """A state folder that is ours until `close`, or one that cannot be had."""
 
     def __init__(self, descriptor: int | None) -> None:
-        self._descriptor = descriptor
+        self._descriptor = descriptor  # changes to None in the end
 
     def say(self, url: str) -> None:
-        """A disk that is full or read-only makes commands look where the policies say, no more."""
+        """`url` is "" where it serves on no TCP port. A disk that is full or read-only makes
+        commands look where the policies say, no more."""
         data = json.dumps({"url": url, "pid": os.getpid()}).encode()
         if self._descriptor is not None:
             with suppress(OSError):
@@ -42,10 +43,12 @@ class Record:
                 os.pwrite(self._descriptor, data, 0)
 
     def close(self) -> None:
-        if self._descriptor is not None:
+        """Leave the folder to the next one; may be called twice."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
             with suppress(OSError):
-                os.truncate(self._descriptor, 0)
-            os.close(self._descriptor)
+                os.truncate(descriptor, 0)
+            os.close(descriptor)
 
 
 def claim(state: Path) -> Record:
@@ -79,14 +82,13 @@ def serving_at(state: Path) -> str | None:
         return None
     try:
         found = None if _locked(descriptor, fcntl.LOCK_SH) else _read_record(descriptor)
-        return found["url"] if found else None
+        return found["url"] or None if found else None
     finally:
         os.close(descriptor)
 
 
 def _open_record(state: Path, flags: int) -> int:
-    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return os.open(state / RECORD, flags, 0o644)
+    return os.open(state / RECORD, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
 
 
 def _locked(descriptor: int, kind: int) -> bool:

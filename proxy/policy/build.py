@@ -37,20 +37,28 @@ class Settings:
     named: dict[KeyPath, Document] = field(default_factory=dict)
     spoiled: set[KeyPath] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
 
     def names(self, table: str) -> list[str]:
         """The names that users gave to tables in `table` ("devices", "models")."""
         return [str(path[1]) for path in self.named if path[0] == table]
 
     def report(self, path: KeyPath, message: str) -> None:
-        """Note a problem at `path`, which is a key that is set, a named table, or below one."""
+        """Tell of a problem at `path`, which is a key that is set, a named table, or below one."""
+        self.problems.append(self._at(path, message))
+
+    def note(self, path: KeyPath, message: str) -> None:
+        """The same for what is no problem, and yet good to know."""
+        self.notes.append(self._at(path, message))
+
+    def _at(self, path: KeyPath, message: str) -> Problem:
         heads = (path[:end] for end in range(len(path), 0, -1))
         document = next(
             document
             for head in heads
             if (document := self.origins.get(head) or self.named.get(head))
         )
-        self.problems.append(document.problem(path, message))
+        return document.problem(path, message)
 
 
 def merge(documents: Iterable[Document], home: Path) -> Settings:

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 
-from proxy.engine.llama_args import refused_args, refused_variables
+from proxy.engine.environment import missing
+from proxy.engine.llama_args import refused_args, unsafe_args
 from proxy.policy.build import Settings
 from proxy.policy.model import ModelPolicy, Policies
-from proxy.policy.problems import ENVIRONMENT, KeyPath, Problem, dotted, shown
+from proxy.policy.problems import KeyPath, dotted, shown
 from proxy.policy.units import format_size
 from proxy.split import Layers
 
 
-def check(settings: Settings, policies: Policies) -> None:
-    """Report to `settings` where two keys contradict each other."""
+def check(settings: Settings, policies: Policies, env: Mapping[str, str]) -> None:
+    """Report to `settings` where two keys contradict each other, and note there what a policy
+    allows that is better known."""
     _check_aliases(settings, policies)
     _check_reserves(settings, policies)
     _check_bases(settings, policies)
@@ -19,16 +21,10 @@ def check(settings: Settings, policies: Policies) -> None:
         _check_command(settings, model, ("models", model.name))
         _check_ranges(settings, model, ("models", model.name))
         _check_args(settings, model, policies)
+        _check_env(settings, model, ("models", model.name), env)
     _check_command(settings, policies.defaults, ("defaults",))
     _check_ranges(settings, policies.defaults, ("defaults",))
-
-
-def check_environment(policies: Policies, env: Mapping[str, str]) -> list[Problem]:
-    """The variables that would reach a hosted model's llama-server, which cannot have them."""
-    models = (policies.defaults, *policies.models.values())
-    if all(model.engine != "hosted" for model in models):
-        return []
-    return [Problem(ENVIRONMENT, None, name, why) for name, why in refused_variables(env)]
+    _check_env(settings, policies.defaults, ("defaults",), env)
 
 
 def _check_aliases(settings: Settings, policies: Policies) -> None:
@@ -101,7 +97,8 @@ def _check_ranges(settings: Settings, model: ModelPolicy, table: KeyPath) -> Non
 def _check_args(settings: Settings, model: ModelPolicy, policies: Policies) -> None:
     args: KeyPath = ("models", model.name, "args")
     engine: KeyPath = ("models", model.name, "engine")
-    if model.engine != "hosted" or {args, engine} & settings.spoiled:
+    unsafe: KeyPath = ("models", model.name, "unsafe_args")
+    if model.engine != "hosted" or {args, engine, unsafe} & settings.spoiled:
         return
     base = model.base and policies.models.get(policies.own_name(model.base))
     for index, why in refused_args(model.args):
@@ -109,3 +106,27 @@ def _check_args(settings: Settings, model: ModelPolicy, policies: Policies) -> N
             settings.report((*args, index), why)
         elif base and base.engine != "hosted":  # else it is told of the base itself
             settings.report(engine, f"args of {shown(model.base)}: {why}")
+    for index, why in unsafe_args(model.args):
+        needs = f"{why}; {dotted(unsafe)} = true allows it"
+        if args in settings.origins:
+            if model.unsafe_args:
+                settings.note((*args, index), f"allowed by unsafe_args: {why}")
+            else:
+                settings.report((*args, index), needs)
+        elif base and not model.unsafe_args and (base.unsafe_args or base.engine != "hosted"):
+            place = unsafe if unsafe in settings.origins else engine
+            settings.report(place, f"args of {shown(model.base)}: {needs}")
+
+
+def _check_env(
+    settings: Settings, model: ModelPolicy, table: KeyPath, env: Mapping[str, str]
+) -> None:
+    own: KeyPath = (*table, "env")
+    if own not in settings.origins or {own, (*table, "engine")} & settings.spoiled:
+        return
+    if model.engine == "hosted":
+        if table != ("defaults",):  # which a model with a command may yet inherit
+            settings.note(own, 'only engine "command" takes it; a hosted model has args')
+        return
+    for name in missing(env, model.env.items()):
+        settings.note((*own, name), f"the proxy has no variable {model.env[name]}: it is left out")

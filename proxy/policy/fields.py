@@ -109,6 +109,14 @@ _LOADING: Final = (
                    "--n-cpu-moe", "{moe_cpu_layers}"],
           help='The program of engine "command" and its arguments; {port}, {model} and '
                "{moe_cpu_layers} are filled in. {port} must be among them."),
+    Field("defaults.env", Kind.ENV, {}, RELOAD, local=True,
+          example={"CUDA_VISIBLE_DEVICES": "1", "HF_TOKEN": "$HF_TOKEN"},
+          help='Variables for the program of engine "command", beside the few of the proxy\'s own '
+               "that every program gets, such as PATH and HOME."),
+    Field("defaults.confine", Kind.FLAG, True, RELOAD, local=True,
+          help="Whether a hosted model's worker may, as far as the kernel can see to it, write "
+               "nowhere but into a folder of its own and its drivers' caches, connect nowhere but "
+               "to rpc, and run no other program."),
     Field("defaults.split", Kind.CHOICE, "move", RELOAD, choices=("move", "separate"),
           help='What another moe_cpu_layers does: "move" moves the experts of the running '
                'backend, "separate" starts another one beside it.'),
@@ -145,6 +153,9 @@ _MODELS: Final = (
           example=["--reasoning-format", "auto"],
           help="More arguments for llama-server. What a hosted model cannot have is refused, with "
                "what to use instead."),
+    Field("models.*.unsafe_args", Kind.FLAG, False, RELOAD, local=True,
+          help="Whether args may be such as open files, ports or tools, or that the proxy does not "
+               "know. Where there are any, the worker is not confined."),
 )
 # fmt: on
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from proxy.policy.build import build, merge, named_paths
-from proxy.policy.check import check, check_environment
+from proxy.policy.check import check
 from proxy.policy.document import parse_document
 from proxy.policy.environment import read_environment
 from proxy.policy.model import Policies
@@ -17,13 +17,15 @@ from proxy.policy.values import home_of
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """`policies` is None exactly if there are `problems`. `files` are those that were read, `named`
-    the files and folders that keys name, each with the place where it is named."""
+    the files and folders that keys name, each with the place where it is named, `notes` what is
+    allowed and yet good to know."""
 
     policies: Policies | None
     problems: tuple[Problem, ...]
     files: tuple[Path, ...]
     sources: Sources = field(repr=False)
     named: tuple[tuple[Path, Problem], ...] = field(default=(), repr=False)
+    notes: tuple[Problem, ...] = ()
 
 
 def load(path: Path | None, env: Mapping[str, str]) -> Loaded:
@@ -40,12 +42,17 @@ def parse(sources: Sources, env: Mapping[str, str]) -> Loaded:
     environment = read_environment(env)
     settings = merge((parse_document(file, data) for file, data in sources.texts), home)
     policies = build(settings, environment, home)
-    check(settings, policies)
+    check(settings, policies, env)
     unreadable = [Problem(str(file), None, "", message) for file, message in sources.failed]
-    of_environment = environment.problems + check_environment(policies, env)
-    problems = (*_in_order(unreadable + settings.problems), *of_environment)
-    named = tuple(named_paths(settings))
-    return Loaded(None if problems else policies, problems, sources.files, sources, named)
+    problems = (*_in_order(unreadable + settings.problems), *environment.problems)
+    return Loaded(
+        None if problems else policies,
+        problems,
+        sources.files,
+        sources,
+        tuple(named_paths(settings)),
+        tuple(_in_order(settings.notes)),
+    )
 
 
 def _in_order(problems: list[Problem]) -> list[Problem]:

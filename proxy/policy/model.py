@@ -96,12 +96,15 @@ class ModelPolicy:
     keep_alive_s: float
     engine: Literal["hosted", "command"]
     command: tuple[str, ...]
+    env: Mapping[str, str]
+    confine: bool
     split: Literal["move", "separate"]
     tune: Literal["balanced", "prompt", "generation"]
     repack: Literal["auto", "on", "off"]
     rpc: tuple[str, ...]
     params: Mapping[str, object]
     args: tuple[str, ...]
+    unsafe_args: bool
     written: frozenset[str] = field(default=frozenset(), compare=False)
 
 

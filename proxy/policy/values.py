@@ -48,6 +48,8 @@ def convert(field: Field, value: object, folders: Folders, report: Report) -> An
     match field.kind:
         case Kind.PARAMS:
             return _params(field, value, report)
+        case Kind.ENV:
+            return _variables(field, value, report)
         case Kind.PATHS | Kind.TEXTS | Kind.NAMES | Kind.ADDRESSES | Kind.HOSTS | Kind.ORIGINS:
             return _items(field, value, folders, report)
     try:
@@ -126,6 +128,18 @@ def _params(field: Field, value: object, report: Report) -> Mapping[str, object]
         report((), refusal(value, field.allowed))
         return MappingProxyType({})
     _check_json((), value, report)
+    return MappingProxyType(value)
+
+
+def _variables(field: Field, value: object, report: Report) -> Mapping[str, str]:
+    if not isinstance(value, dict):
+        report((), refusal(value, field.allowed))
+        return MappingProxyType({})
+    for name, text in value.items():
+        if not name or "=" in name or "\0" in name:
+            report((name,), f"{shown(name)} cannot be the name of a variable")
+        elif not isinstance(text, str) or "\0" in text:
+            report((name,), refusal(text, "a string"))
     return MappingProxyType(value)
 
 

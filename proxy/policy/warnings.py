@@ -3,19 +3,24 @@ disk may not be mounted, a folder may be filled later."""
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
+from proxy.engine.environment import not_seen
 from proxy.engine.llama_args import config_files, refused_config
 from proxy.errors import reason_of
 from proxy.files import read_small
 from proxy.policy.load import Loaded
-from proxy.policy.problems import Problem
+from proxy.policy.problems import ENVIRONMENT, Problem
 from proxy.policy.sources import MOST_BYTES
+
+NOT_SEEN: Final = "workers do not see it; use args of a model, or env where its engine is a command"
 
 
 def warnings_of(loaded: Loaded, env: Mapping[str, str]) -> tuple[Problem, ...]:
-    """Files and folders that are named and not there, in the order of the keys, and what llama.cpp
-    would read in files of its own that keeps hosted models from being loaded. Asks the file system,
-    which may take its time."""
+    """Files and folders that are named and not there, in the order of the keys; what is allowed and
+    better known; variables that workers do not see although they are meant for llama-server; and
+    what llama.cpp would read in files of its own that keeps hosted models from being loaded. Asks
+    the file system, which may take its time."""
     found = []
     for path, place in loaded.named:
         try:
@@ -26,7 +31,8 @@ def warnings_of(loaded: Loaded, env: Mapping[str, str]) -> tuple[Problem, ...]:
     if folder and not loaded.files and not loaded.sources.failed:
         empty = "there is no *.toml in this folder, so the built-in defaults are used"
         found.insert(0, Problem(str(folder), None, "", empty))
-    return (*found, *_of_config_files(env))
+    unseen = [Problem(ENVIRONMENT, None, name, NOT_SEEN) for name in not_seen(env)]
+    return (*found, *loaded.notes, *unseen, *_of_config_files(env))
 
 
 def _of_config_files(env: Mapping[str, str]) -> list[Problem]:

@@ -152,6 +152,7 @@ def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> Load
             parallel=policy.parallel,
             engine="command",
             command=policy.command,
+            env=tuple(policy.env.items()),
             args=policy.args,
             split=split,
         )
@@ -165,6 +166,7 @@ def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> Load
         ctx=ctx,
         parallel=policy.parallel,
         args=policy.args,
+        unsafe_args=policy.unsafe_args,
         projector=entry.projector if entry and generates else None,
         adapters=entry.adapters if entry else (),
         template=entry.template_file if entry and generates else None,
@@ -173,6 +175,7 @@ def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> Load
             sorted(n for n, d in model.policies.devices.named.items() if not d.attention)
         ),
         repack=policy.repack,
+        confine=policy.confine,
         libdir=model.policies.engine.libdir,
         threads=model.policies.engine.threads,
         split=split,

@@ -17,8 +17,9 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
+from proxy.worker.confine import confine, needs_of, prepare
 from proxy.worker.control import Control
-from proxy.worker.llama import LlamaError, default_libdir
+from proxy.worker.llama import LlamaError, backends_in, default_libdir
 from proxy.worker.server import EmbeddedServer
 
 # How long llama-server may take to finish once it is told to; its threads cannot be ended one by
@@ -55,12 +56,19 @@ def main() -> None:
     parser.add_argument(
         "--no-attention", action="append", default=[], metavar="DEVICE", help="for experts only"
     )
+    parser.add_argument(
+        "--unconfined", metavar="WHY", help="keep every right that there is; WHY is told to people"
+    )
     parser.add_argument("arguments", nargs="*", help="after --: llama-server's own arguments")
     options = parser.parse_args()
     try:
+        libdir = options.libdir or default_libdir()
+        # First of all: it holds for the threads that are made from here on.
+        confined = f"no: {options.unconfined}" if options.unconfined else _confine(options, libdir)
         embedded = EmbeddedServer(
-            options.libdir or default_libdir(),
+            libdir,
             options.socket,
+            confined=confined,
             repack=options.repack,
             per_token_outputs=options.per_token_outputs,
             fixed_split=options.fixed_split,
@@ -70,6 +78,15 @@ def main() -> None:
     except (LlamaError, OSError) as error:
         sys.exit(f"worker: {error}")
     asyncio.run(_serve(embedded, options))
+
+
+def _confine(options: argparse.Namespace, libdir: Path) -> str:
+    """Returns how far, for people."""
+    backends = backends_in(libdir)
+    # The sockets are in a folder that is this worker's own.
+    needs = needs_of(Path(options.control).parent, options.arguments, backends, os.environ)
+    prepare(needs, backends)
+    return confine(needs)
 
 
 async def _serve(embedded: EmbeddedServer, options: argparse.Namespace) -> NoReturn:

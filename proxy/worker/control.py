@@ -100,6 +100,7 @@ class Control:
             "live_moves": embedded.live_moves,
             "moves_by_reload": embedded.moves_by_reload,
             "why_no_moves": embedded.why_no_moves,
+            "confined": embedded.confined,
             "status": embedded.status(),
         }
 

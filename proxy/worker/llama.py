@@ -93,6 +93,11 @@ def default_libdir() -> Path:
     return found
 
 
+def backends_in(libdir: Path) -> tuple[str, ...]:
+    """The backends of ggml, beside the CPU, whose libraries are there."""
+    return tuple(name for name in BACKENDS if _file(libdir, f"ggml-{name}").exists())
+
+
 class LlamaLibrary:
     """The loaded libraries. Attributes are the C functions by their C names, with their types
     declared."""
@@ -106,9 +111,9 @@ class LlamaLibrary:
             )
         self.libdir = libdir
         loaded: dict[str, c.CDLL] = {}
-        for name in LOAD_ORDER[:2] + tuple(f"ggml-{b}" for b in BACKENDS) + LOAD_ORDER[2:]:
-            if _file(libdir, name).exists():
-                loaded[name] = c.CDLL(str(_file(libdir, name)), mode=c.RTLD_GLOBAL)
+        backends = tuple(f"ggml-{name}" for name in backends_in(libdir))
+        for name in LOAD_ORDER[:2] + backends + LOAD_ORDER[2:]:
+            loaded[name] = c.CDLL(str(_file(libdir, name)), mode=c.RTLD_GLOBAL)
         base, ggml, llama = loaded["ggml-base"], loaded["ggml"], loaded["llama"]
         self._llama, self._server = llama, loaded["llama-server-impl"]
 

@@ -45,7 +45,10 @@ class EmbeddedServer:
         fixed_split: int | None = None,
         no_attention: Sequence[str] = (),
         dense: bool = False,
+        confined: str = "no: nobody asked for it",
     ) -> None:
+        """`confined` is told to people: from what this process is kept, or why it is not."""
+        self.confined = confined
         self._server_socket = server_socket
         self._repack = repack
         self._per_token_outputs = per_token_outputs
@@ -210,7 +213,7 @@ class EmbeddedServer:
                 "llama-server's decode steps do not come through the step gate in this build"
             )
             return
-        drafts = has_drafts(command, os.environ)
+        drafts = has_drafts(command)
         experts = Experts(
             self._llama,
             gate,

@@ -1,7 +1,7 @@
 """llama-server's arguments for where tensors are, which only a worker knows: it has the devices.
 Pure."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from proxy.engine.llama_args import option_of
 from proxy.engine.tensor_names import FEED_FORWARD_TENSORS
@@ -10,7 +10,6 @@ from proxy.engine.tensor_names import FEED_FORWARD_TENSORS
 DEVICE_ARGUMENTS = frozenset(("--device", "-dev", "--tensor-split", "-ts", "--main-gpu", "-mg"))
 # With drafts, several tokens of a sequence are asked for outputs at once.
 DRAFT_ARGUMENTS = ("--model-draft", "-md", "--spec-", "--draft", "--hf-repo-draft", "-hfd", "-hfrd")
-DRAFT_VARIABLES = tuple(f"LLAMA_ARG_SPEC_{x}" for x in ("TYPE", "DRAFT_MODEL", "DRAFT_HF_REPO"))
 # What --n-cpu-ffn gives for all layers, as one pattern: llama.cpp compiles each for each tensor
 # anew, so that one for every possible layer makes a large model start seconds later.
 ALL_FFN_ON_CPU = rf"\.{FEED_FORWARD_TENSORS}=CPU"
@@ -49,9 +48,6 @@ def attention_arguments(
     return ["--device", ",".join(names), "--tensor-split", ",".join(shares)]
 
 
-def has_drafts(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
+def has_drafts(arguments: Sequence[str]) -> bool:
     """Whether llama-server will guess tokens ahead."""
-    said = (option_of(argument) for argument in arguments)
-    return any(option.startswith(DRAFT_ARGUMENTS) for option in said) or any(
-        env.get(name) for name in DRAFT_VARIABLES
-    )
+    return any(option_of(argument).startswith(DRAFT_ARGUMENTS) for argument in arguments)

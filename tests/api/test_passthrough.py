@@ -89,11 +89,15 @@ async def test_policy_params_are_defaults(client: aiohttp.ClientSession) -> None
     assert await text(temperature=1.5, seed=1) != await text(temperature=1.5, seed=2)
 
 
+@pytest.mark.parametrize("before", ["", f"/upstream/{MODEL}"])
+@pytest.mark.parametrize("headers", [{}, {"X-Conversation-Id": "mine"}])
 async def test_a_client_that_leaves_ends_its_generation(
-    proxy: Running, client: aiohttp.ClientSession
+    proxy: Running, client: aiohttp.ClientSession, before: str, headers: dict[str, str]
 ) -> None:
+    """Also one that llama-server would go on for, until others ask by the same name."""
     long: dict[str, Any] = CHAT | {"max_tokens": 1900, "stream": True, "ignore_eos": True}
-    async with client.post("/v1/chat/completions", json=long) as answer:
+    path = f"{before}/v1/chat/completions"
+    async with client.post(path, json=long, headers=headers) as answer:
         await answer.content.readany()
         assert await slots_at_work(proxy) == 1
         answer.close()

@@ -26,6 +26,15 @@ CHANGES = [
     ("POST", "/upstream/m/slots/0"),
     ("POST", "/upstream/m/props"),
     ("PUT", "/upstream/m/lora-adapters"),
+    ("POST", "/upstream/m/tools"),
+    ("GET", "/upstream/m/tools"),
+    ("GET", "/upstream/m/%74ools"),
+    ("GET", "/upstream/m/cors-proxy?url=http://127.0.0.1:1/v1/completions"),
+    ("HEAD", "/upstream/m/cors-proxy"),
+    ("POST", "/upstream/m/cors-proxy?url=http://127.0.0.1:1/v1/completions"),
+    ("POST", "/upstream/m/models/load"),
+    ("DELETE", "/upstream/m/v1/stream"),
+    ("POST", "/upstream/m/v1/chat/completions/control"),
 ]
 USES = [
     ("GET", "/admin/state"),

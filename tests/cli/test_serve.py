@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import pty
+import resource
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from tests.support.guard import HANG_S
 from tests.support.serving import serving, with_policies
+from tests.support.systemd import service
 
 
 async def test_systemd_is_told_and_its_watchdog_fed(tmp_path: Path) -> None:
@@ -24,7 +26,7 @@ async def test_systemd_is_told_and_its_watchdog_fed(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "n"))
         systemd.setblocking(False)
-        env = {"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "20000"}
+        env = {"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "1200000"}
         async with serving(tmp_path, *arguments, env=env) as proxy, asyncio.timeout(HANG_S):
             told = [await asyncio.get_running_loop().sock_recv(systemd, 100) for _ in range(4)]
             proxy.process.send_signal(signal.SIGTERM)
@@ -170,3 +172,32 @@ async def _answers(port: int) -> None:
         for _ in range(3):
             async with session.post("/v1/completions", json={"model": "nobody"}) as answer:
                 assert answer.status == 404
+
+
+async def test_the_watchdog_is_not_fed_while_no_client_would_get_an_answer(tmp_path: Path) -> None:
+    """As with no descriptors left: the event loop turns, and that is all."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "n"))
+        systemd.setblocking(False)
+        env = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "400000"}
+        (tmp_path / "policies").mkdir()
+        arguments = ("--port", "0", "--policies", str(tmp_path / "policies"))
+        async with asyncio.timeout(HANG_S), service(tmp_path, *arguments, env=env) as proxy:
+            for _ in range(2):  # it is ready, and fed
+                await loop.sock_recv(systemd, 100)
+            pid = proxy.process.pid
+            before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+            await proxy.until("own_port_does_not_answer")
+            while True:  # what was said before
+                try:
+                    systemd.recv(100)
+                except BlockingIOError:
+                    break
+            for _ in range(2):
+                await proxy.until("own_port_does_not_answer")
+            with pytest.raises(BlockingIOError):
+                systemd.recv(100)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+            assert await loop.sock_recv(systemd, 100) == b"WATCHDOG=1"

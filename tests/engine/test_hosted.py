@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from proxy.engine.hosted import HostedEngine
@@ -47,13 +46,12 @@ async def test_a_file_that_is_not_there_is_told_without_a_worker(folder: Path) -
 async def test_what_a_worker_cannot_have_is_refused_before_it_is_started(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a policy, by the environment that it inherits, and by the file that it would read."""
+    """By a policy, and by the file that it would read."""
     config = folder / "llama.cpp" / "config.ini"
     config.parent.mkdir()
     config.write_text("sleep-idle-seconds = 60\n")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
-    monkeypatch.setenv("LLAMA_API_KEY", "secret")
-    engine = hosted(folder, model(layers=4), args=("--jinja", "--api-prefix", "/llama"))
+    engine = hosted(folder, model(layers=4), args=("--jinja", "--api-prefix", "/llama", "--props"))
 
     with pytest.raises(LoadFailed) as error:
         await engine.start()
@@ -62,40 +60,9 @@ async def test_what_a_worker_cannot_have_is_refused_before_it_is_started(
     heading, *reasons = error.value.message.splitlines()
     assert heading == "model 'm' cannot be loaded:"
     assert [reason.partition(" ")[2].partition(":")[0].partition(" ")[0] for reason in reasons] == [
-        *("--api-prefix", "LLAMA_API_KEY", "sleep-idle-seconds")
+        *("--api-prefix", "--props", "sleep-idle-seconds")
     ]
-    assert "env -u LLAMA_API_KEY" in reasons[1]
     assert reasons[2].startswith(f"{config}: ")
-
-
-async def test_what_our_own_command_line_overrules_is_no_harm(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in {
-        "LLAMA_ARG_HOST": "127.0.0.1",
-        "LLAMA_ARG_PORT": "1",
-        "LLAMA_ARG_MODEL": "no.gguf",
-        "LLAMA_ARG_CTX_SIZE": "64",
-        "LLAMA_ARG_N_PARALLEL": "3",
-        "LLAMA_ARG_LOAD_MODE": "none",
-        "LLAMA_ARG_REPACK": "1",
-        "LLAMA_ARG_FIT": "on",
-        "LLAMA_ARG_MODELS_DIR": str(folder),
-    }.items():
-        monkeypatch.setenv(name, value)
-    async with rpc_server() as rpc:
-        engine = hosted(folder, model(layers=4), rpc=(rpc,))
-        try:
-            await engine.start()
-            async with aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(engine.address.socket or "")
-            ) as http:
-                async with http.get(f"{engine.address.origin}/slots") as answer:
-                    slots = await answer.json()
-            assert [slot["n_ctx"] for slot in slots] == [512]
-            assert (await engine.place({3: "RPC0"})).layers == 1
-        finally:
-            await engine.stop()
 
 
 async def test_the_reason_is_in_its_own_words(folder: Path) -> None:
@@ -123,14 +90,26 @@ async def test_one_that_is_killed_while_it_loads_may_be_tried_again(folder: Path
 
 
 async def test_what_an_earlier_worker_left_is_not_in_the_way(folder: Path) -> None:
-    for ending in ("sock", "control"):
-        (folder / f"b1.{ending}").write_text("left behind")
+    (folder / "b1").mkdir()
+    for name in ("server.sock", "control"):
+        (folder / "b1" / name).write_text("left behind")
     engine = hosted(folder, model(layers=4))
 
     await engine.start()
 
     assert engine.known().block_count == 4
     await engine.stop()
+    assert list(folder.iterdir()) == []
+
+
+async def test_without_a_place_for_its_sockets_it_is_told_so(folder: Path) -> None:
+    folder.rmdir()
+    engine = hosted(folder, model(layers=4))
+
+    with pytest.raises(LoadFailed, match="there is no folder for its sockets"):
+        await engine.start()
+
+    folder.mkdir()
 
 
 async def test_a_device_of_another_worker_is_not_taken_for_an_own_one(folder: Path) -> None:

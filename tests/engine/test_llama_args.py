@@ -7,75 +7,14 @@ from pathlib import Path
 import pytest
 
 from proxy.engine.llama_args import (
-    REFUSED,
     config_files,
     refused_args,
     refused_config,
-    refused_variables,
+    unsafe_args,
 )
+from proxy.engine.llama_options import HARMLESS, REFUSED, UNSAFE
 from tests.support.llama import program
 
-# Looked at, and taken: sampling, templates, drafts, threads, formats of the cache, how a model is
-# divided over devices (moves keep to those that it is computed on), and what nobody reaches through
-# the proxy.
-FINE = """
-    -t --threads -tb --threads-batch -C --cpu-mask -Cr --cpu-range --cpu-strict --prio --poll
-    -Cb --cpu-mask-batch -Crb --cpu-range-batch --cpu-strict-batch --prio-batch --poll-batch -n
-    --predict --n-predict -b --batch-size -ub --ubatch-size --keep --swa-full -fa --flash-attn
-    --perf --no-perf -e --escape --no-escape --rope-scaling --rope-scale --rope-freq-base
-    --rope-freq-scale --yarn-orig-ctx --yarn-ext-factor --yarn-attn-factor --yarn-beta-slow
-    --yarn-beta-fast -kvo --kv-offload -nkvo --no-kv-offload -nr --no-repack --no-host -ctk
-    --cache-type-k -ctv --cache-type-v -dt --defrag-thold -lzm --lazy-mode --numa -dev --device
-    -ngl --gpu-layers --n-gpu-layers -sm --split-mode -ts --tensor-split -mg --main-gpu
-    --check-tensors --override-kv --op-offload --no-op-offload --lora --lora-scaled
-    --control-vector --control-vector-scaled --control-vector-layer-range -hft --hf-token
-    --log-file --log-jsonl --no-log-jsonl --log-colors -v --verbose --log-verbose --offline
-    --log-prefix --no-log-prefix --log-timestamps --no-log-timestamps --spec-draft-type-k -ctkd
-    --cache-type-k-draft --spec-draft-type-v -ctvd --cache-type-v-draft --samplers -s --seed
-    --sampler-seq --sampling-seq --ignore-eos --temp --temperature --top-k --top-p --min-p
-    --top-nsigma --top-n-sigma --xtc-probability --xtc-threshold --typical --typical-p
-    --repeat-last-n --repeat-penalty --presence-penalty --frequency-penalty --dry-multiplier
-    --dry-base --dry-allowed-length --dry-penalty-last-n --dry-sequence-breaker
-    --adaptive-target --adaptive-decay --dynatemp-range --dynatemp-exp --mirostat --mirostat-lr
-    --mirostat-ent -l --logit-bias --grammar --grammar-file -j --json-schema -jf
-    --json-schema-file -bs --backend-sampling --spec-draft-hf -hfd -hfrd --hf-repo-draft
-    --spec-draft-threads -td --threads-draft --spec-draft-threads-batch -tbd
-    --threads-batch-draft --spec-draft-cpu-mask -Cd --cpu-mask-draft --spec-draft-cpu-range -Crd
-    --cpu-range-draft --spec-draft-cpu-strict --cpu-strict-draft --spec-draft-prio --prio-draft
-    --spec-draft-poll --poll-draft --spec-draft-cpu-mask-batch -Cbd --cpu-mask-batch-draft
-    --spec-draft-cpu-strict-batch --cpu-strict-batch-draft --spec-draft-prio-batch
-    --prio-batch-draft --spec-draft-poll-batch --poll-batch-draft --spec-draft-override-tensor
-    -otd --override-tensor-draft --spec-draft-cpu-moe -cmoed --cpu-moe-draft
-    --spec-draft-n-cpu-moe --spec-draft-ncmoe -ncmoed --n-cpu-moe-draft --spec-draft-n-max
-    --spec-draft-n-min --spec-synth-len --spec-synth-rates --spec-draft-p-split --draft-p-split
-    --spec-draft-p-min --draft-p-min --spec-draft-backend-sampling
-    --no-spec-draft-backend-sampling --spec-draft-device -devd --device-draft --spec-draft-ngl
-    -ngld --gpu-layers-draft --n-gpu-layers-draft --spec-draft-model -md --model-draft
-    --spec-type --spec-ngram-mod-n-min --spec-ngram-mod-n-max --spec-ngram-mod-n-match
-    --spec-ngram-simple-size-n --spec-ngram-simple-size-m --spec-ngram-simple-min-hits
-    --spec-ngram-map-k-size-n --spec-ngram-map-k-size-m --spec-ngram-map-k-min-hits
-    --spec-ngram-map-k4v-size-n --spec-ngram-map-k4v-size-m --spec-ngram-map-k4v-min-hits
-    --draft --draft-n --draft-max --draft-min --draft-n-min --spec-ngram-size-n
-    --spec-ngram-size-m --spec-ngram-min-hits -lcs --lookup-cache-static -lcd
-    --lookup-cache-dynamic -ctxcp --ctx-checkpoints --swa-checkpoints -cms --checkpoint-min-step
-    -cram --cache-ram -kvu --kv-unified -no-kvu --no-kv-unified --cache-idle-slots
-    --no-cache-idle-slots --context-shift --no-context-shift -r --reverse-prompt -sp --special
-    --warmup --spm-infill --pooling -cb --cont-batching -nocb --no-cont-batching -mm --mmproj
-    --mmproj-auto --no-mmproj --no-mmproj-auto --mmproj-offload --no-mmproj-offload -mmdev
-    --mmproj-device --image-min-tokens --image-max-tokens --mtmd-batch-max-tokens --video-fps
-    --video-timestamp-interval --video-ffmpeg-dir --tags --embd-normalize --cors-origins
-    --cors-methods --cors-headers --cors-credentials --no-cors-credentials --ui-config
-    --webui-config --ui-config-file --webui-config-file --ui-mcp-proxy --webui-mcp-proxy
-    --no-ui-mcp-proxy --no-webui-mcp-proxy --tools --tools-runtime --mcp-servers-config
-    --mcp-servers-json -ag --agent -no-ag --no-agent --ui --webui --no-ui --no-webui
-    --chat-template-kwargs -to --timeout --sse-ping-interval --threads-http --cache-prompt
-    --no-cache-prompt --cache-reuse --metrics --props --slots --slot-save-path --media-path
-    --jinja --no-jinja --reasoning-format -rea --reasoning --reasoning-effort --reasoning-budget
-    --reasoning-budget-message --reasoning-preserve --no-reasoning-preserve --chat-template
-    --chat-template-file --skip-chat-parsing --no-skip-chat-parsing --prefill-assistant
-    --no-prefill-assistant -sps --slot-prompt-similarity --lora-init-without-apply
-    --log-prompts-dir --spec-default
-"""
 # As other builds call them; in this one they are not known, or have no variable.
 OTHER_BUILDS = {"--no-mmap", "--mlock", "-dio", "--direct-io", "LLAMA_ARG_SLEEP_IDLE_SECONDS"}
 OTHER_BUILDS |= {"LLAMA_ARG_WARMUP", "LLAMA_ARG_NO_WARMUP"}
@@ -105,12 +44,13 @@ def spellings(text: str) -> set[str]:
 def test_of_every_option_it_was_decided(help_text: str) -> None:
     """An update of llama.cpp that has new ones fails here."""
     refused = {name for row in REFUSED for name in row.names}
-    fine = set(FINE.split())
+    unsafe = {name for row in UNSAFE for name in row.names}
+    known = spellings(help_text)
 
-    assert spellings(help_text) - refused - fine == set()
-    assert fine - spellings(help_text) == set()
-    assert refused - spellings(help_text) - OTHER_BUILDS == set()
-    assert fine & refused == set()
+    assert known - refused - unsafe - HARMLESS == set()
+    assert (HARMLESS | unsafe) - known == set()
+    assert refused - known - OTHER_BUILDS == set()
+    assert refused & unsafe == refused & HARMLESS == unsafe & HARMLESS == set()
 
 
 @pytest.mark.llama
@@ -118,6 +58,7 @@ def test_variables_are_the_ones_that_it_reads(help_text: str) -> None:
     known = set(re.findall(r"\(env: (\w+)\)", help_text))
     known |= {name.replace("LLAMA_ARG_", "LLAMA_ARG_NO_") for name in known}
     ours = {name for row in REFUSED for name in (*row.variables, *row.switches)}
+    ours |= {name for row in UNSAFE for name in row.variables}
 
     assert ours - known - OTHER_BUILDS == set()
 
@@ -156,45 +97,38 @@ def test_what_changes_nothing_may_stand() -> None:
     assert len(why("--fit", "on", "--load-mode", "none", "-lv", "1")) == 3
 
 
-# --- the environment ---
+# --- what a policy has to allow ---
+
+
+def unsafe(*args: str) -> list[str]:
+    return [f"{index} {message}" for index, message in unsafe_args(args)]
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("args", "told"),
     [
-        ("LLAMA_API_KEY", "secret"),
-        ("LLAMA_ARG_HF_REPO", "a/b"),
-        ("LLAMA_ARG_EMBEDDINGS", "1"),
-        ("LLAMA_ARG_NO_ENDPOINT_SLOTS", ""),
-        ("LLAMA_ARG_ENDPOINT_SLOTS", "off"),
-        ("LLAMA_ARG_SLEEP_IDLE_SECONDS", "60"),
-        ("LLAMA_ARG_LOG_VERBOSITY", "1"),
+        (("--tools", "all"), "0 --tools: whoever reaches the model runs programs"),
+        (("--jinja", "--log_file=x"), "1 --log-file: it has files written"),
+        (("--slot-save-path", "/x"), "0 --slot-save-path: whoever reaches the model has files"),
+        (("--props",), "0 --props: whoever reaches the model changes it for all"),
+        (("-hfd", "a/b"), "0 -hfd: it has files fetched"),
+        # Of a version that nobody has looked at yet.
+        (("-t", "1", "--shell-for-all"), "2 --shell-for-all: nobody knows here what it does"),
+        # Where llama-server may take it for a value, we do not know how many it takes.
+        (("--grammar", "--tools"), "1 --tools: whoever reaches the model runs programs"),
     ],
 )
-def test_variables_that_count(name: str, value: str) -> None:
-    [(variable, message)] = refused_variables({name: value, "HOME": "/home/me"})
-
-    assert variable == name
-    assert f"env -u {name} moe-proxy serve" in message
-    assert "secret" not in message
+def test_each_spelling_has_to_be_allowed(args: tuple[str, ...], told: str) -> None:
+    (said,) = unsafe(*args)
+    assert said.startswith(told)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        # Our own command line overrules these,
-        ("LLAMA_ARG_HOST", "0.0.0.0"),
-        ("LLAMA_ARG_MODEL", "other.gguf"),
-        ("LLAMA_ARG_CTX_SIZE", "4096"),
-        # and these say nothing else than it does.
-        ("LLAMA_API_KEY", ""),
-        ("LLAMA_ARG_EMBEDDINGS", "0"),
-        ("LLAMA_ARG_ENDPOINT_SLOTS", "1"),
-        ("LLAMA_ARG_THREADS", "4"),
-    ],
-)
-def test_variables_that_do_not(name: str, value: str) -> None:
-    assert list(refused_variables({name: value})) == []
+def test_the_rest_is_taken() -> None:
+    assert unsafe("--jinja", "--temp", "-1", "-ts", "3,1", "--no-agent", "--no-ui-mcp-proxy") == []
+    assert unsafe("--chat-template-kwargs", '{"a": "--b"}', "-r", "-- the end", "-", "-.5") == []
+    assert unsafe("--lora", "a.gguf", "--grammar-file", "g", "--chat-template-file", "t") == []
+    # Refused whatever is allowed, and told once.
+    assert unsafe("--host", "0.0.0.0", "--api-key", "x") == []
 
 
 # --- config files ---
@@ -213,10 +147,15 @@ api-key = not-for-us
 slots = 0
 api-prefix=/llama
 LLAMA_ARG_ALIAS = x
+tools = all
+agent = off
+LLAMA_ARG_LOG_FILE = /x
+hf-token = mine
 log-disable = 1
 """
     assert [key for key, _ in refused_config(text)] == [
-        *("sleep-idle-seconds", "slots", "api-prefix", "LLAMA_ARG_ALIAS", "log-disable"),
+        *("sleep-idle-seconds", "slots", "api-prefix", "LLAMA_ARG_ALIAS"),
+        *("tools", "LLAMA_ARG_LOG_FILE", "log-disable"),
     ]
 
 

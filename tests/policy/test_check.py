@@ -1,4 +1,4 @@
-"""What a hosted model's llama-server cannot be told, by policies or by the environment."""
+"""What a hosted model's llama-server cannot be told, by policies."""
 
 import pytest
 
@@ -62,13 +62,57 @@ def test_what_a_variant_has_of_its_base_is_told_once(load_text: LoadText) -> Non
     ]
 
 
-def test_variables_are_refused_where_a_model_may_be_hosted(load_text: LoadText) -> None:
-    (said,) = told(load_text, "", LLAMA_API_KEY="secret", LLAMA_ARG_PORT="1")
-    assert said.startswith("None LLAMA_API_KEY: llama-server would take it for every hosted model")
-    (problem,) = load_text("", LLAMA_API_KEY="secret").problems
-    assert problem.file == "environment"
-    assert "unset it for the proxy" in problem.message
+def test_what_args_may_do_has_to_be_allowed_beside_them(load_text: LoadText) -> None:
+    args = "args = ['--jinja', '--tools', 'all', '--of-the-next-version']"
+    assert told(load_text, f"[models.a]\n{args}\n") == [
+        "2 models.a.args[1]: --tools: whoever reaches the model runs programs and reads and writes "
+        "files, by /upstream/.../tools",
+        "2 models.a.args[3]: --of-the-next-version: nobody knows here what it does",
+    ]
+    (problem, _) = load_text(f"[models.a]\n{args}").problems
+    assert problem.message.endswith("; models.a.unsafe_args = true allows it")
 
-    assert told(load_text, f"[defaults]\n{COMMAND}", LLAMA_API_KEY="secret") == []
-    mixed = f"[defaults]\n{COMMAND}\n[models.a]\nengine = 'hosted'"
-    assert len(told(load_text, mixed, LLAMA_API_KEY="secret")) == 1
+    allowed = load_text(f"[models.a]\n{args}\nunsafe_args = true\n")
+    assert allowed.problems == ()
+    assert [(note.line, note.key) for note in allowed.notes] == [
+        (2, "models.a.args[1]"),
+        (2, "models.a.args[3]"),
+    ]
+    assert allowed.notes[0].message.startswith("allowed by unsafe_args: --tools: whoever")
+    # A program of the user's own may have what it takes.
+    assert told(load_text, f"[models.a]\n{args}\n{COMMAND}") == []
+
+
+def test_what_never_passes_is_not_allowed_either(load_text: LoadText) -> None:
+    for option in ("--host", "--port", "--api-key", "--path", "--models-dir"):
+        text = f"[models.a]\nargs = ['{option}', 'x']\nunsafe_args = true"
+        (said,) = told(load_text, text)
+        assert said.startswith(f"2 models.a.args[0]: {option} is not for hosted models")
+
+
+def test_a_variant_may_what_its_base_may_unless_it_says_otherwise(load_text: LoadText) -> None:
+    base = "[models.a]\nargs = ['--props']\nunsafe_args = true\n[models.v]\nbase = 'a'\n"
+    assert told(load_text, base) == []
+    assert [line[:25] for line in told(load_text, base + "unsafe_args = false\n")] == [
+        "6 models.v.unsafe_args: a"
+    ]
+
+
+def test_variables_are_for_commands(load_text: LoadText, valid: Valid) -> None:
+    env = "env = { GIVEN = '1', HF_TOKEN = '$HF_TOKEN' }\n"
+    model = valid(f"[models.a]\n{env}{COMMAND}\n", HF_TOKEN="t").models["a"]
+    assert dict(model.env) == {"GIVEN": "1", "HF_TOKEN": "$HF_TOKEN"}
+    assert dict(valid(f"[defaults]\n{env}[models.b]\n{COMMAND}").models["b"].env) == model.env
+
+    (note,) = load_text(f"[models.a]\n{env}{COMMAND}\n").notes
+    assert str(note).endswith(
+        ":2: models.a.env.HF_TOKEN: the proxy has no variable $HF_TOKEN: it is left out"
+    )
+    (note,) = load_text(f"[models.a]\n{env}").notes
+    assert note.key == "models.a.env"
+    assert note.message.startswith('only engine "command" takes it')
+    wrong = "env = { 'A=B' = 'x', N = 1 }\n"
+    assert [line.partition(": ")[0] for line in told(load_text, f"[defaults]\n{wrong}")] == [
+        '2 defaults.env."A=B"',
+        "2 defaults.env.N",
+    ]

@@ -50,6 +50,8 @@ parallel = 2
 keep_alive = -1
 engine = "hosted"
 command = ["x", "{port}"]
+env = { GIVEN = "0" }
+confine = false
 split = "separate"
 tune = "prompt"
 repack = "off"
@@ -65,12 +67,15 @@ parallel = 1
 keep_alive = 0
 engine = "command"
 command = ["serve", "--port={port}", ""]
+env = { GIVEN = "1" }
+confine = true
 split = "move"
 tune = "generation"
 repack = "on"
 mode = "embedding"
 params = { temperature = 1.0, stop = ["a"], deep = { x = true } }
 args = ["--flag", ""]
+unsafe_args = true
 [models.plain]
 """
 
@@ -109,6 +114,7 @@ def test_every_key_is_read(valid: Valid, tmp_path: Path, env: dict[str, str]) ->
     assert (model.moe_cpu_layers, model.ctx, model.parallel) == (24, 16384, 1)
     assert (model.keep_alive_s, model.engine) == (0.0, "command")
     assert model.command == ("serve", "--port={port}", "")
+    assert (model.env, model.confine, model.unsafe_args) == ({"GIVEN": "1"}, True, True)
     assert (model.split, model.repack, model.args) == ("move", "on", ("--flag", ""))
     assert (model.tune, policies.defaults.tune) == ("generation", "prompt")
     assert (model.dense_cpu_layers, policies.defaults.dense_cpu_layers) == (3, "auto")

@@ -11,9 +11,25 @@ from proxy.policy.schema import Field, Kind
 
 FILE = Path("/policies/a.toml")
 # Kinds whose values name files, programs or other machines: whatever has one is dangerous.
-DANGEROUS_KINDS = {Kind.PATH, Kind.PATHS, Kind.TEXTS, Kind.ADDRESSES, Kind.HOSTS, Kind.ORIGINS}
+DANGEROUS_KINDS = {
+    Kind.PATH,
+    Kind.PATHS,
+    Kind.TEXTS,
+    Kind.ADDRESSES,
+    Kind.HOSTS,
+    Kind.ORIGINS,
+    Kind.ENV,
+}
 # Others that are: who may come in, and what switches a danger on.
-DANGEROUS_NAMES = {"host", "port", "engine", "remote_policies", "unsafe_args", "backends"}
+DANGEROUS_NAMES = {
+    "host",
+    "port",
+    "engine",
+    "remote_policies",
+    "unsafe_args",
+    "backends",
+    "confine",
+}
 # Free text that only names a model.
 HARMLESS_TEXTS = {"models.*.base"}
 LOCAL = [field for field in FIELDS if field.local]

@@ -1,4 +1,4 @@
-"""What good policies name that is not there."""
+"""What good policies name that is not there, and what else is better known."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ from proxy.policy.load import load
 from proxy.policy.warnings import warnings_of
 
 
-def told(path: Path) -> list[str]:
-    env = {"HOME": str(path.parent)}
+def told(path: Path, **variables: str) -> list[str]:
+    env = {"HOME": str(path.parent), **variables}
     return [str(warning) for warning in warnings_of(load(path, env), env)]
 
 
@@ -60,4 +60,23 @@ def test_what_every_llama_server_would_read(tmp_path: Path) -> None:
     assert told(tmp_path / "p.toml") == [
         f"{config}: sleep-idle-seconds: it counts for every hosted model: it frees the model under "
         "experts that move; take it out"
+    ]
+
+
+def test_variables_that_workers_do_not_see(tmp_path: Path) -> None:
+    """Once each, by their names alone."""
+    (tmp_path / "p.toml").touch()
+    unseen = "workers do not see it; use args of a model, or env where its engine is a command"
+
+    assert told(
+        tmp_path / "p.toml", LLAMA_API_KEY="secret", LLAMA_ARG_THREADS="4", CUDA_VISIBLE_DEVICES="1"
+    ) == [f"environment: LLAMA_API_KEY: {unseen}", f"environment: LLAMA_ARG_THREADS: {unseen}"]
+
+
+def test_what_is_allowed_by_hand(tmp_path: Path) -> None:
+    file = tmp_path / "p.toml"
+    file.write_text("[models.a]\nargs = ['--log-file', 'x']\nunsafe_args = true\n")
+
+    assert told(file) == [
+        f"{file}:2: models.a.args[0]: allowed by unsafe_args: --log-file: it has files written"
     ]

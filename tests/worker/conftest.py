@@ -18,7 +18,7 @@ Hosted = Callable[..., AbstractAsyncContextManager[HostedEngine]]
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers are started with whatever `args` they are given."""
-    monkeypatch.setattr("proxy.engine.hosted.refusals", lambda *_: [])
+    monkeypatch.setattr("proxy.engine.hosted.refusals", lambda *_, **__: [])
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ def control(devices: Callable[[], Any]) -> Control:
         live_moves=False,
         moves_by_reload=False,
         why_no_moves=None,
+        confined="files",
         status=lambda: Status(0),
         devices=devices,
         memory=lambda: {"steps": 1},

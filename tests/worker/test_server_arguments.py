@@ -39,7 +39,6 @@ def test_a_user_who_divides_the_model_is_not_overruled(said: str) -> None:
 
 
 def test_drafts_are_seen_wherever_they_are_asked_for() -> None:
-    assert not has_drafts(RPC, {"LLAMA_ARG_SPEC_TYPE": ""})
+    assert not has_drafts(RPC)
     for said in ("-md", "--model_draft", "--spec-draft-model", "-hfd", "--spec-default"):
-        assert has_drafts((*RPC, said, "d.gguf"), {})
-    assert has_drafts(RPC, {"LLAMA_ARG_SPEC_DRAFT_MODEL": "d.gguf"})
+        assert has_drafts((*RPC, said, "d.gguf"))

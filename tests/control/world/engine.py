@@ -38,6 +38,7 @@ class SimEngine:
         self.pid: int | None = pid
         self.live_moves, self.moves_by_reload = True, False
         self.why_no_moves: str | None = None
+        self.confined: str | None = None
         self.address = Address(port=1)
         # What the test decides:
         self.hangs = self.refuses = self.cannot_load = False

@@ -5,7 +5,7 @@ nothing.
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -30,15 +30,22 @@ def notify(state: str, *, env: Mapping[str, str] = os.environ) -> bool:
 
 
 def watchdog_interval_s(env: Mapping[str, str] = os.environ) -> float | None:
-    """How often to send "WATCHDOG=1": half of what systemd waits for, or None where it does not
-    watch.
-    """
-    wanted = env.get("WATCHDOG_USEC", "")
-    return int(wanted) / MICROSECONDS / 2 if wanted.isdecimal() and int(wanted) > 0 else None
+    """How often to send "WATCHDOG=1", or None where systemd does not watch this process. Four times
+    in what it waits for: an answer that comes too late is asked for again before that is over."""
+    wanted, whom = env.get("WATCHDOG_USEC", ""), env.get("WATCHDOG_PID", "")
+    if not wanted.isdecimal() or int(wanted) == 0 or (whom and whom != str(os.getpid())):
+        return None
+    return int(wanted) / MICROSECONDS / 4
 
 
-async def feed_watchdog(interval_s: float) -> None:
-    """Say that the event loop still turns, until cancelled."""
+async def feed_watchdog(
+    interval_s: float,
+    answers: Callable[[float], Awaitable[bool]],
+    env: Mapping[str, str] = os.environ,
+) -> None:
+    """Say that all is well, until cancelled: that the event loop turns, and that clients get an
+    answer, which `answers` finds out within the seconds it is given."""
     while True:
-        notify("WATCHDOG=1")
+        if await answers(interval_s):
+            notify("WATCHDOG=1", env=env)
         await asyncio.sleep(interval_s)

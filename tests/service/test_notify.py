@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import os
 import resource
 import socket
 from pathlib import Path
 
 import pytest
 
-from proxy.observe.notify import feed_watchdog, notify, watchdog_interval_s
+from proxy.service.notify import feed_watchdog, notify, watchdog_interval_s
 
 
 def test_nobody_to_tell() -> None:
@@ -40,21 +41,41 @@ def test_a_process_that_may_open_no_more_files_goes_on(tmp_path: Path) -> None:
     assert not told
 
 
-def test_half_of_what_systemd_waits() -> None:
-    assert watchdog_interval_s({"WATCHDOG_USEC": "3000000"}) == 1.5
+def test_a_quarter_of_what_systemd_waits() -> None:
+    assert watchdog_interval_s({"WATCHDOG_USEC": "3000000"}) == 0.75
     assert watchdog_interval_s({"WATCHDOG_USEC": "0"}) is None
     assert watchdog_interval_s({}) is None
 
 
-async def test_feeds_the_watchdog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watchdog_of_another_process_is_not_ours_to_feed() -> None:
+    env = {"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())}
+
+    assert watchdog_interval_s(env) == 0.75
+    assert watchdog_interval_s(env | {"WATCHDOG_PID": "1"}) is None
+
+
+async def test_the_watchdog_is_fed_while_clients_get_answers(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "n"))
         systemd.setblocking(False)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
-        feeding = asyncio.create_task(feed_watchdog(0.001))
+        asked: list[float] = []
+        answered = iter((True, False, False, True, True))
 
+        async def answers(within_s: float) -> bool:
+            asked.append(within_s)
+            return next(answered)
+
+        feeding = asyncio.create_task(
+            feed_watchdog(0.001, answers, {"NOTIFY_SOCKET": str(tmp_path / "n")})
+        )
+        told = []
         for _ in range(2):
-            assert await asyncio.get_running_loop().sock_recv(systemd, 100) == b"WATCHDOG=1"
+            told.append(await asyncio.get_running_loop().sock_recv(systemd, 100))
+            told.append(str(len(asked)).encode())
         feeding.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
             await feeding
+
+    assert told[0] == told[2] == b"WATCHDOG=1"
+    assert int(told[3]) >= 4, "nothing was said while nobody answered"
+    assert set(asked) == {0.001}

@@ -4,8 +4,8 @@ their lifetimes.
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,19 +31,17 @@ from proxy.engine.command import CommandEngine
 from proxy.engine.hosted import HostedEngine
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.rpc_names import RpcNames
-from proxy.engine.runtime_dir import runtime_dir
 from proxy.engine.types import Engine, LoadOptions, Mode
-from proxy.errors import Hangs, ModelNotFound, reason_of
+from proxy.errors import Hangs, ModelNotFound
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.observe import log as logging
 from proxy.observe.events import EventLog
 from proxy.observe.rates import Rates
-from proxy.observe.record import Record, Taken, claim
+from proxy.observe.record import Record
 from proxy.placement.budget import Budget
 from proxy.policy.diff import Changes
 from proxy.policy.live import LivePolicies
-from proxy.policy.load import Loaded
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.values import home_of
 from proxy.pool.hooks import Hooks
@@ -53,16 +51,19 @@ from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Resolver
 from proxy.routing.router import Router
+from proxy.slots.files import SlotFiles
+from proxy.slots.keeper import PromptKeeper
 from proxy.startup import (
-    StartupError,
-    good_policies,
+    claim_state,
+    first_policies,
     listening_sockets,
+    sockets_folder,
     sockets_from_systemd,
     url_of,
     url_of_socket,
 )
 from proxy.tasks import Loops
-from proxy.threads import MODELS, POLICIES, SCANS, STORE
+from proxy.threads import MODELS, SCANS
 
 log = structlog.get_logger()
 
@@ -144,11 +145,15 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         clock = RealClock()
         loops = Loops(clock)
         events = EventLog()
-        policies = LivePolicies(await _first_policies(settings), events=events)
+        policies = LivePolicies(
+            await first_policies(settings.policies, settings.env), events=events
+        )
         server = policies.current.server
         host = server.host if settings.host is None else settings.host
         port = server.port if settings.port is None else settings.port
-        record = await _record(policies.current) if settings.alone else Record(None)
+        record = (
+            await claim_state(policies.current.catalog.state) if settings.alone else Record(None)
+        )
         stack.callback(record.close)
         keys = server.api_keys_file is not None
         passed = sockets_from_systemd(settings.env, keys=keys)
@@ -157,11 +162,12 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             stack.callback(sock.close)
 
         log_buffer = LogBuffer()
-        folder = stack.enter_context(_sockets_folder(settings.env))
+        runtime = stack.enter_context(sockets_folder(settings.env))
 
         hooks = Hooks()
+        slot_files = SlotFiles(runtime / "slots")
         pool = Pool(
-            _engine_maker(folder, log_buffer, lambda: policies.current),
+            _engine_maker(runtime, slot_files.folder, log_buffer, lambda: policies.current),
             hooks=hooks,
             max_queue=server.max_queue,
             clock=clock,
@@ -209,11 +215,24 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             measured=floor_by_bench(lambda: policies.current),
         )
         stack.push_async_callback(control.controller.close)
+        keeper = PromptKeeper(
+            backends=pool.backends,
+            files=slot_files,
+            keep_bytes=lambda: policies.current.server.keep_prompts_bytes,
+            events=events,
+        )
+        # Last: which files a model has is looked at when everything else is done.
+        hooks.subscribe(
+            before_start=keeper.before_start,
+            loaded=keeper.loaded,
+            before_stop=keeper.before_stop,
+            gone=keeper.gone,
+        )
         await stack.enter_async_context(loops.background(memory.run, name="memory"))
         await memory.fresh()  # whoever asks, from the first request on, finds the host's memory
 
         for follower in (
-            _apply_server(pool),
+            _apply_server(pool, keeper),
             dirs.policies_changed,
             control.controller.policies_changed,
         ):
@@ -227,7 +246,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             resolver=resolver,
             pool=pool,
             planner=planner,
-            router=Router(planner, pool, control.controller),
+            router=Router(planner, pool, control.controller, keeper.arriving),
             desired=control.desired,
             controller=control.controller,
             events=events,
@@ -270,22 +289,6 @@ def _policy_of(name: str, resolver: Resolver, policies: Policies) -> ModelPolicy
         return policies.for_model(name)
 
 
-async def _first_policies(settings: Settings) -> Loaded:
-    """Raises StartupError."""
-    try:
-        return await POLICIES.run(good_policies, settings.policies, settings.env)
-    except Hangs as error:
-        raise StartupError(f"the policies cannot be read: {error.message}") from error
-
-
-async def _record(policies: Policies) -> Record:
-    """Raises StartupError."""
-    try:
-        return await STORE.run(claim, policies.catalog.state)
-    except (Taken, Hangs) as error:
-        raise StartupError(str(error)) from error
-
-
 async def _catalog(policies: Policies, stores: Stores) -> Catalog:
     """What models there are. Where a disk hangs it begins with none: who watches looks again."""
     cache = policies.catalog.state / "headers.json"
@@ -298,20 +301,11 @@ async def _catalog(policies: Policies, stores: Stores) -> Catalog:
     return catalog
 
 
-@contextmanager
-def _sockets_folder(env: Mapping[str, str]) -> Iterator[Path]:
-    """For the workers' sockets. Raises StartupError."""
-    with ExitStack() as stack:
-        try:
-            folder = stack.enter_context(runtime_dir(env))
-        except OSError as error:
-            why = f"cannot make a folder for the workers' sockets: {reason_of(error)}"
-            raise StartupError(f"{why}: {error.filename}") from error
-        yield folder
-
-
 def _engine_maker(
-    folder: Path, log_buffer: LogBuffer, policies: Callable[[], Policies]
+    runtime: Path,
+    slot_folder: Path,
+    log_buffer: LogBuffer,
+    policies: Callable[[], Policies],
 ) -> Callable[[str, LoadOptions], Engine]:
     rpc_names = RpcNames()
 
@@ -321,14 +315,22 @@ def _engine_maker(
         rpc_names.know(policies().devices.rpc)
         names = rpc_names.of(options.rpc)
         return HostedEngine(
-            backend_id, options, runtime_dir=folder, log_buffer=log_buffer, names=names
+            backend_id,
+            options,
+            runtime_dir=runtime,
+            log_buffer=log_buffer,
+            names=names,
+            slot_folder=slot_folder,
         )
 
     return make
 
 
-def _apply_server(pool: Pool) -> Callable[[Policies, Policies, Changes], Coroutine[Any, Any, None]]:
+def _apply_server(
+    pool: Pool, keeper: PromptKeeper
+) -> Callable[[Policies, Policies, Changes], Coroutine[Any, Any, None]]:
     async def apply(_: Policies, new: Policies, changes: Changes) -> None:
         pool.limit_queue(new.server.max_queue)
+        keeper.trim()
 
     return apply

@@ -1,18 +1,22 @@
-"""What has to be right before anything runs: policies and an address. Else why not."""
+"""What has to be right before anything runs: policies, an address, folders. Else why not."""
 
 import errno
 import ipaddress
 import resource
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import structlog
 
-from proxy.errors import reason_of
+from proxy.engine.runtime_dir import runtime_dir
+from proxy.errors import Hangs, reason_of
+from proxy.observe.record import Record, Taken, claim
 from proxy.policy.load import Loaded, load
 from proxy.policy.warnings import warnings_of
 from proxy.service.passed_sockets import NotListening, passed_sockets
+from proxy.threads import POLICIES, STORE
 
 log = structlog.get_logger()
 
@@ -43,6 +47,34 @@ def good_policies(path: Path | None, env: Mapping[str, str]) -> Loaded:
     for warning in warnings_of(loaded, env):
         log.warning("policy_warning", warning=str(warning))
     return loaded
+
+
+async def first_policies(path: Path | None, env: Mapping[str, str]) -> Loaded:
+    """The same, though their disk may hang. Raises StartupError."""
+    try:
+        return await POLICIES.run(good_policies, path, env)
+    except Hangs as error:
+        raise StartupError(f"the policies cannot be read: {error.message}") from error
+
+
+async def claim_state(state: Path) -> Record:
+    """Have a state folder for this proxy alone. Raises StartupError."""
+    try:
+        return await STORE.run(claim, state)
+    except (Taken, Hangs) as error:
+        raise StartupError(str(error)) from error
+
+
+@contextmanager
+def sockets_folder(env: Mapping[str, str]) -> Iterator[Path]:
+    """For the workers' sockets. Raises StartupError."""
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(runtime_dir(env))
+        except OSError as error:
+            why = f"cannot make a folder for the workers' sockets: {reason_of(error)}"
+            raise StartupError(f"{why}: {error.filename}") from error
+        yield folder
 
 
 def sockets_from_systemd(env: Mapping[str, str], *, keys: bool) -> list[socket.socket]:

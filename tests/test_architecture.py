@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "api": "catalog dialect engine errors files hub memory observe policy pool routing split "
     "tasks text threads upstream version",
     "app": "api catalog clock control engine errors memory observe placement policy pool routing "
-    "startup tasks threads",
+    "slots startup tasks threads",
     "bench": "api app control engine errors placement policy pool routing",
     "catalog": "errors files split threads",
     "cli": "app bench catalog control demo engine errors files hub memory observe placement policy "
@@ -39,9 +39,10 @@ MAY_IMPORT = {
     "policy": "engine errors files observe split threads",
     "pool": "clock engine errors observe tasks",
     "routing": "catalog engine errors files placement policy pool split tasks threads",
+    "slots": "catalog engine errors memory observe placement pool tasks threads upstream",
     "split": "errors",
     "service": "",
-    "startup": "errors policy service",
+    "startup": "engine errors observe policy service threads",
     "tasks": "clock",
     "text": "",
     "threads": "errors",

@@ -11,10 +11,12 @@ from aiohttp import web
 
 from proxy.api.bodies import read_body
 from proxy.api.passthrough import Forward, answer, request_headers
+from proxy.api.scopes import acts_on_slots
 from proxy.api.services import SERVICES, Services
 from proxy.api.wire import json_response, start_stream
+from proxy.engine.arguments import names_slot_folder
 from proxy.engine.types import Mode
-from proxy.errors import ModelNotFound
+from proxy.errors import Forbidden, ModelNotFound
 from proxy.pool.state import Backend, BackendState
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
@@ -26,6 +28,10 @@ STATES = {
     BackendState.STOPPING: "stopping",
 }
 EMBEDDING_PATHS = ("/v1/embeddings", "/embeddings", "/embedding")
+WHOSE_SLOTS = (
+    "slots of this model are saved and restored by the proxy alone, in a folder of its own; a "
+    "--slot-save-path in its args gives them another folder, and leaves them to you"
+)
 RERANK_PATHS = ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking")
 
 
@@ -72,6 +78,9 @@ async def upstream(request: web.Request) -> web.StreamResponse:
     # As it was sent: what is decoded may hold a line break, and must not get into a request's head.
     raw = request.rel_url.raw_path.removeprefix("/upstream/")
     model, path = split_upstream(services, raw)
+    theirs = model.policy.engine != "hosted" or names_slot_folder(model.policy.args)
+    if acts_on_slots(request.method, path) and not theirs:
+        raise Forbidden(WHOSE_SLOTS)
     limit = services.policies.current.server.max_body_bytes
     body = await read_body(request, limit) if request.can_read_body else b""
     query = request.rel_url.raw_query_string

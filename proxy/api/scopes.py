@@ -38,3 +38,11 @@ def _is_use(path: str) -> bool:
     """Whether a path to a model's own server is one of those that answer: others save and erase
     its slots, or change its settings."""
     return path.endswith(_ANSWERS)
+
+
+def acts_on_slots(method: str, path: str) -> bool:
+    """Whether a request to a model's own server would save, restore or erase a slot. `path` is as
+    it was sent; llama-server decodes it, in ways of its own too (%uXXXX)."""
+    if method in _LOOKS:
+        return False
+    return "%u" in path.lower() or "slots" in unquote(path).split("/")

@@ -1,10 +1,16 @@
 """llama-server's arguments for what is to be loaded. Pure."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from proxy.engine.llama_args import option_of
 from proxy.engine.types import LoadOptions
 
 MODE_ARGUMENTS = {"generation": (), "embedding": ("--embeddings",), "rerank": ("--reranking",)}
 
 
+SLOT_FOLDER: Final = "--slot-save-path"
 # llama-server's own: what it takes of a prompt between two looks at other requests.
 DEFAULT_BATCH = 2048
 
@@ -40,3 +46,19 @@ def _batches(options: LoadOptions) -> tuple[str, ...]:
     whole = options.mode != "generation"
     logical = ("--batch-size", str(ubatch)) if whole or ubatch > DEFAULT_BATCH else ()
     return ("--ubatch-size", str(ubatch), *logical)
+
+
+def names_slot_folder(args: Sequence[str]) -> bool:
+    """Whether llama-server is told a folder for its slots by somebody else."""
+    return SLOT_FOLDER in map(option_of, args)
+
+
+def saves_slots(options: LoadOptions) -> bool:
+    """Whether its slots can be saved into a folder of ours."""
+    hosted = options.engine == "hosted" and options.mode == "generation"
+    return hosted and not names_slot_folder(options.args)
+
+
+def slot_arguments(options: LoadOptions, folder: Path | None) -> tuple[str, ...]:
+    """Where its slots are saved, if they can be."""
+    return (SLOT_FOLDER, str(folder)) if folder and saves_slots(options) else ()

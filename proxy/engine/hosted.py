@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.engine.arguments import server_arguments
+from proxy.engine.arguments import server_arguments, slot_arguments
 from proxy.engine.control_client import ANSWER_S, NEWS_S, ControlClient, Event
 from proxy.engine.environment import inherited
 from proxy.engine.llama_args import unsafe_args
@@ -43,17 +43,18 @@ class HostedEngine:
         runtime_dir: Path,
         log_buffer: LogBuffer,
         names: Mapping[str, str] | None = None,
+        slot_folder: Path | None = None,
         answer_s: float = ANSWER_S,
         news_s: float = NEWS_S,
     ) -> None:
         """In `runtime_dir` it has a folder of its own, for the sockets; a Unix socket's path may
         have 107 bytes, so it has to be short. `names`: the worker's own name of a device -> the
-        one used here, where it differs. `answer_s`: how long an answer of the worker's is waited
-        for, `news_s`: for news of a move.
+        one used here, where it differs. `slot_folder`: where its slots can be saved; None: nowhere.
+        `answer_s`: how long an answer of the worker's is waited for, `news_s`: for news of a move.
         """
         self._names = dict(names or {})
         self._own_names = {outside: own for own, outside in self._names.items()}
-        self._options = options
+        self._options, self._slot_folder = options, slot_folder
         self._folder = runtime_dir / backend_id
         self._socket = self._folder / "server.sock"
         self._control = self._folder / "control"
@@ -91,6 +92,7 @@ class HostedEngine:
                 for part in ("--no-attention", name)
             ),
             "--",
+            *slot_arguments(options, self._slot_folder),
             *server_arguments(options),
         ]
 

@@ -38,6 +38,10 @@ _SERVER: Final = (
     Field("server.max_body", Kind.SIZE, "64MiB", LIVE, low=1, help="Largest request body."),
     Field("server.max_bodies", Kind.SIZE, "512MiB", LIVE, low=1,
           help="Bodies of all requests together; past it 503 with Retry-After."),
+    Field("server.keep_prompts", Kind.SIZE, "0", LIVE, example="8GiB",
+          help="What the conversations of unloaded models may take as files, until their models "
+               "are loaded again and go on with them; 0 keeps none. They are beside the workers' "
+               "sockets, which is often in RAM, and are gone when the proxy ends."),
     Field("server.drain", Kind.DURATION, "30s", LIVE,
           help="How long a stop (SIGTERM) waits for running answers."),
 )

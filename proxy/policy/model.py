@@ -26,6 +26,7 @@ class Server:
     max_queue: int
     max_body_bytes: int
     max_bodies_bytes: int
+    keep_prompts_bytes: int
     drain_s: float
 
 

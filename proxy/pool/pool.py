@@ -183,6 +183,8 @@ class Pool:
         What is left after `timeout_s` is ended. Returns when no process is left; one that does not
         even end when it is killed is given up after a minute.
         """
+        for run in self._runs.values():
+            run.hurry()
         self._tell(Drain())
         try:
             await asyncio.wait_for(self._until(self._empty), timeout_s)
@@ -280,10 +282,12 @@ class Pool:
         run = ProcessRun(
             backend,
             self._tell,
-            before_start=self.hooks.before_start,
+            hooks=self.hooks,
             grace_s=lambda: self._grace_s,
             clock=self._clock,
         )
+        if self.draining:
+            run.hurry()
         self._runs[backend.name] = run
         self._events.publish(
             "backend_starting",

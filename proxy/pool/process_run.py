@@ -9,7 +9,7 @@ import structlog
 from proxy.clock import Clock
 from proxy.errors import LoadFailed
 from proxy.pool.events import Exited, Started, StartFailed
-from proxy.pool.hooks import Step
+from proxy.pool.hooks import Hooks, Step
 from proxy.pool.state import Backend, BackendState
 from proxy.tasks import spawn
 
@@ -32,30 +32,40 @@ class ProcessRun:
         backend: Backend,
         tell: Tell,
         *,
-        before_start: Step,
+        hooks: Hooks,
         grace_s: Callable[[], float],
         clock: Clock,
     ) -> None:
-        """`before_start` is awaited before there is a process. `grace_s`: how long a process may
-        take to end, as of when it is told to."""
+        """`hooks` have what is to be done before there is a process, when it has loaded, and before
+        it is told to end. `grace_s`: how long a process may take to end, as of when it is told
+        to."""
         self.backend = backend
-        self._tell, self._before_start, self._grace_s = tell, before_start, grace_s
+        self._tell, self._hooks, self._grace_s = tell, hooks, grace_s
         self._clock = clock
-        # What changes: the one task that reports, and what it waits for while there is no process.
+        # What changes: the one task that reports, the step that it or a stop waits for, how far it
+        # has come, and whether nothing may be waited for any more that can be done without.
         self._running: asyncio.Task[None] | None = None
-        self._preparing: asyncio.Task[None] | None = None
+        self._step: asyncio.Task[None] | None = None
+        self._started = self._serves = self._hurried = False
 
     def begin(self) -> None:
         self._running = spawn(self._run(), name=self._task("run"))
 
     def stop(self) -> None:
         """Give the start up, or tell the process to end; the report of that follows."""
-        if self._preparing is not None:
-            self._preparing.cancel()
-        spawn(self._end(self._grace_s()), name=self._task("stop"))
+        if self._step is not None:
+            self._step.cancel()
+        spawn(self._leave(), name=self._task("stop"))
+
+    def hurry(self) -> None:
+        """From now on nothing is done of what a process that runs could be without."""
+        self._hurried = True
+        if self._step is not None and self._started:
+            self._step.cancel()
 
     def kill(self) -> None:
         """End the process at once, if there is one."""
+        self.hurry()
         spawn(self._end(0.0), name=self._task("kill"))
 
     def _task(self, what: str) -> str:
@@ -78,6 +88,10 @@ class ProcessRun:
             await self._stop_engine(self._grace_s())
             self._tell(StartFailed(*backend.name, f"{type(error).__name__}: {error}"))
             return
+        self._started = True
+        if not self._unwanted():
+            await self._do(self._hooks.loaded, "loaded")
+        self._serves = True
         self._tell(Started(*backend.name))
         if self._unwanted():
             # The order to stop may have come before there was anything to stop.
@@ -90,19 +104,30 @@ class ProcessRun:
         """Whether the process is to be started now: not if it was stopped meanwhile."""
         if self._unwanted():
             return False
-        preparing = spawn(self._before_start(self.backend), name=self._task("prepare"))
-        self._preparing = preparing
-        try:
-            await asyncio.wait((preparing,))
-        finally:
-            self._preparing = None
-        if not preparing.cancelled():
-            preparing.result()
+        await self._do(self._hooks.before_start, "prepare")
         # Stopped meanwhile: also where that came too late to cancel anything.
         return not self._unwanted()
 
+    async def _do(self, step: Step, what: str) -> None:
+        """Await `step`, which may be cancelled; raises what it raises otherwise."""
+        if self._started and self._hurried:
+            return
+        doing = self._step = spawn(step(self.backend), name=self._task(what))
+        try:
+            await asyncio.wait((doing,))
+        finally:
+            self._step = None
+        if not doing.cancelled():
+            doing.result()
+
     def _unwanted(self) -> bool:
         return self.backend.state is BackendState.STOPPING
+
+    async def _leave(self) -> None:
+        """Have the process end, once what was to be done before is done."""
+        if self._serves:
+            await self._do(self._hooks.before_stop, "leave")
+        await self._end(self._grace_s())
 
     async def _end(self, grace_s: float) -> None:
         """Have the process end. If `_run` has not seen that in time it is given up: whoever waits

@@ -3,6 +3,7 @@
 Which model that is says `resolver`, and what to ask of the pool `planner`.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 # How long the end of a process may take to reach us after its connection broke.
 DEATH_IS_KNOWN_S: Final = 2.0
+# How long a request waits for its conversation, which is on its way from the backend before.
+ARRIVAL_S: Final = 3.0
 MODES: Final[tuple[Mode, ...]] = ("generation", "embedding", "rerank")
 
 
@@ -39,8 +42,17 @@ class Controller(Protocol):
 class Router:
     """Finds backends for requests. The model is found before, once for each request."""
 
-    def __init__(self, planner: Planner, pool: Pool, controller: Controller) -> None:
+    def __init__(
+        self,
+        planner: Planner,
+        pool: Pool,
+        controller: Controller,
+        arriving: Callable[[Backend], "asyncio.Future[None] | None"] = lambda backend: None,
+    ) -> None:
+        """`arriving`: what is done when a backend has the conversations that are being brought into
+        it, None where none are."""
         self._planner, self._pool, self._controller = planner, pool, controller
+        self._arriving = arriving
 
     async def backends_of(self, model: Model) -> list[Backend]:
         """The backends that are there for `model`: all of that name, or, of a variant, those of
@@ -70,6 +82,9 @@ class Router:
             plan = await self._planner.with_batch(model, plan)
         lease = await self._acquire(request, plan)
         try:
+            if (arrival := self._arriving(lease.backend)) is not None:
+                # Whoever answers a long one just now is asked for the next turn at once, by agents.
+                await asyncio.wait((arrival,), timeout=ARRIVAL_S)
             fixed = await self._reach(lease, model, plan)
         except BackendDied as error:
             await self._bury(lease, error)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.api.scopes import needs_admin
+from proxy.api.scopes import acts_on_slots, needs_admin
 from tests.support.proxy import Proxy, proxy
 
 CHANGES = [
@@ -98,3 +98,25 @@ async def test_a_key_that_is_no_text_is_not_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/upstream/m/slots/0%3Faction=erase", "/upstream/m/slots/0"])
 def test_a_path_counts_as_it_was_sent(path: str) -> None:
     assert needs_admin("POST", "/upstream/{rest}", path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/slots/0",
+        "/%73lots/0",
+        "/slots%2F0",
+        "//slots/0",
+        "/./slots/0",
+        "/%u0073lots/0",
+        "/%U0073lots/0",
+    ],
+)
+def test_who_acts_on_slots_is_found_however_it_is_written(path: str) -> None:
+    assert acts_on_slots("POST", path)
+    assert not acts_on_slots("GET", path)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/completion", "/slotsofter", "/props"])
+def test_who_does_not_is_let_through(path: str) -> None:
+    assert not acts_on_slots("POST", path)

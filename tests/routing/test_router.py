@@ -16,12 +16,14 @@ from proxy.errors import BackendDied, BadRequest, Conflict
 from proxy.pool.lease import Lease
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
+from proxy.routing import router
 from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
 from proxy.routing.router import Router
 from proxy.split import AUTO, Split
 from tests.catalog.test_store import put
 from tests.pool.conftest import House, house
+from tests.pool.helpers import until
 from tests.support.routing import LAYERS, Folder
 
 __all__ = ["house"]  # a fixture
@@ -53,7 +55,8 @@ class Setting(Folder):
         self.pool: Pool = house.pool()
         self.controller = Asked()
         self.planner = Planner(self.catalog)
-        self.router = Router(self.planner, self.pool, self.controller)
+        self.arrival: asyncio.Future[None] | None = None
+        self.router = Router(self.planner, self.pool, self.controller, lambda _: self.arrival)
 
     async def options(self, request: ModelRequest, mode: Mode = "generation") -> LoadOptions:
         model = self.resolver.resolve(request.model)
@@ -96,6 +99,36 @@ class TestRoute:
             await setting.route(ModelRequest("tiny", split=3), "generation")
 
         assert "in_flight=0" in repr(setting.pool)
+
+    async def test_a_conversation_that_is_on_its_way_is_waited_for(self, setting: Setting) -> None:
+        setting.arrival = asyncio.get_running_loop().create_future()
+        routed = asyncio.ensure_future(setting.route(ModelRequest("tiny"), "generation"))
+        await until(setting.pool, "in_flight=1")
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+        assert not routed.done()
+        setting.arrival.set_result(None)
+        (await routed).release()
+
+    async def test_it_is_waited_for_so_long_only(
+        self, setting: Setting, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(router, "ARRIVAL_S", 0.01)
+        setting.arrival = asyncio.get_running_loop().create_future()
+
+        (await setting.route(ModelRequest("tiny"), "generation")).release()
+
+    async def test_who_leaves_while_it_comes_gives_the_backend_back(self, setting: Setting) -> None:
+        setting.arrival = asyncio.get_running_loop().create_future()
+        routed = asyncio.ensure_future(setting.route(ModelRequest("tiny"), "generation"))
+        await until(setting.pool, "in_flight=1")
+        routed.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await routed
+
+        assert "in_flight=0" in repr(setting.pool)
+        assert not setting.arrival.done()
 
     async def test_an_engine_that_cannot_move_is_loaded_with_the_split(
         self, setting: Setting

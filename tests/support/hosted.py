@@ -12,7 +12,9 @@ from proxy.engine.types import LoadOptions
 
 
 @contextlib.asynccontextmanager
-async def hosted(path: Path, rpc: Sequence[str], **options: Any) -> AsyncIterator[HostedEngine]:
+async def hosted(
+    path: Path, rpc: Sequence[str] = (), *, slot_folder: Path | None = None, **options: Any
+) -> AsyncIterator[HostedEngine]:
     """A worker that serves, on these devices; more keywords go to LoadOptions."""
     settings: dict[str, Any] = {"ctx": 2048, "parallel": 4, "threads": 1, "rpc": tuple(rpc)}
     with tempfile.TemporaryDirectory(prefix="moe-") as folder:
@@ -21,6 +23,7 @@ async def hosted(path: Path, rpc: Sequence[str], **options: Any) -> AsyncIterato
             LoadOptions(model="test", path=path, **settings | options),
             runtime_dir=Path(folder),
             log_buffer=LogBuffer(),
+            slot_folder=slot_folder,
         )
         try:
             await engine.start()

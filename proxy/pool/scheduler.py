@@ -12,7 +12,6 @@ Every request that comes in ends in exactly one of these, in `_acquire` and `_wa
   7. started   nothing else: it gets a backend of its own, and joins it
 """
 
-from dataclasses import dataclass
 from math import isinf
 
 from proxy.engine.types import LoadOptions
@@ -25,6 +24,7 @@ from proxy.pool.events import (
     Drain,
     Event,
     Exited,
+    Hangs,
     MatchPolicy,
     NotServing,
     Released,
@@ -37,19 +37,9 @@ from proxy.pool.events import (
 )
 from proxy.pool.roster import Roster
 from proxy.pool.state import Backend, BackendState, Name, advance
+from proxy.pool.waiting import Waiting
 
 STARTING, READY, DRAINING, STOPPING, GONE = BackendState
-
-
-@dataclass(slots=True)
-class Waiting:
-    """A request without a lease: it joined the start of `backend`, or is queued until that one is
-    gone."""
-
-    acquire: Acquire
-    backend: Name
-    joined: bool
-    retried: bool
 
 
 class Scheduler:
@@ -74,8 +64,6 @@ class Scheduler:
                 self._acquire(event)
             case Released():
                 self._released(event)
-            case Started() | StartFailed() | Exited() | NotServing() | TimerFired():
-                self._report(event)
             case Unload():
                 self._unload(event)
             case Replace():
@@ -86,6 +74,8 @@ class Scheduler:
                     self._drain(backend, "drain")
             case Abort():
                 self._abort()
+            case _:
+                self._report(event)
         effects, self._effects = self._effects, []
         return effects
 
@@ -186,12 +176,11 @@ class Scheduler:
             case NotServing():
                 # Those that have connections may be answered yet; the next ones wait for its end.
                 self._drain(backend, event.message)
+            case Hangs():
+                self._hangs(backend, event.message)
             case TimerFired():
-                if (
-                    backend.idle
-                    and backend.expires_s is not None
-                    and backend.expires_s <= self._now_s
-                ):
+                due_s = backend.expires_s
+                if backend.idle and due_s is not None and due_s <= self._now_s:
                     self._stop(backend, "keep_alive")
 
     def _started(self, backend: Backend) -> None:
@@ -215,6 +204,19 @@ class Scheduler:
                 self._drain(other, "replaced")
         if backend.idle:
             self._became_idle(backend)
+
+    def _hangs(self, backend: Backend, message: str) -> None:
+        """Those who have it see it end. Who waits for its load waits for its end now, once."""
+        if backend.state is STOPPING:
+            return
+        backend.fault = message
+        for waiting in self._waiting_for(backend, joined=True):
+            backend.waiting -= 1
+            if waiting.retried:
+                del self.waiting[waiting.acquire.request]
+                self._effects.append(Fail(waiting.acquire.request, message))
+            waiting.joined, waiting.retried = False, True
+        self._stop(backend, message)
 
     def _became_idle(self, backend: Backend) -> None:
         self._effects.append(Idle(*backend.name))
@@ -250,7 +252,8 @@ class Scheduler:
     def _gone(self, backend: Backend, message: str, *, killed: bool) -> None:
         """The process is no more. Its requests: those with a lease see it themselves, the others
         are seen to here."""
-        asked_to, loading = backend.state is STOPPING, backend.state is STARTING
+        asked_to = backend.state is STOPPING and backend.fault is None
+        loading, message = backend.state is STARTING, backend.fault or message
         self._set_timer(backend, None)
         self._effects.append(advance(backend, GONE, "stopped" if asked_to else message))
         if asked_to:
@@ -307,11 +310,8 @@ class Scheduler:
         old.successor, old.last_error = event.options, None
         for other in list(self.backends.values()):
             # An earlier successor that is still loading is not what is wanted any more.
-            if (
-                other.replaces == old.name
-                and other.options != event.options
-                and other.state is STARTING
-            ):
+            outdated = other.replaces == old.name and other.options != event.options
+            if outdated and other.state is STARTING:
                 self._drain(other, "replaced")
         if old.options == event.options:
             old.successor = None  # changed back before anything came of it

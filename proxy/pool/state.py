@@ -46,6 +46,7 @@ class Backend:
     default_keep_alive_s: float = 300.0  # the policy's, as of the last request
     expires_s: float | None = None  # monotonic; None while in use, and for ever
     last_error: str | None = None
+    fault: str | None = None  # why it was ended though nobody wanted it to end
     replaces: Name | None = None  # the start that goes when this one is ready
     successor: LoadOptions | None = None  # what is meant to take this one's place
     # Starts that have to be gone before this one begins; they are on their way out.

@@ -2,9 +2,7 @@
 their lifetimes.
 """
 
-import asyncio
 import os
-import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,12 +33,13 @@ from proxy.engine.hosted import HostedEngine
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.rpc_names import RpcNames
 from proxy.engine.types import Engine, LoadOptions, Mode
-from proxy.errors import ModelNotFound
+from proxy.errors import Hangs, ModelNotFound
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.observe import log as logging
 from proxy.observe.events import EventLog
 from proxy.observe.rates import Rates
+from proxy.observe.record import Record
 from proxy.placement.budget import Budget
 from proxy.policy.diff import Changes
 from proxy.policy.live import LivePolicies
@@ -56,14 +55,16 @@ from proxy.routing.router import Router
 from proxy.slots.files import SlotFiles
 from proxy.slots.keeper import PromptKeeper
 from proxy.startup import (
-    good_policies,
+    claim_state,
+    first_policies,
     listening_sockets,
-    runtime_folder,
+    sockets_folder,
     sockets_from_systemd,
     url_of,
     url_of_socket,
 )
 from proxy.tasks import Loops
+from proxy.threads import MODELS, SCANS
 from proxy.upstream.open_calls import OpenCalls
 
 log = structlog.get_logger()
@@ -76,6 +77,8 @@ class Settings:
     host: str | None = None
     port: int | None = None
     policies: Path | None = None
+    # Whether no other may have the same state folder, and commands are to find this one.
+    alone: bool = False
     log_format: logging.LogFormat = "console"
     log_level: str = "info"
     env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
@@ -87,17 +90,35 @@ class Running:
 
     services: Services
     url: str
+    _settings: Settings
+    _host: str
     _listener: Listener
+    _record: Record
 
     async def answers(self, within_s: float) -> bool:
         """Whether clients get an answer now."""
         return await self._listener.answers(within_s)
+
+    async def reread(self) -> None:
+        """Read anew what is in files: policies, keys, which models there are, and this machine's
+        names. All of it is also noticed when it changes; but some file systems tell of no change,
+        and people want to be sure."""
+        services, settings = self.services, self._settings
+        services.keys.forget()
+        services.strangers.know(own_names(self._host))
+        await services.policies.reread(settings.policies, settings.env)
+        await services.dirs.look()
+        services.events.publish("files_read_again", models=len(services.catalog.list()))
 
     async def drain(self) -> None:
         """Let what runs end within the policies' drain time. Whoever comes meanwhile is told to
         come again, by a 503 with Retry-After: a closed port would look like a proxy that is not
         there, for which few clients wait. Where systemd keeps the port open, they wait in its queue
         for our successor instead."""
+        self._record.close()  # our successor may start meanwhile
+        # Who follows them would do so for ever.
+        self.services.events.close()
+        self.services.log_buffer.close()
         await self._listener.leave()
         server = self.services.policies.current.server
         log.info(
@@ -126,10 +147,16 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         clock = RealClock()
         loops = Loops(clock)
         events = EventLog()
-        policies = LivePolicies(good_policies(settings.policies, settings.env), events=events)
+        policies = LivePolicies(
+            await first_policies(settings.policies, settings.env), events=events
+        )
         server = policies.current.server
         host = server.host if settings.host is None else settings.host
         port = server.port if settings.port is None else settings.port
+        record = (
+            await claim_state(policies.current.catalog.state) if settings.alone else Record(None)
+        )
+        stack.callback(record.close)
         keys = server.api_keys_file is not None
         passed = sockets_from_systemd(settings.env, keys=keys)
         sockets = passed or listening_sockets(host, port, keys=keys)
@@ -137,13 +164,12 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             stack.callback(sock.close)
 
         log_buffer = LogBuffer()
-        runtime_dir = runtime_folder(settings.env)
-        stack.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
+        runtime = stack.enter_context(sockets_folder(settings.env))
 
         hooks = Hooks()
-        slot_files = SlotFiles(runtime_dir / "slots")
+        slot_files = SlotFiles(runtime / "slots")
         pool = Pool(
-            _engine_maker(runtime_dir, slot_files.folder, log_buffer, lambda: policies.current),
+            _engine_maker(runtime, slot_files.folder, log_buffer, lambda: policies.current),
             hooks=hooks,
             max_queue=server.max_queue,
             clock=clock,
@@ -152,11 +178,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         # Nothing is left after a drain.
         stack.push_async_callback(pool.kill)
         stores = Stores(home_of(settings.env))
-        catalog = await asyncio.to_thread(
-            Catalog,
-            *model_dirs(policies.current, stores),
-            cache=policies.current.catalog.state / "headers.json",
-        )
+        catalog = await _catalog(policies.current, stores)
         await stack.enter_async_context(loops.background(partial(watch, catalog), name="catalog"))
         resolver = Resolver(lambda: policies.current, catalog)
         rates = Rates(lambda: busy_backends(pool), slots_progress(pool), clock=clock)
@@ -256,10 +278,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         listener = Listener(runner, sockets, inherited=bool(passed))
         stack.push_async_callback(runner.cleanup)
         await listener.start()
-        url = url_of_socket(passed[0]) if passed else url_of(host, sockets[0].getsockname()[1])
+        urls = [*map(url_of_socket, passed)] or [url_of(host, sockets[0].getsockname()[1])]
+        url = urls[0]
         files = [str(file) for file in policies.newest.files]
+        # Commands ask over TCP.
+        record.say(next((each for each in urls if each.startswith("http:")), ""))
         events.publish("serving", url=url, files=files, models=len(catalog.list()))
-        yield Running(services, url, listener)
+        yield Running(services, url, settings, host, listener, record)
 
 
 async def _options_for(
@@ -278,8 +303,20 @@ def _policy_of(name: str, resolver: Resolver, policies: Policies) -> ModelPolicy
         return policies.for_model(name)
 
 
+async def _catalog(policies: Policies, stores: Stores) -> Catalog:
+    """What models there are. Where a disk hangs it begins with none: who watches looks again."""
+    cache = policies.catalog.state / "headers.json"
+    make = partial(Catalog, *model_dirs(policies, stores), cache=cache)
+    catalog = await MODELS.run(make, look=False)
+    try:
+        await SCANS.run(catalog.refresh)
+    except Hangs as error:
+        log.warning("models_not_looked_for", reason=error.message)
+    return catalog
+
+
 def _engine_maker(
-    runtime_dir: Path,
+    runtime: Path,
     slot_folder: Path,
     log_buffer: LogBuffer,
     policies: Callable[[], Policies],
@@ -294,7 +331,7 @@ def _engine_maker(
         return HostedEngine(
             backend_id,
             options,
-            runtime_dir=runtime_dir,
+            runtime_dir=runtime,
             log_buffer=log_buffer,
             names=names,
             slot_folder=slot_folder,

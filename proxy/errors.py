@@ -133,6 +133,13 @@ class NoAnswer(ProxyError):
     code = "backend_timeout"
 
 
+class Hangs(ProxyError):
+    """A disk does not answer; `degraded` in /admin/state says what waits for it."""
+
+    status = 503
+    code = "storage_timeout"
+
+
 class Busy(ProxyError):
     """The queue is full, or the proxy is draining. Carries `retry_after_s`."""
 

@@ -1,26 +1,26 @@
-"""What has to be right before anything runs: policies, an address, a folder. Else why not."""
+"""What has to be right before anything runs: policies, an address, folders. Else why not."""
 
 import errno
 import ipaddress
-import os
 import resource
 import socket
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import structlog
 
-from proxy.errors import reason_of
+from proxy.engine.runtime_dir import runtime_dir
+from proxy.errors import Hangs, reason_of
+from proxy.observe.record import Record, Taken, claim
 from proxy.policy.load import Loaded, load
 from proxy.policy.warnings import warnings_of
 from proxy.service.passed_sockets import NotListening, passed_sockets
+from proxy.threads import POLICIES, STORE
 
 log = structlog.get_logger()
 
 OLLAMA_PORT = 11434
-# A Unix socket's path has at most 107 bytes; the rest is for "/", a backend's id and an ending.
-LONGEST_RUNTIME_DIR = 80
 FILES = 65536
 
 
@@ -47,6 +47,34 @@ def good_policies(path: Path | None, env: Mapping[str, str]) -> Loaded:
     for warning in warnings_of(loaded, env):
         log.warning("policy_warning", warning=str(warning))
     return loaded
+
+
+async def first_policies(path: Path | None, env: Mapping[str, str]) -> Loaded:
+    """The same, though their disk may hang. Raises StartupError."""
+    try:
+        return await POLICIES.run(good_policies, path, env)
+    except Hangs as error:
+        raise StartupError(f"the policies cannot be read: {error.message}") from error
+
+
+async def claim_state(state: Path) -> Record:
+    """Have a state folder for this proxy alone. Raises StartupError."""
+    try:
+        return await STORE.run(claim, state)
+    except (Taken, Hangs) as error:
+        raise StartupError(str(error)) from error
+
+
+@contextmanager
+def sockets_folder(env: Mapping[str, str]) -> Iterator[Path]:
+    """For the workers' sockets. Raises StartupError."""
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(runtime_dir(env))
+        except OSError as error:
+            why = f"cannot make a folder for the workers' sockets: {reason_of(error)}"
+            raise StartupError(f"{why}: {error.filename}") from error
+        yield folder
 
 
 def sockets_from_systemd(env: Mapping[str, str], *, keys: bool) -> list[socket.socket]:
@@ -109,17 +137,6 @@ def url_of_socket(sock: socket.socket) -> str:
         path = address.decode() if isinstance(address, bytes) else address
         return f"unix:{path.replace(chr(0), '@', 1)}"  # @ as systemd writes an abstract one
     return url_of(address[0], address[1])
-
-
-def runtime_folder(env: Mapping[str, str]) -> Path:
-    """A new folder for the workers' sockets that only we can enter, with a short path."""
-    wanted = env.get("XDG_RUNTIME_DIR", "")
-    parent = (
-        wanted
-        if wanted and len(wanted) < LONGEST_RUNTIME_DIR - 20 and os.access(wanted, os.W_OK)
-        else "/tmp"
-    )
-    return Path(tempfile.mkdtemp(prefix="moe-proxy-", dir=parent))
 
 
 def _hint(error: OSError, port: int) -> str:

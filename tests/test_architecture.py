@@ -16,34 +16,36 @@ from tests.support.parts import ARCHITECTURE, PACKAGE, ROOT
 # What each part may import of the others. Nobody imports the worker, which is started as a program
 # of its own; `policy`, `catalog` and `memory` do not know each other.
 MAY_IMPORT = {
-    "api": "catalog dialect engine errors hub memory observe policy pool routing split tasks "
-    "upstream version",
+    "api": "catalog dialect engine errors files hub memory observe policy pool routing split "
+    "tasks text threads upstream version",
     "app": "api catalog clock control engine errors memory observe placement policy pool routing "
-    "slots startup tasks upstream",
+    "slots startup tasks threads upstream",
     "bench": "api app control engine errors placement policy pool routing",
-    "catalog": "errors split",
-    "cli": "app bench catalog control demo engine errors hub memory observe placement policy "
+    "catalog": "errors files split threads",
+    "cli": "app bench catalog control demo engine errors files hub memory observe placement policy "
     "routing service split startup tasks text version",
     "clock": "",
-    "control": "catalog clock engine errors memory observe placement policy pool routing split "
-    "tasks text upstream",
+    "control": "catalog clock engine errors files memory observe placement policy pool routing "
+    "split tasks text threads upstream",
     "demo": "engine",
     "dialect": "catalog errors policy split",
-    "engine": "catalog errors tasks",
+    "engine": "catalog errors files tasks threads",
     "errors": "",
-    "hub": "catalog engine errors tasks",
+    "files": "",
+    "hub": "catalog engine errors files tasks threads",
     "memory": "engine tasks text",
-    "observe": "clock",
+    "observe": "clock errors",
     "placement": "catalog engine split text",
-    "policy": "engine errors observe split",
+    "policy": "engine errors files observe split threads",
     "pool": "clock engine errors observe tasks",
-    "routing": "catalog engine errors placement policy pool split tasks",
-    "slots": "catalog engine errors memory observe placement pool tasks upstream",
+    "routing": "catalog engine errors files placement policy pool split tasks threads",
+    "slots": "catalog engine errors memory observe placement pool tasks threads upstream",
     "split": "errors",
     "service": "",
-    "startup": "errors policy service",
+    "startup": "engine errors observe policy service threads",
     "tasks": "clock",
     "text": "",
+    "threads": "errors",
     "upstream": "engine errors",
     "version": "",
     "worker": "engine errors memory",

@@ -18,6 +18,7 @@ from proxy.errors import BadRequest, NotFound
 from proxy.observe.events import Event, Subscription
 from proxy.pool.state import Backend, BackendState
 from proxy.split import parse_split
+from proxy.threads import POLICIES
 
 HEARTBEAT_S = 15.0
 MAX_ADMIN_BODY_BYTES = 1 << 20
@@ -111,7 +112,7 @@ async def unload(request: web.Request) -> web.Response:
 
 async def get_policy_file(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    text = await asyncio.to_thread(
+    text = await POLICIES.run(
         read_policy_file, services.policies.newest.files, request.match_info["file"]
     )
     return web.Response(body=text, content_type="application/toml")
@@ -123,7 +124,7 @@ async def put_policy_file(request: web.Request) -> web.Response:
     """
     policies = request.app[SERVICES].policies
     server = policies.current.server
-    status, problems = await asyncio.to_thread(
+    status, problems = await POLICIES.run(
         write_policy_file,
         policies.newest,
         request.match_info["file"],
@@ -172,4 +173,6 @@ async def _with_heartbeats(subscription: Subscription) -> AsyncIterator[Event | 
                 event: Event | None = await anext(subscription)
         except TimeoutError:
             event = None
+        except StopAsyncIteration:
+            return
         yield event

@@ -11,6 +11,8 @@ from proxy.engine.types import Status
 from proxy.memory.pressure import pressure_of
 from proxy.pool.state import Backend, BackendState
 from proxy.split import plain
+from proxy.text import in_words
+from proxy.threads import stuck
 from proxy.version import own_version
 
 MOST_TOLD = 100  # of what is broken: the log has all of it
@@ -37,6 +39,14 @@ def state(services: Services) -> dict[str, Any]:
         "degraded": [
             {"loop": failure.loop, "since": failure.since.isoformat(), "error": failure.error}
             for failure in services.loops.degraded()
+        ]
+        + [
+            {
+                "loop": hanging.lane,
+                "since": hanging.since.isoformat(),
+                "error": f"hangs, in {in_words(hanging.threads, 'thread')}: {hanging.what}",
+            }
+            for hanging in stuck()
         ],
     }
 

@@ -15,8 +15,8 @@ import structlog
 
 from proxy.api.key_file import Key, parse_keys
 from proxy.api.key_use import KeyUse
-from proxy.catalog.files import check_regular, read_small
 from proxy.errors import Forbidden, TooManyRequests, Unauthorized
+from proxy.files import check_regular, read_small
 
 log = structlog.get_logger()
 
@@ -56,6 +56,10 @@ class ApiKeys:
             )
         if admin and key.scope != "admin":
             raise Forbidden(f"this API key may {key.scope} models, not change the machine")
+
+    def forget(self) -> None:
+        """Read the file anew with the next request, whether or not it looks like another one."""
+        self._seen = None
 
     def usage(self) -> list[dict[str, Any]]:
         """What was made of each key since the proxy runs, or the key is there."""

@@ -9,12 +9,13 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from proxy.errors import NotFound
+from proxy.errors import NotFound, reason_of
+from proxy.files import read_small
 from proxy.policy.live import problem_to_json
 from proxy.policy.load import Loaded, parse
 from proxy.policy.local_keys import local_changes
 from proxy.policy.problems import Problem
-from proxy.policy.sources import Sources
+from proxy.policy.sources import MOST_BYTES, Sources
 
 
 def find_policy_file(files: Iterable[Path], name: str) -> Path:
@@ -30,9 +31,9 @@ def find_policy_file(files: Iterable[Path], name: str) -> Path:
 def read_policy_file(files: Iterable[Path], name: str) -> bytes:
     file = find_policy_file(files, name)
     try:
-        return file.read_bytes()
+        return read_small(file, MOST_BYTES)
     except OSError as error:
-        raise NotFound(f"{name}: {error.strerror}") from error
+        raise NotFound(f"{name}: {reason_of(error)}") from error
 
 
 def write_policy_file(

@@ -25,6 +25,7 @@ def make_app(services: Services) -> web.Application:
         part.add_routes(app.router)
     routes.add_routes(app.router)
     app.cleanup_ctx.append(library.hub_context)
+    app.on_shutdown.append(library.end_jobs)
     return app
 
 

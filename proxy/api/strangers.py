@@ -29,10 +29,14 @@ class Strangers:
 
     def __init__(self, own_names: Set[str]) -> None:
         """`own_names` are those of this machine."""
+        # What changes with the policies, and the names:
         self._own_names = own_names
-        # What changes with the policies:
         self._server: Server | None = None
         self._why: Callable[[Said], str | None] = lambda _: None
+
+    def know(self, own_names: Set[str]) -> None:
+        """From now on these are the names of this machine."""
+        self._own_names, self._server = own_names, None
 
     def check(self, request: web.Request, server: Server) -> None:
         """Raise Forbidden for a request that a page makes which may not."""

@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from proxy.catalog.entry import Entry
-from proxy.catalog.files import read_small
 from proxy.catalog.reference import Reference
+from proxy.files import read_small
 
 Signature = tuple[int, int, int]
 # A file that was written by other code, with other fields, is of no use.

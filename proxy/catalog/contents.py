@@ -12,9 +12,9 @@ import msgspec
 
 from proxy.catalog import manifest as media
 from proxy.catalog.entry import Message
-from proxy.catalog.files import decode_json, read_small
 from proxy.catalog.manifest import BadManifest, Layer, Manifest
 from proxy.catalog.parameters import from_manifest
+from proxy.files import decode_json, read_small
 
 # All of a model's texts together; nothing real comes near.
 MAX_TEXT_BYTES: Final = 16 << 20

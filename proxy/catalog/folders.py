@@ -10,9 +10,9 @@ from typing import Final
 
 from proxy.catalog import names
 from proxy.catalog.entry import Entry
-from proxy.catalog.files import check_regular, is_regular, shown
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.parts import parts_of
+from proxy.files import check_regular, is_regular, shown
 
 # Deeper than anybody sorts models, and less than os.walk can go.
 MAX_DEPTH: Final = 64

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from proxy.catalog.cursor import MAX_HEADER_BYTES, Cursor
-from proxy.catalog.files import check_regular, open_regular
 from proxy.catalog.ggml_types import NAMES, size_of
 from proxy.catalog.gguf import BadNumbers, GgufError, Header, Scalar, Tensor, Value
 from proxy.catalog.gguf_bounds import problem_of
 from proxy.catalog.limits import Limits
 from proxy.catalog.parts import parts_of
+from proxy.files import check_regular, open_regular
 
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)

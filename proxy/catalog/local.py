@@ -2,6 +2,7 @@
 in Ollama's layout (Ollama's own, and ours).
 """
 
+import itertools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 
 # Headers that are kept in memory; lists of models need none.
 HEADERS: Final = 64
+HANGS_AFTER_S: Final = 20.0
 Signature = tuple[tuple[int, int], ...]  # size and time of change of each file
 
 
@@ -68,22 +70,29 @@ class Catalog:
         stores: Sequence[Store] = (),
         *,
         cache: Path | None = None,
+        look: bool = True,
+        hangs_after_s: float = HANGS_AFTER_S,
     ) -> None:
+        """Without `look` it knows of nothing before the first `refresh`. `hangs_after_s`: after so
+        long a scan is not waited for any more."""
         self._summaries = Summaries(cache)
+        self._hangs_after_s = hangs_after_s
         self._manifests_file = cache.with_name("manifests.json") if cache else None
         for root, kept in load(self._manifests_file).items():
             for store in stores:
                 if str(store.root) == root:
                     store.cache = kept
-        # One scan at a time: an older one that takes longer must not come out on top.
+        # One scan at a time, unless its disk hangs; what counts is which began last.
         self._scanning = threading.Lock()
+        self._scans = itertools.count(1)
         # What changes: where to look (by `use`), what the last scan found, and the headers of
         # files that have not changed since.
         self.places = Places(tuple(dirs), dict(named), tuple(stores))
-        self._index = _Index((), {}, {}, {})
+        self._index, self._newest = _Index((), {}, {}, {}), 0
         self._headers: LRUCache[Any, Header] = LRUCache(HEADERS)
         self._headers_lock = threading.Lock()
-        self.refresh()
+        if look:
+            self.refresh()
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -107,9 +116,14 @@ class Catalog:
             self.refresh()
 
     def refresh(self) -> None:
-        """Look at the folders and stores again."""
-        with self._scanning:
+        """Look at the folders and stores again. Blocking, also where another look hangs."""
+        number = next(self._scans)
+        alone = self._scanning.acquire(timeout=self._hangs_after_s)
+        try:
             index = _scan(self.places)
+            if number < self._newest:
+                return  # it began before one that is done: it may not know what came meanwhile
+            self._newest = number
             for where, why in index.problems.items():
                 if self._index.problems.get(where) != why:
                     log.warning("model_not_usable", where=where, why=why)
@@ -117,6 +131,9 @@ class Catalog:
             stores = self.places.stores
             if self._manifests_file and any(store.changed for store in stores):
                 save(self._manifests_file, {str(store.root): store.cache for store in stores})
+        finally:
+            if alone:
+                self._scanning.release()
 
     def list(self) -> tuple[Entry, ...]:
         """All models by name."""

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from proxy.catalog.files import BadJson, decode_json
+from proxy.files import BadJson, decode_json
 
 MODEL: Final = "application/vnd.ollama.image.model"
 PROJECTOR: Final = "application/vnd.ollama.image.projector"

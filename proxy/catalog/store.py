@@ -14,10 +14,10 @@ from proxy.catalog import manifest as media
 from proxy.catalog.cache import CacheEntry
 from proxy.catalog.contents import Contents
 from proxy.catalog.entry import Entry
-from proxy.catalog.files import is_regular, read_small, shown
 from proxy.catalog.manifest import Layer, Manifest, hex_of, parse_manifest
 from proxy.catalog.reference import Reference, from_manifest_path
 from proxy.catalog.templates import kind_of
+from proxy.files import is_regular, read_small, shown
 
 # Manifests are read whole; nothing real comes near.
 MAX_MANIFEST_BYTES: Final = 4 << 20

@@ -13,10 +13,10 @@ import msgspec
 
 from proxy.catalog.cache import MAX_BYTES, write
 from proxy.catalog.entry import Entry
-from proxy.catalog.files import read_small
 from proxy.catalog.ggml_types import FILE_TYPES
 from proxy.catalog.gguf import GgufError, Value
 from proxy.catalog.gguf_reader import read_beginning, read_header
+from proxy.files import read_small
 
 VERSION: Final = 2
 Signature = tuple[int, int]

@@ -12,6 +12,7 @@ from typing import Final
 from watchfiles import Change, awatch
 
 from proxy.catalog.local import Catalog
+from proxy.threads import SCANS
 
 # A burst of events (a file that is being written) makes us look this often.
 DEBOUNCE_MS: Final = 400
@@ -28,11 +29,11 @@ async def watch(catalog: Catalog) -> None:
     first, so nothing is missed.
     """
     while True:
-        folders = await asyncio.to_thread(_present, catalog)
+        folders = await SCANS.run(_present, catalog)
         if not folders:
             await asyncio.sleep(RECHECK_MS / 1000)
             continue
-        await asyncio.to_thread(catalog.refresh)
+        await SCANS.run(catalog.refresh)
         await _watch(catalog, folders)
 
 
@@ -65,9 +66,9 @@ async def _watch(catalog: Catalog, folders: frozenset[Path]) -> None:
     ) as events:
         async for changes in events:
             if changes or not looked:
-                await asyncio.to_thread(catalog.refresh)
+                await SCANS.run(catalog.refresh)
                 looked = True
-            if await asyncio.to_thread(_present, catalog) != folders:
+            if await SCANS.run(_present, catalog) != folders:
                 return
 
 

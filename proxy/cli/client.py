@@ -6,16 +6,21 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
 from proxy.errors import reason_of
+from proxy.files import read_small
+from proxy.observe.record import serving_at
 from proxy.policy.load import load
 from proxy.startup import url_of
 
 # Loading a large model from a slow disk takes this long; a proxy that is gone is noticed at once.
 ANSWER_S: Final = 1800.0
+# What is only looked at is known at once.
+LOOK_S: Final = 60.0
+KEYS_BYTES: Final = 1 << 20
 JSON: Final = {"Content-Type": "application/json"}
 
 
@@ -38,7 +43,7 @@ class Client:
         _check_address(url)
 
     def get(self, path: str) -> Any:
-        return self._ask("GET", path)
+        return self._ask("GET", path, silent_s=min(self._silent_s, LOOK_S))
 
     def put(self, path: str, body: Any) -> Any:
         return self._ask("PUT", path, body)
@@ -52,6 +57,8 @@ class Client:
         path: str,
         data: bytes | IO[bytes] | None = None,
         headers: Mapping[str, str] = JSON,
+        *,
+        silent_s: float | None = None,
     ) -> Any:
         """A proxy's answer, to be read and closed. Raises ClientError for one that is an error, in
         its own words, and Nobody."""
@@ -61,7 +68,7 @@ class Client:
         # Proxies of the environment are for the internet; ours is next door.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            return opener.open(request, timeout=self._silent_s)
+            return opener.open(request, timeout=silent_s or self._silent_s)
         except urllib.error.HTTPError as error:
             with error:
                 raise self._refusal(error) from error
@@ -84,9 +91,11 @@ class Client:
         except (ValueError, KeyError, TypeError):
             return self.not_ours(f"HTTP {error.code} {error.reason}")
 
-    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+    def _ask(
+        self, method: str, path: str, body: Any = None, *, silent_s: float | None = None
+    ) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        with self.open(method, path, data) as answer:
+        with self.open(method, path, data, silent_s=silent_s) as answer:
             try:
                 return json.loads(answer.read() or b"null")
             except (OSError, http.client.HTTPException) as error:
@@ -102,7 +111,8 @@ def model_path(name: str, verb: str) -> str:
 
 
 def default_url(env: Mapping[str, str] = os.environ) -> str:
-    """Where a proxy that was started here, without options, listens."""
+    """Where the proxy that runs here says that it listens; else where one would that was started
+    without options."""
     if url := env.get("MOE_PROXY_URL"):
         return url
     policies = load(None, env).policies
@@ -111,20 +121,27 @@ def default_url(env: Mapping[str, str] = os.environ) -> str:
             "the policies here have problems (moe-proxy check names them), so nobody knows where a "
             "proxy listens; use --url"
         )
-    return url_of(policies.server.host, policies.server.port)
+    return serving_at(policies.catalog.state) or url_of(policies.server.host, policies.server.port)
 
 
 def default_key(env: Mapping[str, str] = os.environ) -> str | None:
-    """The API key to use: from the environment, or the first of the local policies' own file."""
+    """The API key to use: from the environment, or the first of the local policies' own
+    file that may change something."""
     if key := env.get("MOE_PROXY_API_KEY"):
         return key
     policies = load(None, env).policies
     file: Path | None = policies.server.api_keys_file if policies else None
     try:
-        lines = file.read_text().splitlines() if file else []
+        text = read_small(file, KEYS_BYTES).decode("utf-8-sig", "replace") if file else ""
     except OSError:
         return None
-    return next((line.strip() for line in lines if line.strip() and line[0] != "#"), None)
+    lines = (line.split() for line in text.splitlines())
+    # A key, what it may, and its name: commands change things.
+    return next((words[0] for words in lines if words and _commands(words)), None)
+
+
+def _commands(words: Sequence[str]) -> bool:
+    return not words[0].startswith("#") and words[1:2] != ["use"]
 
 
 def _check_address(url: str) -> None:

@@ -17,11 +17,12 @@ def serve(arguments: Namespace) -> int:
     from proxy.app import Settings
     from proxy.cli.serve import main as serve_until_told
 
-    return serve_until_told(
+    serve_until_told(
         Settings(
             host=arguments.host,
             port=arguments.port,
             policies=arguments.policies,
+            alone=True,
             log_format=arguments.log_format,
             log_level=arguments.log_level,
         )

@@ -4,6 +4,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 # Done; refused or not found; used or set up wrongly.
@@ -27,4 +28,5 @@ def error(message: object) -> None:
 
 def info(text: str) -> None:
     """Say something beside what is asked for, which standard output is kept for."""
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody reads it
+        print(text, file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from proxy.catalog import manifest as media
 from proxy.catalog.local import Catalog
@@ -27,6 +27,8 @@ from proxy.policy.model import Policies
 from proxy.policy.values import home_of
 
 Show = Callable[[Line], None]
+# As much as a proxy would take.
+MODELFILE_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def create(name: str, file: Path, remote: Remote, show: Show, *, quantize: str |
     """Raises ClientError."""
     try:
         reference = reference_of(name)
-        wanted = parse_modelfile(file.read_text(encoding="utf-8"))
+        wanted = parse_modelfile(_text(file))
     except ProxyError as error:
         raise ClientError(error.message) from error
     except OSError as error:
@@ -121,6 +123,16 @@ def source_of(wanted: Modelfile, folder: Path) -> Source:
     if model and files:
         raise ClientError(f"FROM names a model, {model}, and files; one or the other")
     return Source(model, files, adapters)
+
+
+def _text(file: Path) -> str:
+    """A Modelfile, which may come through a pipe. Raises OSError, UnicodeDecodeError,
+    ClientError."""
+    with file.open("rb") as data:
+        text = data.read(MODELFILE_BYTES + 1)
+    if len(text) > MODELFILE_BYTES:
+        raise ClientError(f"{file} is larger than any Modelfile")
+    return text.decode()
 
 
 def _path(text: str, folder: Path) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.cli.client import Client, ClientError, Unreachable
+from proxy.errors import reason_of
 from proxy.hub.progress import Line
 
 # Between two lines of a pull or of a quantisation: whoever is gone is noticed at once.
@@ -36,7 +37,9 @@ class Remote:
                         raise ClientError(str(line["error"]))
                     yield line
             except (OSError, http.client.HTTPException) as error:
-                raise ClientError(f"the proxy at {self._client.url} went away") from error
+                raise ClientError(
+                    f"the proxy at {self._client.url} went away: {reason_of(error)}"
+                ) from error
             except (ValueError, TypeError) as error:
                 raise self._client.not_ours() from error
 

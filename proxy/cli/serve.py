@@ -1,22 +1,25 @@
-"""The command `serve`: one proxy for the life of this process, and the signals that end it."""
+"""The command `serve`: one proxy for the life of this process, and what its signals do."""
 
 import asyncio
 import faulthandler
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import partial
+from typing import Final, NoReturn
 
 import structlog
 
 from proxy.app import Running, Settings, running
-from proxy.cli import output
 from proxy.cli.client import ClientError, default_url
-from proxy.cli.output import MISUSED, OK
+from proxy.cli.output import FAILED, MISUSED, OK
+from proxy.cli.signals import Signals, has_terminal
 from proxy.cli.text import greeting
 from proxy.observe import log as logging
+from proxy.observe.log_stream import LogStream
 from proxy.service.notify import feed_watchdog, notify, watchdog_interval_s
 from proxy.service.passed_sockets import VARIABLES
 from proxy.startup import StartupError, allow_many_files
@@ -25,68 +28,130 @@ from proxy.version import own_version
 
 log = structlog.get_logger()
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
+# For what is left to do after a drain, which takes no time unless something hangs.
+LEAVING_S: Final = 30.0
+# A terminal that closes tells a moment before it is gone.
+CLOSING_S: Final = 1.0
+LAST_WORDS_S: Final = 0.5
 
 
-def main(settings: Settings) -> int:
-    """Serve until a signal ends it; returns the exit status."""
-    logging.setup(settings.log_format, settings.log_level)
+def main(settings: Settings) -> NoReturn:
+    """Serve until a signal ends it, which ends this process."""
+    # Who closes standard error wants no log.
+    errors = sys.stderr.fileno() if sys.stderr else os.open(os.devnull, os.O_WRONLY)
+    stream = LogStream(errors)
+    signals = Signals(lambda: _last_words(stream))
+    signals.hear()
+    logging.setup(settings.log_format, settings.log_level, stream)
     # The watchdog's SIGABRT, or a crash in C code, says where every thread was.
-    faulthandler.enable()
+    faulthandler.enable(errors)
     allow_many_files()
     for name in VARIABLES:
         os.environ.pop(name, None)  # they are ours, not our workers'
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        try:
-            hurried = runner.run(_serve(settings))
-        except StartupError as error:
-            output.error(error)
-            return MISUSED
-        if hurried:
-            sys.stderr.flush()
-            # A thread may be reading a large file to its end, which nobody wants to wait for now.
-            os._exit(OK)
+    status = _run(settings, signals, stream)
+    stream.drain(CLOSING_S)
+    # At once: the loop would wait for its threads, of which one may read a file that never comes.
+    os._exit(status)
+
+
+def _run(settings: Settings, signals: Signals, stream: LogStream) -> int:
+    # Not closed, for the reason above.
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    try:
+        runner.run(_serve(settings, signals, stream))
+    except asyncio.CancelledError:
+        return OK  # told to end before it served
+    except StartupError as error:
+        stream.write(f"moe-proxy: {error}\n")
+        return MISUSED
+    except BaseException:
+        log.exception("crashed")
+        return FAILED
     return OK
 
 
-async def _serve(settings: Settings) -> bool:
-    """Returns whether somebody was in a hurry at the end."""
-    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-    for number in ENDING:
-        loop.add_signal_handler(number, signals.put_nowait, number)
+def _last_words(stream: LogStream) -> None:
+    log.error("ended_without_waiting", hint="something did not end in time; workers are killed")
+    stream.drain(LAST_WORDS_S)
+
+
+async def _serve(settings: Settings, signals: Signals, stream: LogStream) -> None:
+    """Raises StartupError, and CancelledError for a signal before it serves."""
+    loop, starting = asyncio.get_running_loop(), asyncio.current_task()
+    assert starting is not None
+    heard: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    had_terminal = has_terminal()
+
+    def give_up(number: signal.Signals) -> None:
+        if number is not signal.SIGHUP or not has_terminal():
+            loop.call_soon_threadsafe(starting.cancel)
+
+    signals.tell(give_up)
     async with running(settings) as proxy:
+        signals.tell(lambda number: loop.call_soon_threadsafe(heard.put_nowait, number))
         notify("READY=1", env=settings.env)
         if settings.log_format == "console":
-            _greet(proxy, settings)
+            stream.write(_greeting(proxy, settings) + "\n")
         async with _watchdog(proxy, settings):
-            received = await signals.get()
+            received = await _until_ending(heard, proxy, settings, had_terminal)
             log.info("stopping", signal=received.name)
             notify("STOPPING=1", env=settings.env)
             drain = spawn(proxy.drain(), name="drain")
-            second = spawn(signals.get(), name="second signal")
+            second = spawn(_second(heard), name="second signal")
             await asyncio.wait((drain, second), return_when=asyncio.FIRST_COMPLETED)
-            hurried = not drain.done()
-            if hurried:
-                # Whatever may hang from here on, a third signal ends it; workers then end
-                # themselves.
-                for number in ENDING:
-                    loop.remove_signal_handler(number)
-                    signal.signal(number, signal.SIG_DFL)
+            if not drain.done():
                 log.info("killing", signal=second.result().name)
                 await proxy.kill()
+            signals.end_within(LEAVING_S)
             await _cancel(drain)
             await _cancel(second)
-    return hurried
 
 
-def _greet(proxy: Running, settings: Settings) -> None:
+async def _until_ending(
+    heard: "asyncio.Queue[signal.Signals]", proxy: Running, settings: Settings, had_terminal: bool
+) -> signal.Signals:
+    """The signal that is to end it. Until then, its files are read again where one asks for it."""
+    while True:
+        received = await heard.get()
+        if received is not signal.SIGHUP:
+            return received
+        if had_terminal and await _terminal_closes():
+            return received
+        # Systemd takes this for the time of what it was told before, and waits for the end of it.
+        now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        notify(f"RELOADING=1\nMONOTONIC_USEC={now_us}", env=settings.env)
+        try:
+            await proxy.reread()
+        except Exception:
+            log.exception("files_not_read_again")
+        notify("READY=1", env=settings.env)
+
+
+async def _second(heard: "asyncio.Queue[signal.Signals]") -> signal.Signals:
+    """The next one that ends it; a terminal that is closed may say so twice."""
+    while (received := await heard.get()) is signal.SIGHUP:
+        pass
+    return received
+
+
+async def _terminal_closes() -> bool:
+    """Whether the terminal is gone, or goes in this moment."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + CLOSING_S
+    while has_terminal():
+        if clock() > deadline:
+            return False
+        await asyncio.sleep(0.05)
+    return True
+
+
+def _greeting(proxy: Running, settings: Settings) -> str:
     models = [entry.name for entry in proxy.services.catalog.list()]
     elsewhere = True
     with suppress(ClientError):
         # Where the other commands look, if they are not told.
         elsewhere = proxy.url != default_url(settings.env)
-    output.info(greeting(own_version() or "", proxy.url, models, elsewhere=elsewhere))
+    return greeting(own_version() or "", proxy.url, models, elsewhere=elsewhere)
 
 
 def _watchdog(proxy: Running, settings: Settings) -> AbstractAsyncContextManager[None]:

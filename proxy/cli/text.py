@@ -114,7 +114,18 @@ def splits(found: Sequence[Json]) -> str:
         text.append(f"{backend['id']} {backend['model']}: CPU layers {layers(backend)}")
         if not backend["live_moves"]:
             text.append(f"  nothing moves: {backend['why_no_moves']}")
+        elif _short_of(backend):
+            text.append(
+                f"  {backend['asked']} was asked for, and the devices have no room for that beside "
+                "what is to stay free (devices.reserve, limit); it is kept until they have"
+            )
     return "\n".join(text)
+
+
+def _short_of(backend: Json) -> bool:
+    """Whether more is on the CPU than a number that was asked for."""
+    asked, current = backend["asked"], backend["moe_cpu_layers"]
+    return isinstance(asked, int) and current is not None and 0 <= asked < current
 
 
 def policies(loaded: Loaded, warnings: Sequence[Problem]) -> str:

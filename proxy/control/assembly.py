@@ -1,6 +1,5 @@
 """Puts the control loop together: the one place where its parts know each other."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from proxy.control.ports import Memory, Pool
 from proxy.control.speed_store import measured_floor
 from proxy.control.worker_devices import WorkerDevices
 from proxy.engine.types import Device, LoadOptions, Mode
+from proxy.errors import Hangs
 from proxy.memory.ledger import Ledger
 from proxy.observe.events import EventLog
 from proxy.placement.footprint import footprint
@@ -27,6 +27,7 @@ from proxy.pool.hooks import Hooks
 from proxy.pool.state import Backend
 from proxy.routing.batch_size import Capacity
 from proxy.tasks import Loops
+from proxy.threads import MODELS
 
 Footprint = Callable[[LoadOptions, Sequence[str]], Awaitable[Mapping[str, int]]]
 Measured = Callable[[LoadOptions, Sequence[Device]], Awaitable[int | None]]
@@ -135,7 +136,10 @@ async def footprint_by_header(options: LoadOptions, devices: Sequence[str]) -> d
     tell."""
     if options.engine != "hosted":
         return {}
-    return await asyncio.to_thread(_footprint, options, devices)
+    try:
+        return await MODELS.run(_footprint, options, devices)
+    except Hangs:  # it is not loaded anyway, and says why
+        return {}
 
 
 def _footprint(options: LoadOptions, devices: Sequence[str]) -> dict[str, int]:
@@ -151,6 +155,9 @@ def floor_by_bench(policies: Callable[[], Policies]) -> Measured:
     async def measured(options: LoadOptions, devices: Sequence[Device]) -> int | None:
         state = policies().catalog.state
         floor = partial(measured_floor, state, options.path, devices, libdir=options.libdir)
-        return await asyncio.to_thread(floor)
+        try:
+            return await MODELS.run(floor)
+        except Hangs:
+            return None
 
     return measured

@@ -3,7 +3,6 @@
 It only tells: a model that is read from disk for every token is slow, but it answers.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -22,6 +21,7 @@ from proxy.pool.state import Backend
 from proxy.routing.batch_size import Capacity
 from proxy.split import AUTO, Split, cpu_layers
 from proxy.text import gib
+from proxy.threads import MODELS
 
 log = structlog.get_logger()
 
@@ -54,7 +54,7 @@ class HostPressure:
         budgets = tuple(self._capacity(options.rpc))
         split = self._split_of(backend)
         try:
-            staying = await asyncio.to_thread(_staying, options, split, budgets)
+            staying = await MODELS.run(_staying, options, split, budgets)
         except Exception:
             # A model of a kind that nobody has estimated yet: no reason not to load it.
             log.exception("host_memory_not_checked", backend=backend.id)

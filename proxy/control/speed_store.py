@@ -15,11 +15,11 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from proxy.catalog.files import BadJson, decode_json, open_regular, read_small
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.parts import parts_of
 from proxy.control.speed_curve import Curve, floor_of
 from proxy.engine.types import Device
+from proxy.files import BadJson, decode_json, open_regular, read_small
 
 log = structlog.get_logger()
 

@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ import aiohttp
 from proxy.demo.model import demo_model
 from proxy.demo.servers import START_S, DemoError, device, half_the_cores, serve, until_up
 from proxy.engine.command import free_port
+from proxy.engine.runtime_dir import runtime_dir
 
 MODEL = "demo"
 PROMPT = "Tell me a long story about a river, a mill and a winter without snow."
@@ -35,6 +35,8 @@ POLICY = """\
 [server]
 port = {port}
 drain = "5s"
+[catalog]
+state = {state}
 {rpc}{threads}
 [models.{model}]
 path = {path}
@@ -84,7 +86,7 @@ async def _demo(keep: bool) -> None:
     path = await asyncio.to_thread(demo_model, cache)
     print(f"   {path.name}, {path.stat().st_size / 1e6:.0f} MB")
     async with contextlib.AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moe-proxy-demo-")))
+        folder = stack.enter_context(runtime_dir(os.environ, infix="demo-"))
         rpc = await device(stack)
         port = free_port()
         policy = _Policy(folder / "policies.toml", port=port, path=path, rpc=rpc)
@@ -124,6 +126,8 @@ class _Policy:
             threads=threads,
             model=MODEL,
             path=json.dumps(str(self.path)),
+            # Whatever else runs here has its own.
+            state=json.dumps(str(self.file.with_name("state"))),
             split=json.dumps(split),
         )
         temporary = self.file.with_suffix(".tmp")

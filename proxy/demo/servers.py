@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 
 from proxy.engine.command import free_port
+from proxy.engine.guardian import forget_group, keep_group
 from proxy.engine.installed import program
 
 START_S = 120.0
@@ -75,6 +76,7 @@ async def _child(
     process = await asyncio.create_subprocess_exec(
         *argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
     )
+    keep_group(process.pid)
     try:
         yield process
     finally:
@@ -85,6 +87,7 @@ async def _child(
             except TimeoutError:
                 process.kill()
                 await process.wait()
+        forget_group(process.pid)
 
 
 def _gpus() -> list[str]:

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import aiohttp
@@ -17,8 +18,9 @@ from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
 from proxy.engine.tensor_names import EXPERTS
 from proxy.engine.types import CPU, Address, Device, Layer, LoadOptions, Move, Status
-from proxy.errors import Conflict, NoAnswer, reason_of
+from proxy.errors import Conflict, Hangs, NoAnswer, reason_of
 from proxy.tasks import spawn
+from proxy.threads import MODELS
 
 HEALTH_PATHS: Final = ("/health", "/v1/models")
 HEALTH_QUESTION: Final = (
@@ -99,7 +101,8 @@ class CommandEngine:
             ends_at_eof=False,
         )
         await child.start()
-        self._status = await asyncio.to_thread(_status, self._options)
+        with suppress(Hangs):  # nothing is known of it then
+            self._status = await MODELS.run(_status, self._options)
         exit_ = spawn(child.wait(), name=f"{self._id}:exit")
         serving = spawn(self._until_serving(child, self._address.origin), name=f"{self._id}:health")
         try:

@@ -23,8 +23,9 @@ from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
 from proxy.engine.refusals import refusals
 from proxy.engine.types import Address, Device, LoadOptions, Move, Status
-from proxy.errors import Conflict, LoadFailed, NoAnswer, reason_of
+from proxy.errors import Conflict, Hangs, LoadFailed, NoAnswer, reason_of
 from proxy.tasks import spawn
+from proxy.threads import MODELS
 
 # A load that says nothing for this long hangs. (A large model from a slow disk says something now
 # and then.)
@@ -124,7 +125,10 @@ class HostedEngine:
 
     async def start(self) -> None:
         """Spawn the worker and wait until it serves. Raises LoadFailed."""
-        await asyncio.to_thread(self._prepare)
+        try:
+            await MODELS.run(self._prepare)
+        except Hangs as error:
+            raise LoadFailed(f"model {self._options.model!r}: {error.message}") from error
         await self._child.start()
         gone = spawn(self._child.wait(), name=f"{self._child.name}:exit")
         try:

@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -32,6 +33,7 @@ class LogBuffer:
         self._rings: dict[str, deque[LogLine]] = {}
         self._readers: set[LogReader] = set()
         self._written = 0
+        self._closed = False
 
     def write(self, model: str, backend: str, text: str) -> None:
         """Add a line. Never waits: a reader that does not keep up loses lines instead."""
@@ -49,14 +51,26 @@ class LogBuffer:
 
     def read(self, model: str | None = None) -> "LogReader":
         """A reader of the lines to come, of one model or of all. Use it in a `with` block."""
-        return LogReader(self._readers, model, self._reader_lines)
+        return LogReader(self._readers, model, self._reader_lines, lambda: self._closed)
+
+    def close(self) -> None:
+        """Have every reader come to the end of what there is; lines are still kept."""
+        self._closed = True
+        for reader in self._readers:
+            reader.wake()
 
 
 class LogReader:
-    """An endless async iterator over new lines, with a bounded memory."""
+    """An async iterator over new lines, with a bounded memory, until the buffer is closed."""
 
-    def __init__(self, readers: set["LogReader"], model: str | None, max_lines: int) -> None:
-        self._readers = readers
+    def __init__(
+        self,
+        readers: set["LogReader"],
+        model: str | None,
+        max_lines: int,
+        closed: Callable[[], bool],
+    ) -> None:
+        self._readers, self._closed = readers, closed
         self._model = model
         self._lines: deque[LogLine] = deque(maxlen=max_lines)
         self._lost = 0
@@ -80,6 +94,9 @@ class LogReader:
         if len(self._lines) == self._lines.maxlen:
             self._lost += 1
         self._lines.append(line)
+        self.wake()
+
+    def wake(self) -> None:
         self._news.set()
 
     def __aiter__(self) -> Self:
@@ -87,6 +104,8 @@ class LogReader:
 
     async def __anext__(self) -> LogLine:
         while not self._lines:
+            if self._closed():
+                raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
         if self._lost:

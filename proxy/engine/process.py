@@ -6,10 +6,11 @@ import contextlib
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 
+from proxy.engine.guardian import forget_group, keep_group
 from proxy.engine.line_reader import LineReader
 from proxy.errors import LoadFailed
 from proxy.tasks import spawn
@@ -33,10 +34,32 @@ NO_CAUSE_FOR_ALARM = (
     "stop: cancel task",
 )
 TERM_GRACE_S = 3.0
+TO_END_BY = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 # Only one that hangs in the kernel, as in a driver, outlives SIGKILL by so much.
 KILLED_S = 30.0
 # After the whole group has been killed, only a process that left the group can still hold the pipe.
 OUTPUT_GRACE_S = 1.0
+
+
+_blocked: set[int] = set()
+_starting = 0
+
+
+@contextlib.contextmanager
+def _open_to_signals() -> Iterator[None]:
+    """While a child is started. `serve` hears signals on a thread of its own and blocks them in all
+    others, and with asyncio's own loop a child begins as the thread is that starts it: it would
+    never get SIGTERM."""
+    global _blocked, _starting
+    if not _starting:
+        _blocked = {*signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_END_BY)} & TO_END_BY
+    _starting += 1
+    try:
+        yield
+    finally:
+        _starting -= 1
+        if not _starting:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _blocked)
 
 
 class ChildProcess:
@@ -99,14 +122,15 @@ class ChildProcess:
         try:
             # start_new_session makes it the leader of its own group: what it starts in turn ends
             # with it, and a Ctrl-C in our terminal reaches us alone, so that we can drain.
-            self._process = await asyncio.create_subprocess_exec(
-                *self.argv,
-                env=self._env,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=theirs,
-                stderr=theirs,
-                start_new_session=True,
-            )
+            with _open_to_signals():
+                self._process = await asyncio.create_subprocess_exec(
+                    *self.argv,
+                    env=self._env,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=theirs,
+                    stderr=theirs,
+                    start_new_session=True,
+                )
         except OSError as error:
             transport.close()
             raise LoadFailed(f"cannot run {self.argv[0]}: {error.strerror}") from error
@@ -115,6 +139,8 @@ class ChildProcess:
             raise
         finally:
             os.close(theirs)
+        # However we end, its whole group ends with us.
+        keep_group(self._process.pid)
         # No await since the spawn: nothing can come in between and leave it unwatched.
         self._exit = spawn(self._reap(self._process, output, transport), name=f"{self.name}:reap")
         if self._unwanted:
@@ -208,6 +234,7 @@ class ChildProcess:
         # What the leader left behind has nobody to serve any more, and would hold memory and the
         # pipe.
         self._signal(signal.SIGKILL)
+        forget_group(process.pid)
         self._close_stdin()
         await asyncio.wait([output.ended], timeout=OUTPUT_GRACE_S)
         transport.close()

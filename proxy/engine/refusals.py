@@ -2,8 +2,13 @@
 have."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from proxy.engine.llama_args import config_files, refused_args, refused_config, unsafe_args
+from proxy.files import read_small
+
+# Of one of llama.cpp's config files.
+MOST_BYTES: Final = 1 << 20
 
 
 def refusals(args: Sequence[str], env: Mapping[str, str], *, unsafe: bool = False) -> list[str]:
@@ -14,7 +19,7 @@ def refusals(args: Sequence[str], env: Mapping[str, str], *, unsafe: bool = Fals
         found += [f"args: {why}; unsafe_args = true allows it" for _, why in unsafe_args(args)]
     for file in config_files(env):
         try:
-            text = file.read_text(errors="replace")
+            text = read_small(file, MOST_BYTES).decode(errors="replace")
         except OSError:  # llama-server cannot read it either
             continue
         found += [f"{file}: {key}: {why}" for key, why in refused_config(text)]

@@ -24,6 +24,7 @@ from proxy.hub.progress import Report, status
 from proxy.hub.puller import config_of
 from proxy.hub.quantize import SOURCES, quantize, type_of
 from proxy.hub.writer import Writer, digest_of_file
+from proxy.threads import STORE, WHOLE_MODELS
 
 _TEXTS: Final = (media.TEMPLATE, media.OLD_TEMPLATE)
 
@@ -85,47 +86,45 @@ class Creator:
             draft = await self._from_model(recipe.source, report)
         elif recipe.files:
             report(status("parsing GGUF"))
-            draft = await asyncio.to_thread(self._from_files, recipe.files)
+            draft = await WHOLE_MODELS.run(self._from_files, recipe.files)
         else:
             raise BadRequest("neither 'from' or 'files' was specified")
         model = draft.first(media.MODEL)
         if model is None:
             raise BadRequest("there is no model among these files")
         if recipe.adapters:
-            draft = await asyncio.to_thread(self._with_adapters, draft, recipe.adapters)
+            draft = await WHOLE_MODELS.run(self._with_adapters, draft, recipe.adapters)
         if kind:
             draft = await self._quantized(draft, model, kind, report)
-        draft = await asyncio.to_thread(self._with_texts, draft, recipe, report)
+        draft = await STORE.run(self._with_texts, draft, recipe, report)
         for told in dict.fromkeys(draft.told):
             report(status(told))
-        config = await asyncio.to_thread(lambda: config_of(self._file(draft)))
-        layer, _ = await asyncio.to_thread(self._writer.add, config, media.CONFIG)
+        config = await STORE.run(lambda: config_of(self._file(draft)))
+        layer, _ = await STORE.run(self._writer.add, config, media.CONFIG)
         await self.install(recipe.name, Manifest(layer, draft.layers), report)
 
     async def copy(self, entry: Entry, name: Reference) -> None:
         """Give a model another name. What is not in our store yet is linked into it."""
-        draft = await asyncio.to_thread(self._of_entry, entry)
+        draft = await WHOLE_MODELS.run(self._of_entry, entry)
         origin = self._catalog.origin(entry)
-        old = await asyncio.to_thread(origin[0].read, origin[1]) if origin else None
+        old = await STORE.run(origin[0].read, origin[1]) if origin else None
         if old and old.config and old.config.digest and origin:
             blob = origin[0].blob(old.config.digest)
-            layer, _ = await asyncio.to_thread(
-                self._writer.adopt, blob, media.CONFIG, old.config.digest
-            )
+            layer, _ = await STORE.run(self._writer.adopt, blob, media.CONFIG, old.config.digest)
         else:
-            config = await asyncio.to_thread(config_of, entry.path)
-            layer, _ = await asyncio.to_thread(self._writer.add, config, media.CONFIG)
+            config = await STORE.run(config_of, entry.path)
+            layer, _ = await STORE.run(self._writer.add, config, media.CONFIG)
         await self.install(name, Manifest(layer, draft.layers), lambda _: None)
 
     async def install(self, name: Reference, manifest: Manifest, report: Report) -> None:
         report(status("writing manifest"))
         async with self._change:
-            name = await asyncio.to_thread(self._writer.spelled, name)
+            name = await STORE.run(self._writer.spelled, name)
             for layer in manifest.all_layers():
                 if not self._writer.store.blob(layer.digest).exists():
                     raise BadRequest(f"blob {layer.digest} was removed just now; try again")
             data = encode_manifest(manifest)
-            await asyncio.to_thread(self._writer.write_manifest, name, data)
+            await STORE.run(self._writer.write_manifest, name, data)
 
     async def _from_model(self, source: str, report: Report) -> _Draft:
         entry = await self._find(source, report)
@@ -133,7 +132,7 @@ class Creator:
             raise BadRequest(f"{entry.name} cannot be used: {entry.refusal}", param="from")
         if self._catalog.origin(entry) is None:
             report(status(f"hashing {entry.path.name}"))
-        return await asyncio.to_thread(self._of_entry, entry)
+        return await WHOLE_MODELS.run(self._of_entry, entry)
 
     def _of_entry(self, entry: Entry) -> _Draft:
         """The layers of a model, all in our store then."""
@@ -195,24 +194,24 @@ class Creator:
             raise BadRequest(f"supplied file was not in GGUF format: {name}: {error}") from error
 
     async def _quantized(self, draft: _Draft, model: Layer, kind: str, report: Report) -> _Draft:
-        source = await asyncio.to_thread(self._file, draft)
-        was = msgspec.json.decode(await asyncio.to_thread(config_of, source))["file_type"]
+        source = await STORE.run(self._file, draft)
+        was = msgspec.json.decode(await STORE.run(config_of, source))["file_type"]
         if was == kind:
             return draft
         if was not in SOURCES:
             raise BadRequest(
                 f"quantization is only supported for F16, BF16 and F32 models; this is {was}"
             )
-        target = await asyncio.to_thread(self._writer.temporary)
+        target = await STORE.run(self._writer.temporary)
         try:
             await quantize(source, target, kind, was, report)
             report(status("verifying conversion"))
-            digest = await asyncio.to_thread(digest_of_file, target)
+            digest = await WHOLE_MODELS.run(digest_of_file, target)
             size = target.stat().st_size
-            await asyncio.to_thread(target.chmod, 0o644)
-            await asyncio.to_thread(target.replace, self._writer.store.blob(digest))
+            await STORE.run(target.chmod, 0o644)
+            await STORE.run(target.replace, self._writer.store.blob(digest))
         finally:
-            await asyncio.to_thread(target.unlink, missing_ok=True)
+            await STORE.run(target.unlink, missing_ok=True)
         layer = Layer(media.MODEL, digest, size)
         # The model's layer stays the first.
         rest = draft.without(media.MODEL)

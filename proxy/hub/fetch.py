@@ -17,6 +17,7 @@ from proxy.catalog.manifest import hex_of
 from proxy.errors import reason_of
 from proxy.hub.addresses import InnerAddress
 from proxy.hub.progress import PullFailed, Report, progress
+from proxy.threads import STORE, WHOLE_MODELS
 
 log = structlog.get_logger()
 
@@ -53,28 +54,28 @@ async def fetch(
     Cancelled, it leaves the part that is here for the next time.
     """
     partial = partial_of(target)
-    await asyncio.to_thread(partial.parent.mkdir, parents=True, exist_ok=True)
-    download = await asyncio.to_thread(_Download, remote, partial)
+    await STORE.run(partial.parent.mkdir, parents=True, exist_ok=True)
+    download = await WHOLE_MODELS.run(_Download, remote, partial)
     try:
         await _all(session, download, report)
-        await asyncio.to_thread(download.sync)
+        await WHOLE_MODELS.run(download.sync)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise PullFailed(f"cannot write {partial}: {reason_of(error)}") from error
-        await asyncio.to_thread(partial.unlink, missing_ok=True)
+        await STORE.run(partial.unlink, missing_ok=True)
         raise PullFailed(
             f"no space left on device: {remote.digest[7:19]} has {remote.size} bytes, of which "
             f"{download.completed} found room; what was written of it is removed again"
         ) from error
     finally:
-        await asyncio.to_thread(download.close)
+        await STORE.run(download.close)
     if download.digest != remote.digest:
-        await asyncio.to_thread(partial.unlink, missing_ok=True)
+        await STORE.run(partial.unlink, missing_ok=True)
         raise PullFailed(
             f"digest mismatch, file must be downloaded again: want {remote.digest}, got "
             f"{download.digest}"
         )
-    await asyncio.to_thread(partial.replace, target)
+    await STORE.run(partial.replace, target)
 
 
 def partial_of(target: Path) -> Path:
@@ -150,9 +151,9 @@ async def _attempt(session: aiohttp.ClientSession, download: _Download, report: 
         remote.url, headers={**remote.headers, **wanted}, timeout=timeout
     ) as answer:
         if answer.status == 200 and download.completed:
-            await asyncio.to_thread(download.restart)
+            await STORE.run(download.restart)
         elif answer.status == 416:
-            await asyncio.to_thread(download.restart)
+            await STORE.run(download.restart)
             raise _Cut("the server has another length for it")
         elif answer.status in (408, 429) or answer.status >= 500:
             raise _Cut(f"HTTP {answer.status} {answer.reason}")
@@ -164,7 +165,7 @@ async def _attempt(session: aiohttp.ClientSession, download: _Download, report: 
         async for data in answer.content.iter_chunked(CHUNK_BYTES):
             if download.completed + len(data) > remote.size:
                 raise PullFailed(f"{_host(remote.url)} sends more than the manifest says")
-            await asyncio.to_thread(download.write, data)
+            await STORE.run(download.write, data)
             if time.monotonic() - reported_s >= REPORT_EVERY_S:
                 reported_s = time.monotonic()
                 report(progress(remote.digest, remote.size, download.completed))

@@ -18,6 +18,7 @@ from proxy.hub.jobs import Jobs
 from proxy.hub.progress import Line, PullFailed, Report, status
 from proxy.hub.puller import Puller
 from proxy.hub.writer import Writer
+from proxy.threads import STORE
 
 # A pull that nobody has taken up again for so long is given up.
 LEFT_BEHIND_S: Final = 7 * 86400.0
@@ -38,11 +39,15 @@ class Hub:
     async def sweep(self) -> None:
         """Remove what pulls and uploads left behind long ago; for the start of a proxy."""
         async with self._change:
-            await asyncio.to_thread(self._writer.sweep, LEFT_BEHIND_S)
+            await STORE.run(self._writer.sweep, LEFT_BEHIND_S)
 
-    async def close(self) -> None:
+    async def end_jobs(self) -> None:
         """End what runs; what was downloaded stays for the next time."""
         await self._jobs.close()
+
+    async def close(self) -> None:
+        """The same, for the end."""
+        await self.end_jobs()
         await self._puller.close()
 
     def pull(self, name: str, *, insecure: bool = False) -> AsyncGenerator[Line, None]:
@@ -106,7 +111,7 @@ class Hub:
         async with self._change:
             with _disk_troubles():
                 try:
-                    await asyncio.to_thread(self._writer.remove, reference)
+                    await STORE.run(self._writer.remove, reference)
                 except FileNotFoundError as error:
                     raise ModelNotFound(f"model '{name}' not found") from error
         await self._look()
@@ -122,7 +127,7 @@ class Hub:
             return False
         wanted = f"sha256:{hex_of(digest)}"
         with _disk_troubles():
-            temporary = await asyncio.to_thread(self._writer.temporary)
+            temporary = await STORE.run(self._writer.temporary)
             await self._keep(chunks, temporary, target, wanted)
         return True
 
@@ -138,15 +143,15 @@ class Hub:
                     found.update(data)
 
                 async for chunk in chunks:
-                    await asyncio.to_thread(keep, chunk)
+                    await STORE.run(keep, chunk)
             if f"sha256:{found.hexdigest()}" != wanted:
                 raise BadRequest(
                     f"digest mismatch, expected {wanted!r}, got 'sha256:{found.hexdigest()}'"
                 )
-            await asyncio.to_thread(temporary.chmod, 0o644)
-            await asyncio.to_thread(temporary.replace, target)
+            await STORE.run(temporary.chmod, 0o644)
+            await STORE.run(temporary.replace, target)
         finally:
-            await asyncio.to_thread(temporary.unlink, missing_ok=True)
+            await STORE.run(temporary.unlink, missing_ok=True)
 
     def _stores(self, digest: str) -> list[Store]:
         """Ours first, then the others."""
@@ -177,7 +182,7 @@ class Hub:
         return entry
 
     async def _look(self) -> None:
-        await asyncio.to_thread(self._catalog.refresh)
+        await STORE.run(self._catalog.refresh)
 
 
 @contextmanager

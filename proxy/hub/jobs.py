@@ -3,10 +3,14 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import Any, Final
 
+from proxy.errors import Busy
 from proxy.hub.progress import Line, Report, in_stream
 from proxy.tasks import spawn
+
+ENDED: Final = "the proxy is shutting down; ask again later, and it goes on where it was"
+ENDED_RETRY_AFTER_S: Final = 10.0
 
 
 class _Listener:
@@ -85,8 +89,9 @@ class Jobs:
             raise job.error
 
     async def close(self) -> None:
-        """End everything."""
+        """End everything; whoever follows is told that it is not done."""
         for key, job in list(self._running.items()):
+            job.error = Busy(ENDED, retry_after_s=ENDED_RETRY_AFTER_S)
             await self._stop(key, job)
 
     def _start(self, key: Any, work: Callable[[Report], Awaitable[None]]) -> _Job:

@@ -22,6 +22,7 @@ from proxy.hub.addresses import Kinds, checked_redirects, may_reach, socket_fact
 from proxy.hub.fetch import Remote, check_room, fetch, partial_of
 from proxy.hub.progress import PullFailed, Report, progress, status
 from proxy.hub.writer import Writer
+from proxy.threads import STORE
 
 # A model that is removed while a pull of it ends can take blobs away that the pull relied on.
 MAX_ROUNDS: Final = 3
@@ -46,7 +47,7 @@ class Puller:
         self, reference: Reference, report: Report, *, insecure: bool, others: Sequence[Store] = ()
     ) -> None:
         """Bring a model into our store. Raises PullFailed, BadRequest."""
-        reference = await asyncio.to_thread(self._writer.spelled, reference)
+        reference = await STORE.run(self._writer.spelled, reference)
         report(status("pulling manifest"))
         if reference.on_hub:
             await self._pull_repository(reference, report, others)
@@ -69,7 +70,7 @@ class Puller:
     async def _pull_repository(
         self, reference: Reference, report: Report, others: Sequence[Store]
     ) -> None:
-        commit, files = await asyncio.to_thread(huggingface.list_files, reference)
+        commit, files = await STORE.run(huggingface.list_files, reference)
         choice = huggingface.choose(files, reference.tag)
         chosen = [*choice.parts, *([choice.projector] if choice.projector else [])]
         remotes = [huggingface.remote_of(reference, commit, file) for file in chosen]
@@ -83,11 +84,11 @@ class Puller:
         if choice.projector:
             layers.append(Layer(media.PROJECTOR, choice.projector.digest, choice.projector.size))
         try:
-            first = await asyncio.to_thread(self._writer.link_parts, Manifest(layers=tuple(layers)))
-            config = await asyncio.to_thread(config_of, first)
+            first = await STORE.run(self._writer.link_parts, Manifest(layers=tuple(layers)))
+            config = await STORE.run(config_of, first)
         except GgufError as error:
             raise PullFailed(f"{chosen[0].path} cannot be used: {error}") from error
-        layer, _ = await asyncio.to_thread(self._writer.add, config, media.CONFIG)
+        layer, _ = await STORE.run(self._writer.add, config, media.CONFIG)
         data = encode_manifest(Manifest(layer, tuple(layers)))
         await self._install(session, reference, data, remotes, report, others)
 
@@ -107,7 +108,7 @@ class Puller:
             async with self._change:
                 if all(self._writer.store.blob(remote.digest).exists() for remote in remotes):
                     report(status("writing manifest"))
-                    await asyncio.to_thread(self._writer.write_manifest, reference, data)
+                    await STORE.run(self._writer.write_manifest, reference, data)
                     return
         raise PullFailed(f"the blobs of {reference.short} are removed as fast as they are pulled")
 
@@ -119,14 +120,12 @@ class Puller:
         others: Sequence[Store],
     ) -> None:
         store = self._writer.store
-        await asyncio.to_thread(self._check_room, remotes, others)
+        await STORE.run(self._check_room, remotes, others)
         for remote in remotes:
             lock = self._blobs.setdefault(remote.digest, asyncio.Lock())
             async with lock:
                 target = store.blob(remote.digest)
-                if not target.exists() and not await asyncio.to_thread(
-                    self._link, remote.digest, others
-                ):
+                if not target.exists() and not await STORE.run(self._link, remote.digest, others):
                     await fetch(session, remote, target, report)
             report(progress(remote.digest, remote.size, remote.size))
 
@@ -134,12 +133,12 @@ class Puller:
         """Raises PullFailed for a model that the catalogue could not list; nothing of it stays."""
         manifest = parse_manifest(data)
         try:
-            await asyncio.to_thread(Contents(manifest, self._writer.store.blob).check)
+            await STORE.run(Contents(manifest, self._writer.store.blob).check)
         except FileNotFoundError:
             return  # removed just now: it is brought again
         except (OSError, ValueError) as error:
             async with self._change:
-                await asyncio.to_thread(self._writer.remove_unused, manifest)
+                await STORE.run(self._writer.remove_unused, manifest)
             raise PullFailed(f"{reference.short} cannot be used: {error}") from error
 
     def _link(self, digest: str, others: Sequence[Store]) -> bool:
@@ -167,9 +166,9 @@ class Puller:
 
     async def _http(self, host: str) -> aiohttp.ClientSession:
         """Connections that lead to where the registry `host` may lead."""
-        kinds = await asyncio.to_thread(may_reach, host)
+        kinds = await STORE.run(may_reach, host)
         if kinds not in self._sessions:
-            connections = await asyncio.to_thread(socket_factory, kinds)
+            connections = await STORE.run(socket_factory, kinds)
             # Its total time is not limited: large files on slow lines take hours.
             self._sessions[kinds] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(socket_factory=connections),

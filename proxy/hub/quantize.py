@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from proxy.engine.environment import inherited
+from proxy.engine.guardian import forget_group, keep_group
 from proxy.engine.installed import program
 from proxy.errors import BadRequest
 from proxy.hub.progress import PullFailed, Report
+from proxy.threads import STORE
 
 # What llama-quantize is asked for, in its own spelling; requests may write it in any case.
 TYPES: Final = (
@@ -31,7 +33,7 @@ def type_of(text: str) -> str:
 
 async def quantize(source: Path, target: Path, kind: str, was: str, report: Report) -> None:
     """Write `source` to `target` as `kind`. Cancelled, it ends the program. Raises PullFailed."""
-    size = (await asyncio.to_thread(source.stat)).st_size
+    size = (await STORE.run(source.stat)).st_size
     line = {"status": f"quantizing {was} model to {kind}", "digest": "0", "total": size}
     try:
         quantizer = program("llama-quantize")
@@ -45,7 +47,9 @@ async def quantize(source: Path, target: Path, kind: str, was: str, report: Repo
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=1 << 20,
+        start_new_session=True,
     )
+    keep_group(process.pid)
     last: deque[str] = deque(maxlen=5)
     try:
         assert process.stdout is not None
@@ -60,4 +64,5 @@ async def quantize(source: Path, target: Path, kind: str, was: str, report: Repo
         if process.returncode is None:
             process.kill()
             await process.wait()
+        forget_group(process.pid)
     report(line | {"completed": size})

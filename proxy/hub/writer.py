@@ -11,11 +11,11 @@ from typing import Final
 import structlog
 
 from proxy.catalog import manifest as media
-from proxy.catalog.files import open_regular, read_small
 from proxy.catalog.manifest import BadManifest, Layer, Manifest, digest_of, hex_of, parse_manifest
 from proxy.catalog.reference import Reference, from_manifest_path
 from proxy.catalog.store import MAX_MANIFEST_BYTES, Store
 from proxy.errors import reason_of
+from proxy.files import open_regular, read_small
 
 log = structlog.get_logger()
 

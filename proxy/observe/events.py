@@ -54,6 +54,7 @@ class EventLog:
         self._rings: dict[str, deque[Event]] = {}
         self._last_id = 0
         self._subscribers: set[Subscription] = set()
+        self.closed = False
 
     def __repr__(self) -> str:
         return f"<EventLog last_id={self._last_id} subscribers={len(self._subscribers)}>"
@@ -101,13 +102,21 @@ class EventLog:
     def unsubscribe(self, subscription: "Subscription") -> None:
         self._subscribers.discard(subscription)
 
+    def close(self) -> None:
+        """Have everyone who follows come to the end of what there is; more is still kept and
+        logged."""
+        self.closed = True
+        for subscriber in self._subscribers:
+            subscriber.wake()
+
     def lost(self, count: int, *, before: int) -> Event:
         """The marker that a reader gets in place of `count` events that came before id `before`."""
         return Event(before - 1, self._now(), "lost", {"count": count})
 
 
 class Subscription:
-    """One reader's bounded queue of events. Iterating waits for the next event, forever."""
+    """One reader's bounded queue of events. Iterating waits for the next one, until the log is
+    closed."""
 
     def __init__(self, events: EventLog, keep: int) -> None:
         self._events = events
@@ -130,6 +139,8 @@ class Subscription:
 
     async def __anext__(self) -> Event:
         while not self.backlog and not self._queue:
+            if self._events.closed:
+                raise StopAsyncIteration
             self._arrived.clear()
             await self._arrived.wait()
         if self.backlog:
@@ -146,4 +157,7 @@ class Subscription:
             self._queue.popleft()
             self._lost += 1
         self._queue.append(event)
+        self.wake()
+
+    def wake(self) -> None:
         self._arrived.set()

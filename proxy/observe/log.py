@@ -3,23 +3,30 @@
 import json
 import logging
 import sys
-from typing import Literal
+from typing import Literal, TextIO, cast
 
 import msgspec
 import structlog
+
+from proxy.observe.log_stream import LogStream
 
 LogFormat = Literal["console", "json"]
 LEVELS = ("debug", "info", "warning", "error")
 
 
-def setup(log_format: LogFormat = "console", level: str = "info") -> None:
-    """Configure structlog, and pass what libraries log through the same renderer.
+def setup(
+    log_format: LogFormat = "console", level: str = "info", stream: LogStream | None = None
+) -> None:
+    """Configure structlog, and pass what libraries log through the same renderer. `stream`: where
+    it goes, in place of standard error itself.
 
     Tracebacks come without the values of variables, which may be keys and people's prompts.
 
     Whatever is bound with `structlog.contextvars` (the request's id, model and backend) is on every
     line.
     """
+    # The few methods of a text stream that are used here are those of both.
+    target = sys.stderr if stream is None else cast(TextIO, stream)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -35,17 +42,17 @@ def setup(log_format: LogFormat = "console", level: str = "info") -> None:
     else:
         rendering = [
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+                colors=target.isatty(), exception_formatter=structlog.dev.plain_traceback
             )
         ]
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(target),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(target)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

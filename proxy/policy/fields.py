@@ -55,7 +55,7 @@ _CATALOG: Final = (
           example="~/.ollama/models",
           help="Where Ollama's store is; without it, the places where Ollama keeps it are tried."),
     Field("catalog.state", Kind.PATH, "~/.local/share/moe-proxy", RESTART, local=True,
-          help="Folder for pulled and created models."),
+          help="Folder for pulled and created models; of one proxy at a time."),
 )
 
 _DEVICES: Final = (

@@ -14,11 +14,12 @@ import structlog
 from proxy.observe.events import EventLog
 from proxy.policy.diff import Changes, diff
 from proxy.policy.fields import FIELDS
-from proxy.policy.load import Loaded
+from proxy.policy.load import Loaded, load
 from proxy.policy.model import Policies
 from proxy.policy.problems import Problem
 from proxy.policy.schema import Effect
 from proxy.policy.watch import watch
+from proxy.threads import POLICIES
 
 log = structlog.get_logger()
 Listener = Callable[[Policies, Policies, Changes], Awaitable[None]]
@@ -69,6 +70,12 @@ class LivePolicies:
         async with aclosing(changes):
             async for loaded in changes:
                 await self.take(loaded)
+
+    async def reread(self, path: Path | None, env: Mapping[str, str]) -> None:
+        """Read the files now, without waiting for word of a change."""
+        loaded = await POLICIES.run(load, path, env)
+        if loaded.sources != self.newest.sources:
+            await self.take(loaded)
 
     async def take(self, loaded: Loaded) -> None:
         """Put a newly read set into force if it is good; say what is wrong with it otherwise."""

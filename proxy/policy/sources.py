@@ -3,8 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
+from proxy.files import read_small
 from proxy.policy.values import home_of
+
+# The longest that anybody has written is a hundredth of it.
+MOST_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ def _read_files(files: tuple[Path, ...]) -> Sources:
     failed: list[tuple[Path, str]] = []
     for file in files:
         try:
-            texts.append((file, file.read_bytes()))
+            texts.append((file, read_small(file, MOST_BYTES)))
         except OSError as error:
-            failed.append((file, f"cannot be read: {error.strerror}"))
+            failed.append((file, f"cannot be read: {error.strerror or error}"))
     return Sources(tuple(texts), tuple(failed))

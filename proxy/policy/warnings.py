@@ -8,8 +8,10 @@ from typing import Final
 from proxy.engine.environment import not_seen
 from proxy.engine.llama_args import config_files, refused_config
 from proxy.errors import reason_of
+from proxy.files import read_small
 from proxy.policy.load import Loaded
 from proxy.policy.problems import ENVIRONMENT, Problem
+from proxy.policy.sources import MOST_BYTES
 
 NOT_SEEN: Final = "workers do not see it; use args of a model, or env where its engine is a command"
 
@@ -37,7 +39,7 @@ def _of_config_files(env: Mapping[str, str]) -> list[Problem]:
     found = []
     for file in config_files(env):
         try:
-            text = file.read_text(errors="replace")
+            text = read_small(file, MOST_BYTES).decode(errors="replace")
         except OSError:
             continue
         found += [Problem(str(file), None, key, why) for key, why in refused_config(text)]

@@ -15,6 +15,7 @@ from watchfiles import Change, awatch
 
 from proxy.policy.load import Loaded, parse
 from proxy.policy.sources import Sources, candidates, policy_files, read
+from proxy.threads import POLICIES
 
 DEBOUNCE_MS: Final = 50  # a burst of events makes us look after this time at the latest
 STEP_MS: Final = 20  # ... or once nothing was added to it for this long
@@ -64,13 +65,13 @@ async def watch(
     `path` and `env` are as for `load`. The first comparison is with `since`, so that nothing is
     lost between loading and watching; without it, with what is there now.
     """
-    known = since.sources if since else await asyncio.to_thread(read, path, env)
+    known = since.sources if since else await POLICIES.run(read, path, env)
     async with aclosing(_occasions(path, env, stop)) as occasions:
         async for _ in occasions:
             current = await _settled(known, path, env)
             if current != known:
                 known = current
-                yield await asyncio.to_thread(parse, current, env)
+                yield await POLICIES.run(parse, current, env)
 
 
 async def _occasions(
@@ -79,7 +80,7 @@ async def _occasions(
     """Yield whenever it is time to look, which the folders' events say, and RECHECK_MS."""
     while not stop.is_set():
         try:
-            scope = await asyncio.to_thread(_scope, path, env)
+            scope = await POLICIES.run(_scope, path, env)
             async with aclosing(
                 awatch(
                     *(folder for folder, _, _ in scope.folders),
@@ -94,7 +95,7 @@ async def _occasions(
             ) as events:
                 async for _ in events:
                     yield
-                    if await asyncio.to_thread(_scope, path, env) != scope:
+                    if await POLICIES.run(_scope, path, env) != scope:
                         break
         except (OSError, RuntimeError, ExceptionGroup):
             # A folder went away just now, or may not be entered, or the machine has no watches
@@ -105,14 +106,14 @@ async def _occasions(
 
 async def _settled(known: Sources, path: Path | None, env: Mapping[str, str]) -> Sources:
     """What there is to read once it no longer changes; at once if it is what is known."""
-    current = await asyncio.to_thread(read, path, env)
+    current = await POLICIES.run(read, path, env)
     clock = asyncio.get_running_loop().time
     first = since = clock()
     while current != known and clock() - first < SETTLE_LIMIT_S:
         if clock() - since >= (GONE_S if _has_gone(known, current) else SETTLE_S):
             break
         await asyncio.sleep(SETTLE_S)
-        again = await asyncio.to_thread(read, path, env)
+        again = await POLICIES.run(read, path, env)
         if again != current:
             current, since = again, clock()
     return current

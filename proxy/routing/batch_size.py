@@ -18,6 +18,7 @@ from proxy.placement.footprint import settings_of, ubatch_of
 from proxy.placement.ubatch import UNKNOWN, choose_ubatch
 from proxy.policy.model import ModelPolicy
 from proxy.split import AUTO, cpu_layers
+from proxy.threads import MODELS
 
 log = structlog.get_logger()
 
@@ -48,7 +49,7 @@ class Batches:
         if options.engine != "hosted" or ubatch_of(options.args):
             return None
         if options.mode != "generation":
-            whole = await asyncio.to_thread(self._needs_whole_inputs, entry, options)
+            whole = await MODELS.run(self._needs_whole_inputs, entry, options)
             return min(options.ctx, WHOLE_INPUT) if whole else None
         own = policy.dense_cpu_layers if options.dense else policy.moe_cpu_layers
         split = own if options.split is None else options.split
@@ -60,7 +61,7 @@ class Batches:
         key = (entry, options, policy.tune, given, devices)
         if (known := self._chosen.get(key)) is not None:
             return known
-        header = await asyncio.to_thread(self._header, entry)
+        header = await MODELS.run(self._header, entry)
         choice = (policy.tune, header, settings_of(options), devices, given)
         try:
             ubatch = await asyncio.to_thread(choose_ubatch, *choice)

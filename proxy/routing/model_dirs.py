@@ -2,18 +2,23 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from proxy.catalog.local import Catalog
 from proxy.catalog.store import Store, Stores
+from proxy.errors import Hangs
 from proxy.policy.diff import Changes
 from proxy.policy.model import Policies
 from proxy.tasks import spawn
+from proxy.threads import SCANS
 
 LOOK_S: Final = 120.0
 # Unknown names make us look into the folders again, but no faster than this.
 AGAIN_S: Final = 2.0
+# How long whoever asks for an unknown name waits for that.
+ASKED_S: Final = 10.0
 
 
 def model_dirs(
@@ -35,6 +40,7 @@ class ModelDirs:
         # What changes: the policies that are to be followed next, and the following.
         self._next: Policies | None = None
         self._following: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._looked_s = float("-inf")
 
     async def policies_changed(self, old: Policies, new: Policies, changes: Changes) -> None:
@@ -48,17 +54,32 @@ class ModelDirs:
         if self._following is not None:
             await asyncio.wait([self._following], timeout=LOOK_S)
 
+    async def look(self) -> None:
+        """Have the folders read again. Raises Hangs where a disk does not answer."""
+        self._looked_s = time.monotonic()
+        await SCANS.run(self._catalog.refresh)
+
     async def look_again(self) -> None:
-        """Have the folders read again, unless that has just been done."""
-        now_s = time.monotonic()
-        if now_s - self._looked_s >= AGAIN_S:
-            self._looked_s = now_s
-            await asyncio.to_thread(self._catalog.refresh)
+        """Have the folders read again, unless that has just been done. Where a disk does not
+        answer, what is known has to do."""
+        if time.monotonic() - self._looked_s < AGAIN_S:
+            return
+        if self._looking is not None and not self._looking.done():
+            # It began before: it may not have seen what came just now.
+            await asyncio.wait([self._looking], timeout=ASKED_S)
+            if not self._looking.done():
+                return
+        self._looking = spawn(self._look_quietly(), name="look again")
+        await asyncio.wait([self._looking], timeout=ASKED_S)
+
+    async def _look_quietly(self) -> None:
+        with suppress(Hangs):  # told as what degrades the proxy
+            await self.look()
 
     async def _follow(self) -> None:
         while (policies := self._next) is not None:
             self._next = None
-            await asyncio.to_thread(self._look, policies)
+            await SCANS.run(self._look, policies)
 
     def _look(self, policies: Policies) -> None:
         self._catalog.use(*model_dirs(policies, self._stores))

@@ -3,18 +3,17 @@
 The model is handed in, found once for each request; what it came to is remembered.
 """
 
-import asyncio
 from dataclasses import replace
 from typing import Final
 
 import structlog
 from cachetools import LRUCache
 
-from proxy.catalog.files import is_regular
 from proxy.catalog.gguf import BadNumbers, GgufError, Header
 from proxy.catalog.local import Catalog, Entry
 from proxy.catalog.templates import endless
 from proxy.engine.types import LoadOptions, Mode
+from proxy.files import is_regular
 from proxy.routing.batch_size import Batches, Capacity
 from proxy.routing.load_plan import (
     HeaderFacts,
@@ -28,6 +27,7 @@ from proxy.routing.load_plan import (
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
 from proxy.split import Split
+from proxy.threads import MODELS
 
 log = structlog.get_logger()
 
@@ -93,14 +93,14 @@ class Planner:
     async def _facts_of(self, model: Model) -> HeaderFacts:
         entry = model.entry
         if entry is None:
-            return HeaderFacts(0, None, await asyncio.to_thread(_no_file, model))
+            return HeaderFacts(0, None, await MODELS.run(_no_file, model))
         if entry.refusal:
             return HeaderFacts(0, None, entry.refusal)
         if (known := self._facts.get(entry)) is not None:
             return known
         try:
             # A large vocabulary takes a while, and nobody else should wait for it.
-            header = await asyncio.to_thread(self._catalog.header, entry)
+            header = await MODELS.run(self._catalog.header, entry)
         except BadNumbers as error:
             return HeaderFacts(0, None, str(error))
         except (GgufError, OSError) as error:
@@ -109,7 +109,7 @@ class Planner:
             return HeaderFacts(0, None)
         facts = header_facts(header)
         if facts.refusal is None:
-            facts = replace(facts, refusal=await asyncio.to_thread(_endless, entry, header))
+            facts = replace(facts, refusal=await MODELS.run(_endless, entry, header))
         self._facts[entry] = facts
         return facts
 

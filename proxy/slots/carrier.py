@@ -8,7 +8,7 @@ from proxy.catalog.gguf import GgufError
 from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.parts import parts_of
 from proxy.engine.types import LoadOptions
-from proxy.errors import reason_of
+from proxy.errors import Hangs, reason_of
 from proxy.pool.state import Backend, Name
 from proxy.slots.client import SlotError, restore, save, slots_of
 from proxy.slots.files import SlotFiles
@@ -28,6 +28,7 @@ from proxy.slots.transferable import (
     worth_saving,
 )
 from proxy.tasks import spawn
+from proxy.threads import MODELS
 
 OTHER_FILE = "the model's file is another one"
 
@@ -140,12 +141,12 @@ class Carrier:
             return "the model's file changed while it was loaded", 0
         if old.stamp != stamp:
             return OTHER_FILE, 0
-        return await asyncio.to_thread(_judge_by_header, old.backend.options, new)
+        return await _judged(old.backend.options, new)
 
     async def _why_not_saved(self, saved: Saved, new: Holder) -> str | None:
         if saved.stamp != new.stamp:
             return OTHER_FILE
-        return (await asyncio.to_thread(_judge_by_header, saved.options, new.backend.options))[0]
+        return (await _judged(saved.options, new.backend.options))[0]
 
     # --- files ---
 
@@ -216,3 +217,10 @@ def _judge_by_header(old: LoadOptions, new: LoadOptions) -> tuple[str | None, in
         return f"the model's header cannot be read: {reason_of(error)}", 0
     why = why_not_kept(old, header) or why_not_taken(old, new, header)
     return why, bytes_a_token(header)
+
+
+async def _judged(old: LoadOptions, new: LoadOptions) -> tuple[str | None, int]:
+    try:
+        return await MODELS.run(_judge_by_header, old, new)
+    except Hangs as error:
+        return error.message, 0

@@ -14,6 +14,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from proxy.engine.arguments import saves_slots
+from proxy.engine.types import LoadOptions
+from proxy.errors import Hangs
 from proxy.observe.events import EventLog
 from proxy.pool.selection import is_meant_for, is_replaced
 from proxy.pool.state import Backend, BackendState, Name
@@ -22,7 +24,9 @@ from proxy.slots.client import SlotError
 from proxy.slots.files import SlotFiles
 from proxy.slots.outcome import Outcome
 from proxy.slots.shelf import Shelf
+from proxy.slots.transferable import Stamp
 from proxy.tasks import spawn
+from proxy.threads import MODELS
 
 # So long a start or a stop waits for all of its slots together. Somebody may wait for either, and
 # would rather have a prompt read again than wait for a slow disk or a worker that hangs.
@@ -57,15 +61,14 @@ class PromptKeeper:
 
     async def before_start(self, backend: Backend) -> None:
         if saves_slots(backend.options):
-            stamp = await asyncio.to_thread(stamp_of, backend.options)
-            self._holders[backend.name] = Holder(backend, stamp)
+            self._holders[backend.name] = Holder(backend, await _stamp_of(backend.options))
 
     async def loaded(self, new: Backend) -> None:
         """Bring in what those have that it replaces, and what is in files."""
         taker = self._holders.get(new.name)
         if taker is None:
             return
-        if await asyncio.to_thread(stamp_of, new.options) != taker.stamp:
+        if await _stamp_of(new.options) != taker.stamp:
             taker.stamp = None
         for old in self._backends():
             giver = self._holders.get(old.name)
@@ -144,3 +147,10 @@ class PromptKeeper:
         if outcome.reasons:
             why = "; ".join(outcome.reasons)
             self._events.publish("prompts_lost", **about, tokens=outcome.lost_tokens, why=why)
+
+
+async def _stamp_of(options: LoadOptions) -> Stamp | None:
+    try:
+        return await MODELS.run(stamp_of, options)
+    except Hangs:  # its disk does: nothing is known of it
+        return None

@@ -1,12 +1,14 @@
 """`python -m proxy.worker`: host one llama-server, with a control socket beside it.
 
 Ends when llama-server does, when it is told to, or when its standard input ends: that is how it
-notices that the proxy is gone, whatever became of it.
+notices that the proxy is gone, whatever became of it. One that is stopped notices nothing, so the
+kernel is told to kill it then.
 """
 
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -24,9 +26,13 @@ from proxy.worker.server import EmbeddedServer
 # one. Nothing is lost by not waiting longer: whom it has not answered by then it never will.
 TERMINATE_S = 3.0
 ENDING = (signal.SIGTERM, signal.SIGINT)
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 def main() -> None:
+    # Sent when the *thread* ends that has spawned us: it is the proxy's first one, which has the
+    # event loop. Where the proxy is gone by now, standard input has ended.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     parser = argparse.ArgumentParser(prog="python -m proxy.worker", description=__doc__)
     parser.add_argument(
         "--socket", required=True, help="Unix socket on which llama-server listens (*.sock)"

@@ -127,6 +127,17 @@ async def test_edits_of_the_policies_count_at_once(
     ] == 200
 
 
+async def test_another_name_of_this_machine_counts_once_it_is_known(
+    proxy: Running, client: aiohttp.ClientSession
+) -> None:
+    strangers = proxy.services.strangers
+    assert (await ask(client, "GET", "/health", Host="newname"))[0] == 403
+
+    strangers.know({"newname"})
+
+    assert (await ask(client, "GET", "/health", Host="newname"))[0] == 200
+
+
 # --- those who are allowed ---
 
 

@@ -279,3 +279,32 @@ def test_header_is_read_again_only_when_the_file_changed(tmp_path: Path) -> None
     path.write_bytes(b"rubbish")
     with pytest.raises(GgufError, match=r"m\.gguf: byte 4: this is not a GGUF file"):
         catalog.header(entry)
+
+
+def test_a_scan_that_hangs_is_not_waited_for_and_does_not_come_out_on_top(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk may come back when it is not looked at any more."""
+    touch(tmp_path, "dead/a.gguf", "live/b.gguf")
+    begun, back = threading.Event(), threading.Event()
+    scan = local._scan
+
+    def hangs_on_dead(places: local.Places) -> Any:
+        index = scan(places)
+        if places.dirs == (tmp_path / "dead",):
+            begun.set()
+            assert back.wait(HANG_S)
+        return index
+
+    monkeypatch.setattr(local, "_scan", hangs_on_dead)
+    catalog = Catalog([tmp_path / "dead"], {}, look=False, hangs_after_s=0.01)
+    hanging = threading.Thread(target=catalog.refresh)
+    hanging.start()
+    assert begun.wait(HANG_S)
+
+    catalog.use([tmp_path / "live"], {})
+    assert found(catalog) == ["b"]
+    back.set()
+    hanging.join(HANG_S)
+
+    assert found(catalog) == ["b"]

@@ -1,5 +1,6 @@
 import asyncio
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,22 @@ def test_what_the_system_says_is_told_without_numbers(
     assert told("create", "mine", "-f", str(modelfile)) == (
         f"moe-proxy: {modelfile}/below/blobs: not a directory\n"
     )
+
+
+def test_a_modelfile_may_come_through_a_pipe_but_not_without_an_end(
+    state: Path, modelfile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, f"FROM {modelfile.with_name('base.gguf')}\n".encode())
+    os.close(writing)
+    try:
+        assert main(["create", "mine", "-f", f"/dev/fd/{reading}", "--url", NOBODY]) == 0
+    finally:
+        os.close(reading)
+    assert main(["create", "mine", "-f", "/dev/zero", "--url", NOBODY]) == 1
+
+    assert only(state).name == "mine:latest"
+    assert "/dev/zero is larger than any Modelfile" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["pull", "hf.co/org/repo"], ["create", "mine"]])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.cli.text import LONGEST_REASON, backends, from_now, greeting
+from proxy.cli.text import LONGEST_REASON, backends, from_now, greeting, splits
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -74,3 +74,24 @@ def test_a_greeting_names_what_can_be_asked() -> None:
     assert """/v1/chat/completions -d '{"model": "m0", """ in said
     assert "moe-proxy ps --url http://127.0.0.1:8080;" in said
     assert "--url" not in greeting("1.0", "http://127.0.0.1:11434", models, elsewhere=False)
+
+
+def test_a_split_that_is_not_reached_has_a_reason() -> None:
+    backend = {
+        "id": "b1",
+        "model": "m",
+        "moe_cpu_layers": 4,
+        "block_count": 4,
+        "layers": [],
+        "asked": 2,
+        "live_moves": True,
+        "why_no_moves": None,
+    }
+
+    assert "no room" in splits([backend])
+    assert splits([backend]).startswith("b1 m: CPU layers 4/4 (2)\n")
+    assert "no room" not in splits([backend | {"asked": 4}])
+    assert "no room" not in splits([backend | {"asked": "auto"}])
+    assert "there is no device" in splits(
+        [backend | {"live_moves": False, "why_no_moves": "there is no device"}]
+    )

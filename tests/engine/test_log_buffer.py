@@ -63,3 +63,19 @@ async def test_a_reader_that_is_done_is_forgotten() -> None:
 
     assert not waiting.done()
     waiting.cancel()
+
+
+async def test_a_closed_buffer_has_an_end() -> None:
+    book = LogBuffer()
+    with book.read() as waiting, book.read() as behind:
+        task = asyncio.ensure_future(anext(waiting, None))
+        await asyncio.sleep(0)
+        book.write("a", "b1", "last")
+        assert (await task) is not None
+        task = asyncio.ensure_future(anext(waiting, None))
+        await asyncio.sleep(0)
+
+        book.close()
+
+        assert await task is None
+        assert [line.text async for line in behind] == ["last"]

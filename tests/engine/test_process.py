@@ -301,3 +301,20 @@ async def test_load_failed_quotes_the_last_lines_where_none_is_an_error(run: Run
     await child.wait()
 
     assert child.load_failed("x").message.splitlines() == ["x", *map(str, range(14, 20))]
+
+
+async def test_signals_that_are_blocked_here_are_not_in_a_child() -> None:
+    """`serve` hears them on a thread of its own; a child has to hear SIGTERM itself."""
+    blocked = {signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        code = "import signal; print(*signal.pthread_sigmask(signal.SIG_BLOCK, ()), flush=True)"
+        children = [python(code) for _ in range(3)]
+        await asyncio.gather(*(child.start() for child in children))
+        await asyncio.gather(*(child.wait() for child in children))
+
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= blocked
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    assert [list(child.last_lines) for child in children] == [[""]] * 3

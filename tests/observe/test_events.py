@@ -104,3 +104,20 @@ async def test_waiting_is_woken_and_leaving_ends_the_subscription() -> None:
         assert (await waiting).kind == "a"
 
     assert repr(events) == "<EventLog last_id=1 subscribers=0>"
+
+
+async def test_a_closed_log_has_an_end() -> None:
+    """What was there before is told first."""
+    events = a_log()
+    with events.subscribe() as waiting, events.subscribe() as behind:
+        task = asyncio.ensure_future(anext(waiting, None))
+        await asyncio.sleep(0)
+        events.publish("a")
+        assert (await task) is not None
+        task = asyncio.ensure_future(anext(waiting, None))
+        await asyncio.sleep(0)
+
+        events.close()
+
+        assert await task is None
+        assert [event.kind async for event in behind] == ["a"]

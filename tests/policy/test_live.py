@@ -125,3 +125,17 @@ async def test_it_follows_the_files_again_after_it_failed(
         while live.current.defaults.ctx != 6:
             await asyncio.sleep(0.01)
     following.cancel()
+
+
+async def test_it_reads_the_files_when_it_is_told_to(tmp_path: Path, env: dict[str, str]) -> None:
+    """Also where no word of a change comes."""
+    file = tmp_path / "policies.toml"
+    file.write_text("defaults.ctx = 5")
+    live = LivePolicies(load(file, env), events=EventLog())
+
+    await live.reread(file, env)
+    assert live.generation == 1, "nothing has changed"
+    file.write_text("defaults.ctx = 6")
+    await live.reread(file, env)
+
+    assert (live.generation, live.current.defaults.ctx) == (2, 6)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from proxy.policy.load import load
+from proxy.policy.sources import MOST_BYTES
 
 
 def test_where_policies_are_looked_for(
@@ -60,3 +61,26 @@ def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path, env: dict[str, 
 
     assert [Path(p.file).name for p in loaded.problems] == ["a.toml", "b.toml", "c.toml"]
     assert os.strerror(2) in loaded.problems[0].message
+
+
+def test_a_pipe_is_a_problem_and_nobody_waits_for_it(tmp_path: Path, env: dict[str, str]) -> None:
+    (tmp_path / "a.toml").write_text("defaults.ctx = 5")
+    os.mkfifo(tmp_path / "z.toml")
+
+    by_folder = load(tmp_path, env)
+    by_name = load(tmp_path / "z.toml", env)
+
+    for loaded in (by_folder, by_name):
+        (problem,) = loaded.problems
+        assert problem.file == str(tmp_path / "z.toml")
+        assert "no regular file" in problem.message
+
+
+def test_a_file_without_an_end_is_a_problem(tmp_path: Path, env: dict[str, str]) -> None:
+    """A log, or a model, that somebody has given a wrong name."""
+    (tmp_path / "z.toml").touch()
+    os.truncate(tmp_path / "z.toml", MOST_BYTES + 1)
+
+    (problem,) = load(tmp_path, env).problems
+
+    assert "larger than any" in problem.message

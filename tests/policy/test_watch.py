@@ -449,3 +449,20 @@ async def test_without_watches_it_still_looks(
     async with watching(file, env) as found:
         write(file, 2)
         assert await found.port() == 2
+
+
+async def test_a_pipe_is_told_of_and_does_not_stop_it(
+    tmp_path: Path, env: dict[str, str], watching: Watch
+) -> None:
+    """Opening it would wait for somebody who writes, for ever."""
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    write(folder / "a.toml", 1)
+    async with watching(folder, env) as watcher:
+        os.mkfifo(folder / "z.toml")
+        told = await watcher.next()
+        assert "no regular file" in str(told.problems)
+        (folder / "z.toml").unlink()
+        assert await watcher.port() == 1
+        write(folder / "a.toml", 2)
+        assert await watcher.until_port(2)

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 
 from proxy.engine.command import free_port
+from proxy.engine.guardian import forget_group, keep_group
 from proxy.engine.installed import program as program  # what callers ask for here
 from proxy.engine.types import Address
 from tests.support.guard import HANG_S
@@ -20,19 +21,22 @@ from tests.support.guard import HANG_S
 
 @contextlib.asynccontextmanager
 async def child(*argv: str, **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process that is ended with the block. Its output goes nowhere."""
+    """A process that is ended with the block, or with us. Its output goes nowhere."""
     process = await asyncio.create_subprocess_exec(
         *argv,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
         env=os.environ | env,
+        start_new_session=True,
     )
+    keep_group(process.pid)
     try:
         yield process
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
+        forget_group(process.pid)
 
 
 class RpcServer(str):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from proxy.engine.guardian import forget_group, keep_group
 from tests.support.guard import HANG_S
 
 
@@ -27,7 +28,9 @@ def served(folder: Path, policies: str) -> Iterator[str]:
             stdout=log,
             stderr=log,
             env=os.environ | {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)},
+            start_new_session=True,
         )
+        keep_group(process.pid)
         try:
             yield _address(process, folder / "log")
         finally:
@@ -36,6 +39,7 @@ def served(folder: Path, policies: str) -> Iterator[str]:
                 process.wait(HANG_S)
             finally:
                 process.kill()
+                forget_group(process.pid)
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:

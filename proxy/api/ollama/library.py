@@ -75,6 +75,11 @@ async def hub_context(app: web.Application) -> AsyncIterator[None]:
     await app[HUB].close()
 
 
+async def end_jobs(app: web.Application) -> None:
+    """Nobody is to wait for the end of a pull when the proxy ends (for the app's `on_shutdown`)."""
+    await app[HUB].end_jobs()
+
+
 async def pull(request: web.Request) -> web.StreamResponse:
     body = await _body(request, PullBody)
     lines = request.app[HUB].pull(_name(body), insecure=bool(body.insecure))

@@ -1,10 +1,9 @@
 """`/api/tags`, `/api/show`, `/api/ps`: which models there are, what they are, which are loaded."""
 
-import asyncio
 import math
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -22,9 +21,10 @@ from proxy.dialect.ollama.options import SAMPLING
 from proxy.dialect.ollama.requests import ShowBody, read
 from proxy.dialect.ollama.times import NANOSECONDS, rfc3339
 from proxy.engine.types import CPU
-from proxy.errors import BadRequest, Busy, ModelNotFound, ProxyError
+from proxy.errors import BadRequest, Busy, Hangs, ModelNotFound, ProxyError
 from proxy.pool.state import Backend, BackendState
 from proxy.routing.resolver import Model
+from proxy.threads import LISTS, MODELS
 
 LOADED: Final = (BackendState.READY, BackendState.DRAINING)
 EVERYTHING: Final = 1 << 22  # more elements than any vocabulary has
@@ -35,7 +35,11 @@ _verbose: Final = threading.BoundedSemaphore(2)
 async def tags(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     await services.dirs.look_again()
-    entries = await asyncio.to_thread(_tags, services)
+    try:
+        summaries = await LISTS.run(services.catalog.summaries)
+    except Hangs:  # a disk does not answer: names are better than nothing
+        summaries = {}
+    entries = _tags(services, summaries)
     return json_response({"models": entries})
 
 
@@ -48,11 +52,11 @@ async def show(request: web.Request) -> web.Response:
     missing = f"model '{models.display_name(name)}' not found"
     model, _ = await resolve(services, name, missing=missing)
     if not body.verbose:
-        return json_response(await asyncio.to_thread(_show, services, model, body))
+        return json_response(await MODELS.run(_show, services, model, body))
     if not _verbose.acquire(blocking=False):
         raise Busy("others are just being shown everything", retry_after_s=1.0)
     try:
-        return json_response(await asyncio.to_thread(_show, services, model, body))
+        return json_response(await MODELS.run(_show, services, model, body))
     finally:
         _verbose.release()
 
@@ -63,14 +67,13 @@ async def ps(request: web.Request) -> web.Response:
     loaded = [backend for backend in services.pool.backends() if backend.state in LOADED]
     loaded.sort(key=lambda backend: backend.ttl_s, reverse=True)
     names = [backend.options.model for backend in loaded]
-    known = await asyncio.to_thread(_known, services, names)
+    known = await MODELS.run(_known, services, names)
     return json_response(
         {"models": [_running(services, each, *known[each.options.model]) for each in loaded]}
     )
 
 
-def _tags(services: Services) -> list[dict[str, Any]]:
-    summaries = services.catalog.summaries()
+def _tags(services: Services, summaries: Mapping[str, Summary]) -> list[dict[str, Any]]:
     # As in Ollama, the youngest first.
     found = sorted(
         services.resolver.all(),

@@ -1,6 +1,5 @@
 """What an Ollama request asks of the proxy: which model, with what, and what its log should say."""
 
-import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from proxy.errors import BadRequest, ModelNotFound, ProxyError
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
 from proxy.split import Split
+from proxy.threads import MODELS
 
 log = structlog.get_logger()
 
@@ -125,7 +125,7 @@ async def capabilities(services: Services, model: Model) -> Abilities:
     if model.entry is None:
         return Abilities(chat=model.policy.mode == "generation")
     try:
-        header = await asyncio.to_thread(services.catalog.header, model.entry)
+        header = await MODELS.run(services.catalog.header, model.entry)
     except (GgufError, OSError):
         return Abilities()
     return abilities(model.entry, header)

@@ -1,4 +1,4 @@
-"""Opens what lies in folders of models, whatever it turns out to be.
+"""Opens what lies in folders of models, policies and state, whatever it turns out to be.
 
 Files come from anywhere, and beside them lie pipes, sockets and devices: opening one of those can
 wait for ever, for a writer that never comes. Only regular files are opened here, and only small

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.catalog.files import BadJson, decode_json, is_regular, open_regular, read_small, shown
+from proxy.files import BadJson, decode_json, is_regular, open_regular, read_small, shown
 
 
 @pytest.fixture(params=["pipe", "socket", "folder", "device", "loop", "nothing"])

@@ -1,0 +1,56 @@
+"""What a command sends to a proxy: where to, and with which key."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from proxy.cli.client import default_key, default_url
+from proxy.observe.record import claim
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of keys that the policies of this user name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policies").mkdir()
+    file = tmp_path / "keys.txt"
+    (tmp_path / "policies/p.toml").write_text(f'server.api_keys_file = "{file}"')
+    return file
+
+
+def test_the_first_key_that_may_change_something_is_used(keys: Path) -> None:
+    text = "\ufeff# ours\nguest use Guest\n  boss  admin Boss limit=9\nother\n"
+    keys.write_text(text, encoding="utf-8")
+
+    assert default_key({"HOME": "/"}) == "boss"
+    assert default_key({"HOME": "/", "MOE_PROXY_API_KEY": "named"}) == "named"
+
+
+def test_a_file_that_is_none_gives_no_key(keys: Path) -> None:
+    assert default_key({"HOME": "/"}) is None
+
+    os.mkfifo(keys)
+    assert default_key({"HOME": "/"}) is None
+
+
+def test_the_proxy_that_runs_is_found_wherever_it_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after `server.port` was edited, which takes its next start."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policies").mkdir()
+    state = tmp_path / "state"
+    policies = f'catalog.state = "{state}"\nserver.port = 1234\n'
+    (tmp_path / "policies/p.toml").write_text(policies)
+    env = {"HOME": str(tmp_path)}
+    assert default_url(env) == "http://127.0.0.1:1234"
+
+    record = claim(state)
+    assert default_url(env) == "http://127.0.0.1:1234", "it has said nothing yet"
+    record.say("http://127.0.0.1:5678")
+    assert default_url(env) == "http://127.0.0.1:5678"
+    assert default_url({**env, "MOE_PROXY_URL": "http://there"}) == "http://there"
+    record.close()
+
+    assert default_url(env) == "http://127.0.0.1:1234"

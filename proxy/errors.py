@@ -109,9 +109,19 @@ class LoadFailed(ProxyError):
     status = 500
     code = "model_load_failed"
 
-    def __init__(self, message: str, *, killed: bool = False) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, killed: bool = False, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
         self.killed = killed
+
+
+class LoadRefused(ProxyError):
+    """The model could not be loaded a moment ago, and is not tried again before `retry_after_s`;
+    the message carries why it failed."""
+
+    status = 503
+    code = "model_load_failed"
 
 
 class BackendDied(ProxyError):
@@ -121,9 +131,28 @@ class BackendDied(ProxyError):
     code = "backend_error"
 
 
+class KillsWorkers(ProxyError):
+    """Two workers crashed over this request, and nobody else can be to blame: it is not asked
+    again for a while."""
+
+    status = 400
+    code = "request_kills_workers"
+
+
+class Suspected(ProxyError):
+    """A worker crashed over this request, and others use the next one: it has to come again."""
+
+    status = 503
+    code = "backend_error"
+
+
 class NotServing(BackendDied):
     """Nobody takes connections where the worker should: dead to all, though its process may
-    live."""
+    live. `asked`: it had got the request before, over another connection."""
+
+    def __init__(self, message: str, *, asked: bool = False) -> None:
+        super().__init__(message)
+        self.asked = asked
 
 
 class NoAnswer(ProxyError):

@@ -59,6 +59,7 @@ def _backend(services: Services, backend: Backend) -> dict[str, Any]:
     status: Status | None = backend.engine.known() if backend.state in ASKABLE else None
     options = backend.options
     there = backend.state is not BackendState.GONE
+    failure = services.pool.failure_of(backend)
     current, asked = services.desired.current(backend), services.desired.split(backend)
     return {
         "id": backend.id,
@@ -91,6 +92,8 @@ def _backend(services: Services, backend: Backend) -> dict[str, Any]:
         "tokens_per_second": round(services.rates.rate(backend.id), 2),
         "expires_at": backend.expires_at.isoformat() if backend.expires_at else None,
         "last_error": backend.last_error,
+        "failures": failure.count if failure else 0,
+        "retry_at": retry_at.isoformat() if (retry_at := services.pool.retry_at(backend)) else None,
         "warnings": list(backend.warnings),
         "migrations": services.desired.history(backend),
     }

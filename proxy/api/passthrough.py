@@ -4,16 +4,18 @@ answer is not.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
 
-from proxy.api.bodies import read_body
+from proxy.api.bodies import digest_of, read_body
 from proxy.api.middleware import REQUEST_LOG, Handler
 from proxy.api.options import read_model, read_model_request
 from proxy.api.services import SERVICES, Services
 from proxy.dialect.body import Body, still_open
 from proxy.dialect.errors import error_event
+from proxy.dialect.limits import check_limits
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama.options import read_options
 from proxy.dialect.preamble import Protocol, add_preamble, preamble_of
@@ -21,7 +23,6 @@ from proxy.dialect.tool_choice import narrow_tools
 from proxy.engine.types import Mode
 from proxy.errors import BackendDied
 from proxy.pool.lease import Lease
-from proxy.pool.state import Backend
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
 from proxy.upstream.call import HOP_BY_HOP, Call, end_to_end
@@ -89,6 +90,7 @@ class Forward:
     target: str  # path and query
     headers: Sequence[tuple[str, str]]
     body: bytes = b""
+    computes: bool = False  # the model is run for the answer
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -115,12 +117,15 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
         request[REQUEST_LOG].model = wanted.model
         model = await services.resolve(wanted.model)
         body = Body(data)
+        check_limits(body)
         if has_params and (defaults := _defaults(model)):
             body.add_defaults(defaults)
         if protocol:
             _adapt(body, model, protocol)
         headers = request_headers(request)
-        forward = Forward("POST", request.rel_url.raw_path_qs, headers, body.encode())
+        computes = has_params or mode != "generation"
+        target = request.rel_url.raw_path_qs
+        forward = Forward("POST", target, headers, body.encode(), computes)
         return await answer(request, model, wanted, mode, forward)
 
     return handle
@@ -158,16 +163,16 @@ async def answer(
     request[REQUEST_LOG].model = model.name
 
     async def send(lease: Lease) -> web.StreamResponse:
-        return await _relay(request, services, lease.backend, forward)
+        return await _relay(request, services, lease, forward)
 
-    return await services.router.with_retry(model, wanted, mode, send)
+    return await services.router.with_retry(model, wanted, mode, send, digest_of(request))
 
 
 async def _relay(
-    request: web.Request, services: Services, backend: Backend, forward: Forward
+    request: web.Request, services: Services, lease: Lease, forward: Forward
 ) -> web.StreamResponse:
     """Pass one answer through. Raises BackendDied as long as nothing of it was sent."""
-    request_log = request[REQUEST_LOG]
+    request_log, backend = request[REQUEST_LOG], lease.backend
     request_log.backend = backend.id
     async with Call(
         backend.engine.address,
@@ -188,7 +193,11 @@ async def _relay(
             if upstream.headers.get("Content-Type") == EVENT_STREAM:
                 # Until the first token there is time for it.
                 await services.warm.renew(backend.engine.address)
-            await _pass_on(request, response, upstream, forward)
+            is_whole = await _pass_on(request, response, upstream, forward)
+            if not is_whole:
+                lease.broke()
+            elif forward.computes and upstream.status == HTTPStatus.OK:
+                lease.answered()
             await services.warm.renew(backend.engine.address)
         except ConnectionResetError:
             request_log.broken = "the client left"
@@ -197,9 +206,10 @@ async def _relay(
 
 async def _pass_on(
     request: web.Request, response: web.StreamResponse, upstream: EngineConnection, forward: Forward
-) -> None:
+) -> bool:
     """The body, and the head with its first byte: until then an engine may die, and another one
-    answer. Raises BackendDied then, and ConnectionResetError where the client leaves."""
+    answer. Raises BackendDied then, and ConnectionResetError where the client leaves. False: the
+    answer broke off later."""
     tail = b""
     try:
         while chunk := await upstream.read_chunk():
@@ -220,10 +230,11 @@ async def _pass_on(
             # Without the end that the protocol asks for: half an answer must not look like a whole
             # one. What was written still goes out.
             request.transport.close()
-        return
+        return False
     if not response.prepared:
         await response.prepare(request)
     await response.write_eof()
+    return True
 
 
 def request_headers(request: web.Request) -> list[tuple[str, str]]:

@@ -4,6 +4,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from proxy.pool.failures import Failure
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -45,6 +47,16 @@ class Fail:
 
     request: int
     message: str
+    retry_after_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """What the request wants failed lately, and is not started so soon again (LoadRefused)."""
+
+    request: int
+    failure: Failure
+    retry_after_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +88,4 @@ class Changed:
     why: str
 
 
-Effect = Start | Stop | Grant | Refuse | Fail | SetTimer | Idle | Changed
+Effect = Start | Stop | Grant | Refuse | Fail | NotYet | SetTimer | Idle | Changed

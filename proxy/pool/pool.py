@@ -9,15 +9,28 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import structlog
 
 from proxy.clock import Clock
+from proxy.engine.files import files_now
 from proxy.engine.types import Engine, LoadOptions
-from proxy.errors import Busy, LoadFailed, ProxyError
+from proxy.errors import ProxyError
 from proxy.observe.events import EventLog
 from proxy.pool.compatible import compatible
-from proxy.pool.effects import Changed, Effect, Fail, Grant, Idle, Refuse, SetTimer, Start, Stop
+from proxy.pool.effects import (
+    Changed,
+    Effect,
+    Fail,
+    Grant,
+    Idle,
+    NotYet,
+    Refuse,
+    SetTimer,
+    Start,
+    Stop,
+)
 from proxy.pool.events import (
     Abort,
     Acquire,
@@ -31,19 +44,17 @@ from proxy.pool.events import (
     TimerFired,
     Unload,
 )
+from proxy.pool.failures import Failure
 from proxy.pool.hooks import Hooks
 from proxy.pool.lease import Lease
-from proxy.pool.process_run import ProcessRun
+from proxy.pool.process_run import Look, ProcessRun
+from proxy.pool.refusals import error_of
 from proxy.pool.scheduler import Scheduler
 from proxy.pool.state import Backend, BackendState, Name
 from proxy.pool.timers import Timers
 
 log = structlog.get_logger()
 
-# A load takes seconds to minutes: a client that comes back sooner finds the same queue.
-FULL_RETRY_AFTER_S = 5.0
-# By then a supervisor has usually started the next proxy.
-DRAINING_RETRY_AFTER_S = 10.0
 STOP_GRACE_S = 10.0
 ABORT_GRACE_S = 2.0
 
@@ -61,10 +72,12 @@ class Pool:
         max_queue: int,
         clock: Clock,
         events: EventLog,
+        files: Look = files_now,
     ) -> None:
-        """`hooks` are told of each backend, and prepare its start."""
+        """`hooks` are told of each backend, and prepare its start. `files` tells what a load would
+        read."""
         self.hooks = hooks
-        self._make_engine = make_engine
+        self._make_engine, self._files = make_engine, files
         self._clock = clock
         self._events = events
         self._requests = itertools.count(1)
@@ -119,22 +132,27 @@ class Pool:
         *,
         keep_alive_s: float | None = None,
         matching: MatchPolicy = USUAL,
+        insists: bool = False,
     ) -> Lease:
         """A lease on a backend that serves `options`; one is loaded if there is none.
 
         `keep_alive_s` is how long the backend stays once idle: None as it was, 0 not at all,
-        infinity for ever. Raises Busy (queue full, or draining) and LoadFailed. Cancelling this
-        leaves nothing behind, and never ends a load.
+        infinity for ever. Raises Busy (queue full, or draining), LoadFailed, and LoadRefused where
+        it failed a moment ago; who `insists` has it tried all the same. Cancelling this leaves
+        nothing behind, and never ends a load.
 
         It waits without a bound of its own: for a load, which the engine ends when it hangs, and
         for answers before it, which may take as long as their clients like. The client's leaving
         ends the wait, and so does a drain.
         """
+        files = None
+        if not insists and self._scheduler.failures.wait_s(options, self._clock.now()):
+            files = await self._files(options)
         request = next(self._requests)
         answer = asyncio.get_running_loop().create_future()
         self._answers[request] = answer
         try:
-            self._tell(Acquire(request, options, keep_alive_s, matching))
+            self._tell(Acquire(request, options, keep_alive_s, matching, files, insists))
             backend = await answer
         except BaseException:
             # It may have been granted in the very step in which it was cancelled.
@@ -144,7 +162,16 @@ class Pool:
             del self._answers[request]
         if isinstance(backend, ProxyError):
             raise backend
-        return Lease(backend, lambda: self._tell(Released(request)))
+        return Lease(backend, lambda answered: self._tell(Released(request, answered)))
+
+    def failure_of(self, backend: Backend) -> Failure | None:
+        """What is held against the next start of what `backend` is loaded with."""
+        return self._scheduler.failures.of(backend.options)
+
+    def retry_at(self, backend: Backend) -> datetime | None:
+        """The time of day before which requests do not start it again; None: they do now."""
+        wait_s = self._scheduler.failures.wait_s(backend.options, self._clock.now())
+        return self._clock.wall() + timedelta(seconds=wait_s) if wait_s else None
 
     async def load(self, options: LoadOptions, *, matching: MatchPolicy = USUAL) -> Backend:
         """Have a backend for `options` loaded, and kept for its keep-alive time. Raises as
@@ -254,14 +281,8 @@ class Pool:
         match effect:
             case Grant(request, backend, generation):
                 self._answer(request, self._runs[backend, generation].backend)
-            case Refuse(request, "full"):
-                text = "server busy: too many requests are waiting for a model"
-                self._answer(request, Busy(text, retry_after_s=FULL_RETRY_AFTER_S))
-            case Refuse(request):
-                text = "server busy: it is shutting down"
-                self._answer(request, Busy(text, retry_after_s=DRAINING_RETRY_AFTER_S))
-            case Fail(request, message):
-                self._answer(request, LoadFailed(message))
+            case Refuse(request) | NotYet(request) | Fail(request):
+                self._answer(request, error_of(effect))
             case Start(backend, generation):
                 self._start(self._scheduler.backends[backend])
             case Stop(backend, generation):
@@ -283,6 +304,7 @@ class Pool:
             backend,
             self._tell,
             hooks=self.hooks,
+            files=self._files,
             grace_s=lambda: self._grace_s,
             clock=self._clock,
         )

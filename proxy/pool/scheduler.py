@@ -9,16 +9,15 @@ Every request that comes in ends in exactly one of these, in `_acquire` and `_wa
   4. refused   as many wait already as may wait
   5. joined    a starting backend will serve it
   6. queued    a backend that would have served it is on its way out; decided anew when that is gone
-  7. started   nothing else: it gets a backend of its own, and joins it
+  7. refused   what it would start failed a moment ago, and is not to be started yet
+  8. started   nothing else: it gets a backend of its own, and joins it
 """
 
-from dataclasses import dataclass
 from math import isinf
 
 from proxy.engine.types import LoadOptions
 from proxy.pool import selection
-from proxy.pool.compatible import conflicts
-from proxy.pool.effects import Effect, Fail, Grant, Idle, Refuse, SetTimer, Start, Stop
+from proxy.pool.effects import Effect, Fail, Grant, Idle, NotYet, Refuse, SetTimer, Start, Stop
 from proxy.pool.events import (
     Abort,
     Acquire,
@@ -35,21 +34,14 @@ from proxy.pool.events import (
     TimerFired,
     Unload,
 )
+from proxy.pool.failures import Failures
 from proxy.pool.roster import Roster
 from proxy.pool.state import Backend, BackendState, Name, advance
+from proxy.pool.waiting import WaitingList
 
 STARTING, READY, DRAINING, STOPPING, GONE = BackendState
-
-
-@dataclass(slots=True)
-class Waiting:
-    """A request without a lease: it joined the start of `backend`, or is queued until that one is
-    gone."""
-
-    acquire: Acquire
-    backend: Name
-    joined: bool
-    retried: bool
+# One that has served for so long is well, whatever it was asked.
+PROVEN_S = 600.0
 
 
 class Scheduler:
@@ -59,7 +51,8 @@ class Scheduler:
         self.max_queue = max_queue
         # What changes, all of it:
         self.backends = Roster()
-        self.waiting: dict[int, Waiting] = {}  # in the order of arrival
+        self.waiting = WaitingList()
+        self.failures = Failures()
         self.leases: dict[int, Name] = {}
         self.draining = False
         self.stale = 0  # reports on starts that are history
@@ -112,16 +105,19 @@ class Scheduler:
             self._join(event, starting, retried)
         # 6. queued
         elif leaving := selection.leaving_for(event, self.backends.values()):
-            self.waiting[event.request] = Waiting(
-                event, leaving.name, joined=False, retried=retried
-            )
-        # 7. started
+            self.waiting.add(event, leaving.name, joined=False, retried=retried)
+        # 7. refused
+        elif not event.insists and (
+            failure := self.failures.refusing(event.options, event.files, self._now_s)
+        ):
+            self._effects.append(NotYet(event.request, failure, failure.wait_s(self._now_s)))
+        # 8. started
         else:
             self._join(event, self._start(event.options, event.matching), retried)
 
     def _join(self, event: Acquire, backend: Backend, retried: bool) -> None:
         backend.waiting += 1
-        self.waiting[event.request] = Waiting(event, backend.name, joined=True, retried=retried)
+        self.waiting.add(event, backend.name, joined=True, retried=retried)
 
     def _grant(self, event: Acquire, backend: Backend) -> None:
         backend.in_flight += 1
@@ -143,6 +139,9 @@ class Scheduler:
         elif backend := self.backends.current(self.leases.pop(event.request, None)):
             backend.in_flight -= 1
             backend.last_used_s = self._now_s
+            if event.answered and not backend.proven:
+                backend.proven = True
+                self.failures.forget(backend.options)
             self._stop_if_drained(backend)
             if backend.idle:
                 self._became_idle(backend)
@@ -159,16 +158,14 @@ class Scheduler:
             default_keep_alive_s=matching.default_keep_alive_s,
             coexist=matching.coexist,
         )
-        others = [b for b in self.backends.values() if b.state is not GONE]
-        blocking = conflicts(options, (b.options for b in others))
+        in_the_way = selection.in_the_way(options, self.backends.values())
         self.backends[name] = backend
-        backend.blocked_by = {b.name for b in others if b.options in blocking}
-        if not backend.blocked_by:
+        backend.blocked_by = {other.name for other in in_the_way}
+        if not in_the_way:
             self._effects.append(Start(*backend.name))
-        for other in others:
-            if other.name in backend.blocked_by:
-                # One that was never started itself is gone at once, which may start this one.
-                self._drain(other, "room")
+        for other in in_the_way:
+            # One that was never started itself is gone at once, which may start this one.
+            self._drain(other, "room")
         return backend
 
     def _report(self, event: Report) -> None:
@@ -178,26 +175,28 @@ class Scheduler:
             return
         match event:
             case Started():
+                backend.files, backend.ready_s = event.files, self._now_s
                 self._started(backend)
             case StartFailed():
+                backend.files = event.files
                 self._gone(backend, event.message, killed=event.killed)
             case Exited():
+                backend.killed = event.killed and backend.state is not STOPPING
                 self._gone(backend, event.message, killed=True)
             case NotServing():
                 # Those that have connections may be answered yet; the next ones wait for its end.
+                if backend.state is READY:
+                    self._failed(backend, event.message, in_doubt=True)
                 self._drain(backend, event.message)
             case TimerFired():
-                if (
-                    backend.idle
-                    and backend.expires_s is not None
-                    and backend.expires_s <= self._now_s
-                ):
+                if backend.is_due(self._now_s):
                     self._stop(backend, "keep_alive")
 
     def _started(self, backend: Backend) -> None:
         if backend.state is STARTING:
             self._effects.append(advance(backend, READY, "loaded"))
-        for waiting in self._waiting_for(backend, joined=True):
+            self.backends.forget_like(backend)
+        for waiting in self.waiting.of(backend.name, joined=True):
             del self.waiting[waiting.acquire.request]
             backend.waiting -= 1
             self._grant(waiting.acquire, backend)
@@ -253,22 +252,33 @@ class Scheduler:
         asked_to, loading = backend.state is STOPPING, backend.state is STARTING
         self._set_timer(backend, None)
         self._effects.append(advance(backend, GONE, "stopped" if asked_to else message))
-        if asked_to:
+        if not asked_to:
+            backend.last_error = message
+            self._failed(backend, message, in_doubt=killed)
+        if asked_to and not backend.failed:
             del self.backends[backend.id]
         else:
-            backend.last_error = message
             for old in self.backends.values() if loading else ():
                 if old.state is not GONE and selection.is_meant_for(old, backend):
                     old.last_error = message  # it stays in its place, and says why
-            self.backends.forget_old_failures()
-        for waiting in self._waiting_for(backend, joined=True):
+            self.backends.forget_old_failures(backend)
+        for waiting in self.waiting.of(backend.name, joined=True):
             del self.waiting[waiting.acquire.request]
             backend.waiting -= 1
             if killed and not waiting.retried:
                 self._again(waiting.acquire, retried=True)
             else:
-                self._effects.append(Fail(waiting.acquire.request, message))
+                wait_s = self.failures.wait_s(backend.options, self._now_s)
+                self._effects.append(Fail(waiting.acquire.request, message, wait_s))
         self._go_on_without(backend)
+
+    def _failed(self, backend: Backend, why: str, *, in_doubt: bool) -> None:
+        """Have the next start wait, unless this one has proven itself or failed already."""
+        served_s = 0.0 if backend.ready_s is None else self._now_s - backend.ready_s
+        if not (backend.failed or backend.proven or served_s >= PROVEN_S):
+            backend.failed, backend.last_error = True, why
+            options, files = backend.options, backend.files
+            self.failures.note(options, why, files, self._now_s, in_doubt=in_doubt)
 
     def _go_on_without(self, gone: Backend) -> None:
         """Start what waited for the room of `gone`, and decide anew on the requests that queued for
@@ -278,7 +288,7 @@ class Scheduler:
                 other.blocked_by.discard(gone.name)
                 if not other.blocked_by:
                     self._effects.append(Start(*other.name))
-        for waiting in self._waiting_for(gone, joined=False):
+        for waiting in self.waiting.of(gone.name, joined=False):
             del self.waiting[waiting.acquire.request]
             self._again(waiting.acquire, retried=waiting.retried)
 
@@ -298,6 +308,7 @@ class Scheduler:
             return
         if backend.state is GONE:
             del self.backends[backend.id]
+            self.failures.forget(backend.options)
         self._drain(backend, "unload")
 
     def _replace(self, event: Replace) -> None:
@@ -307,11 +318,7 @@ class Scheduler:
         old.successor, old.last_error = event.options, None
         for other in list(self.backends.values()):
             # An earlier successor that is still loading is not what is wanted any more.
-            if (
-                other.replaces == old.name
-                and other.options != event.options
-                and other.state is STARTING
-            ):
+            if selection.is_outdated(other, old, event.options):
                 self._drain(other, "replaced")
         if old.options == event.options:
             old.successor = None  # changed back before anything came of it
@@ -336,11 +343,6 @@ class Scheduler:
                 self._stop(backend, "abort")
 
     # Small things.
-
-    def _waiting_for(self, backend: Backend, *, joined: bool) -> list[Waiting]:
-        return [
-            w for w in self.waiting.values() if w.backend == backend.name and w.joined == joined
-        ]
 
     def _set_timer(self, backend: Backend, at_s: float | None) -> None:
         if backend.expires_s != at_s:

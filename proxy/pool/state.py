@@ -7,6 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from proxy.engine.files import Files
 from proxy.engine.not_started import NOT_STARTED
 from proxy.engine.types import Engine, LoadOptions
 from proxy.pool.effects import Changed
@@ -46,6 +47,11 @@ class Backend:
     default_keep_alive_s: float = 300.0  # the policy's, as of the last request
     expires_s: float | None = None  # monotonic; None while in use, and for ever
     last_error: str | None = None
+    files: Files | None = None  # what it was loaded from, as that was before
+    ready_s: float | None = None  # monotonic: since when it serves
+    proven: bool = False  # it has computed a whole answer
+    killed: bool = False  # it has ended, because somebody outside ended it
+    failed: bool = False  # it is held against the next start, and listed when it is gone
     replaces: Name | None = None  # the start that goes when this one is ready
     successor: LoadOptions | None = None  # what is meant to take this one's place
     # Starts that have to be gone before this one begins; they are on their way out.
@@ -81,6 +87,10 @@ class Backend:
     @property
     def idle(self) -> bool:
         return self.state is BackendState.READY and self.in_flight == 0
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether it has been idle for as long as it may be."""
+        return self.idle and self.expires_s is not None and self.expires_s <= now_s
 
     @property
     def ttl_s(self) -> float:

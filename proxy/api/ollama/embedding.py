@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from proxy.api.bodies import digest_of
 from proxy.api.middleware import REQUEST_LOG
 from proxy.api.ollama.engine_client import Engine, EngineRefused
 from proxy.api.ollama.request import ParsedRequest, WarnOnce, parse, read_request
@@ -46,7 +47,8 @@ async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
         return _answer(request, answer, lease)
 
     router = request.app[SERVICES].router
-    return await router.with_retry(asked.model, asked.wanted, "embedding", send)
+    digest = digest_of(request)
+    return await router.with_retry(asked.model, asked.wanted, "embedding", send, digest)
 
 
 async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
@@ -61,7 +63,8 @@ async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamRespons
         return _answer(request, {"embedding": found[0] if found else []}, lease)
 
     router = request.app[SERVICES].router
-    return await router.with_retry(asked.model, asked.wanted, "embedding", send)
+    digest = digest_of(request)
+    return await router.with_retry(asked.model, asked.wanted, "embedding", send, digest)
 
 
 async def _embed(
@@ -78,7 +81,9 @@ async def _embed(
         return [], 0
     engine = Engine(lease.backend.engine.address)
     try:
-        return _read(await engine.post(EMBEDDINGS, {"input": list(texts)}))
+        answer = _read(await engine.post(EMBEDDINGS, {"input": list(texts)}))
+        lease.answered()
+        return answer
     except EngineRefused as refusal:
         limit = _limit(refusal)
         if limit is None:

@@ -14,6 +14,7 @@ from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
 from proxy.api.ollama.request import ParsedRequest, WarnOnce, parse, read_request
 from proxy.api.ollama.run import JSON, Job, backend_headers, now, run
 from proxy.api.services import SERVICES
+from proxy.dialect.limits import check_schema
 from proxy.dialect.ollama import bodies
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer
 from proxy.dialect.ollama.reading import read_chat
@@ -79,6 +80,7 @@ async def chat(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     _check(asked, body, "chat")
     if body.tools and not asked.can.tools:
         raise BadRequest(f"{asked.model.name} does not support tools", param="tools")
+    check_schema(body.tools, "tools")
     if any(message.images for message in body.messages or ()):
         asked.model.check_media()
     if not body.messages:
@@ -110,6 +112,7 @@ def _check(asked: ParsedRequest, body: GenerationBody, endpoint: Endpoint) -> No
         raise BadRequest(f'"{asked.shown}" does not support {endpoint}', param="model")
     if body.thinks and not asked.can.thinking:
         raise BadRequest(f'"{asked.shown}" does not support thinking', param="think")
+    check_schema(body.format, "format")
 
 
 async def _load(request: web.Request, asked: ParsedRequest, endpoint: Endpoint) -> web.Response:

@@ -8,6 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
+from proxy.api.bodies import digest_of
 from proxy.api.middleware import REQUEST_LOG
 from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
 from proxy.api.passthrough import BACKEND_HEADER, SPLIT_HEADER
@@ -49,9 +50,10 @@ async def run(request: web.Request, job: Job) -> web.StreamResponse:
     services = request.app[SERVICES]
 
     async def send(lease: Lease) -> web.StreamResponse:
-        return await _Attempt(request, services, lease.backend, job).run()
+        return await _Attempt(request, services, lease, job).run()
 
-    return await services.router.with_retry(job.model, job.wanted, "generation", send)
+    digest = digest_of(request)
+    return await services.router.with_retry(job.model, job.wanted, "generation", send, digest)
 
 
 def now() -> str:
@@ -70,10 +72,9 @@ def backend_headers(services: Services, backend: Backend) -> dict[str, str]:
 class _Attempt:
     """A job on one backend; another one can only follow while nothing was sent."""
 
-    def __init__(
-        self, request: web.Request, services: Services, backend: Backend, job: Job
-    ) -> None:
-        self._request = request
+    def __init__(self, request: web.Request, services: Services, lease: Lease, job: Job) -> None:
+        self._request, self._lease = request, lease
+        backend = lease.backend
         self._job = job
         self._facts = request[REQUEST_LOG]
         self._facts.backend = backend.id
@@ -87,6 +88,7 @@ class _Attempt:
     async def run(self) -> web.StreamResponse:
         try:
             await self._generate()
+            self._lease.answered()
             await self._response.write_eof()
         except ConnectionResetError:
             self._facts.broken = "the client left"
@@ -146,6 +148,8 @@ class _Attempt:
                 raise BackendDied(message) from error
             raise error
         self._facts.broken = message
+        if broken:
+            self._lease.broke()
         with suppress(ConnectionResetError):
             await self._response.write(error_line(message))
             await self._response.write_eof()

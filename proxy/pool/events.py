@@ -64,8 +64,8 @@ class StartFailed:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The process of a backend that had started is gone, by our doing or not. `killed`: by a signal
-    that somebody sent, so nothing that it was asked is to blame."""
+    """The process of a backend that had started is gone, by our doing or not. `killed`: it did not
+    crash, somebody ended it, so nothing that it was asked is to blame."""
 
     backend: str
     generation: int

@@ -22,6 +22,8 @@ log = structlog.get_logger()
 # takes seconds. One that is there even then is stuck in the kernel, where no signal reaches it.
 STUCK_AFTER_S = 60.0
 STUCK = "the worker did not end, though it was killed"
+# A server that gets SIGTERM may also end as if it were done. What crashes ends otherwise.
+ENDED_FROM_OUTSIDE = (0, -signal.SIGKILL, -signal.SIGTERM)
 
 # What a load would read, as it is now; None: not known.
 Look = Callable[[LoadOptions], Awaitable[Files | None]]
@@ -106,7 +108,7 @@ class ProcessRun:
             await self._stop_engine(self._grace_s())
         status = await engine.wait_exit()
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        killed = status in (-signal.SIGKILL, -signal.SIGTERM)
+        killed = status in ENDED_FROM_OUTSIDE
         self._tell(Exited(*backend.name, f"the worker ended by itself ({how})", killed))
 
     async def _prepare(self) -> bool:

@@ -26,6 +26,7 @@ from proxy.catalog.watch import watch
 from proxy.clock import RealClock
 from proxy.control.assembly import Surroundings, assemble, floor_by_bench, footprint_by_header
 from proxy.control.capacity import capacity
+from proxy.control.hang_watch import HangWatch
 from proxy.control.headroom import serving
 from proxy.control.slot_progress import busy_backends, slots_progress
 from proxy.control.worker_devices import WorkerDevices
@@ -63,6 +64,7 @@ from proxy.startup import (
     url_of_socket,
 )
 from proxy.tasks import Loops
+from proxy.upstream.open_calls import OpenCalls
 
 log = structlog.get_logger()
 
@@ -193,6 +195,16 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             measured=floor_by_bench(lambda: policies.current),
         )
         stack.push_async_callback(control.controller.close)
+        calls = OpenCalls()
+        hangs = HangWatch(
+            pool,
+            calls=calls,
+            moving=control.desired.moving,
+            policy_of=lambda name: _policy_of(name, resolver, policies.current),
+            clock=clock,
+        )
+        hooks.subscribe(gone=hangs.gone)
+        await stack.enter_async_context(loops.background(hangs.run, name="hangs"))
         keeper = PromptKeeper(
             backends=pool.backends,
             files=slot_files,
@@ -234,6 +246,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             memory=memory,
             ledger=ledger,
             dirs=dirs,
+            hangs=hangs,
+            calls=calls,
             strangers=Strangers(own_names(host)),
             started_s=time.monotonic(),
         )

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "api": "catalog dialect engine errors hub memory observe policy pool routing split tasks "
     "upstream version",
     "app": "api catalog clock control engine errors memory observe placement policy pool routing "
-    "slots startup tasks",
+    "slots startup tasks upstream",
     "bench": "api app control engine errors placement policy pool routing",
     "catalog": "errors split",
     "cli": "app bench catalog control demo engine errors hub memory observe placement policy "

@@ -60,6 +60,7 @@ def _backend(services: Services, backend: Backend) -> dict[str, Any]:
     options = backend.options
     there = backend.state is not BackendState.GONE
     failure = services.pool.failure_of(backend)
+    answers = services.hangs.answers(backend) if status else None
     current, asked = services.desired.current(backend), services.desired.split(backend)
     return {
         "id": backend.id,
@@ -83,7 +84,9 @@ def _backend(services: Services, backend: Backend) -> dict[str, Any]:
             for layer in (status.layers if status else ())
         ],
         "bytes": {device: dict(held) for device, held in status.held.items()} if status else {},
-        "settled": status.settled if status else None,
+        "answers": answers,
+        # What was heard of one that is silent is no word of now.
+        "settled": status.settled if status and answers else None,
         "live_moves": backend.engine.live_moves if there else None,
         "why_no_moves": backend.engine.why_no_moves if there else None,
         "confined": backend.engine.confined if there else None,

@@ -181,6 +181,7 @@ async def _relay(
         headers=forward.headers,
         body=forward.body,
         warm=services.warm,
+        calls=services.calls,
     ) as upstream:
         headers = end_to_end(upstream.headers, ANSWER_ONLY_OURS)
         headers.append((BACKEND_HEADER, backend.id))

@@ -28,6 +28,7 @@ from proxy.routing.resolver import Model, Resolver
 from proxy.routing.router import Router
 from proxy.split import Split
 from proxy.tasks import Loops
+from proxy.upstream.open_calls import OpenCalls
 from proxy.upstream.warm import WarmConnections
 
 
@@ -36,6 +37,13 @@ class Controller(Protocol):
 
     async def operator(self, target: str, split: Split) -> object:
         """Set the split of a backend (by id) or of a model; returns once experts have moved."""
+
+
+class Hangs(Protocol):
+    """Who looks whether workers hang."""
+
+    def answers(self, backend: Backend) -> bool:
+        """Whether its worker answered when it was asked last."""
 
 
 class Desired(Protocol):
@@ -70,6 +78,8 @@ class Services:
     memory: MemoryWatch
     ledger: Ledger
     dirs: ModelDirs
+    hangs: Hangs
+    calls: OpenCalls
     strangers: Strangers
     started_s: float
     warm: WarmConnections = field(default_factory=WarmConnections)

@@ -119,8 +119,8 @@ class DesiredStates:
         return {name for name, rules in named if not rules.experts}
 
     async def wait_idle(self, backends: Iterable[Backend]) -> None:
-        """Wait until none of these has a move under way. Has no bound where a worker is stuck in a
-        driver: its engine gives up on one that has stopped, but not on that."""
+        """Wait until none of these has a move under way. Has no bound of its own: a worker that
+        hangs is ended, unless `hang_timeout` is 0."""
         for backend in backends:
             if (state := self.get(backend)) is not None:
                 await state.migration.wait_idle()

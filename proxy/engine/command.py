@@ -17,10 +17,13 @@ from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
 from proxy.engine.tensor_names import EXPERTS
 from proxy.engine.types import CPU, Address, Device, Layer, LoadOptions, Move, Status
-from proxy.errors import Conflict
+from proxy.errors import Conflict, NoAnswer, reason_of
 from proxy.tasks import spawn
 
 HEALTH_PATHS: Final = ("/health", "/v1/models")
+HEALTH_QUESTION: Final = (
+    f"GET {HEALTH_PATHS[0]} HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n".encode()
+)
 FIRST_POLL_S = 0.05
 SLOWEST_POLL_S = 1.0
 POLL_TIMEOUT_S = 5.0
@@ -56,6 +59,7 @@ class CommandEngine:
         self._address: Address | None = None
         self._child: ChildProcess | None = None
         self._status = Status(block_count=0)
+        self._serves = False
 
     @property
     def address(self) -> Address:
@@ -107,6 +111,7 @@ class CommandEngine:
             if not serving.result():
                 raise child.load_failed(f"{child.argv[0]} said nothing for {self._stall_s:g} s")
             child.quiet()
+            self._serves = True
         finally:
             exit_.cancel()
             serving.cancel()
@@ -124,6 +129,24 @@ class CommandEngine:
 
     async def devices(self) -> Sequence[Device]:
         return ()
+
+    async def pulse(self) -> int:
+        """Whether it answers at all, by the first path that a health check asks for: with whatever
+        status, as some servers have none."""
+        if not self._serves:
+            return 0
+        try:
+            async with asyncio.timeout(POLL_TIMEOUT_S):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.address.port)
+                try:
+                    writer.write(HEALTH_QUESTION)
+                    if await reader.read(1):
+                        return 0
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError) as error:
+            raise NoAnswer(f"the server does not answer: {reason_of(error)}") from error
+        raise NoAnswer("the server closes connections without an answer")
 
     async def place(self, placement: Mapping[int, str], *, settle_s: float = 0.0) -> Move:
         raise Conflict(WHY_NO_MOVES)

@@ -6,6 +6,7 @@ Counterpart: proxy/worker/control.py, which says what goes over it.
 import asyncio
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,9 @@ CONNECT_POLL_S = 0.02
 MAX_LINE_BYTES = 1 << 22
 # A worker answers at once, but for a driver that takes its time with `devices`.
 ANSWER_S = 15.0
+# Whoever waits for what takes long leaves it to the proxy to end a worker that is silent
+# (`hang_timeout`: within a minute), and gives up only where that is switched off.
+SILENT_ANSWERS = 6
 # What may take long tells of each step. One layer can be slow to copy, and a worker waits ten
 # minutes for a decode step to end; a move that tells nothing for longer than that hangs.
 NEWS_S = 900.0
@@ -63,6 +67,12 @@ class ControlClient:
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: dict[int, asyncio.Future[msgspec.Raw]] = {}
         self._news_at_s = 0.0
+        self.news = 0  # how many pieces of it came
+
+    @property
+    def connected(self) -> bool:
+        """Whether it ever was: from then on, whoever finds nobody there will find nobody again."""
+        return self._writer is not None
 
     async def connect(self, path: Path) -> None:
         """Returns once the worker listens there, which may be never."""
@@ -99,12 +109,25 @@ class ControlClient:
                 await asyncio.wait((answer,), timeout=self._answer_s)
                 if answer.done():
                     break
-                await self.call("state")
+                await self._sign_of_life()
                 if loop.time() - max(began_s, self._news_at_s) > patience_s:
                     raise NoAnswer(f"the worker is at {op!r}, without news for {patience_s:g} s")
             return answer.result()
         finally:
             answer.cancel()
+
+    async def _sign_of_life(self) -> None:
+        for _ in range(SILENT_ANSWERS - 1):
+            with suppress(NoAnswer):
+                await self.call("state")
+                return
+        await self.call("state")
+
+    def close(self) -> None:
+        """Stop listening: whoever waits for an answer gets BackendDied, at once."""
+        if self._writer is not None:
+            self._writer.close()
+        self._lost("the worker was ended")
 
     def _ask(self, op: str, arguments: dict[str, object]) -> "asyncio.Future[msgspec.Raw]":
         if self._writer is None or self._writer.is_closing():
@@ -127,15 +150,21 @@ class ControlClient:
                 self._take(msgspec.json.decode(line, type=Event))
         except OSError as error:
             self._log.debug("control_lost", error=str(error))
+        except (ValueError, msgspec.MsgspecError) as error:  # too long a line, or no JSON
+            self._log.error("control_garbage", error=str(error))
         finally:
-            for answer in tuple(self._waiting.values()):
-                if not answer.done():
-                    answer.set_exception(BackendDied("the worker ended"))
+            self._lost("the worker ended")
             if self._writer is not None:
                 self._writer.close()
 
+    def _lost(self, why: str) -> None:
+        for answer in tuple(self._waiting.values()):
+            if not answer.done():
+                answer.set_exception(BackendDied(why))
+
     def _take(self, message: Event) -> None:
         if message.event == "state":
+            self.news += 1
             self._news_at_s = asyncio.get_running_loop().time()
             self._on_state(message)
         elif message.id is not None and (answer := self._waiting.get(message.id)):

@@ -136,7 +136,8 @@ class HostedEngine:
             await self._or_gone(gone, ready)
             self._child.quiet()
         except BaseException:
-            await self._child.stop(grace_s=1.0)
+            # Not waited for: why it failed is known, and one that the kernel has never ends.
+            spawn(self._child.stop(grace_s=1.0), name=f"{self._child.name}:stop")
             raise
 
     def _prepare(self) -> None:
@@ -224,6 +225,12 @@ class HostedEngine:
         """The worker's own size: {"resident_bytes", "steps"}."""
         return msgspec.json.decode(await self._client.call("memory"), type=dict[str, int])
 
+    async def pulse(self) -> int:
+        """Decode steps begun, and pieces of news: one comes with each layer that moved."""
+        if not self._client.connected:
+            return 0
+        return (await self.memory())["steps"] + self._client.news
+
     async def place(self, placement: Mapping[int, str], *, settle_s: float = 0.0) -> Move:
         layers: dict[str, str] = {}
         for layer, place in placement.items():
@@ -238,6 +245,8 @@ class HostedEngine:
         return move if short is None else replace(move, short_of_memory=self._name(short))
 
     async def stop(self, grace_s: float = 10.0) -> None:
+        # At once: whatever waits for it waits in vain, even where its process never ends.
+        self._client.close()
         await self._child.stop(grace_s)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 

@@ -52,6 +52,9 @@ class NotStarted:
     async def devices(self) -> Sequence[Device]:
         return ()
 
+    async def pulse(self) -> int:
+        return 0
+
     async def place(self, placement: Mapping[int, str], *, settle_s: float = 0.0) -> Move:
         """Raises Conflict."""
         raise Conflict(WHY_NOT)

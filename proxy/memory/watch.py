@@ -30,6 +30,9 @@ POLL_S = 0.25
 IDLE_POLL_S = 2.0  # while nothing is loaded, nothing has to be moved in a hurry
 # How long a poll waits for slow sources. Most of them answer in a millisecond.
 PATIENCE_S = 0.1
+# Whoever asks the workers waits for one that hangs, once and for less than this, and then says
+# which devices it hides; until then those of the others are not to be blamed.
+WORKERS_S = 3.0
 # How long somebody waits for a poll. One takes as long as the sources may, twice that where another
 # is under way: past this there is none any more, or it hangs.
 FRESH_S = 5.0
@@ -61,6 +64,7 @@ class MemoryWatch:
         idle_poll_s: float = IDLE_POLL_S,
         patience_s: float = PATIENCE_S,
         fresh_s: float = FRESH_S,
+        workers_s: float = WORKERS_S,
     ) -> None:
         self._setting = setting
         self._ask_workers, self._silent = ask_workers, silent
@@ -72,6 +76,7 @@ class MemoryWatch:
         self._idle_poll_s = idle_poll_s
         self._patience_s = patience_s
         self._fresh_s = fresh_s
+        self._workers_s = workers_s
         self._listeners: list[Callable[[Snapshot], None]] = []
         # What changes: what there is to read, who reads it, and what came of it.
         self._devices: dict[str, Device] = {}
@@ -85,6 +90,7 @@ class MemoryWatch:
         self._readers: dict[str, Reader[Any]] = {}
         self._reported: dict[str, ReadResult[Sample]] = {}
         self._asking: asyncio.Task[None] | None = None
+        self._asked_s = 0.0
         self._snapshot = Snapshot()
         self._begun = 0
         self._wake = asyncio.Event()
@@ -170,7 +176,7 @@ class MemoryWatch:
         # patience of this poll does not: on a busy machine that may be all of them, and each is
         # good for the time at which it was true.
         hanging = {reader.name for reader in readers if reader.busy}
-        if self._asking is not None:
+        if self._asking is not None and began - self._asked_s > self._workers_s:
             hanging.add(GGML)
         asked = [reader for reader in readers if self._ask(reader)]
         if host in asked and host.answer.at_s is None:
@@ -255,6 +261,7 @@ class MemoryWatch:
         wanted = any(source.kind == GGML for source in sources)
         if not wanted or self._ask_workers is None or self._asking is not None:
             return False
+        self._asked_s = self._now()
         self._asking = spawn(self._ask_all_workers(self._ask_workers), name="worker memory")
         return True
 

@@ -104,6 +104,10 @@ _LOADING: Final = (
           help="Conversations that a backend computes at the same time."),
     Field("defaults.keep_alive", Kind.KEEP_ALIVE, "5m", LIVE, env="OLLAMA_KEEP_ALIVE",
           help='How long an unused model stays loaded; "0" not at all, "-1" for ever.'),
+    Field("defaults.hang_timeout", Kind.DURATION, "10m", LIVE,
+          help="How long a backend may have something to do and do nothing of it until it is taken "
+               'to hang and is ended; "0" for ever. A worker that does not even answer the proxy '
+               "itself is ended after a minute, or after this if it is shorter."),
     Field("defaults.engine", Kind.CHOICE, "hosted", RELOAD, local=True,
           choices=("hosted", "command"),
           help='"hosted" is llama.cpp inside a worker, where experts move while it answers; '

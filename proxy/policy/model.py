@@ -95,6 +95,7 @@ class ModelPolicy:
     ctx: int
     parallel: int
     keep_alive_s: float
+    hang_timeout_s: float
     engine: Literal["hosted", "command"]
     command: tuple[str, ...]
     env: Mapping[str, str]

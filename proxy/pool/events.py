@@ -83,6 +83,15 @@ class NotServing:
 
 
 @dataclass(frozen=True, slots=True)
+class Hangs:
+    """A backend does nothing any more, though its process is there."""
+
+    backend: str
+    generation: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class TimerFired:
     """The time that SetTimer named has come."""
 
@@ -116,5 +125,5 @@ class Abort:
 
 
 # What is told of a start.
-Report = Started | StartFailed | Exited | NotServing | TimerFired
+Report = Started | StartFailed | Exited | NotServing | Hangs | TimerFired
 Event = Acquire | Released | Report | Unload | Replace | Drain | Abort

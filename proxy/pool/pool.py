@@ -36,6 +36,7 @@ from proxy.pool.events import (
     Acquire,
     Drain,
     Event,
+    Hangs,
     MatchPolicy,
     NotServing,
     Released,
@@ -57,6 +58,7 @@ log = structlog.get_logger()
 
 STOP_GRACE_S = 10.0
 ABORT_GRACE_S = 2.0
+HANGS_GRACE_S = 0.5
 
 USUAL = MatchPolicy()
 
@@ -183,8 +185,9 @@ class Pool:
         """Unload the backend with this id, or all of this model; returns how many, once they are
         gone.
 
-        Running requests are finished first, however long they take; a process that does not end
-        after that is given up (`proxy.pool.process_run`). Cancelling this does not undo it.
+        Running requests are finished first, however long they take, unless it hangs
+        (`end_hanging`); a process that does not end after that is given up
+        (`proxy.pool.process_run`). Cancelling this does not undo it.
         """
         named = [b for b in self.backends() if target in (b.id, b.options.model)]
         going = [b for b in named if b.state is not BackendState.GONE]
@@ -236,6 +239,11 @@ class Pool:
         gets a new one. Without effect where it is on its way out already."""
         log.warning("backend_given_up", backend=backend.id, why=why)
         self._tell(NotServing(*backend.name, why))
+
+    def end_hanging(self, backend: Backend, why: str) -> None:
+        """`backend` hangs: its process is ended, whatever it is at, and `why` stays to be seen."""
+        log.error("backend_hangs", backend=backend.id, pid=backend.engine.pid, why=why)
+        self._tell(Hangs(*backend.name, why))
 
     async def until_left(self, backend: Backend, timeout_s: float) -> bool:
         """Wait until `backend` takes no requests any more; False if it still does after
@@ -305,7 +313,8 @@ class Pool:
             self._tell,
             hooks=self.hooks,
             files=self._files,
-            grace_s=lambda: self._grace_s,
+            # One that hangs is not going to make use of it.
+            grace_s=lambda: min(self._grace_s, HANGS_GRACE_S) if backend.fault else self._grace_s,
             clock=self._clock,
         )
         if self.draining:

@@ -24,6 +24,7 @@ from proxy.pool.events import (
     Drain,
     Event,
     Exited,
+    Hangs,
     MatchPolicy,
     NotServing,
     Released,
@@ -67,8 +68,6 @@ class Scheduler:
                 self._acquire(event)
             case Released():
                 self._released(event)
-            case Started() | StartFailed() | Exited() | NotServing() | TimerFired():
-                self._report(event)
             case Unload():
                 self._unload(event)
             case Replace():
@@ -79,6 +78,8 @@ class Scheduler:
                     self._drain(backend, "drain")
             case Abort():
                 self._abort()
+            case _:
+                self._report(event)
         effects, self._effects = self._effects, []
         return effects
 
@@ -188,6 +189,8 @@ class Scheduler:
                 if backend.state is READY:
                     self._failed(backend, event.message, in_doubt=True)
                 self._drain(backend, event.message)
+            case Hangs():
+                self._hangs(backend, event.message)
             case TimerFired():
                 if backend.is_due(self._now_s):
                     self._stop(backend, "keep_alive")
@@ -214,6 +217,19 @@ class Scheduler:
                 self._drain(other, "replaced")
         if backend.idle:
             self._became_idle(backend)
+
+    def _hangs(self, backend: Backend, message: str) -> None:
+        """Those who have it see it end. Who waits for its load waits for its end now, once."""
+        if backend.state is STOPPING:
+            return
+        backend.fault = message
+        for waiting in self.waiting.of(backend.name, joined=True):
+            backend.waiting -= 1
+            if waiting.retried:
+                del self.waiting[waiting.acquire.request]
+                self._effects.append(Fail(waiting.acquire.request, message))
+            waiting.joined, waiting.retried = False, True
+        self._stop(backend, message)
 
     def _became_idle(self, backend: Backend) -> None:
         self._effects.append(Idle(*backend.name))
@@ -249,12 +265,13 @@ class Scheduler:
     def _gone(self, backend: Backend, message: str, *, killed: bool) -> None:
         """The process is no more. Its requests: those with a lease see it themselves, the others
         are seen to here."""
-        asked_to, loading = backend.state is STOPPING, backend.state is STARTING
+        asked_to = backend.state is STOPPING and backend.fault is None
+        loading, message = backend.state is STARTING, backend.fault or message
         self._set_timer(backend, None)
         self._effects.append(advance(backend, GONE, "stopped" if asked_to else message))
         if not asked_to:
             backend.last_error = message
-            self._failed(backend, message, in_doubt=killed)
+            self._failed(backend, message, in_doubt=killed or backend.fault is not None)
         if asked_to and not backend.failed:
             del self.backends[backend.id]
         else:

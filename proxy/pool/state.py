@@ -52,6 +52,7 @@ class Backend:
     proven: bool = False  # it has computed a whole answer
     killed: bool = False  # it has ended, because somebody outside ended it
     failed: bool = False  # it is held against the next start, and listed when it is gone
+    fault: str | None = None  # why it was ended though nobody wanted it to end
     replaces: Name | None = None  # the start that goes when this one is ready
     successor: LoadOptions | None = None  # what is meant to take this one's place
     # Starts that have to be gone before this one begins; they are on their way out.

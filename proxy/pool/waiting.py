@@ -14,7 +14,7 @@ class Waiting:
     acquire: Acquire
     backend: Name
     joined: bool
-    retried: bool
+    retried: bool  # what it waited for ended before: it is not tried a third time
 
 
 class WaitingList(dict[int, Waiting]):

@@ -2,6 +2,8 @@
 parser is llhttp's."""
 
 import asyncio
+import errno
+import os
 from collections import deque
 from collections.abc import Sequence
 from typing import Final, cast
@@ -21,11 +23,17 @@ class BrokenAnswer(Exception):
 
 
 async def connect(address: Address) -> "EngineConnection":
-    """A connection, nothing sent yet. Raises OSError."""
+    """A connection, nothing sent yet. Raises OSError; BlockingIOError where too many wait already
+    until the engine takes them in."""
     # On this machine a connection is there or refused at once: no need for a timer.
     loop = asyncio.get_running_loop()
     if address.socket:
-        return (await loop.create_unix_connection(EngineConnection, address.socket))[1]
+        made, connection = await loop.create_unix_connection(EngineConnection, address.socket)
+        if made.get_extra_info("peername") is None:
+            # asyncio takes "try again" for "on its way", which there is not among Unix sockets.
+            made.abort()
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return connection
     return (await loop.create_connection(EngineConnection, "127.0.0.1", address.port or 0))[1]
 
 
@@ -43,6 +51,7 @@ class EngineConnection(asyncio.Protocol):
         # What changes while the body comes:
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
+        self.received_bytes = 0
         self._paused = False
         self._complete = False
         self._broken: BrokenAnswer | None = None
@@ -73,6 +82,12 @@ class EngineConnection(asyncio.Protocol):
     @property
     def why_broken(self) -> str:
         return str(self._broken or "")
+
+    def break_off(self, why: str) -> None:
+        """The engine is given up: whoever reads gets BrokenAnswer, once he has what came."""
+        self._break(why)
+        self._tell()
+        self.abort()
 
     def abort(self) -> None:
         """Close the connection, whatever is on its way."""
@@ -114,6 +129,7 @@ class EngineConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        self.received_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:

@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -20,8 +21,9 @@ from proxy.worker.llama import LlamaError, backends_in, default_libdir
 from proxy.worker.server import EmbeddedServer
 
 # How long llama-server may take to finish once it is told to; its threads cannot be ended one by
-# one.
-TERMINATE_S = 8.0
+# one. Nothing is lost by not waiting longer: whom it has not answered by then it never will.
+TERMINATE_S = 3.0
+ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> None:
@@ -54,6 +56,9 @@ def main() -> None:
     )
     parser.add_argument("arguments", nargs="*", help="after --: llama-server's own arguments")
     options = parser.parse_args()
+    # In all threads, as they inherit it: one of ours waits for these, in the place of llama-server,
+    # which would go on taking requests in that nobody answers, and might never end.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         libdir = options.libdir or default_libdir()
         # First of all: it holds for the threads that are made from here on.
@@ -87,9 +92,8 @@ async def _serve(embedded: EmbeddedServer, options: argparse.Namespace) -> NoRet
     loop = asyncio.get_running_loop()
     control = Control(embedded, stopping.set)
     server = await control.serve(options.control)
-    threading.Thread(
-        target=_wait_for_parent, args=(loop, stopping), daemon=True, name="parent"
-    ).start()
+    for wait in (_wait_for_parent, _wait_for_signal):
+        threading.Thread(target=wait, args=(loop, stopping), daemon=True, name="end").start()
     ended: asyncio.Future[int] = loop.create_future()
 
     def run() -> None:
@@ -105,6 +109,9 @@ async def _serve(embedded: EmbeddedServer, options: argparse.Namespace) -> NoRet
     threading.Thread(target=run, daemon=True, name="host").start()
     told = loop.create_task(stopping.wait(), name="stopping")
     await asyncio.wait((ended, told), return_when=asyncio.FIRST_COMPLETED)
+    # Nobody new: while it ends, llama-server takes requests in and never answers them.
+    with contextlib.suppress(OSError):
+        os.unlink(options.socket)
     if not ended.done():
         threading.Thread(target=embedded.terminate, daemon=True, name="terminate").start()
         await asyncio.wait((ended,), timeout=TERMINATE_S)
@@ -119,6 +126,11 @@ def _wait_for_parent(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -
     with contextlib.suppress(OSError):  # a stdin that cannot be read has no parent behind it
         while os.read(0, 4096):
             pass
+    loop.call_soon_threadsafe(stopping.set)
+
+
+def _wait_for_signal(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
+    signal.sigwait(ENDING)
     loop.call_soon_threadsafe(stopping.set)
 
 

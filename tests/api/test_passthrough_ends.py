@@ -147,6 +147,43 @@ async def test_a_worker_whose_socket_is_gone_costs_no_request(tmp_path: Path) ->
 
 
 @pytest.mark.llama
+async def test_a_worker_that_is_told_to_end_costs_no_request(tmp_path: Path) -> None:
+    """Not by us. While it ends it would take requests in, and answer none: asked at several moments
+    of that, and while it answers, each is answered by another one."""
+    tiny = {"path": model(layers=4), "ctx": 4096}
+    async with proxy(tmp_path, policies({MODEL: tiny})) as server:
+        pool = server.app.services.pool
+        await server.post(CHAT, LONG | {"max_tokens": 1})
+        for after_s in (0.0, 0.005, 0.02, 0.05, 0.1):
+            (old,) = pool.backends()
+            os.kill(old.engine.pid or 0, signal.SIGTERM)
+            await asyncio.sleep(after_s)
+
+            asked = [server.post(CHAT, LONG | {"max_tokens": n}) for n in (1, 2, 50)]
+            await asyncio.gather(*asked)
+
+            (new,) = pool.backends()
+            assert new.name != old.name
+
+
+@pytest.mark.llama
+async def test_one_that_is_told_to_end_while_it_answers_costs_no_request(tmp_path: Path) -> None:
+    tiny = {"path": model(layers=4), "ctx": 4096}
+    async with proxy(tmp_path, policies({MODEL: tiny})) as server:
+        pool = server.app.services.pool
+        await server.post(CHAT, LONG | {"max_tokens": 1})
+        (old,) = pool.backends()
+        asked = asyncio.ensure_future(server.post(CHAT, LONG | ENDLESS | {"max_tokens": 500}))
+        await until(lambda: old.in_flight, "it is at it")
+        os.kill(old.engine.pid or 0, signal.SIGTERM)
+
+        await asked
+
+        (new,) = pool.backends()
+        assert new.name != old.name
+
+
+@pytest.mark.llama
 @pytest.mark.parametrize("client", ["chat", "completions", "responses", "anthropic"])
 async def test_official_clients_raise_where_a_worker_dies_in_mid_answer(
     tmp_path: Path, client: str

@@ -3,13 +3,14 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from proxy.engine.control_client import ControlClient, Event
+from proxy.engine.control_client import MAX_LINE_BYTES, ControlClient, Event
 from proxy.errors import BackendDied, Conflict, NoAnswer
 from tests.support.guard import HANG_S
 
@@ -123,3 +124,38 @@ async def test_one_that_leaves_ends_what_was_asked(tmp_path: Path) -> None:
         results = asyncio.gather(*waiting, client.call("leave"), return_exceptions=True)
 
         assert [type(result) for result in await results] == [BackendDied] * 3
+
+
+@pytest.mark.parametrize("garbage", [b"\x00\xff\n", b'{"id": "x"}\n', b"{" * (2 * MAX_LINE_BYTES)])
+async def test_one_that_makes_no_sense_is_not_listened_to_any_more(
+    garbage: bytes, tmp_path: Path
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(garbage)
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    client = ControlClient("b1", lambda _: None)
+    async with (
+        await asyncio.start_unix_server(serve, tmp_path / "control"),
+        asyncio.timeout(HANG_S),
+    ):
+        await client.connect(tmp_path / "control")
+        with capture_logs() as logs, pytest.raises(BackendDied):
+            await client.call("state")
+        assert [line["event"] for line in logs] == ["control_garbage"]
+        with pytest.raises(BackendDied):
+            await client.call("state")
+
+
+async def test_whoever_waits_is_told_when_the_worker_is_ended(tmp_path: Path) -> None:
+    """Also where its process never ends, and its connection with it."""
+    async with connected(tmp_path, lambda *_: None) as (client, _):
+        waiting: list[Awaitable[object]] = [client.call_long("place"), client.call("devices")]
+        results = asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.sleep(0)
+        client.close()
+
+        assert [type(result) for result in await results] == [BackendDied] * 2

@@ -14,7 +14,7 @@ from proxy.engine.hosted import HostedEngine
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.types import CPU, LoadOptions
 from proxy.errors import BackendDied, Conflict, LoadFailed, NoAnswer
-from tests.support.guard import HANG_S
+from tests.support.guard import HANG_S, until
 from tests.support.llama import rpc_server
 from tests.support.models import model
 
@@ -156,6 +156,25 @@ async def test_a_worker_that_hangs_is_not_waited_for_without_end(folder: Path) -
                     await asked
         finally:
             await engine.stop(grace_s=0.0)
+
+
+async def test_a_start_that_failed_does_not_wait_for_the_end_of_its_worker(folder: Path) -> None:
+    """One that the kernel has never ends, and why it failed is known."""
+    async with rpc_server() as rpc:
+        os.kill(rpc.pid, signal.SIGSTOP)  # it loads until the test has seen it
+        engine = hosted(folder, model(layers=4), rpc=(rpc,))
+        start = asyncio.ensure_future(engine.start())
+        await until(lambda: engine.pid is not None, "it is there")
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGSTOP)
+        start.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await start
+
+        assert Path(f"/proc/{engine.pid}/cwd").exists()
+        await engine.stop(grace_s=0.0)
+        assert not Path(f"/proc/{engine.pid}").exists()
 
 
 async def test_a_move_ends_with_its_worker(folder: Path) -> None:

@@ -292,7 +292,7 @@ async def test_a_worker_that_does_not_answer_is_asked_once(driver: StandInNvml) 
         await release.wait()
         return [RPC0]
 
-    watch = a_watch(ask_workers=ask)
+    watch = a_watch(ask_workers=ask, workers_s=0.0)
     watch.set_devices([RPC0, CUDA0])
 
     async with running(watch):
@@ -305,6 +305,21 @@ async def test_a_worker_that_does_not_answer_is_asked_once(driver: StandInNvml) 
         assert asked == [1]
         release.set()
         await until(watch, "RPC0", stale=False)
+
+
+async def test_workers_are_not_blamed_while_one_of_them_is_waited_for(driver: StandInNvml) -> None:
+    """Whoever asks them waits for that one, and says then which devices it hides."""
+    worker = LateWorker()
+    hidden: set[str] = set()
+    watch = a_watch(ask_workers=worker.ask, silent=lambda: hidden)
+    watch.set_devices([RPC0])
+
+    async with running(watch):
+        await worker.asked.wait()
+        problems = [(await watch.fresh()).devices["RPC0"].problem for _ in range(3)]
+        assert problems == [None] * 3
+        hidden.add("RPC0")
+        await until(watch, "RPC0", problem="does not answer")
 
 
 async def test_listeners_hear_of_each_poll_until_they_leave(driver: StandInNvml) -> None:

@@ -49,6 +49,7 @@ dense_cpu_layers = "partial"
 ctx = 4096
 parallel = 2
 keep_alive = -1
+hang_timeout = "1m"
 engine = "hosted"
 command = ["x", "{port}"]
 env = { GIVEN = "0" }
@@ -66,6 +67,7 @@ dense_cpu_layers = 3
 ctx = 16384
 parallel = 1
 keep_alive = 0
+hang_timeout = 0
 engine = "command"
 command = ["serve", "--port={port}", ""]
 env = { GIVEN = "1" }
@@ -114,6 +116,7 @@ def test_every_key_is_read(valid: Valid, tmp_path: Path, env: dict[str, str]) ->
     assert model.base == "plain"
     assert (model.aliases, model.mode) == (("gpt-4o", "big"), "embedding")
     assert (model.moe_cpu_layers, model.ctx, model.parallel) == (24, 16384, 1)
+    assert (policies.defaults.hang_timeout_s, model.hang_timeout_s) == (60.0, 0.0)
     assert (model.keep_alive_s, model.engine) == (0.0, "command")
     assert model.command == ("serve", "--port={port}", "")
     assert (model.env, model.confine, model.unsafe_args) == ({"GIVEN": "1"}, True, True)

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
-from proxy.pool.effects import Grant, Idle, Refuse, SetTimer, Start, Stop
+from proxy.pool.effects import Fail, Grant, Idle, Refuse, SetTimer, Start, Stop
 from proxy.pool.events import (
     Abort,
     Acquire,
     Drain,
     Exited,
+    Hangs,
     MatchPolicy,
     NotServing,
     Released,
@@ -230,6 +231,44 @@ class TestReplace:
             ready = {name for name, state in play.states().items() if state == "ready"}
 
             assert ready == left
+
+
+class TestHangs:
+    def test_it_is_stopped_though_it_is_in_use_and_its_reason_stays(self) -> None:
+        """Who has it sees it end, and is asked again; who wants it now waits for its place."""
+        play = Play()
+        play.ready("b1", A)
+        play(Acquire(1, A))
+
+        assert play(Hangs("b1", 1, "it hangs")) == stops("b1", "it hangs")
+        assert play(Acquire(2, A)) == []
+        gone = play(Exited("b1", 1, "signal 9"))
+        assert gone[0] == changed("b1", "stopping", "gone", "it hangs")
+        assert gone[1:] == [Start("b1", 2)]
+        assert play.scheduler.backends["b1"].last_error is None
+        assert play(Released(1)) == []
+        assert play(Started("b1", 2))[-1] == Grant(2, "b1", 2)
+
+    def test_who_waits_for_its_load_is_tried_once_more(self) -> None:
+        play = Play()
+        play(Acquire(1, A), Hangs("b1", 1, "it hangs"))
+
+        assert play(StartFailed("b1", 1, "signal 9"))[-1] == Start("b1", 2)
+        assert play(Hangs("b1", 2, "it hangs again"))[0] == Fail(1, "it hangs again")
+        play(StartFailed("b1", 2, "signal 9"))
+        assert play.scheduler.backends["b1"].last_error == "it hangs again"
+
+    def test_one_that_drains_is_stopped_and_one_that_stops_goes_on_with_it(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+        play(Acquire(1, A), Unload("b1"))
+
+        assert play(Hangs("b1", 1, "it hangs")) == stops("b1", "it hangs", "draining")
+        assert play(Hangs("b1", 1, "it hangs")) == []
+        play.ready("b2", B)
+        play(Unload("b2"))
+        assert play(Hangs("b2", 1, "it hangs")) == []
+        assert play(Exited("b2", 1, ""))[-1] == changed("b2", "stopping", "gone", "stopped")
 
 
 class TestEnd:

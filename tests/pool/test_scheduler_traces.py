@@ -16,6 +16,7 @@ from proxy.pool.events import (
     Drain,
     Event,
     Exited,
+    Hangs,
     MatchPolicy,
     NotServing,
     Released,
@@ -170,6 +171,13 @@ class Traces(RuleBasedStateMachine):
     def nobody_listens(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.serving)))
         self.tell(NotServing(*name, "refused"))
+
+    @precondition(lambda self: self.loading or self.serving)
+    @rule(data=st.data())
+    def nothing_goes_on(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.loading | self.serving)))
+        self.tell(Hangs(*name, "it hangs"))
+        assert name in self.stopping
 
     @precondition(lambda self: self.timers)
     @rule(data=st.data())

@@ -79,7 +79,7 @@ async def _embed(
     request[REQUEST_LOG].backend = lease.backend.id
     if not texts:
         return [], 0
-    engine = Engine(lease.backend.engine.address)
+    engine = Engine(lease.backend.engine.address, request.app[SERVICES].calls)
     try:
         answer = _read(await engine.post(EMBEDDINGS, {"input": list(texts)}))
         lease.answered()

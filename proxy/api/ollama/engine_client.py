@@ -15,6 +15,7 @@ from proxy.engine.types import Address
 from proxy.errors import BackendDied, ProxyError
 from proxy.upstream.call import Call
 from proxy.upstream.connection import BrokenAnswer, EngineConnection
+from proxy.upstream.open_calls import OpenCalls
 
 JSON_HEADERS: Final = (("Content-Type", "application/json"),)
 TOO_LONG: Final = "exceed_context_size_error"  # llama-server's `type` of that error
@@ -52,8 +53,8 @@ class Engine:
     All methods raise EngineRefused, and BackendDied where no answer came.
     """
 
-    def __init__(self, address: Address) -> None:
-        self._address = address
+    def __init__(self, address: Address, calls: OpenCalls) -> None:
+        self._address, self._calls = address, calls
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """The JSON that it answers."""
@@ -106,7 +107,12 @@ class Engine:
         self, path: str, body: Mapping[str, Any]
     ) -> AbstractAsyncContextManager[EngineConnection]:
         return Call(
-            self._address, "POST", path, headers=JSON_HEADERS, body=msgspec.json.encode(body)
+            self._address,
+            "POST",
+            path,
+            headers=JSON_HEADERS,
+            body=msgspec.json.encode(body),
+            calls=self._calls,
         )
 
 

@@ -78,7 +78,7 @@ class _Attempt:
         self._job = job
         self._facts = request[REQUEST_LOG]
         self._facts.backend = backend.id
-        self._engine = Engine(backend.engine.address)
+        self._engine = Engine(backend.engine.address, services.calls)
         self._writer = Writer(job.endpoint, job.shown, stream=job.stream)
         self._load_ns = time.monotonic_ns() - job.started_ns
         headers = backend_headers(services, backend)

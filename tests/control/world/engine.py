@@ -99,6 +99,10 @@ class SimEngine:
             Device(name, name, "gpu", card.total * MIB, card.free * MIB) for name, card in cards
         ]
 
+    async def pulse(self) -> int:
+        await self._answers(0.001, DEVICES_DEADLINE_S)
+        return 0
+
     async def place(self, placement: Mapping[int, str], *, settle_s: float = 0.0) -> Move:
         if unknown := set(placement.values()) - {CPU, *self._cards}:
             raise Conflict(f"no device {unknown}")

@@ -9,6 +9,7 @@ import os
 import re
 from typing import Final
 
+FIRST_ERROR: Final = 400
 _NUMBERS: Final = re.compile(r"\[Errno -?\d+\] ")
 
 
@@ -160,6 +161,24 @@ class NoAnswer(ProxyError):
 
     status = 504
     code = "backend_timeout"
+
+
+class DeadlinePassed(ProxyError):
+    """The request has taken as long as it may; what was computed for it has ended."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class EngineSaid(ProxyError):
+    """The engine answered with an error, or with what is none of the answer that was asked for,
+    where that is told in another way than by passing it on."""
+
+    code = "engine_error"
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status if status >= FIRST_ERROR else BackendDied.status
 
 
 class Busy(ProxyError):

@@ -114,7 +114,7 @@ class Services:
                 model=backend.options.model,
                 state=str(backend.state),
                 in_flight=backend.in_flight,
-                waiting=backend.waiting,
+                waiting=backend.waiting_for_it,
                 moe_cpu_layers=self.desired.current(backend),
                 tokens_per_second=self.rates.rate(backend.id),
             )

@@ -39,6 +39,7 @@ class Refuse:
 
     request: int
     why: Literal["full", "draining"]
+    wait_s: float | None = None  # how long it would have waited; None: nobody knows
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from proxy.engine.files import Files
 from proxy.engine.types import LoadOptions
+from proxy.pool.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class MatchPolicy:
     # Fields of the load options that the request did not name itself: "ctx", "split".
     unpinned: frozenset[str] = frozenset()
     coexist: bool = False  # another split stands beside this one instead of replacing it
+    max_queue: int | None = None  # requests that may wait for the model; None: any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Acquire:
     matching: MatchPolicy = MatchPolicy()
     files: Files | None = None  # as they are now; None: nobody looked, as nothing has failed
     insists: bool = False  # it is tried also where it failed a moment ago
+    work: Work | None = None  # None: it needs no slot, and so no place
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 import structlog
@@ -48,11 +49,13 @@ from proxy.pool.events import (
 from proxy.pool.failures import Failure
 from proxy.pool.hooks import Hooks
 from proxy.pool.lease import Lease
+from proxy.pool.lines import Lines
 from proxy.pool.process_run import Look, ProcessRun
 from proxy.pool.refusals import error_of
 from proxy.pool.scheduler import Scheduler
 from proxy.pool.state import Backend, BackendState, Name
 from proxy.pool.timers import Timers
+from proxy.pool.work import Work
 
 log = structlog.get_logger()
 
@@ -88,6 +91,7 @@ class Pool:
         self._inbox: deque[Event] = deque()
         self._answers: dict[int, asyncio.Future[Backend | ProxyError]] = {}
         self._runs: dict[Name, ProcessRun] = {}
+        self.lines = Lines(self._scheduler.backends, clock)
         self._timers = Timers(clock, lambda name: self._tell(TimerFired(*name)))
         self._changed: asyncio.Event | None = None  # there while somebody waits for a change
         self._telling = False
@@ -101,11 +105,11 @@ class Pool:
     @property
     def max_queue(self) -> int:
         """How many requests may wait for a backend."""
-        return self._scheduler.max_queue
+        return self._scheduler.waiting.most
 
     def limit_queue(self, requests: int) -> None:
         """From now on so many may wait; who waits already does so on."""
-        self._scheduler.max_queue = requests
+        self._scheduler.waiting.most = requests
 
     @property
     def queue_length(self) -> int:
@@ -123,10 +127,8 @@ class Pool:
         """Whether something that is loaded, or loads, would serve these options. Things may be
         otherwise a moment later: only for what is merely a waste of time if so."""
         alive = (BackendState.STARTING, BackendState.READY)
-        return any(
-            backend.state in alive and compatible(backend.options, options, matching.unpinned)
-            for backend in self.backends()
-        )
+        there = (backend.options for backend in self.backends() if backend.state in alive)
+        return any(compatible(loaded, options, matching.unpinned) for loaded in there)
 
     async def acquire(
         self,
@@ -135,17 +137,17 @@ class Pool:
         keep_alive_s: float | None = None,
         matching: MatchPolicy = USUAL,
         insists: bool = False,
+        work: Work | None = None,
     ) -> Lease:
         """A lease on a backend that serves `options`; one is loaded if there is none.
 
         `keep_alive_s` is how long the backend stays once idle: None as it was, 0 not at all,
-        infinity for ever. Raises Busy (queue full, or draining), LoadFailed, and LoadRefused where
-        it failed a moment ago; who `insists` has it tried all the same. Cancelling this leaves
-        nothing behind, and never ends a load.
+        infinity for ever. What needs `work` in slots waits for its turn. Raises Busy (queue full,
+        or draining), LoadFailed, and LoadRefused where it failed a moment ago; who `insists` has it
+        tried all the same. Cancelling this leaves nothing behind, and never ends a load.
 
         It waits without a bound of its own: for a load, which the engine ends when it hangs, and
-        for answers before it, which may take as long as their clients like. The client's leaving
-        ends the wait, and so does a drain.
+        for answers before it. The client's leaving ends the wait, and so does a drain.
         """
         files = None
         if not insists and self._scheduler.failures.wait_s(options, self._clock.now()):
@@ -154,7 +156,7 @@ class Pool:
         answer = asyncio.get_running_loop().create_future()
         self._answers[request] = answer
         try:
-            self._tell(Acquire(request, options, keep_alive_s, matching, files, insists))
+            self._tell(Acquire(request, options, keep_alive_s, matching, files, insists, work))
             backend = await answer
         except BaseException:
             # It may have been granted in the very step in which it was cancelled.
@@ -217,12 +219,12 @@ class Pool:
             run.hurry()
         self._tell(Drain())
         try:
-            await asyncio.wait_for(self._until(self._empty), timeout_s)
+            await asyncio.wait_for(self._until(lambda: not self._runs), timeout_s)
         except TimeoutError:
             log.warning("drain_timeout", pool=repr(self))
             self._grace_s = ABORT_GRACE_S
             self._tell(Abort())
-            await self._until(self._empty)
+            await self._until(lambda: not self._runs)
 
     async def kill(self) -> None:
         """End every process at once, whatever it is at, and refuse all requests. Returns when no
@@ -232,7 +234,7 @@ class Pool:
         self._tell(Abort())
         for run in self._runs.values():
             run.kill()  # also one that is ending already, and takes its time
-        await self._until(self._empty)
+        await self._until(lambda: not self._runs)
 
     def give_up(self, backend: Backend, why: str) -> None:
         """Nobody can reach `backend`, though its process lives: it is ended, and whoever asks next
@@ -251,16 +253,10 @@ class Pool:
 
         A connection breaks a moment before the end of the process behind it is known here.
         """
-        try:
-            await asyncio.wait_for(
-                self._until(lambda: backend.state is not BackendState.READY), timeout_s
-            )
-        except TimeoutError:
-            return False
-        return True
-
-    def _empty(self) -> bool:
-        return not self._runs
+        with suppress(TimeoutError):
+            left = self._until(lambda: backend.state is not BackendState.READY)
+            await asyncio.wait_for(left, timeout_s)
+        return backend.state is not BackendState.READY
 
     async def _until(self, true: Callable[[], bool]) -> None:
         """Has no bound: whoever calls it has one, or says why it needs none."""

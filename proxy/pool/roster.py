@@ -1,7 +1,9 @@
 """The backends that there are, by id. The scheduler keeps it."""
 
 from proxy.engine.types import LoadOptions
+from proxy.pool.events import MatchPolicy
 from proxy.pool.failures import same_start
+from proxy.pool.places import Places, slots_of
 from proxy.pool.state import Backend, BackendState, Name
 
 # Backends that failed stay listed with their error; past this many the oldest is forgotten.
@@ -23,6 +25,20 @@ class Roster(dict[str, Backend]):
                 return backend.id, backend.generation + 1
         self._ids += 1
         return f"b{self._ids}", 1
+
+    def add(self, options: LoadOptions, matching: MatchPolicy, now_s: float) -> Backend:
+        """A new start of these."""
+        name, generation = self.next_name(options)
+        self[name] = Backend(
+            name,
+            options,
+            generation,
+            last_used_s=now_s,
+            default_keep_alive_s=matching.default_keep_alive_s,
+            coexist=matching.coexist,
+            places=Places(slots_of(options)),
+        )
+        return self[name]
 
     def current(self, name: Name | None) -> Backend | None:
         """The backend of this start; None where it is history."""

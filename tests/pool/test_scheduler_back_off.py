@@ -16,7 +16,7 @@ from proxy.pool.events import (
     StartFailed,
     Unload,
 )
-from proxy.pool.scheduler import PROVEN_S
+from proxy.pool.state import PROVEN_S
 from tests.pool.play import A_LARGE, A, B, Play
 
 OLD: Files = (("a.gguf", 1, 1, 1),)

@@ -28,9 +28,10 @@ from proxy.pool.events import (
 )
 from proxy.pool.scheduler import Scheduler
 from proxy.pool.state import BackendState
+from proxy.pool.work import Work
 
 MAX_QUEUE = 4
-BASE = LoadOptions("a", Path("a.gguf"), ctx=4096, split=1)
+BASE = LoadOptions("a", Path("a.gguf"), ctx=4096, split=1, parallel=2)
 OPTIONS = [
     BASE,
     replace(BASE, ctx=8192),
@@ -44,6 +45,7 @@ POLICIES = [
     MatchPolicy(),
     MatchPolicy(unpinned=frozenset({"ctx", "split"})),
     MatchPolicy(coexist=True, default_keep_alive_s=0.0),
+    MatchPolicy(max_queue=2),
 ]
 options = st.sampled_from(OPTIONS)
 matching = st.sampled_from(POLICIES)
@@ -60,6 +62,7 @@ class Traces(RuleBasedStateMachine):
         self.now_s = 0.0
         self.requests = 0
         self.waiting: set[int] = set()
+        self.working: set[int] = set()  # those that need a slot
         self.holding: dict[int, Name] = {}
         self.loading: set[Name] = set()
         self.serving: set[Name] = set()
@@ -116,6 +119,7 @@ class Traces(RuleBasedStateMachine):
         matching=matching,
         keep_alive_s=st.sampled_from([None, 0.0, 50.0]),
         insists=st.booleans(),
+        client=st.sampled_from([None, "a", "b"]),
     )
     def acquire(
         self,
@@ -123,15 +127,22 @@ class Traces(RuleBasedStateMachine):
         matching: MatchPolicy,
         keep_alive_s: float | None,
         insists: bool,
+        client: str | None,
     ) -> None:
         self.requests += 1
         request, before = self.requests, len(self.waiting)
         self.waiting.add(request)
-        effects = self.tell(Acquire(request, options, keep_alive_s, matching, insists=insists))
+        work = None if client is None else Work(client, request)
+        if work:
+            self.working.add(request)
+        effects = self.tell(
+            Acquire(request, options, keep_alive_s, matching, insists=insists, work=work)
+        )
         if self.draining:
             assert effects == [Refuse(request, "draining")]
-        if Refuse(request, "full") in effects:
-            assert before >= MAX_QUEUE
+        if any(isinstance(effect, Refuse) and effect.why == "full" for effect in effects):
+            most = MAX_QUEUE if matching.max_queue is None else matching.max_queue
+            assert before >= most
 
     @precondition(lambda self: self.waiting or self.holding)
     @rule(data=st.data(), answered=st.booleans())
@@ -227,6 +238,21 @@ class Traces(RuleBasedStateMachine):
         assert len(self.scheduler.waiting) <= MAX_QUEUE
 
     @invariant()
+    def nobody_has_a_place_too_many_and_nobody_waits_for_one_that_is_free(self) -> None:
+        for backend in self.scheduler.backends.values():
+            held = [r for r, name in self.holding.items() if name == backend.name]
+            assert len(self.working.intersection(held)) <= backend.options.parallel
+            assert not (len(backend.places) and backend.places.are_free(Work(None)))
+            in_line = [
+                w.acquire.request
+                for w in self.scheduler.waiting.of(backend.name, joined=False)
+                if w.acquire.request in backend.places
+            ]
+            assert len(in_line) == len(backend.places)
+            if in_line:
+                assert len(self.working.intersection(held)) == backend.options.parallel
+
+    @invariant()
     def counts_agree(self) -> None:
         for backend in self.scheduler.backends.values():
             held = [name for name in self.holding.values() if name == backend.name]
@@ -287,7 +313,7 @@ class Traces(RuleBasedStateMachine):
                 self.serving.remove(name)
                 self.stopping.remove(name)
                 self.tell(Exited(*name, "stopped"))
-            if not (self.waiting or self.loading or self.stopping):
+            if not (self.waiting or self.holding or self.loading or self.stopping):
                 break
         assert not self.waiting | self.holding.keys()
         assert not self.loading | self.stopping

@@ -74,6 +74,7 @@ async def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--hold-load")
     parser.add_argument("--fail")
+    parser.add_argument("--parallel", help="told by whoever counts slots; it serves all at once")
     given = parser.parse_args()
     print("loading", flush=True)  # noqa: T201 - what it says is a part of what is tested
     await pass_gate(given.hold_load)

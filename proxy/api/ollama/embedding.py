@@ -4,6 +4,7 @@ import math
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from aiohttp import web
@@ -13,9 +14,12 @@ from proxy.api.middleware import REQUEST_LOG
 from proxy.api.ollama.engine_client import Engine, EngineRefused
 from proxy.api.ollama.request import ParsedRequest, WarnOnce, parse, read_request
 from proxy.api.ollama.run import backend_headers
+from proxy.api.request_deadline import deadline
 from proxy.api.services import SERVICES
+from proxy.api.turns import work_of
 from proxy.api.wire import json_response
 from proxy.dialect.ollama.requests import EmbedBody, EmbeddingsBody, read
+from proxy.dialect.workload import Workload
 from proxy.errors import BadRequest
 from proxy.pool.lease import Lease
 
@@ -47,8 +51,10 @@ async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
         return _answer(request, answer, lease)
 
     router = request.app[SERVICES].router
-    digest = digest_of(request)
-    return await router.with_retry(asked.model, asked.wanted, "embedding", send, digest)
+    work = work_of(request, Workload(slots=len(texts), tokens=1)) if texts else None
+    wanted, digest = replace(asked.wanted, work=work), digest_of(request)
+    async with deadline(request):
+        return await router.with_retry(asked.model, wanted, "embedding", send, digest)
 
 
 async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
@@ -63,8 +69,10 @@ async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamRespons
         return _answer(request, {"embedding": found[0] if found else []}, lease)
 
     router = request.app[SERVICES].router
-    digest = digest_of(request)
-    return await router.with_retry(asked.model, asked.wanted, "embedding", send, digest)
+    work = work_of(request, Workload(tokens=1)) if body.prompt else None
+    wanted, digest = replace(asked.wanted, work=work), digest_of(request)
+    async with deadline(request):
+        return await router.with_retry(asked.model, wanted, "embedding", send, digest)
 
 
 async def _embed(

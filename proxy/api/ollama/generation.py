@@ -57,6 +57,7 @@ async def generate(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
         asked.wanted,
         body.streams,
         started_ns,
+        _tokens(asked),
         prepare=partial(prepare, asked, body),
         context=None if body.raw or body.suffix else after,
     )
@@ -101,10 +102,17 @@ async def chat(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
         asked.wanted,
         body.streams,
         started_ns,
+        _tokens(asked),
         prepare=prepare,
         shorten=None if body.truncate is False else shorten,
     )
     return await run(request, job)
+
+
+def _tokens(asked: ParsedRequest) -> int | None:
+    """How long the answer may be; None: not said, or as long as it likes."""
+    most = asked.params.get("n_predict")
+    return most if isinstance(most, int) and most > 0 else None
 
 
 def _check(asked: ParsedRequest, body: GenerationBody, endpoint: Endpoint) -> None:

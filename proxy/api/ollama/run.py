@@ -1,9 +1,10 @@
 """Runs one generation for an Ollama client: a backend's events out, as lines or as one answer."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from aiohttp import web
@@ -12,11 +13,15 @@ from proxy.api.bodies import digest_of
 from proxy.api.middleware import REQUEST_LOG
 from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
 from proxy.api.passthrough import BACKEND_HEADER, SPLIT_HEADER
+from proxy.api.reply import LAST_WORD_S
+from proxy.api.request_deadline import deadline
 from proxy.api.services import SERVICES, Services
+from proxy.api.turns import work_of
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer, error_line
 from proxy.dialect.ollama.events import Failure
 from proxy.dialect.ollama.times import rfc3339
-from proxy.errors import BackendDied, ProxyError
+from proxy.dialect.workload import Workload
+from proxy.errors import BackendDied, DeadlinePassed, ProxyError
 from proxy.pool.lease import Lease
 from proxy.pool.state import Backend
 from proxy.routing.request import ModelRequest
@@ -37,6 +42,7 @@ class Job:
     wanted: ModelRequest
     stream: bool
     started_ns: int
+    tokens: int | None  # that the answer may have at most; None: not said
     # May ask the engine before: context that comes as tokens has to become a prompt.
     prepare: Callable[[Engine], Awaitable[Generation]]
     # What to ask instead where the prompt has more tokens than the context; None: nothing fits.
@@ -48,12 +54,22 @@ class Job:
 async def run(request: web.Request, job: Job) -> web.StreamResponse:
     """Have the job done by a backend, loading it if need be."""
     services = request.app[SERVICES]
+    wanted = replace(job.wanted, work=work_of(request, Workload(tokens=job.tokens)))
+    attempt: _Attempt | None = None
 
     async def send(lease: Lease) -> web.StreamResponse:
-        return await _Attempt(request, services, lease, job).run()
+        nonlocal attempt
+        attempt = _Attempt(request, services, lease, job)
+        return await attempt.run()
 
     digest = digest_of(request)
-    return await services.router.with_retry(job.model, job.wanted, "generation", send, digest)
+    try:
+        async with deadline(request):
+            return await services.router.with_retry(job.model, wanted, "generation", send, digest)
+    except DeadlinePassed as error:
+        if attempt is None:
+            raise
+        return await attempt.fail(error)
 
 
 def now() -> str:
@@ -93,7 +109,7 @@ class _Attempt:
         except ConnectionResetError:
             self._facts.broken = "the client left"
         except (ProxyError, BrokenAnswer) as error:
-            await self._fail(error)
+            await self.fail(error)
         return self._response
 
     async def _generate(self) -> None:
@@ -139,7 +155,7 @@ class _Attempt:
         await self._response.write(data)
         self._facts.sent(len(data))
 
-    async def _fail(self, error: ProxyError | BrokenAnswer) -> None:
+    async def fail(self, error: ProxyError | BrokenAnswer) -> web.StreamResponse:
         """Tell of an error: with a status, or in a line of its own once something was sent."""
         broken = isinstance(error, BrokenAnswer)
         message = f"the engine went away: {error}" if broken else str(error)
@@ -150,6 +166,8 @@ class _Attempt:
         self._facts.broken = message
         if broken:
             self._lease.broke()
-        with suppress(ConnectionResetError):
-            await self._response.write(error_line(message))
-            await self._response.write_eof()
+        with suppress(ConnectionResetError, TimeoutError):
+            async with asyncio.timeout(LAST_WORD_S):  # a client that does not read gets none
+                await self._response.write(error_line(message))
+                await self._response.write_eof()
+        return self._response

@@ -248,8 +248,7 @@ class Pool:
         self._tell(Hangs(*backend.name, why))
 
     async def until_left(self, backend: Backend, timeout_s: float) -> bool:
-        """Wait until `backend` takes no requests any more; False if it still does after
-        `timeout_s`.
+        """Wait until `backend` takes no requests any more; False if it does after `timeout_s`.
 
         A connection breaks a moment before the end of the process behind it is known here.
         """

@@ -9,6 +9,7 @@ import os
 import re
 from typing import Final
 
+FIRST_ERROR: Final = 400
 _NUMBERS: Final = re.compile(r"\[Errno -?\d+\] ")
 
 
@@ -109,9 +110,19 @@ class LoadFailed(ProxyError):
     status = 500
     code = "model_load_failed"
 
-    def __init__(self, message: str, *, killed: bool = False) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, killed: bool = False, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
         self.killed = killed
+
+
+class LoadRefused(ProxyError):
+    """The model could not be loaded a moment ago, and is not tried again before `retry_after_s`;
+    the message carries why it failed."""
+
+    status = 503
+    code = "model_load_failed"
 
 
 class BackendDied(ProxyError):
@@ -121,9 +132,28 @@ class BackendDied(ProxyError):
     code = "backend_error"
 
 
+class KillsWorkers(ProxyError):
+    """Two workers crashed over this request, and nobody else can be to blame: it is not asked
+    again for a while."""
+
+    status = 400
+    code = "request_kills_workers"
+
+
+class Suspected(ProxyError):
+    """A worker crashed over this request, and others use the next one: it has to come again."""
+
+    status = 503
+    code = "backend_error"
+
+
 class NotServing(BackendDied):
     """Nobody takes connections where the worker should: dead to all, though its process may
-    live."""
+    live. `asked`: it had got the request before, over another connection."""
+
+    def __init__(self, message: str, *, asked: bool = False) -> None:
+        super().__init__(message)
+        self.asked = asked
 
 
 class NoAnswer(ProxyError):
@@ -138,6 +168,24 @@ class Hangs(ProxyError):
 
     status = 503
     code = "storage_timeout"
+
+
+class DeadlinePassed(ProxyError):
+    """The request has taken as long as it may; what was computed for it has ended."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class EngineSaid(ProxyError):
+    """The engine answered with an error, or with what is none of the answer that was asked for,
+    where that is told in another way than by passing it on."""
+
+    code = "engine_error"
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status if status >= FIRST_ERROR else BackendDied.status
 
 
 class Busy(ProxyError):

@@ -99,7 +99,8 @@ async def load(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     asked = read_model(request.match_info["name"])
     model = await services.resolve(asked.model)
-    async with await services.router.route(model, asked, model.policy.mode) as lease:
+    route = services.router.route(model, asked, model.policy.mode, insists=True)
+    async with await route as lease:
         backend_id = lease.backend.id
     return json_response(await _backend_json(services, backend_id))
 
@@ -107,7 +108,7 @@ async def load(request: web.Request) -> web.Response:
 async def unload(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     model = await services.resolve(request.match_info["name"])
-    return json_response({"unloaded": await services.unload(model)})
+    return json_response({"unloaded": await services.unload(model, failed=True)})
 
 
 async def get_policy_file(request: web.Request) -> web.Response:

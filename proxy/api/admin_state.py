@@ -10,11 +10,13 @@ from proxy.api.services import Services
 from proxy.engine.types import Status
 from proxy.memory.pressure import pressure_of
 from proxy.pool.state import Backend, BackendState
+from proxy.pool.work import Standing
 from proxy.split import plain
 from proxy.text import in_words
 from proxy.threads import stuck
 from proxy.version import own_version
 
+MOST_IN_LINE = 20  # of those who wait for their turn: the next ones
 MOST_TOLD = 100  # of what is broken: the log has all of it
 ASKABLE = (BackendState.READY, BackendState.DRAINING)
 
@@ -69,6 +71,7 @@ def _backend(services: Services, backend: Backend) -> dict[str, Any]:
     status: Status | None = backend.engine.known() if backend.state in ASKABLE else None
     options = backend.options
     there = backend.state is not BackendState.GONE
+    failure = services.pool.failure_of(backend)
     answers = services.hangs.answers(backend) if status else None
     current, asked = services.desired.current(backend), services.desired.split(backend)
     return {
@@ -100,12 +103,26 @@ def _backend(services: Services, backend: Backend) -> dict[str, Any]:
         "why_no_moves": backend.engine.why_no_moves if there else None,
         "confined": backend.engine.confined if there else None,
         "in_flight": backend.in_flight,
-        "waiting": backend.waiting,
+        "waiting": backend.waiting_for_it,
+        "line": [_standing(each) for each in islice(services.pool.lines.of(backend), MOST_IN_LINE)],
         "tokens_per_second": round(services.rates.rate(backend.id), 2),
         "expires_at": backend.expires_at.isoformat() if backend.expires_at else None,
         "last_error": backend.last_error,
+        "failures": failure.count if failure else 0,
+        "retry_at": retry_at.isoformat() if (retry_at := services.pool.retry_at(backend)) else None,
         "warnings": list(backend.warnings),
         "migrations": services.desired.history(backend),
+    }
+
+
+def _standing(standing: Standing) -> dict[str, Any]:
+    """One that waits: never what it asks."""
+    expected_s = standing.expected_s
+    return {
+        "position": standing.position,
+        "key": standing.work.shown,
+        "waited_s": round(standing.waited_s, 3),
+        "expected_s": None if expected_s is None else round(expected_s, 3),
     }
 
 

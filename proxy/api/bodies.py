@@ -3,6 +3,7 @@ routes.
 """
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator
 from typing import Final, TypeVar
 
@@ -18,6 +19,9 @@ T = TypeVar("T")
 # A body of which nothing comes for so long is given up, and one that comes slower than any line.
 STALLED_S: Final = 30.0
 SLOWEST_BYTES_PER_S: Final = 1024
+# Of a long body, such as one with images, the beginning and the end: all would take too long.
+DIGESTED_BYTES: Final = 1 << 18
+DIGEST: web.RequestKey[bytes] = web.RequestKey("digest", bytes)
 
 
 async def read_body(request: web.Request, max_bytes: int) -> bytes:
@@ -33,6 +37,7 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
         if len(body) > max_bytes:
             raise _too_large(max_bytes)
         budget.take(request, len(body), most)
+        request[DIGEST] = _digest(request.path, body)
         return body
     chunks: list[bytes] = []
     size = 0
@@ -42,7 +47,9 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
             raise _too_large(max_bytes)
         budget.take(request, len(chunk), most)
         chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    request[DIGEST] = _digest(request.path, body)
+    return body
 
 
 async def body_chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
@@ -73,6 +80,22 @@ def decode_json(body: bytes, kind: type[T]) -> T:
         raise BadRequest(f"the body is not what is expected here: {error}") from error
     except RecursionError as error:
         raise BadRequest("the body is nested too deep") from error
+
+
+def digest_of(request: web.Request) -> bytes:
+    """By which this path and body are known when they come again; empty where no body was read."""
+    return bytes(request.get(DIGEST, b""))
+
+
+def _digest(path: str, body: bytes) -> bytes:
+    digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=16)
+    digest.update(len(body).to_bytes(8, "big"))
+    if len(body) <= 2 * DIGESTED_BYTES:
+        digest.update(body)
+    else:
+        digest.update(body[:DIGESTED_BYTES])
+        digest.update(body[-DIGESTED_BYTES:])
+    return digest.digest()
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

@@ -35,13 +35,15 @@ class ApiKeys:
         self._uses: dict[bytes, KeyUse] = {}
         self._warned: Path | None = None
 
-    def check(self, headers: Mapping[str, str], file: Path | None, *, admin: bool = False) -> None:
-        """Raise Unauthorized unless the request carries a key, Forbidden if it may not do what
-        needs an `admin`, TooManyRequests past its limit. Without a file there is nothing to ask
-        for.
+    def check(
+        self, headers: Mapping[str, str], file: Path | None, *, admin: bool = False
+    ) -> str | None:
+        """The name of the key that the request carries; None where none is asked for, without a
+        file. Raises Unauthorized if it carries none, Forbidden if that may not do what needs an
+        `admin`, TooManyRequests past its limit.
         """
         if file is None:
-            return
+            return None
         given = _given(headers)
         # All are compared, all in the same time: how long it takes tells nothing about the keys.
         matches = [key for key in self._read(file) if hmac.compare_digest(given, key.secret)]
@@ -56,6 +58,7 @@ class ApiKeys:
             )
         if admin and key.scope != "admin":
             raise Forbidden(f"this API key may {key.scope} models, not change the machine")
+        return key.name
 
     def forget(self) -> None:
         """Read the file anew with the next request, whether or not it looks like another one."""

@@ -7,17 +7,23 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
+import msgspec
 from aiohttp import web
 
 from proxy.api.bodies import read_body
-from proxy.api.passthrough import Forward, answer, request_headers
+from proxy.api.passthrough import COMPUTING, Forward, answer, request_headers
 from proxy.api.scopes import acts_on_slots
 from proxy.api.services import SERVICES, Services
+from proxy.api.turns import work_of
 from proxy.api.wire import json_response, start_stream
+from proxy.dialect.body import Body
+from proxy.dialect.limits import check_limits
+from proxy.dialect.workload import Workload, workload_of
 from proxy.engine.arguments import names_slot_folder
 from proxy.engine.types import Mode
-from proxy.errors import Forbidden, ModelNotFound
+from proxy.errors import BadRequest, Forbidden, ModelNotFound
 from proxy.pool.state import Backend, BackendState
+from proxy.pool.work import Work
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
 
@@ -51,7 +57,7 @@ async def running(request: web.Request) -> web.Response:
 
 async def unload_all(request: web.Request) -> web.Response:
     pool = request.app[SERVICES].pool
-    await asyncio.gather(*(pool.unload(b.id) for b in pool.backends() if b.state in STATES))
+    await asyncio.gather(*(pool.unload(b.id) for b in pool.backends()))
     return web.Response(text="OK")
 
 
@@ -83,10 +89,36 @@ async def upstream(request: web.Request) -> web.StreamResponse:
         raise Forbidden(WHOSE_SLOTS)
     limit = services.policies.current.server.max_body_bytes
     body = await read_body(request, limit) if request.can_read_body else b""
+    _check_limits(body)
     query = request.rel_url.raw_query_string
     target = f"{path}?{query}" if query else path
     forward = Forward(request.method, target, request_headers(request), body)
-    return await answer(request, model, ModelRequest(model.name), _mode_of(path), forward)
+    wanted = ModelRequest(model.name, work=_work(request, path, body))
+    return await answer(request, model, wanted, _mode_of(path), forward)
+
+
+def _work(request: web.Request, path: str, body: bytes) -> Work | None:
+    """In slots, as far as the path is known to need any."""
+    if request.method != "POST" or path not in COMPUTING:
+        return None
+    try:
+        return work_of(request, workload_of(Body(body), generates=_mode_of(path) == "generation"))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return work_of(request, Workload())  # it is the engine's to say so
+
+
+def _check_limits(body: bytes) -> None:
+    """Whatever its own server is asked, it must not die of it. Raises BadRequest."""
+    if not body:
+        return
+    try:
+        made = Body(body)
+        if made.fields:  # taken apart, which finds out how deep it is nested
+            check_limits(made)
+    except RecursionError as error:
+        raise BadRequest("the body is nested too deep") from error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return  # no JSON object: it has no such fields
 
 
 def split_upstream(services: Services, rest: str) -> tuple[Model, str]:

@@ -49,6 +49,7 @@ class RequestLog:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
+KEY_NAME: web.RequestKey[str | None] = web.RequestKey("key_name", object)  # type: ignore[arg-type]
 REQUEST_LOG: web.RequestKey[RequestLog] = web.RequestKey("facts", RequestLog)
 
 
@@ -146,7 +147,7 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.path not in OPEN_PATHS:
         resource = request.match_info.route.resource
         route = resource.canonical if resource else ""
-        services.keys.check(
+        request[KEY_NAME] = services.keys.check(
             request.headers,
             server.api_keys_file,
             admin=needs_admin(request.method, route, request.rel_url.raw_path),

@@ -3,41 +3,42 @@ answer is not.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
 
-from proxy.api.bodies import read_body
-from proxy.api.middleware import REQUEST_LOG, Handler
+from proxy.api.bodies import digest_of, read_body
+from proxy.api.middleware import CLIENT_LEFT, REQUEST_LOG, Handler
 from proxy.api.options import read_model, read_model_request
+from proxy.api.reply import EVENT_STREAM, Reply
+from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
 from proxy.api.services import SERVICES, Services
+from proxy.api.turns import how_it_stands, work_of
 from proxy.dialect.body import Body, still_open
-from proxy.dialect.errors import error_event
+from proxy.dialect.errors import message_of
+from proxy.dialect.limits import check_limits
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama.options import read_options
 from proxy.dialect.preamble import Protocol, add_preamble, preamble_of
 from proxy.dialect.tool_choice import narrow_tools
+from proxy.dialect.workload import workload_of
 from proxy.engine.types import Mode
-from proxy.errors import BackendDied
+from proxy.errors import BackendDied, EngineSaid, ProxyError
 from proxy.pool.lease import Lease
-from proxy.pool.state import Backend
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
 from proxy.upstream.call import HOP_BY_HOP, Call, end_to_end
 from proxy.upstream.connection import BrokenAnswer, EngineConnection
 
 BACKEND_HEADER: Final = "X-Moe-Proxy-Backend"
-EVENT_STREAM: Final = "text/event-stream"
-# What is between two events of a stream: an error has a place there, and nowhere else.
-EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")
-LONGEST_EVENT_END: Final = 4
 SPLIT_HEADER: Final = "X-Moe-Proxy-Moe-Cpu-Layers"
 # What is between the client and us: our name, our keys, and the body's encoding, which is undone
 # already.
 REQUEST_ONLY_OURS: Final = HOP_BY_HOP.union(
     ("host", "content-length", "content-encoding", "expect"),
-    ("authorization", "x-api-key", "cookie", "origin"),
+    ("authorization", "x-api-key", "cookie", "origin", TIMEOUT_HEADER.lower()),
     # With one, llama-server goes on for a client that has left, and ends what anybody else asks
     # by the same name.
     ("x-conversation-id",),
@@ -78,6 +79,16 @@ POSTS: Final[tuple[tuple[str, Mode, bool], ...]] = (
     ("/rerank", "rerank", False),
     ("/reranking", "rerank", False),
 )
+# Those whose clients are known to read event streams as they are meant.
+COMMENTED: Final = frozenset(
+    {
+        *("/v1/chat/completions", "/chat/completions", "/v1/completions", "/completions"),
+        *("/v1/responses", "/responses", "/v1/messages"),
+    }
+)
+COMPUTING: Final = frozenset(
+    path for path, mode, has_params in POSTS if has_params or mode != "generation"
+)
 GETS: Final = ("/props", "/slots")  # with ?model=
 
 
@@ -89,6 +100,8 @@ class Forward:
     target: str  # path and query
     headers: Sequence[tuple[str, str]]
     body: bytes = b""
+    computes: bool = False  # the model is run for the answer
+    comments: bool = False  # its stream may begin with some
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -115,12 +128,19 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
         request[REQUEST_LOG].model = wanted.model
         model = await services.resolve(wanted.model)
         body = Body(data)
+        check_limits(body)
         if has_params and (defaults := _defaults(model)):
             body.add_defaults(defaults)
         if protocol:
             _adapt(body, model, protocol)
         headers = request_headers(request)
-        forward = Forward("POST", request.rel_url.raw_path_qs, headers, body.encode())
+        computes = has_params or mode != "generation"
+        target, comments = request.rel_url.raw_path_qs, False
+        if computes:
+            load = workload_of(body, generates=has_params)
+            comments = load.streams and request.path in COMMENTED
+            wanted = replace(wanted, work=work_of(request, load))
+        forward = Forward("POST", target, headers, body.encode(), computes, comments)
         return await answer(request, model, wanted, mode, forward)
 
     return handle
@@ -156,18 +176,29 @@ async def answer(
     """Have the request answered by a backend that has what it asks for, loading it if need be."""
     services = request.app[SERVICES]
     request[REQUEST_LOG].model = model.name
+    stands = how_it_stands(services.pool, wanted.work) if forward.comments else None
+    reply = Reply(request, forward.target.partition("?")[0], stands)
 
     async def send(lease: Lease) -> web.StreamResponse:
-        return await _relay(request, services, lease.backend, forward)
+        return await _relay(request, services, lease, forward, reply)
 
-    return await services.router.with_retry(model, wanted, mode, send)
+    try:
+        async with deadline(request):
+            return await services.router.with_retry(model, wanted, mode, send, digest_of(request))
+    except ProxyError as error:
+        await reply.be_silent()
+        if reply.response is None:
+            raise
+        return await reply.fail(error)
+    finally:
+        reply.abandon()
 
 
 async def _relay(
-    request: web.Request, services: Services, backend: Backend, forward: Forward
+    request: web.Request, services: Services, lease: Lease, forward: Forward, reply: Reply
 ) -> web.StreamResponse:
     """Pass one answer through. Raises BackendDied as long as nothing of it was sent."""
-    request_log = request[REQUEST_LOG]
+    request_log, backend = request[REQUEST_LOG], lease.backend
     request_log.backend = backend.id
     async with Call(
         backend.engine.address,
@@ -178,53 +209,48 @@ async def _relay(
         warm=services.warm,
         calls=services.calls,
     ) as upstream:
-        headers = end_to_end(upstream.headers, ANSWER_ONLY_OURS)
-        headers.append((BACKEND_HEADER, backend.id))
-        if (split := services.desired.current(backend)) is not None:
-            headers.append((SPLIT_HEADER, str(split)))
-        response = web.StreamResponse(
-            status=upstream.status, reason=upstream.reason, headers=headers
-        )
         try:
             if upstream.headers.get("Content-Type") == EVENT_STREAM:
                 # Until the first token there is time for it.
                 await services.warm.renew(backend.engine.address)
-            await _pass_on(request, response, upstream, forward)
+            headers = end_to_end(upstream.headers, ANSWER_ONLY_OURS)
+            headers.append((BACKEND_HEADER, backend.id))
+            if (split := services.desired.current(backend)) is not None:
+                headers.append((SPLIT_HEADER, str(split)))
+            is_whole = await _pass_on(upstream, headers, reply)
+            if not is_whole:
+                lease.broke()
+            elif forward.computes and upstream.status == HTTPStatus.OK:
+                lease.answered()
             await services.warm.renew(backend.engine.address)
         except ConnectionResetError:
             request_log.broken = "the client left"
-    return response
+    return reply.response or web.Response(status=CLIENT_LEFT)
 
 
 async def _pass_on(
-    request: web.Request, response: web.StreamResponse, upstream: EngineConnection, forward: Forward
-) -> None:
+    upstream: EngineConnection, headers: Sequence[tuple[str, str]], reply: Reply
+) -> bool:
     """The body, and the head with its first byte: until then an engine may die, and another one
-    answer. Raises BackendDied then, and ConnectionResetError where the client leaves."""
-    tail = b""
+    answer. Raises BackendDied then, and ConnectionResetError where the client leaves. False: the
+    answer broke off later."""
+    status, reason = upstream.status, upstream.reason
     try:
+        if not upstream.headers.get("Content-Type", "").startswith(EVENT_STREAM):
+            await reply.be_silent()
+            if reply.is_early:
+                # A status has no place any more.
+                raise EngineSaid(message_of(await upstream.read()), status=status)
         while chunk := await upstream.read_chunk():
-            if not response.prepared:
-                await response.prepare(request)
-            await response.write(chunk)
-            request[REQUEST_LOG].sent(len(chunk))
-            tail = (tail + chunk[-LONGEST_EVENT_END:])[-LONGEST_EVENT_END:]
+            await reply.write(chunk, status, reason, headers)
     except BrokenAnswer as error:
         died = BackendDied(f"the engine went away: {error}")
-        if not response.prepared:
+        if not reply.has_begun:
             raise died from error
-        request[REQUEST_LOG].broken = died.message
-        streams = response.headers.get("Content-Type") == EVENT_STREAM
-        if streams and tail.endswith(EVENT_ENDS):
-            await response.write(error_event(died, forward.target))
-        if request.transport is not None:
-            # Without the end that the protocol asks for: half an answer must not look like a whole
-            # one. What was written still goes out.
-            request.transport.close()
-        return
-    if not response.prepared:
-        await response.prepare(request)
-    await response.write_eof()
+        await reply.fail(died)
+        return False
+    await reply.end(status, reason, headers)
+    return True
 
 
 def request_headers(request: web.Request) -> list[tuple[str, str]]:

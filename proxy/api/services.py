@@ -98,12 +98,13 @@ class Services:
             await self.dirs.look_again()
         return self.resolver.resolve(name)
 
-    async def unload(self, model: Model) -> int:
+    async def unload(self, model: Model, *, failed: bool = False) -> int:
         """Unload what serves `model`, once nobody uses it; returns how many, when they are gone.
+        `failed`: what failed is struck off the list too, and may be tried again at once.
 
         A variant and its base share a backend: unloading one unloads the other.
         """
-        backends = await self.router.backends_of(model)
+        backends = await self.router.backends_of(model, failed=failed)
         return sum(await asyncio.gather(*(self.pool.unload(b.id) for b in backends)))
 
     def _numbers(self) -> Iterator[BackendNumbers]:
@@ -113,7 +114,7 @@ class Services:
                 model=backend.options.model,
                 state=str(backend.state),
                 in_flight=backend.in_flight,
-                waiting=backend.waiting,
+                waiting=backend.waiting_for_it,
                 moe_cpu_layers=self.desired.current(backend),
                 tokens_per_second=self.rates.rate(backend.id),
             )

@@ -89,8 +89,8 @@ def _nobody_else(client: Client) -> None:
         backends = client.get("/admin/state")["backends"]
     except (ClientError, KeyError, TypeError):
         return
-    if backends:
-        models = sorted({backend["model"] for backend in backends})
+    # One that failed is listed, and computes nothing.
+    if models := sorted({b["model"] for b in backends if b["state"] != "gone"}):
         raise BenchError(
             f"the proxy at {client.url} has {', '.join(models)} loaded: first run "
             + " and ".join(f"moe-proxy unload {model}" for model in models)

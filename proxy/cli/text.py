@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,18 +60,13 @@ def backends(found: Sequence[Json], now: datetime) -> str:
     ]
     rows = [
         [
-            *(backend["id"], backend["model"], backend["state"]),
+            *(backend["id"], backend["model"], _state(backend)),
             *(layers(backend), _experts_on_devices(backend), backend["ctx"]),
             *(backend["in_flight"], f"{backend['tokens_per_second']:.1f}", _until(backend, now)),
         ]
         for backend in found
     ]
-    said = [
-        f"{backend['id']}: {_short(text)}"
-        for backend in found
-        for text in (*backend["warnings"], backend["last_error"])
-        if text
-    ]
+    said = [f"{backend['id']}: {text}" for backend in found for text in _remarks(backend, now)]
     return "\n".join([table(head, rows), *([""] if said else []), *said])
 
 
@@ -166,10 +161,35 @@ def from_now(moment: datetime, now: datetime) -> str:
 def _until(backend: Json, now: datetime) -> str:
     if backend["in_flight"]:
         return "in use"
+    if backend["state"] == "gone":
+        return "-"
     if backend["expires_at"] is None:
         return "forever" if backend["state"] == "ready" else "-"
-    expires = datetime.fromisoformat(backend["expires_at"])
-    return from_now(expires if expires.tzinfo else expires.replace(tzinfo=UTC), now)
+    return from_now(_moment(backend["expires_at"]), now)
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _state(backend: Json) -> str:
+    """One that is gone is listed because it failed."""
+    return "failed" if backend["state"] == "gone" else str(backend["state"])
+
+
+def _remarks(backend: Json, now: datetime) -> Iterator[str]:
+    """What people should know of it: warnings, why it failed, and when it is tried again."""
+    yield from map(_short, backend["warnings"])
+    if backend["last_error"]:
+        yield _short(backend["last_error"])
+    if backend["state"] != "gone":
+        return
+    count, again = backend["failures"], backend["retry_at"]
+    when = f"not before {from_now(_moment(again), now)}" if again else "with the next request"
+    times = f"failed {count} times in a row, " if count > 1 else ""
+    name = shlex.quote(backend["model"])
+    yield f"{times}tried again {when}; at once with: moe-proxy load {name}"
 
 
 def _experts_on_devices(backend: Json) -> str:

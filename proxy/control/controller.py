@@ -177,6 +177,10 @@ class Controller:
         if moves and _moves_by_replacing(backend):
             reload += (_split_key(backend),)
         otherwise = bool(reload) or (change is not None and change.makes_movable)
+        if backend.state is BackendState.GONE and otherwise:
+            # Why it failed may be mended: it is tried again as if it had not.
+            spawn(self._pool.unload(backend.id), name=f"{backend.id}:forget")
+            return
         if backend.state is BackendState.STARTING and otherwise:
             self._outdated[backend.name] = self._outdated.get(backend.name, ()) + reload
         if (state := self._desired.get(backend)) is None:

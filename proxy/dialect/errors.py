@@ -25,6 +25,7 @@ _ANTHROPIC_TYPES = {
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
+    504: "timeout_error",
 }
 
 
@@ -54,6 +55,17 @@ def error_event(error: ProxyError, path: str) -> bytes:
         told = {**told["error"], **told, "type": "error"}
     name = b"event: error\n" if "type" in told else b""
     return b"%sdata: %s\n\n" % (name, msgspec.json.encode(told))
+
+
+def message_of(body: bytes) -> str:
+    """What an engine says in the body of an error, in any of the usual shapes."""
+    try:
+        told = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        told = None
+    inner = told.get("error", told) if isinstance(told, dict) else None
+    message = inner.get("message") if isinstance(inner, dict) else inner
+    return message if isinstance(message, str) and message else "the engine answered with an error"
 
 
 def error_headers(error: ProxyError) -> dict[str, str]:

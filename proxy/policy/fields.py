@@ -34,7 +34,12 @@ _SERVER: Final = (
           help="Whether every key may be changed over HTTP. It counts only where api_keys_file is "
                "set; otherwise some keys are changed in their file alone."),
     Field("server.max_queue", Kind.COUNT, 512, LIVE, unit="requests", env="OLLAMA_MAX_QUEUE",
-          help="Requests that may wait for a backend; the next one gets 503 with Retry-After."),
+          help="Requests that may wait for a backend, or for their turn at one; the next one gets "
+               "503 with Retry-After."),
+    Field("server.timeout", Kind.DURATION, "0", LIVE, example="10m",
+          help='How long a request may take, waiting and answering; "0" as long as it likes. Past '
+               "it 504, or an error in the stream. A request may name less, as "
+               "X-Moe-Proxy-Timeout."),
     Field("server.max_body", Kind.SIZE, "64MiB", LIVE, low=1, help="Largest request body."),
     Field("server.max_bodies", Kind.SIZE, "512MiB", LIVE, low=1,
           help="Bodies of all requests together; past it 503 with Retry-After."),
@@ -101,7 +106,12 @@ _LOADING: Final = (
           env="OLLAMA_CONTEXT_LENGTH", help="Context that one conversation may use."),
     Field("defaults.parallel", Kind.COUNT, 4, RELOAD, low=1, high=256, unit="conversations",
           env="OLLAMA_NUM_PARALLEL",
-          help="Conversations that a backend computes at the same time."),
+          help="Conversations that a backend computes at the same time; further requests wait for "
+               "their turn. An engine of the kind command gets all at once, unless {parallel} is "
+               "among its arguments."),
+    Field("defaults.max_queue", Kind.COUNT, None, LIVE, unit="requests", example=32,
+          help="Requests that may wait for one model; the next one gets 503 with Retry-After. "
+               "Without it, server.max_queue alone counts."),
     Field("defaults.keep_alive", Kind.KEEP_ALIVE, "5m", LIVE, env="OLLAMA_KEEP_ALIVE",
           help='How long an unused model stays loaded; "0" not at all, "-1" for ever.'),
     Field("defaults.hang_timeout", Kind.DURATION, "10m", LIVE,

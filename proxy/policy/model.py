@@ -24,6 +24,7 @@ class Server:
     origins: tuple[str, ...]
     remote_policies: bool
     max_queue: int
+    timeout_s: float
     max_body_bytes: int
     max_bodies_bytes: int
     keep_prompts_bytes: int
@@ -94,6 +95,7 @@ class ModelPolicy:
     dense_cpu_layers: Split | None
     ctx: int
     parallel: int
+    max_queue: int | None
     keep_alive_s: float
     hang_timeout_s: float
     engine: Literal["hosted", "command"]

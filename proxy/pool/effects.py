@@ -4,6 +4,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from proxy.pool.failures import Failure
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -37,6 +39,7 @@ class Refuse:
 
     request: int
     why: Literal["full", "draining"]
+    wait_s: float | None = None  # how long it would have waited; None: nobody knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,16 @@ class Fail:
 
     request: int
     message: str
+    retry_after_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """What the request wants failed lately, and is not started so soon again (LoadRefused)."""
+
+    request: int
+    failure: Failure
+    retry_after_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +89,4 @@ class Changed:
     why: str
 
 
-Effect = Start | Stop | Grant | Refuse | Fail | SetTimer | Idle | Changed
+Effect = Start | Stop | Grant | Refuse | Fail | NotYet | SetTimer | Idle | Changed

@@ -6,7 +6,9 @@ of an earlier start is never taken for word of the present one.
 
 from dataclasses import dataclass
 
+from proxy.engine.files import Files
 from proxy.engine.types import LoadOptions
+from proxy.pool.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,7 @@ class MatchPolicy:
     # Fields of the load options that the request did not name itself: "ctx", "split".
     unpinned: frozenset[str] = frozenset()
     coexist: bool = False  # another split stands beside this one instead of replacing it
+    max_queue: int | None = None  # requests that may wait for the model; None: any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +30,19 @@ class Acquire:
     options: LoadOptions
     keep_alive_s: float | None = None  # None: as it is; 0: unload when idle; infinity: for ever
     matching: MatchPolicy = MatchPolicy()
+    files: Files | None = None  # as they are now; None: nobody looked, as nothing has failed
+    insists: bool = False  # it is tried also where it failed a moment ago
+    work: Work | None = None  # None: it needs no slot, and so no place
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A request is over: answered, failed, or its client is gone; waiting or holding a lease."""
+    """A request is over: answered, failed, or its client is gone; waiting or holding a lease.
+
+    `answered`: the backend computed a whole answer."""
 
     request: int
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,7 @@ class Started:
 
     backend: str
     generation: int
+    files: Files | None = None  # as they were before it was loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +62,18 @@ class StartFailed:
     generation: int
     message: str
     killed: bool = False
+    files: Files | None = None  # as they were before it was tried
 
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The process of a backend that had started is gone, by our doing or not."""
+    """The process of a backend that had started is gone, by our doing or not. `killed`: it did not
+    crash, somebody ended it, so nothing that it was asked is to blame."""
 
     backend: str
     generation: int
     message: str
+    killed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

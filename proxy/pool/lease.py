@@ -11,9 +11,12 @@ class Lease:
     """While it is held the backend is not unloaded. It is released once, however often it is asked
     to be."""
 
-    def __init__(self, backend: Backend, give_back: Callable[[], None]) -> None:
+    def __init__(self, backend: Backend, give_back: Callable[[bool], None]) -> None:
+        """`give_back` is told whether the backend has answered."""
         self.backend = backend
-        self._give_back: Callable[[], None] | None = give_back
+        self._give_back: Callable[[bool], None] | None = give_back
+        self.is_answered = False
+        self.is_broken = False
 
     def __repr__(self) -> str:
         return f"<Lease {self.backend!r}{'' if self._give_back else ' released'}>"
@@ -29,8 +32,16 @@ class Lease:
     ) -> None:
         self.release()
 
+    def answered(self) -> None:
+        """The backend has computed a whole answer: it works. To be said before the release."""
+        self.is_answered = True
+
+    def broke(self) -> None:
+        """The backend went away in the middle of its answer."""
+        self.is_broken = True
+
     def release(self) -> None:
         """Give it back. Waits for nothing, so no cancellation can come in between."""
         give_back, self._give_back = self._give_back, None
         if give_back:
-            give_back()
+            give_back(self.is_answered)

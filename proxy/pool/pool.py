@@ -9,15 +9,29 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
 
 import structlog
 
 from proxy.clock import Clock
+from proxy.engine.files import files_now
 from proxy.engine.types import Engine, LoadOptions
-from proxy.errors import Busy, LoadFailed, ProxyError
+from proxy.errors import ProxyError
 from proxy.observe.events import EventLog
 from proxy.pool.compatible import compatible
-from proxy.pool.effects import Changed, Effect, Fail, Grant, Idle, Refuse, SetTimer, Start, Stop
+from proxy.pool.effects import (
+    Changed,
+    Effect,
+    Fail,
+    Grant,
+    Idle,
+    NotYet,
+    Refuse,
+    SetTimer,
+    Start,
+    Stop,
+)
 from proxy.pool.events import (
     Abort,
     Acquire,
@@ -32,19 +46,19 @@ from proxy.pool.events import (
     TimerFired,
     Unload,
 )
+from proxy.pool.failures import Failure
 from proxy.pool.hooks import Hooks
 from proxy.pool.lease import Lease
-from proxy.pool.process_run import ProcessRun
+from proxy.pool.lines import Lines
+from proxy.pool.process_run import Look, ProcessRun
+from proxy.pool.refusals import error_of
 from proxy.pool.scheduler import Scheduler
 from proxy.pool.state import Backend, BackendState, Name
 from proxy.pool.timers import Timers
+from proxy.pool.work import Work
 
 log = structlog.get_logger()
 
-# A load takes seconds to minutes: a client that comes back sooner finds the same queue.
-FULL_RETRY_AFTER_S = 5.0
-# By then a supervisor has usually started the next proxy.
-DRAINING_RETRY_AFTER_S = 10.0
 STOP_GRACE_S = 10.0
 ABORT_GRACE_S = 2.0
 HANGS_GRACE_S = 0.5
@@ -63,10 +77,12 @@ class Pool:
         max_queue: int,
         clock: Clock,
         events: EventLog,
+        files: Look = files_now,
     ) -> None:
-        """`hooks` are told of each backend, and prepare its start."""
+        """`hooks` are told of each backend, and prepare its start. `files` tells what a load would
+        read."""
         self.hooks = hooks
-        self._make_engine = make_engine
+        self._make_engine, self._files = make_engine, files
         self._clock = clock
         self._events = events
         self._requests = itertools.count(1)
@@ -75,6 +91,7 @@ class Pool:
         self._inbox: deque[Event] = deque()
         self._answers: dict[int, asyncio.Future[Backend | ProxyError]] = {}
         self._runs: dict[Name, ProcessRun] = {}
+        self.lines = Lines(self._scheduler.backends, clock)
         self._timers = Timers(clock, lambda name: self._tell(TimerFired(*name)))
         self._changed: asyncio.Event | None = None  # there while somebody waits for a change
         self._telling = False
@@ -88,11 +105,11 @@ class Pool:
     @property
     def max_queue(self) -> int:
         """How many requests may wait for a backend."""
-        return self._scheduler.max_queue
+        return self._scheduler.waiting.most
 
     def limit_queue(self, requests: int) -> None:
         """From now on so many may wait; who waits already does so on."""
-        self._scheduler.max_queue = requests
+        self._scheduler.waiting.most = requests
 
     @property
     def queue_length(self) -> int:
@@ -110,10 +127,8 @@ class Pool:
         """Whether something that is loaded, or loads, would serve these options. Things may be
         otherwise a moment later: only for what is merely a waste of time if so."""
         alive = (BackendState.STARTING, BackendState.READY)
-        return any(
-            backend.state in alive and compatible(backend.options, options, matching.unpinned)
-            for backend in self.backends()
-        )
+        there = (backend.options for backend in self.backends() if backend.state in alive)
+        return any(compatible(loaded, options, matching.unpinned) for loaded in there)
 
     async def acquire(
         self,
@@ -121,22 +136,27 @@ class Pool:
         *,
         keep_alive_s: float | None = None,
         matching: MatchPolicy = USUAL,
+        insists: bool = False,
+        work: Work | None = None,
     ) -> Lease:
         """A lease on a backend that serves `options`; one is loaded if there is none.
 
         `keep_alive_s` is how long the backend stays once idle: None as it was, 0 not at all,
-        infinity for ever. Raises Busy (queue full, or draining) and LoadFailed. Cancelling this
-        leaves nothing behind, and never ends a load.
+        infinity for ever. What needs `work` in slots waits for its turn. Raises Busy (queue full,
+        or draining), LoadFailed, and LoadRefused where it failed a moment ago; who `insists` has it
+        tried all the same. Cancelling this leaves nothing behind, and never ends a load.
 
         It waits without a bound of its own: for a load, which the engine ends when it hangs, and
-        for answers before it, which may take as long as their clients like. The client's leaving
-        ends the wait, and so does a drain.
+        for answers before it. The client's leaving ends the wait, and so does a drain.
         """
+        files = None
+        if not insists and self._scheduler.failures.wait_s(options, self._clock.now()):
+            files = await self._files(options)
         request = next(self._requests)
         answer = asyncio.get_running_loop().create_future()
         self._answers[request] = answer
         try:
-            self._tell(Acquire(request, options, keep_alive_s, matching))
+            self._tell(Acquire(request, options, keep_alive_s, matching, files, insists, work))
             backend = await answer
         except BaseException:
             # It may have been granted in the very step in which it was cancelled.
@@ -146,7 +166,16 @@ class Pool:
             del self._answers[request]
         if isinstance(backend, ProxyError):
             raise backend
-        return Lease(backend, lambda: self._tell(Released(request)))
+        return Lease(backend, lambda answered: self._tell(Released(request, answered)))
+
+    def failure_of(self, backend: Backend) -> Failure | None:
+        """What is held against the next start of what `backend` is loaded with."""
+        return self._scheduler.failures.of(backend.options)
+
+    def retry_at(self, backend: Backend) -> datetime | None:
+        """The time of day before which requests do not start it again; None: they do now."""
+        wait_s = self._scheduler.failures.wait_s(backend.options, self._clock.now())
+        return self._clock.wall() + timedelta(seconds=wait_s) if wait_s else None
 
     async def load(self, options: LoadOptions, *, matching: MatchPolicy = USUAL) -> Backend:
         """Have a backend for `options` loaded, and kept for its keep-alive time. Raises as
@@ -190,12 +219,12 @@ class Pool:
             run.hurry()
         self._tell(Drain())
         try:
-            await asyncio.wait_for(self._until(self._empty), timeout_s)
+            await asyncio.wait_for(self._until(lambda: not self._runs), timeout_s)
         except TimeoutError:
             log.warning("drain_timeout", pool=repr(self))
             self._grace_s = ABORT_GRACE_S
             self._tell(Abort())
-            await self._until(self._empty)
+            await self._until(lambda: not self._runs)
 
     async def kill(self) -> None:
         """End every process at once, whatever it is at, and refuse all requests. Returns when no
@@ -205,7 +234,7 @@ class Pool:
         self._tell(Abort())
         for run in self._runs.values():
             run.kill()  # also one that is ending already, and takes its time
-        await self._until(self._empty)
+        await self._until(lambda: not self._runs)
 
     def give_up(self, backend: Backend, why: str) -> None:
         """Nobody can reach `backend`, though its process lives: it is ended, and whoever asks next
@@ -219,21 +248,14 @@ class Pool:
         self._tell(Hangs(*backend.name, why))
 
     async def until_left(self, backend: Backend, timeout_s: float) -> bool:
-        """Wait until `backend` takes no requests any more; False if it still does after
-        `timeout_s`.
+        """Wait until `backend` takes no requests any more; False if it does after `timeout_s`.
 
         A connection breaks a moment before the end of the process behind it is known here.
         """
-        try:
-            await asyncio.wait_for(
-                self._until(lambda: backend.state is not BackendState.READY), timeout_s
-            )
-        except TimeoutError:
-            return False
-        return True
-
-    def _empty(self) -> bool:
-        return not self._runs
+        with suppress(TimeoutError):
+            left = self._until(lambda: backend.state is not BackendState.READY)
+            await asyncio.wait_for(left, timeout_s)
+        return backend.state is not BackendState.READY
 
     async def _until(self, true: Callable[[], bool]) -> None:
         """Has no bound: whoever calls it has one, or says why it needs none."""
@@ -262,14 +284,8 @@ class Pool:
         match effect:
             case Grant(request, backend, generation):
                 self._answer(request, self._runs[backend, generation].backend)
-            case Refuse(request, "full"):
-                text = "server busy: too many requests are waiting for a model"
-                self._answer(request, Busy(text, retry_after_s=FULL_RETRY_AFTER_S))
-            case Refuse(request):
-                text = "server busy: it is shutting down"
-                self._answer(request, Busy(text, retry_after_s=DRAINING_RETRY_AFTER_S))
-            case Fail(request, message):
-                self._answer(request, LoadFailed(message))
+            case Refuse(request) | NotYet(request) | Fail(request):
+                self._answer(request, error_of(effect))
             case Start(backend, generation):
                 self._start(self._scheduler.backends[backend])
             case Stop(backend, generation):
@@ -291,6 +307,7 @@ class Pool:
             backend,
             self._tell,
             hooks=self.hooks,
+            files=self._files,
             # One that hangs is not going to make use of it.
             grace_s=lambda: min(self._grace_s, HANGS_GRACE_S) if backend.fault else self._grace_s,
             clock=self._clock,

@@ -1,12 +1,15 @@
 """One start of a backend, from before its process to the end of it."""
 
 import asyncio
-from collections.abc import Callable
+import signal
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
 
 from proxy.clock import Clock
+from proxy.engine.files import Files
+from proxy.engine.types import LoadOptions
 from proxy.errors import LoadFailed
 from proxy.pool.events import Exited, Started, StartFailed
 from proxy.pool.hooks import Hooks, Step
@@ -19,7 +22,11 @@ log = structlog.get_logger()
 # takes seconds. One that is there even then is stuck in the kernel, where no signal reaches it.
 STUCK_AFTER_S = 60.0
 STUCK = "the worker did not end, though it was killed"
+# A server that gets SIGTERM may also end as if it were done. What crashes ends otherwise.
+ENDED_FROM_OUTSIDE = (0, -signal.SIGKILL, -signal.SIGTERM)
 
+# What a load would read, as it is now; None: not known.
+Look = Callable[[LoadOptions], Awaitable[Files | None]]
 Tell = Callable[[Started | StartFailed | Exited], None]
 
 
@@ -33,6 +40,7 @@ class ProcessRun:
         tell: Tell,
         *,
         hooks: Hooks,
+        files: Look,
         grace_s: Callable[[], float],
         clock: Clock,
     ) -> None:
@@ -41,12 +49,13 @@ class ProcessRun:
         to."""
         self.backend = backend
         self._tell, self._hooks, self._grace_s = tell, hooks, grace_s
-        self._clock = clock
+        self._clock, self._look = clock, files
         # What changes: the one task that reports, the step that it or a stop waits for, how far it
         # has come, and whether nothing may be waited for any more that can be done without.
         self._running: asyncio.Task[None] | None = None
         self._step: asyncio.Task[None] | None = None
         self._started = self._serves = self._hurried = False
+        self._files: Files | None = None
 
     def begin(self) -> None:
         self._running = spawn(self._run(), name=self._task("run"))
@@ -81,32 +90,39 @@ class ProcessRun:
             await engine.start()
         except LoadFailed as error:
             await self._stop_engine(self._grace_s())
-            self._tell(StartFailed(*backend.name, error.message, error.killed))
+            self._tell(StartFailed(*backend.name, error.message, error.killed, self._files))
             return
         except Exception as error:
             log.exception("engine_start_crashed", backend=backend.id)
             await self._stop_engine(self._grace_s())
-            self._tell(StartFailed(*backend.name, f"{type(error).__name__}: {error}"))
+            why = f"{type(error).__name__}: {error}"
+            self._tell(StartFailed(*backend.name, why, files=self._files))
             return
         self._started = True
         if not self._unwanted():
             await self._do(self._hooks.loaded, "loaded")
         self._serves = True
-        self._tell(Started(*backend.name))
+        self._tell(Started(*backend.name, self._files))
         if self._unwanted():
             # The order to stop may have come before there was anything to stop.
             await self._stop_engine(self._grace_s())
         status = await engine.wait_exit()
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        self._tell(Exited(*backend.name, f"the worker ended by itself ({how})"))
+        killed = status in ENDED_FROM_OUTSIDE
+        self._tell(Exited(*backend.name, f"the worker ended by itself ({how})", killed))
 
     async def _prepare(self) -> bool:
         """Whether the process is to be started now: not if it was stopped meanwhile."""
         if self._unwanted():
             return False
-        await self._do(self._hooks.before_start, "prepare")
+        await self._do(self._look_and_make_room, "prepare")
         # Stopped meanwhile: also where that came too late to cancel anything.
         return not self._unwanted()
+
+    async def _look_and_make_room(self, backend: Backend) -> None:
+        # First, so that a file that is replaced while others make room counts as another one.
+        self._files = await self._look(backend.options)
+        await self._hooks.before_start(backend)
 
     async def _do(self, step: Step, what: str) -> None:
         """Await `step`, which may be cancelled; raises what it raises otherwise."""

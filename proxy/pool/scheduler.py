@@ -3,21 +3,23 @@
 
 Every request that comes in ends in exactly one of these, in `_acquire` and `_wait`:
   1. refused   the pool is draining
-  2. granted   a ready backend serves it
+  2. granted   a ready backend serves it, and has a place for it
   3. granted   its backend's successor is still loading (or failed to), and the request can do with
        the old one
   4. refused   as many wait already as may wait
-  5. joined    a starting backend will serve it
-  6. queued    a backend that would have served it is on its way out; decided anew when that is gone
-  7. started   nothing else: it gets a backend of its own, and joins it
+  5. in line   a ready backend serves it as soon as it is its turn (`proxy.pool.places`)
+  6. joined    a starting backend will serve it
+  7. queued    a backend that would have served it is on its way out; decided anew when that is gone
+  8. refused   what it would start failed a moment ago, and is not to be started yet
+  9. started   nothing else: it gets a backend of its own, and joins it
 """
 
 from math import isinf
 
 from proxy.engine.types import LoadOptions
 from proxy.pool import selection
-from proxy.pool.compatible import conflicts
-from proxy.pool.effects import Effect, Fail, Grant, Idle, Refuse, SetTimer, Start, Stop
+from proxy.pool.book import Book
+from proxy.pool.effects import Effect, Fail, Idle, NotYet, Refuse, Start, Stop
 from proxy.pool.events import (
     Abort,
     Acquire,
@@ -35,26 +37,13 @@ from proxy.pool.events import (
     TimerFired,
     Unload,
 )
-from proxy.pool.roster import Roster
-from proxy.pool.state import Backend, BackendState, Name, advance
-from proxy.pool.waiting import Waiting
+from proxy.pool.state import Backend, BackendState, advance
 
 STARTING, READY, DRAINING, STOPPING, GONE = BackendState
 
 
-class Scheduler:
+class Scheduler(Book):
     """The pool's brain and the owner of its state."""
-
-    def __init__(self, *, max_queue: int) -> None:
-        self.max_queue = max_queue
-        # What changes, all of it:
-        self.backends = Roster()
-        self.waiting: dict[int, Waiting] = {}  # in the order of arrival
-        self.leases: dict[int, Name] = {}
-        self.draining = False
-        self.stale = 0  # reports on starts that are history
-        self._now_s = 0.0
-        self._effects: list[Effect] = []
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """Take note of `event` and say what is to be done, in that order."""
@@ -86,79 +75,66 @@ class Scheduler:
         if self.draining:
             self._effects.append(Refuse(event.request, "draining"))
             return
-        # 2., 3. granted
-        if backend := selection.ready_for(event, self.backends.values()):
-            self._grant(event, backend)
-            return
+        backend = selection.ready_for(event, self.backends.values())
         # 4. refused
-        if len(self.waiting) >= self.max_queue:
-            self._effects.append(Refuse(event.request, "full"))
-            return
-        self._wait(event)
+        if not (backend and backend.has_place(event)) and self.waiting.is_full_for(event):
+            wait_s = backend.places.expected_s(self._now_s) if backend else None
+            self._effects.append(Refuse(event.request, "full", wait_s))
+        # 2., 3. granted, 5. in line
+        elif backend:
+            self._serve(event, backend)
+        else:
+            self._wait(event)
 
     def _wait(self, event: Acquire, *, retried: bool = False) -> None:
-        # 5. joined
+        # 6. joined
         if starting := selection.starting_for(event, self.backends.values()):
             self._join(event, starting, retried)
-        # 6. queued
+        # 7. queued
         elif leaving := selection.leaving_for(event, self.backends.values()):
-            self.waiting[event.request] = Waiting(
-                event, leaving.name, joined=False, retried=retried
-            )
-        # 7. started
+            self.waiting.add(event, leaving.name, joined=False, retried=retried)
+        # 8. refused
+        elif not event.insists and (
+            failure := self.failures.refusing(event.options, event.files, self._now_s)
+        ):
+            self._effects.append(NotYet(event.request, failure, failure.wait_s(self._now_s)))
+        # 9. started
         else:
             self._join(event, self._start(event.options, event.matching), retried)
 
-    def _join(self, event: Acquire, backend: Backend, retried: bool) -> None:
-        backend.waiting += 1
-        self.waiting[event.request] = Waiting(event, backend.name, joined=True, retried=retried)
-
-    def _grant(self, event: Acquire, backend: Backend) -> None:
-        backend.in_flight += 1
-        backend.last_used_s = self._now_s
-        backend.default_keep_alive_s = event.matching.default_keep_alive_s
-        if event.keep_alive_s is not None:
-            backend.keep_alive_s = event.keep_alive_s
-        self._set_timer(backend, None)
-        self.leases[event.request] = backend.name
-        self._effects.append(Grant(event.request, *backend.name))
-
     def _released(self, event: Released) -> None:
-        if waiting := self.waiting.pop(event.request, None):
-            if waiting.joined and (backend := self.backends.current(waiting.backend)):
+        waiting, lease = self.waiting.pop(event.request, None), self.leases.pop(event.request, None)
+        if (backend := self.backends.current(waiting.backend if waiting else lease)) is None:
+            return
+        backend.places.leave(event.request, self._now_s, answered=event.answered)
+        if waiting:
+            if waiting.joined:
                 backend.waiting -= 1
                 # Nobody waits for it any more, but it goes on loading: the next request is likely
                 # for it too.
                 self._stop_if_drained(backend)
-        elif backend := self.backends.current(self.leases.pop(event.request, None)):
-            backend.in_flight -= 1
-            backend.last_used_s = self._now_s
-            self._stop_if_drained(backend)
-            if backend.idle:
-                self._became_idle(backend)
+            return
+        backend.in_flight -= 1
+        backend.last_used_s = self._now_s
+        if event.answered and not backend.proven:
+            backend.proven = True
+            self.failures.forget(backend.options)
+        self._serve_next(backend)
+        self._stop_if_drained(backend)
+        if backend.idle:
+            self._became_idle(backend)
 
     # Backends come and go.
 
     def _start(self, options: LoadOptions, matching: MatchPolicy) -> Backend:
-        name, generation = self.backends.next_name(options)
-        backend = Backend(
-            name,
-            options,
-            generation,
-            last_used_s=self._now_s,
-            default_keep_alive_s=matching.default_keep_alive_s,
-            coexist=matching.coexist,
-        )
-        others = [b for b in self.backends.values() if b.state is not GONE]
-        blocking = conflicts(options, (b.options for b in others))
-        self.backends[name] = backend
-        backend.blocked_by = {b.name for b in others if b.options in blocking}
-        if not backend.blocked_by:
+        in_the_way = selection.in_the_way(options, self.backends.values())
+        backend = self.backends.add(options, matching, self._now_s)
+        backend.blocked_by = {other.name for other in in_the_way}
+        if not in_the_way:
             self._effects.append(Start(*backend.name))
-        for other in others:
-            if other.name in backend.blocked_by:
-                # One that was never started itself is gone at once, which may start this one.
-                self._drain(other, "room")
+        for other in in_the_way:
+            # One that was never started itself is gone at once, which may start this one.
+            self._drain(other, "room")
         return backend
 
     def _report(self, event: Report) -> None:
@@ -168,37 +144,43 @@ class Scheduler:
             return
         match event:
             case Started():
+                backend.files, backend.ready_s = event.files, self._now_s
                 self._started(backend)
             case StartFailed():
+                backend.files = event.files
                 self._gone(backend, event.message, killed=event.killed)
             case Exited():
+                backend.killed = event.killed and backend.state is not STOPPING
                 self._gone(backend, event.message, killed=True)
             case NotServing():
                 # Those that have connections may be answered yet; the next ones wait for its end.
+                if backend.state is READY:
+                    self._failed(backend, event.message, in_doubt=True)
+                backend.places.dissolve()
                 self._drain(backend, event.message)
             case Hangs():
                 self._hangs(backend, event.message)
             case TimerFired():
-                due_s = backend.expires_s
-                if backend.idle and due_s is not None and due_s <= self._now_s:
+                if backend.is_due(self._now_s):
                     self._stop(backend, "keep_alive")
 
     def _started(self, backend: Backend) -> None:
         if backend.state is STARTING:
             self._effects.append(advance(backend, READY, "loaded"))
-        for waiting in self._waiting_for(backend, joined=True):
-            del self.waiting[waiting.acquire.request]
+            self.backends.forget_like(backend)
+        for waiting in self.waiting.take(backend.name, joined=True):
             backend.waiting -= 1
-            self._grant(waiting.acquire, backend)
+            self._serve(waiting.acquire, backend, retried=waiting.retried)
         self._stop_if_drained(backend)
         if backend.state is not READY:
             return  # let go of while it loaded; or the order to stop it crossed its message
         for waiting in list(self.waiting.values()):
             # Queued until another one is gone, which may take as long as an answer does.
-            asked = waiting.acquire
-            if not waiting.joined and selection.can_serve(backend, asked):
-                del self.waiting[asked.request]
-                self._grant(asked, backend)
+            home = self.backends.current(waiting.backend)
+            if not waiting.joined and not (home and waiting.acquire.request in home.places):
+                if selection.can_serve(backend, waiting.acquire):
+                    del self.waiting[waiting.acquire.request]
+                    self._serve(waiting.acquire, backend, retried=waiting.retried)
         for other in list(self.backends.values()):
             if other is not backend and selection.is_replaced(other, backend):
                 self._drain(other, "replaced")
@@ -210,7 +192,7 @@ class Scheduler:
         if backend.state is STOPPING:
             return
         backend.fault = message
-        for waiting in self._waiting_for(backend, joined=True):
+        for waiting in self.waiting.of(backend.name, joined=True):
             backend.waiting -= 1
             if waiting.retried:
                 del self.waiting[waiting.acquire.request]
@@ -232,6 +214,12 @@ class Scheduler:
         if backend.state in (STARTING, READY):
             self._set_timer(backend, None)
             self._effects.append(advance(backend, DRAINING, why))
+            for waiting in self.waiting.of(backend.name, joined=False):
+                # Whom another one serves goes there; the others keep their places in its line.
+                if selection.ready_for(waiting.acquire, self.backends.values()):
+                    backend.places.leave(waiting.acquire.request, self._now_s)
+                    del self.waiting[waiting.acquire.request]
+                    self._again(waiting.acquire, retried=waiting.retried)
             self._stop_if_drained(backend)
 
     def _stop_if_drained(self, backend: Backend) -> None:
@@ -247,6 +235,8 @@ class Scheduler:
             del self.backends[backend.id]
             self._go_on_without(backend)
             return
+        # Who is in line waits for its end from now on.
+        backend.places.dissolve()
         self._effects += [advance(backend, STOPPING, why), Stop(*backend.name)]
 
     def _gone(self, backend: Backend, message: str, *, killed: bool) -> None:
@@ -256,21 +246,23 @@ class Scheduler:
         loading, message = backend.state is STARTING, backend.fault or message
         self._set_timer(backend, None)
         self._effects.append(advance(backend, GONE, "stopped" if asked_to else message))
-        if asked_to:
+        if not asked_to:
+            backend.last_error = message
+            self._failed(backend, message, in_doubt=killed or backend.fault is not None)
+        if asked_to and not backend.failed:
             del self.backends[backend.id]
         else:
-            backend.last_error = message
             for old in self.backends.values() if loading else ():
                 if old.state is not GONE and selection.is_meant_for(old, backend):
                     old.last_error = message  # it stays in its place, and says why
-            self.backends.forget_old_failures()
-        for waiting in self._waiting_for(backend, joined=True):
-            del self.waiting[waiting.acquire.request]
+            self.backends.forget_old_failures(backend)
+        for waiting in self.waiting.take(backend.name, joined=True):
             backend.waiting -= 1
             if killed and not waiting.retried:
                 self._again(waiting.acquire, retried=True)
             else:
-                self._effects.append(Fail(waiting.acquire.request, message))
+                wait_s = self.failures.wait_s(backend.options, self._now_s)
+                self._effects.append(Fail(waiting.acquire.request, message, wait_s))
         self._go_on_without(backend)
 
     def _go_on_without(self, gone: Backend) -> None:
@@ -281,15 +273,14 @@ class Scheduler:
                 other.blocked_by.discard(gone.name)
                 if not other.blocked_by:
                     self._effects.append(Start(*other.name))
-        for waiting in self._waiting_for(gone, joined=False):
-            del self.waiting[waiting.acquire.request]
+        for waiting in self.waiting.take(gone.name, joined=False):
             self._again(waiting.acquire, retried=waiting.retried)
 
     def _again(self, event: Acquire, *, retried: bool) -> None:
         # Accepted once, it is neither refused for a full queue now nor for a drain that began
         # since.
         if backend := selection.ready_for(event, self.backends.values()):
-            self._grant(event, backend)
+            self._serve(event, backend, retried=retried)
         else:
             self._wait(event, retried=retried)
 
@@ -301,6 +292,7 @@ class Scheduler:
             return
         if backend.state is GONE:
             del self.backends[backend.id]
+            self.failures.forget(backend.options)
         self._drain(backend, "unload")
 
     def _replace(self, event: Replace) -> None:
@@ -310,8 +302,7 @@ class Scheduler:
         old.successor, old.last_error = event.options, None
         for other in list(self.backends.values()):
             # An earlier successor that is still loading is not what is wanted any more.
-            outdated = other.replaces == old.name and other.options != event.options
-            if outdated and other.state is STARTING:
+            if selection.is_outdated(other, old, event.options):
                 self._drain(other, "replaced")
         if old.options == event.options:
             old.successor = None  # changed back before anything came of it
@@ -334,15 +325,3 @@ class Scheduler:
             backend.waiting = 0
             if backend.state not in (STOPPING, GONE):
                 self._stop(backend, "abort")
-
-    # Small things.
-
-    def _waiting_for(self, backend: Backend, *, joined: bool) -> list[Waiting]:
-        return [
-            w for w in self.waiting.values() if w.backend == backend.name and w.joined == joined
-        ]
-
-    def _set_timer(self, backend: Backend, at_s: float | None) -> None:
-        if backend.expires_s != at_s:
-            backend.expires_s = at_s
-            self._effects.append(SetTimer(*backend.name, at_s))

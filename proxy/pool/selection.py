@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from proxy.pool.compatible import compatible
+from proxy.engine.types import LoadOptions
+from proxy.pool.compatible import compatible, conflicts
 from proxy.pool.events import Acquire
 from proxy.pool.state import Backend, BackendState
 
@@ -37,9 +38,22 @@ def starting_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
     return min(starting, key=lambda b: b.options != asked.options, default=None)
 
 
+def in_the_way(options: LoadOptions, backends: Iterable[Backend]) -> list[Backend]:
+    """Those that have to be gone before `options` can be loaded."""
+    others = [b for b in backends if b.state is not BackendState.GONE]
+    blocking = conflicts(options, (b.options for b in others))
+    return [b for b in others if b.options in blocking]
+
+
 def leaving_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
     """The first backend on its way out that would have served a request."""
     return next((b for b in backends if b.state in LEAVING and can_serve(b, asked)), None)
+
+
+def is_outdated(other: Backend, old: Backend, options: LoadOptions) -> bool:
+    """Whether `other` is loading to take the place of `old`, which `options` are to have now."""
+    loading = other.state is BackendState.STARTING
+    return loading and other.replaces == old.name and other.options != options
 
 
 def is_meant_for(old: Backend, new: Backend) -> bool:

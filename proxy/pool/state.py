@@ -7,9 +7,15 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from proxy.engine.files import Files
 from proxy.engine.not_started import NOT_STARTED
 from proxy.engine.types import Engine, LoadOptions
 from proxy.pool.effects import Changed
+from proxy.pool.events import Acquire
+from proxy.pool.places import Places
+
+# One that has served for so long is well, whatever it was asked.
+PROVEN_S: Final = 600.0
 
 Name = tuple[str, int]  # id and generation of a backend: one start
 
@@ -41,11 +47,17 @@ class Backend:
     state: BackendState = BackendState.STARTING
     in_flight: int = 0  # requests that hold a lease
     waiting: int = 0  # requests that joined its start
+    places: Places = field(default_factory=lambda: Places(None))  # and who is in line for one
     last_used_s: float = 0.0  # monotonic
     keep_alive_s: float | None = None  # as the last request that named one asked
     default_keep_alive_s: float = 300.0  # the policy's, as of the last request
     expires_s: float | None = None  # monotonic; None while in use, and for ever
     last_error: str | None = None
+    files: Files | None = None  # what it was loaded from, as that was before
+    ready_s: float | None = None  # monotonic: since when it serves
+    proven: bool = False  # it has computed a whole answer
+    killed: bool = False  # it has ended, because somebody outside ended it
+    failed: bool = False  # it is held against the next start, and listed when it is gone
     fault: str | None = None  # why it was ended though nobody wanted it to end
     replaces: Name | None = None  # the start that goes when this one is ready
     successor: LoadOptions | None = None  # what is meant to take this one's place
@@ -79,9 +91,39 @@ class Backend:
         """For whoever finds out what people should know of it."""
         self.warnings += (text,)
 
+    def fail(self, why: str, now_s: float) -> bool:
+        """It fails. False: that is held against no other start, as it has proven itself, or failed
+        already."""
+        served_s = 0.0 if self.ready_s is None else now_s - self.ready_s
+        if self.failed or self.proven or served_s >= PROVEN_S:
+            return False
+        self.failed, self.last_error = True, why
+        return True
+
+    @property
+    def waiting_for_it(self) -> int:
+        """How many requests joined its start, or are in its line."""
+        return self.waiting + len(self.places)
+
+    def has_place(self, event: Acquire) -> bool:
+        """Whether it could take a request on at once."""
+        return event.work is None or self.places.are_free(event.work)
+
+    def take_on(self, event: Acquire, now_s: float) -> None:
+        """It has one more request."""
+        self.in_flight += 1
+        self.last_used_s = now_s
+        self.default_keep_alive_s = event.matching.default_keep_alive_s
+        if event.keep_alive_s is not None:
+            self.keep_alive_s = event.keep_alive_s
+
     @property
     def idle(self) -> bool:
         return self.state is BackendState.READY and self.in_flight == 0
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether it has been idle for as long as it may be."""
+        return self.idle and self.expires_s is not None and self.expires_s <= now_s
 
     @property
     def ttl_s(self) -> float:

@@ -201,4 +201,5 @@ def _matching(request: ModelRequest, policy: ModelPolicy, *, ctx_is_ours: bool) 
         default_keep_alive_s=policy.keep_alive_s,
         unpinned=frozenset(unpinned),
         coexist=policy.split == "separate",
+        max_queue=policy.max_queue,
     )

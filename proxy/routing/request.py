@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from proxy.pool.work import Work
 from proxy.split import Split
 
 
@@ -13,3 +14,4 @@ class ModelRequest:
     split: Split | None = None
     ctx: int | None = None
     keep_alive_s: float | None = None  # 0: unload when idle; infinity: for ever
+    work: Work | None = None  # in the slots of a backend; None: it needs none

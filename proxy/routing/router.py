@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypeVar
 import structlog
 
 from proxy.engine.types import Mode
-from proxy.errors import BackendDied, NotServing
+from proxy.errors import BackendDied, KillsWorkers, NotServing, Suspected
 from proxy.pool.compatible import compatible
 from proxy.pool.lease import Lease
 from proxy.pool.pool import Pool
@@ -19,7 +19,9 @@ from proxy.routing.load_plan import LoadPlan
 from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
+from proxy.routing.suspects import ENOUGH, Asked, Suspects
 from proxy.split import Split
+from proxy.tasks import spawn
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -28,6 +30,10 @@ T = TypeVar("T")
 DEATH_IS_KNOWN_S: Final = 2.0
 # How long a request waits for its conversation, which is on its way from the backend before.
 ARRIVAL_S: Final = 3.0
+# How often it does not count that nobody listened.
+UNHEARD: Final = 2
+# A suspect waits for a worker that nobody uses, which may be one that is idle in a moment.
+SUSPECT_RETRY_AFTER_S: Final = 10.0
 MODES: Final[tuple[Mode, ...]] = ("generation", "embedding", "rerank")
 
 
@@ -53,14 +59,16 @@ class Router:
         it, None where none are."""
         self._planner, self._pool, self._controller = planner, pool, controller
         self._arriving = arriving
+        self._suspects = Suspects()
 
-    async def backends_of(self, model: Model) -> list[Backend]:
+    async def backends_of(self, model: Model, *, failed: bool = False) -> list[Backend]:
         """The backends that are there for `model`: all of that name, or, of a variant, those of
-        its base that would serve it."""
+        its base that would serve it. `failed`: also those that are gone and still listed."""
         found = [
             backend
             for backend in self._pool.backends()
-            if backend.options.model == model.loaded_as and backend.state is not BackendState.GONE
+            if backend.options.model == model.loaded_as
+            if failed or backend.state is not BackendState.GONE
         ]
         if not found or model.base is None:
             return found
@@ -72,15 +80,18 @@ class Router:
             if any(compatible(backend.options, p.options, p.matching.unpinned) for p in plans)
         ]
 
-    async def route(self, model: Model, request: ModelRequest, mode: Mode) -> Lease:
-        """A lease on a backend that has what the request asks for.
+    async def route(
+        self, model: Model, request: ModelRequest, mode: Mode, *, insists: bool = False
+    ) -> Lease:
+        """A lease on a backend that has what the request asks for. Who `insists` has it loaded also
+        where that failed a moment ago.
 
         Raises what `Planner.plan`, `Pool.acquire` and the controller raise.
         """
         plan = await self._planner.plan(model, request, mode)
         if not self._pool.can_serve(plan.options, plan.matching):
             plan = await self._planner.with_batch(model, plan)
-        lease = await self._acquire(request, plan)
+        lease = await self._acquire(request, plan, insists)
         try:
             if (arrival := self._arriving(lease.backend)) is not None:
                 # Whoever answers a long one just now is asked for the next turn at once, by agents.
@@ -96,7 +107,8 @@ class Router:
             return lease
         # A backend that is loaded with the split takes over.
         lease.release()
-        return await self._acquire(request, await self._planner.with_batch(model, fixed))
+        plan = await self._planner.with_batch(model, fixed)
+        return await self._acquire(request, plan, insists)
 
     async def _reach(self, lease: Lease, model: Model, plan: LoadPlan) -> LoadPlan | None:
         """Have the split that is asked for; else what has to be loaded for it, where experts
@@ -115,17 +127,52 @@ class Router:
         request: ModelRequest,
         mode: Mode,
         send: Callable[[Lease], Awaitable[T]],
+        digest: bytes = b"",
     ) -> T:
         """What `send` makes of a lease; once more, on a new backend, if it raises BackendDied.
 
         So `send` raises that only as long as its client has not got a byte. The second BackendDied
-        is raised.
+        is raised. By the `digest` of what is asked, it is known again; empty: it is not. Raises
+        KillsWorkers and Suspected where workers crash over it.
         """
+        asked = (model.loaded_as, digest)
+        self._check(asked)
         try:
-            return await self._once(model, request, mode, send)
+            return await self._try(model, request, mode, send, asked)
         except BackendDied as error:
+            self._check(asked)
             log.warning("request_retried", model=model.name, why=error.message)
-        return await self._once(model, request, mode, send)
+        try:
+            return await self._try(model, request, mode, send, asked)
+        except BackendDied:
+            self._check(asked)
+            raise
+
+    def _check(self, asked: Asked) -> None:
+        if self._suspects.deaths(asked) >= ENOUGH:
+            log.warning("request_refused", model=asked[0], why="workers crash over it")
+            raise KillsWorkers(
+                f"{ENOUGH} workers of {asked[0]} crashed over this request and nothing else, so it "
+                "is not asked again for a while; the log has their last words"
+            )
+
+    async def _try(
+        self,
+        model: Model,
+        request: ModelRequest,
+        mode: Mode,
+        send: Callable[[Lease], Awaitable[T]],
+        asked: Asked,
+    ) -> T:
+        """One try. Where nobody listened any more, nothing was asked, and so that was none: those
+        who were next in line find that out one after another."""
+        for _ in range(UNHEARD):
+            try:
+                return await self._once(model, request, mode, send, asked)
+            except NotServing as error:
+                if error.asked:
+                    raise
+        return await self._once(model, request, mode, send, asked)
 
     async def _once(
         self,
@@ -133,22 +180,57 @@ class Router:
         request: ModelRequest,
         mode: Mode,
         send: Callable[[Lease], Awaitable[T]],
+        asked: Asked,
     ) -> T:
         async with await self.route(model, request, mode) as lease:
+            if self._suspects.deaths(asked) and lease.backend.in_flight > 1:
+                raise Suspected(
+                    f"a worker of {asked[0]} crashed over this request, and others use the next "
+                    "one: it is only asked again when nobody does",
+                    retry_after_s=SUSPECT_RETRY_AFTER_S,
+                )
             try:
-                return await send(lease)
+                answer = await send(lease)
             except BackendDied as error:
+                was_there = not isinstance(error, NotServing) or error.asked
+                if was_there:
+                    self._suspects.was_there(lease.backend.name, asked, has_byte=False)
                 await self._bury(lease, error)
+                if was_there:
+                    self._judge(lease.backend, asked)
                 raise
+            finally:
+                # Its client has been cut off, which may cancel this at once.
+                if lease.is_broken:
+                    self._suspects.was_there(lease.backend.name, asked, has_byte=True)
+                    spawn(self._judge_later(lease.backend, asked), name="suspect")
+            if lease.is_answered:
+                self._suspects.clear(asked)
+            return answer
+
+    async def _judge_later(self, backend: Backend, asked: Asked) -> None:
+        await self._pool.until_left(backend, DEATH_IS_KNOWN_S)
+        self._judge(backend, asked)
+
+    def _judge(self, backend: Backend, asked: Asked) -> None:
+        """All that were there have been told of, now that its end is known."""
+        if asked[1] and not backend.killed:
+            self._suspects.judge(backend.name, asked)
 
     async def _bury(self, lease: Lease, error: BackendDied) -> None:
-        """Give a dead backend back, and wait for the pool to know: it would hand it out again."""
-        lease.release()
-        left = await self._pool.until_left(lease.backend, DEATH_IS_KNOWN_S)
-        if not left and isinstance(error, NotServing):
-            self._pool.give_up(lease.backend, error.message)
+        """Give a dead backend back once the pool knows: it would hand it out again."""
+        try:
+            left = await self._pool.until_left(lease.backend, DEATH_IS_KNOWN_S)
+            if not left and isinstance(error, NotServing):
+                self._pool.give_up(lease.backend, error.message)
+        finally:
+            lease.release()
 
-    async def _acquire(self, request: ModelRequest, plan: LoadPlan) -> Lease:
+    async def _acquire(self, request: ModelRequest, plan: LoadPlan, insists: bool) -> Lease:
         return await self._pool.acquire(
-            plan.options, keep_alive_s=request.keep_alive_s, matching=plan.matching
+            plan.options,
+            keep_alive_s=request.keep_alive_s,
+            matching=plan.matching,
+            insists=insists,
+            work=request.work,
         )

@@ -71,15 +71,17 @@ class Call:
         self._is_head = method == "HEAD"
 
     async def __aenter__(self) -> EngineConnection:
+        asked = False
         if self._warm is not None and (taken := self._warm.take(self._address)):
             if await self._send(taken):
                 return taken
             # It was closed just now: only a new connection tells how the engine is.
+            asked = True
         try:
             answer = await self._connect()
         except (ConnectionError, FileNotFoundError) as error:
             why = f"the engine does not take connections: {reason_of(error)}"
-            raise NotServing(why) from error
+            raise NotServing(why, asked=asked) from error
         except OSError as error:
             why = f"the engine does not take connections: {reason_of(error)}"
             raise BackendDied(why) from error

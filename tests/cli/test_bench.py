@@ -131,3 +131,21 @@ def test_chart_has_a_row_for_each_split_and_says_what_follows() -> None:
     assert lines[1].split() == ["0", "50.0", "±5", "%", "100.0", "█" * 16]
     assert lines[2].endswith("█" * 32)
     assert "moe_cpu_layers = 12" in lines[-1]
+
+
+async def test_a_model_that_is_loaded_elsewhere_forbids_it_and_one_that_failed_does_not(
+    policies: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "bad.gguf").write_bytes(b"none")
+    text = made({"bad": {"path": folder / "bad.gguf"}, "good": {"path": model(layers=4)}})
+    async with proxy(folder, text) as server:
+        await server.post("/admin/models/bad/load", status=500)
+        status, _, errors = await run(policies, "m", "--url", server.url, "--splits", "0", *SMALL)
+        assert status == 0, errors
+
+        await server.post("/admin/models/good/load")
+        status, _, errors = await run(policies, "m", "--url", server.url, "--splits", "0", *SMALL)
+        assert status != 0
+        assert "has good loaded" in errors

@@ -15,7 +15,7 @@ def backend(**changes: Any) -> dict[str, Any]:
         **{"id": "b1", "model": "m", "state": "ready", "ctx": 2048, "in_flight": 0},
         **{"moe_cpu_layers": 2, "block_count": 4, "asked": "auto", "layers": []},
         **{"tokens_per_second": 0.0, "expires_at": None, "last_error": None},
-        **{"warnings": [], "why_no_moves": None},
+        **{"warnings": [], "why_no_moves": None, "failures": 0, "retry_at": None},
     }
     return told | changes
 
@@ -51,18 +51,38 @@ def test_from_now(seconds: float, said: str) -> None:
     ],
 )
 def test_how_long_a_backend_stays(changes: dict[str, Any], said: str) -> None:
-    assert backends([backend(**changes)], NOW).endswith(f"  {said}")
+    assert backends([backend(**changes)], NOW).splitlines()[1].endswith(f"  {said}")
 
 
 def test_a_reason_is_short_and_on_one_line() -> None:
     gone = backend(id="b2", state="gone", last_error="it ended\n" + "no room\n" * 99)
 
     warned = backend(warnings=["it will not stay in RAM"])
-    *_, first, last = backends([warned, gone], NOW).splitlines()
+    *_, first, last, _ = backends([warned, gone], NOW).splitlines()
 
     assert first == "b1: it will not stay in RAM"
     assert last.startswith("b2: it ended no room no room")
     assert len(last) == len("b2: ") + LONGEST_REASON
+
+
+def test_what_failed_says_why_and_when_it_is_tried_again() -> None:
+    gone = backend(state="gone", last_error="bad file", failures=3, moe_cpu_layers=None)
+    waits = gone | {"id": "b2", "model": "a b", "retry_at": "2026-01-31T12:00:04+00:00"}
+    once = gone | {"id": "b3", "failures": 0}
+
+    said = backends([gone, waits, once], NOW).splitlines()
+
+    assert [line.split()[2] for line in (said[1], said[3])] == ["failed"] * 2
+    assert said[5:] == [
+        "b1: bad file",
+        "b1: failed 3 times in a row, tried again with the next request; "
+        "at once with: moe-proxy load m",
+        "b2: bad file",
+        "b2: failed 3 times in a row, tried again not before 4 seconds from now; "
+        "at once with: moe-proxy load 'a b'",
+        "b3: bad file",
+        "b3: tried again with the next request; at once with: moe-proxy load m",
+    ]
 
 
 def test_a_greeting_names_what_can_be_asked() -> None:

@@ -20,6 +20,7 @@ hosts = ["LLM.example.com."]
 origins = ["https://chat.example.com/", "chrome-extension://*", "null"]
 remote_policies = true
 max_queue = 9
+timeout = "5m"
 max_body = "1MiB"
 max_bodies = "8MiB"
 keep_prompts = "8GiB"
@@ -50,6 +51,7 @@ ctx = 4096
 parallel = 2
 keep_alive = -1
 hang_timeout = "1m"
+max_queue = 4
 engine = "hosted"
 command = ["x", "{port}"]
 env = { GIVEN = "0" }
@@ -66,6 +68,7 @@ moe_cpu_layers = 24
 dense_cpu_layers = 3
 ctx = 16384
 parallel = 1
+max_queue = 3
 keep_alive = 0
 hang_timeout = 0
 engine = "command"
@@ -117,6 +120,7 @@ def test_every_key_is_read(valid: Valid, tmp_path: Path, env: dict[str, str]) ->
     assert (model.aliases, model.mode) == (("gpt-4o", "big"), "embedding")
     assert (model.moe_cpu_layers, model.ctx, model.parallel) == (24, 16384, 1)
     assert (policies.defaults.hang_timeout_s, model.hang_timeout_s) == (60.0, 0.0)
+    assert (server.timeout_s, policies.defaults.max_queue, model.max_queue) == (300.0, 4, 3)
     assert (model.keep_alive_s, model.engine) == (0.0, "command")
     assert model.command == ("serve", "--port={port}", "")
     assert (model.env, model.confine, model.unsafe_args) == ({"GIVEN": "1"}, True, True)

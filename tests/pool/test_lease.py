@@ -10,8 +10,8 @@ from proxy.pool.state import Backend
 
 
 async def test_released_once_whatever_happens_inside() -> None:
-    returned: list[str] = []
-    lease = Lease(Backend("b1", LoadOptions("m", Path("m.gguf"))), lambda: returned.append("b1"))
+    returned: list[bool] = []
+    lease = Lease(Backend("b1", LoadOptions("m", Path("m.gguf"))), returned.append)
 
     async def use() -> None:
         async with lease:
@@ -22,4 +22,15 @@ async def test_released_once_whatever_happens_inside() -> None:
         await use()
     lease.release()
 
-    assert returned == ["b1"]
+    assert returned == [False]
+
+
+def test_it_tells_of_an_answer_when_it_is_released() -> None:
+    returned: list[bool] = []
+    lease = Lease(Backend("b1", LoadOptions("m", Path("m.gguf"))), returned.append)
+
+    lease.answered()
+    assert returned == []
+    lease.release()
+
+    assert returned == [True]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.engine.types import Engine, LoadOptions
-from proxy.errors import LoadFailed
+from proxy.errors import LoadFailed, LoadRefused
 from tests.pool.conftest import House
 from tests.pool.helpers import ANSWER, LAST_WORDS, until, until_gone
 
@@ -17,9 +17,13 @@ class TestFailure:
     async def test_all_who_wait_get_the_last_words_and_the_next_one_tries_anew(
         self, house: House
     ) -> None:
+        """A new file is tried at once; otherwise the next one would have been refused."""
         pool, gate, broken = house.pool(), house.gate(), house.folder / "broken"
         broken.touch()
-        options = house.options("m", "--hold-load", gate.path, "--fail", str(broken))
+        gguf = house.folder / "m.gguf"
+        gguf.touch()
+        args = ("--hold-load", gate.path, "--fail", str(broken))
+        options = replace(house.options("m", *args), path=gguf)
         clients = [asyncio.ensure_future(house.client(pool, options)) for _ in range(3)]
         await gate.reached()
         await gate.open()
@@ -31,7 +35,12 @@ class TestFailure:
             "<Pool <b1 m ctx=8192 gone in_flight=0 waiting=0 error='these are my last words'>"
             " queue=0/100>"
         )
+        with pytest.raises(
+            LoadRefused, match=r"(?s)tried again in \d+ s: .*these are my last words"
+        ):
+            await pool.acquire(options)
         broken.unlink()
+        gguf.write_text("new")
         again = asyncio.ensure_future(house.client(pool, options))
         await gate.reached()
         await gate.open()

@@ -1,12 +1,15 @@
 """One start of a backend that is stopped at every point of its way."""
 
 import asyncio
+import os
+import signal
 
 import pytest
 
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend, BackendState
 from tests.pool.conftest import House
+from tests.pool.helpers import until_gone
 
 
 class Door:
@@ -178,3 +181,19 @@ async def test_a_step_that_crashes_costs_nobody_anything(house: House) -> None:
     await pool.load(house.options())
 
     assert await pool.unload("m") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "killed"),
+    [(signal.SIGKILL, True), (signal.SIGTERM, True), (signal.SIGABRT, False)],
+)
+async def test_it_is_known_whether_a_worker_crashed(
+    house: House, number: signal.Signals, killed: bool
+) -> None:
+    pool = house.pool()
+    backend = await pool.load(house.options())
+
+    os.kill(backend.engine.pid or 0, number)
+    await until_gone(backend)
+
+    assert backend.killed is killed

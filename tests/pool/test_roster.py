@@ -42,6 +42,22 @@ def test_of_many_failures_the_oldest_are_forgotten() -> None:
     for ctx in range(MAX_GONE + 2):
         entered(roster, replace(OPTIONS, ctx=ctx), BackendState.GONE)
 
-    roster.forget_old_failures()
+    roster.forget_old_failures(roster[f"b{MAX_GONE + 3}"])
 
     assert list(roster) == [ready.id, *(f"b{number + 4}" for number in range(MAX_GONE))]
+
+
+def test_of_failures_of_one_start_only_the_last_is_listed() -> None:
+    """Those that lived on and did not serve were not gone yet when the next one was named. The
+    batch is chosen anew for each start, and makes it no other."""
+    roster = Roster()
+    starting = [entered(roster, OPTIONS, BackendState.STARTING) for _ in range(2)]
+    starting.append(entered(roster, replace(OPTIONS, ubatch=64), BackendState.STARTING))
+    other = entered(roster, replace(OPTIONS, ctx=1), BackendState.GONE)
+    for backend in starting:
+        backend.state = BackendState.GONE
+
+    roster.forget_old_failures(starting[2])
+
+    assert list(roster.values()) == [starting[2], other]
+    assert roster.next_name(OPTIONS) == ("b3", 2)

@@ -33,7 +33,7 @@ class TestNotServing:
         assert play(Released(1)) == stops("b1", "drained", "draining")
         assert play(Exited("b1", 1, "ended")) == [
             changed("b1", "stopping", "gone", "stopped"),
-            Start("b2", 1),
+            Start("b1", 2),
         ]
 
     def test_who_is_told_twice_does_it_once(self) -> None:
@@ -127,6 +127,7 @@ class TestReplace:
 
         assert play.scheduler.backends["b1"].last_error == "no room"
         assert Grant(1, "b1", 1) in play(Acquire(1, A_LARGE, None, OPEN))
+        play.now_s = 1.0
         assert play(Acquire(2, A_LARGE)) == [Start("b2", 2)]
 
     def test_changed_again_before_it_was_ready(self) -> None:

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from proxy.engine.types import LoadOptions
-from proxy.pool.effects import Changed, Effect, Fail, Grant, Refuse, SetTimer, Start, Stop
+from proxy.pool.effects import Changed, Effect, Fail, Grant, NotYet, Refuse, SetTimer, Start, Stop
 from proxy.pool.events import (
     Abort,
     Acquire,
@@ -28,9 +28,10 @@ from proxy.pool.events import (
 )
 from proxy.pool.scheduler import Scheduler
 from proxy.pool.state import BackendState
+from proxy.pool.work import Work
 
 MAX_QUEUE = 4
-BASE = LoadOptions("a", Path("a.gguf"), ctx=4096, split=1)
+BASE = LoadOptions("a", Path("a.gguf"), ctx=4096, split=1, parallel=2)
 OPTIONS = [
     BASE,
     replace(BASE, ctx=8192),
@@ -44,6 +45,7 @@ POLICIES = [
     MatchPolicy(),
     MatchPolicy(unpinned=frozenset({"ctx", "split"})),
     MatchPolicy(coexist=True, default_keep_alive_s=0.0),
+    MatchPolicy(max_queue=2),
 ]
 options = st.sampled_from(OPTIONS)
 matching = st.sampled_from(POLICIES)
@@ -60,6 +62,7 @@ class Traces(RuleBasedStateMachine):
         self.now_s = 0.0
         self.requests = 0
         self.waiting: set[int] = set()
+        self.working: set[int] = set()  # those that need a slot
         self.holding: dict[int, Name] = {}
         self.loading: set[Name] = set()
         self.serving: set[Name] = set()
@@ -67,10 +70,15 @@ class Traces(RuleBasedStateMachine):
         self.timers: dict[Name, float] = {}
         self.starts: set[Name] = set()
         self.draining = False
+        self.not_before_s: dict[LoadOptions, float] = {}  # of what failed to load
+        self.insisted: set[Name] = set()  # starts that somebody has insisted on
 
     def tell(self, event: Event) -> list[Effect]:
-        self.now_s += 1.0
+        self.now_s += 0.25
         effects = self.scheduler.handle(event, self.now_s)
+        for waiting in self.scheduler.waiting.values():
+            if waiting.joined and waiting.acquire.insists:
+                self.insisted.add(waiting.backend)
         for effect in effects:
             self.perform(effect)
         return effects
@@ -79,7 +87,11 @@ class Traces(RuleBasedStateMachine):
         match effect:
             case Start(backend, generation):
                 assert (backend, generation) not in self.starts, "one start, one name"
-                rpc = set(self.scheduler.backends[backend].options.rpc)
+                options = self.scheduler.backends[backend].options
+                insisted = (backend, generation) in self.insisted
+                if not (insisted or self.scheduler.backends[backend].replaces):
+                    assert self.now_s >= self.not_before_s.get(options, 0.0), "not so soon again"
+                rpc = set(options.rpc)
                 for other, _ in self.loading | self.serving:
                     running = self.scheduler.backends.get(other)
                     assert not (running and rpc & set(running.options.rpc)), "one client at a time"
@@ -93,7 +105,7 @@ class Traces(RuleBasedStateMachine):
                 self.waiting.remove(request)
                 assert (backend, generation) in self.serving - self.stopping, "granted what serves"
                 self.holding[request] = (backend, generation)
-            case Refuse(request, _) | Fail(request, _):
+            case Refuse(request) | Fail(request) | NotYet(request):
                 self.waiting.remove(request)
             case SetTimer(backend, generation, None):
                 self.timers.pop((backend, generation), None)
@@ -102,26 +114,45 @@ class Traces(RuleBasedStateMachine):
             case Changed(backend, generation, _, "gone", _):
                 assert (backend, generation) not in self.timers, "no timer outlives its backend"
 
-    @rule(options=options, matching=matching, keep_alive_s=st.sampled_from([None, 0.0, 50.0]))
+    @rule(
+        options=options,
+        matching=matching,
+        keep_alive_s=st.sampled_from([None, 0.0, 50.0]),
+        insists=st.booleans(),
+        client=st.sampled_from([None, "a", "b"]),
+    )
     def acquire(
-        self, options: LoadOptions, matching: MatchPolicy, keep_alive_s: float | None
+        self,
+        options: LoadOptions,
+        matching: MatchPolicy,
+        keep_alive_s: float | None,
+        insists: bool,
+        client: str | None,
     ) -> None:
         self.requests += 1
         request, before = self.requests, len(self.waiting)
         self.waiting.add(request)
-        effects = self.tell(Acquire(request, options, keep_alive_s, matching))
+        work = None if client is None else Work(client, request)
+        if work:
+            self.working.add(request)
+        effects = self.tell(
+            Acquire(request, options, keep_alive_s, matching, insists=insists, work=work)
+        )
         if self.draining:
             assert effects == [Refuse(request, "draining")]
-        if Refuse(request, "full") in effects:
-            assert before >= MAX_QUEUE
+        if any(isinstance(effect, Refuse) and effect.why == "full" for effect in effects):
+            most = MAX_QUEUE if matching.max_queue is None else matching.max_queue
+            assert before >= most
 
     @precondition(lambda self: self.waiting or self.holding)
-    @rule(data=st.data())
-    def leave(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), answered=st.booleans())
+    def leave(self, data: st.DataObject, answered: bool) -> None:
         request = data.draw(st.sampled_from(sorted(self.waiting | self.holding.keys())))
         self.waiting.discard(request)
-        self.holding.pop(request, None)
-        self.tell(Released(request))
+        held = self.holding.pop(request, None)
+        if answered and (name := held) and (backend := self.scheduler.backends.current(name)):
+            self.not_before_s.pop(backend.options, None)
+        self.tell(Released(request, answered and held is not None))
 
     @precondition(lambda self: self.loading)
     @rule(data=st.data(), killed=st.booleans(), well=st.booleans())
@@ -132,6 +163,9 @@ class Traces(RuleBasedStateMachine):
             self.serving.add(name)
             self.tell(Started(*name))
         else:
+            backend = self.scheduler.backends.current(name)
+            if not killed and name not in self.stopping and backend:
+                self.not_before_s[backend.options] = self.now_s + 1.25
             self.stopping.discard(name)
             self.tell(StartFailed(*name, "failed", killed))
 
@@ -176,6 +210,10 @@ class Traces(RuleBasedStateMachine):
     @rule(data=st.data(), options=options, replace_it=st.booleans())
     def operate(self, data: st.DataObject, options: LoadOptions, replace_it: bool) -> None:
         name = data.draw(st.sampled_from(sorted(self.scheduler.backends)))
+        if not replace_it and name in self.scheduler.backends:
+            backend = self.scheduler.backends[name]
+            if backend.state is BackendState.GONE:
+                self.not_before_s.pop(backend.options, None)
         self.tell(Replace(name, options) if replace_it else Unload(name))
 
     @precondition(lambda self: self.requests > 10)
@@ -198,6 +236,21 @@ class Traces(RuleBasedStateMachine):
     @invariant()
     def the_queue_is_bounded(self) -> None:
         assert len(self.scheduler.waiting) <= MAX_QUEUE
+
+    @invariant()
+    def nobody_has_a_place_too_many_and_nobody_waits_for_one_that_is_free(self) -> None:
+        for backend in self.scheduler.backends.values():
+            held = [r for r, name in self.holding.items() if name == backend.name]
+            assert len(self.working.intersection(held)) <= backend.options.parallel
+            assert not (len(backend.places) and backend.places.are_free(Work(None)))
+            in_line = [
+                w.acquire.request
+                for w in self.scheduler.waiting.of(backend.name, joined=False)
+                if w.acquire.request in backend.places
+            ]
+            assert len(in_line) == len(backend.places)
+            if in_line:
+                assert len(self.working.intersection(held)) == backend.options.parallel
 
     @invariant()
     def counts_agree(self) -> None:
@@ -260,7 +313,7 @@ class Traces(RuleBasedStateMachine):
                 self.serving.remove(name)
                 self.stopping.remove(name)
                 self.tell(Exited(*name, "stopped"))
-            if not (self.waiting or self.loading or self.stopping):
+            if not (self.waiting or self.holding or self.loading or self.stopping):
                 break
         assert not self.waiting | self.holding.keys()
         assert not self.loading | self.stopping

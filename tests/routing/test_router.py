@@ -12,7 +12,7 @@ import pytest
 
 from proxy.catalog.store import Store
 from proxy.engine.types import LoadOptions, Mode
-from proxy.errors import BackendDied, BadRequest, Conflict
+from proxy.errors import BackendDied, BadRequest, Conflict, KillsWorkers, Suspected
 from proxy.pool.lease import Lease
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend
@@ -66,10 +66,14 @@ class Setting(Folder):
         return await self.router.route(self.resolver.resolve(request.model), request, mode)
 
     async def with_retry(
-        self, request: ModelRequest, mode: Mode, send: Callable[[Lease], Awaitable[T]]
+        self,
+        request: ModelRequest,
+        mode: Mode,
+        send: Callable[[Lease], Awaitable[T]],
+        digest: bytes = b"",
     ) -> T:
         model = self.resolver.resolve(request.model)
-        return await self.router.with_retry(model, request, mode, send)
+        return await self.router.with_retry(model, request, mode, send, digest)
 
 
 @pytest.fixture
@@ -297,3 +301,91 @@ class TestRetry:
         with pytest.raises(asyncio.CancelledError):
             await client
         assert "ready in_flight=0" in repr(setting.pool)
+
+
+class TestSuspects:
+    """Requests over which workers crash: small servers that abort."""
+
+    ASK = ModelRequest("tiny")
+
+    async def crash(self, lease: Lease) -> str:
+        os.kill(lease.backend.engine.pid or 0, signal.SIGABRT)
+        raise BackendDied("connection reset")
+
+    async def answer(self, lease: Lease) -> str:
+        lease.answered()
+        return "answer"
+
+    async def test_two_workers_are_enough(self, setting: Setting) -> None:
+        with pytest.raises(KillsWorkers, match="2 workers of tiny crashed over this request"):
+            await setting.with_retry(self.ASK, "generation", self.crash, b"poison")
+        assert setting.house.made == ["b1", "b1"]
+
+        with pytest.raises(KillsWorkers):
+            await setting.with_retry(self.ASK, "generation", self.answer, b"poison")
+        assert setting.house.made == ["b1", "b1"], "it is not even asked"
+
+    async def test_others_are_answered(self, setting: Setting) -> None:
+        await setting.with_retry(self.ASK, "generation", self.answer, b"other")
+        with pytest.raises(KillsWorkers):
+            await setting.with_retry(self.ASK, "generation", self.crash, b"poison")
+
+        assert await setting.with_retry(self.ASK, "generation", self.answer, b"other") == "answer"
+
+    async def test_it_is_not_asked_again_while_others_use_the_next_worker(
+        self, setting: Setting
+    ) -> None:
+        others: list[Lease] = []
+
+        async def crash_and_let_others_come(lease: Lease) -> str:
+            try:
+                return await self.crash(lease)
+            finally:
+                await setting.pool.until_left(lease.backend, 50.0)
+                others.append(await setting.route(self.ASK, "generation"))
+
+        with pytest.raises(Suspected, match="others use the next one") as refused:
+            await setting.with_retry(self.ASK, "generation", crash_and_let_others_come, b"poison")
+        assert refused.value.retry_after_s
+        with pytest.raises(Suspected):
+            await setting.with_retry(self.ASK, "generation", self.answer, b"poison")
+        assert "ready in_flight=1" in repr(setting.pool)
+
+        others[0].release()
+        assert await setting.with_retry(self.ASK, "generation", self.answer, b"poison") == "answer"
+        async with await setting.route(self.ASK, "generation"):
+            answer = await setting.with_retry(self.ASK, "generation", self.answer, b"poison")
+        assert answer == "answer", "an answer has cleared it"
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    async def test_who_is_there_when_somebody_kills_the_worker_is_not_to_blame(
+        self, setting: Setting, number: signal.Signals
+    ) -> None:
+        async def killed(lease: Lease) -> str:
+            os.kill(lease.backend.engine.pid or 0, number)
+            raise BackendDied("connection reset")
+
+        await setting.with_retry(self.ASK, "generation", self.answer, b"other")
+        with pytest.raises(BackendDied):
+            await setting.with_retry(self.ASK, "generation", killed, b"innocent")
+
+        assert await setting.with_retry(self.ASK, "generation", self.answer, b"innocent")
+
+    async def test_several_that_wait_for_their_first_byte_are_all_asked_again(
+        self, setting: Setting
+    ) -> None:
+        there: list[Lease] = []
+        all_there = asyncio.Event()
+
+        async def send(lease: Lease) -> str:
+            if lease.backend.generation > 1:
+                return await self.answer(lease)
+            there.append(lease)
+            if len(there) == 3:
+                os.kill(lease.backend.engine.pid or 0, signal.SIGABRT)
+                all_there.set()
+            await all_there.wait()
+            raise BackendDied("connection reset")
+
+        asked = (setting.with_retry(self.ASK, "generation", send, b"%d" % n) for n in range(3))
+        assert await asyncio.gather(*asked) == ["answer"] * 3

@@ -6,6 +6,8 @@ from tests.support import gated_server
 from tests.support.llama import program
 
 GATED = (sys.executable, str(gated_server.__file__), "--port", "{port}")
+# The same, as a server with slots: whoever runs it sends no more than there are.
+GATED_SLOTS = (*GATED, "--parallel", "{parallel}")
 LLAMA_SERVER = (
     *(program("llama-server"), "-m", "{model}", "--port", "{port}", "--alias", "{name}"),
     *("-c", "{ctx}", "-np", "{parallel}", "--n-cpu-moe", "{moe_cpu_layers}"),

@@ -3,21 +3,26 @@ test holds.
 
 A gate is a named pipe: opening it waits until the test opens the other end. `--hold-load` is one
 before it listens; a request's `"gates"` are one before the first byte and one before each further
-piece of the answer. With `"stream"` the head goes out before all of them.
+piece of the answer. With `"stream"` the head goes out before all of them. With `"dies_at"` it
+crashes before that piece; behind its gate, if that is the first.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 from pathlib import Path
 
 PIECES = 3
+CRASH = "crash"
 LENGTH = "content-length:"
 
 
 async def pass_gate(gate: str | None) -> None:
+    if gate == CRASH:
+        os.abort()
     if gate:
         await asyncio.to_thread(Path(gate).read_bytes)
 
@@ -33,6 +38,9 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
         else:
             gates = [*body.get("gates", []), *[None] * PIECES]
+            if (at := body.get("dies_at")) is not None:
+                await pass_gate(gates[at] if at == 0 else None)
+                gates[at] = CRASH
             if body.get("stream"):
                 await stream(writer, gates)
                 return
@@ -66,6 +74,7 @@ async def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--hold-load")
     parser.add_argument("--fail")
+    parser.add_argument("--parallel", help="told by whoever counts slots; it serves all at once")
     given = parser.parse_args()
     print("loading", flush=True)  # noqa: T201 - what it says is a part of what is tested
     await pass_gate(given.hold_load)

@@ -4,17 +4,22 @@ import math
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from aiohttp import web
 
+from proxy.api.bodies import digest_of
 from proxy.api.middleware import REQUEST_LOG
 from proxy.api.ollama.engine_client import Engine, EngineRefused
 from proxy.api.ollama.request import ParsedRequest, WarnOnce, parse, read_request
 from proxy.api.ollama.run import backend_headers
+from proxy.api.request_deadline import deadline
 from proxy.api.services import SERVICES
+from proxy.api.turns import work_of
 from proxy.api.wire import json_response
 from proxy.dialect.ollama.requests import EmbedBody, EmbeddingsBody, read
+from proxy.dialect.workload import Workload
 from proxy.errors import BadRequest
 from proxy.pool.lease import Lease
 
@@ -46,7 +51,10 @@ async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
         return _answer(request, answer, lease)
 
     router = request.app[SERVICES].router
-    return await router.with_retry(asked.model, asked.wanted, "embedding", send)
+    work = work_of(request, Workload(slots=len(texts), tokens=1)) if texts else None
+    wanted, digest = replace(asked.wanted, work=work), digest_of(request)
+    async with deadline(request):
+        return await router.with_retry(asked.model, wanted, "embedding", send, digest)
 
 
 async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
@@ -61,7 +69,10 @@ async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamRespons
         return _answer(request, {"embedding": found[0] if found else []}, lease)
 
     router = request.app[SERVICES].router
-    return await router.with_retry(asked.model, asked.wanted, "embedding", send)
+    work = work_of(request, Workload(tokens=1)) if body.prompt else None
+    wanted, digest = replace(asked.wanted, work=work), digest_of(request)
+    async with deadline(request):
+        return await router.with_retry(asked.model, wanted, "embedding", send, digest)
 
 
 async def _embed(
@@ -78,7 +89,9 @@ async def _embed(
         return [], 0
     engine = Engine(lease.backend.engine.address, request.app[SERVICES].calls)
     try:
-        return _read(await engine.post(EMBEDDINGS, {"input": list(texts)}))
+        answer = _read(await engine.post(EMBEDDINGS, {"input": list(texts)}))
+        lease.answered()
+        return answer
     except EngineRefused as refusal:
         limit = _limit(refusal)
         if limit is None:

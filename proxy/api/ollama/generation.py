@@ -14,6 +14,7 @@ from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
 from proxy.api.ollama.request import ParsedRequest, WarnOnce, parse, read_request
 from proxy.api.ollama.run import JSON, Job, backend_headers, now, run
 from proxy.api.services import SERVICES
+from proxy.dialect.limits import check_schema
 from proxy.dialect.ollama import bodies
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer
 from proxy.dialect.ollama.reading import read_chat
@@ -56,6 +57,7 @@ async def generate(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
         asked.wanted,
         body.streams,
         started_ns,
+        _tokens(asked),
         prepare=partial(prepare, asked, body),
         context=None if body.raw or body.suffix else after,
     )
@@ -79,6 +81,7 @@ async def chat(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     _check(asked, body, "chat")
     if body.tools and not asked.can.tools:
         raise BadRequest(f"{asked.model.name} does not support tools", param="tools")
+    check_schema(body.tools, "tools")
     if any(message.images for message in body.messages or ()):
         asked.model.check_media()
     if not body.messages:
@@ -99,10 +102,17 @@ async def chat(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
         asked.wanted,
         body.streams,
         started_ns,
+        _tokens(asked),
         prepare=prepare,
         shorten=None if body.truncate is False else shorten,
     )
     return await run(request, job)
+
+
+def _tokens(asked: ParsedRequest) -> int | None:
+    """How long the answer may be; None: not said, or as long as it likes."""
+    most = asked.params.get("n_predict")
+    return most if isinstance(most, int) and most > 0 else None
 
 
 def _check(asked: ParsedRequest, body: GenerationBody, endpoint: Endpoint) -> None:
@@ -110,6 +120,7 @@ def _check(asked: ParsedRequest, body: GenerationBody, endpoint: Endpoint) -> No
         raise BadRequest(f'"{asked.shown}" does not support {endpoint}', param="model")
     if body.thinks and not asked.can.thinking:
         raise BadRequest(f'"{asked.shown}" does not support thinking', param="think")
+    check_schema(body.format, "format")
 
 
 async def _load(request: web.Request, asked: ParsedRequest, endpoint: Endpoint) -> web.Response:

@@ -1,21 +1,27 @@
 """Runs one generation for an Ollama client: a backend's events out, as lines or as one answer."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from aiohttp import web
 
+from proxy.api.bodies import digest_of
 from proxy.api.middleware import REQUEST_LOG
 from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
 from proxy.api.passthrough import BACKEND_HEADER, SPLIT_HEADER
+from proxy.api.reply import LAST_WORD_S
+from proxy.api.request_deadline import deadline
 from proxy.api.services import SERVICES, Services
+from proxy.api.turns import work_of
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer, error_line
 from proxy.dialect.ollama.events import Failure
 from proxy.dialect.ollama.times import rfc3339
-from proxy.errors import BackendDied, ProxyError
+from proxy.dialect.workload import Workload
+from proxy.errors import BackendDied, DeadlinePassed, ProxyError
 from proxy.pool.lease import Lease
 from proxy.pool.state import Backend
 from proxy.routing.request import ModelRequest
@@ -36,6 +42,7 @@ class Job:
     wanted: ModelRequest
     stream: bool
     started_ns: int
+    tokens: int | None  # that the answer may have at most; None: not said
     # May ask the engine before: context that comes as tokens has to become a prompt.
     prepare: Callable[[Engine], Awaitable[Generation]]
     # What to ask instead where the prompt has more tokens than the context; None: nothing fits.
@@ -47,11 +54,22 @@ class Job:
 async def run(request: web.Request, job: Job) -> web.StreamResponse:
     """Have the job done by a backend, loading it if need be."""
     services = request.app[SERVICES]
+    wanted = replace(job.wanted, work=work_of(request, Workload(tokens=job.tokens)))
+    attempt: _Attempt | None = None
 
     async def send(lease: Lease) -> web.StreamResponse:
-        return await _Attempt(request, services, lease.backend, job).run()
+        nonlocal attempt
+        attempt = _Attempt(request, services, lease, job)
+        return await attempt.run()
 
-    return await services.router.with_retry(job.model, job.wanted, "generation", send)
+    digest = digest_of(request)
+    try:
+        async with deadline(request):
+            return await services.router.with_retry(job.model, wanted, "generation", send, digest)
+    except DeadlinePassed as error:
+        if attempt is None:
+            raise
+        return await attempt.fail(error)
 
 
 def now() -> str:
@@ -70,10 +88,9 @@ def backend_headers(services: Services, backend: Backend) -> dict[str, str]:
 class _Attempt:
     """A job on one backend; another one can only follow while nothing was sent."""
 
-    def __init__(
-        self, request: web.Request, services: Services, backend: Backend, job: Job
-    ) -> None:
-        self._request = request
+    def __init__(self, request: web.Request, services: Services, lease: Lease, job: Job) -> None:
+        self._request, self._lease = request, lease
+        backend = lease.backend
         self._job = job
         self._facts = request[REQUEST_LOG]
         self._facts.backend = backend.id
@@ -87,11 +104,12 @@ class _Attempt:
     async def run(self) -> web.StreamResponse:
         try:
             await self._generate()
+            self._lease.answered()
             await self._response.write_eof()
         except ConnectionResetError:
             self._facts.broken = "the client left"
         except (ProxyError, BrokenAnswer) as error:
-            await self._fail(error)
+            await self.fail(error)
         return self._response
 
     async def _generate(self) -> None:
@@ -137,7 +155,7 @@ class _Attempt:
         await self._response.write(data)
         self._facts.sent(len(data))
 
-    async def _fail(self, error: ProxyError | BrokenAnswer) -> None:
+    async def fail(self, error: ProxyError | BrokenAnswer) -> web.StreamResponse:
         """Tell of an error: with a status, or in a line of its own once something was sent."""
         broken = isinstance(error, BrokenAnswer)
         message = f"the engine went away: {error}" if broken else str(error)
@@ -146,6 +164,10 @@ class _Attempt:
                 raise BackendDied(message) from error
             raise error
         self._facts.broken = message
-        with suppress(ConnectionResetError):
-            await self._response.write(error_line(message))
-            await self._response.write_eof()
+        if broken:
+            self._lease.broke()
+        with suppress(ConnectionResetError, TimeoutError):
+            async with asyncio.timeout(LAST_WORD_S):  # a client that does not read gets none
+                await self._response.write(error_line(message))
+                await self._response.write_eof()
+        return self._response

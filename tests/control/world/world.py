@@ -11,6 +11,7 @@ from typing import Any
 from proxy.control.assembly import ControlLoop, Surroundings, assemble
 from proxy.control.headroom import serving
 from proxy.control.worker_devices import WorkerDevices
+from proxy.engine.files import Files
 from proxy.engine.types import Device, LoadOptions, Mode
 from proxy.errors import ModelNotFound, ProxyError
 from proxy.memory.ledger import Ledger
@@ -138,7 +139,12 @@ class World:
         self.requests: set[asyncio.Task[None]] = set()
         hooks = Hooks()
         self.pool = Pool(
-            self._make, hooks=hooks, max_queue=1000, clock=self.clock, events=self.events
+            self._make,
+            hooks=hooks,
+            max_queue=1000,
+            clock=self.clock,
+            events=self.events,
+            files=_no_files,
         )
         self.workers = WorkerDevices(lambda: serving(self.pool), self.clock)
         self.memory = SimMemory(
@@ -265,3 +271,7 @@ async def living(world: World) -> AsyncIterator[World]:
             task.cancel()
         await world.pool.kill()
         await world.control.controller.close()
+
+
+async def _no_files(_: LoadOptions) -> Files:
+    return ()

@@ -1,0 +1,38 @@
+"""For whom a request's work is: what each client's share of a backend is counted by."""
+
+import math
+from collections.abc import Callable
+
+from aiohttp import web
+
+from proxy.api.middleware import KEY_NAME
+from proxy.dialect.workload import Workload
+from proxy.pool.pool import Pool
+from proxy.pool.work import Work
+
+
+def work_of(request: web.Request, load: Workload) -> Work:
+    """The work of a request.
+
+    A client is who has an API key; where none is asked for, a program on some machine, as far as
+    its name tells: all that run here have the same address. Within a client, users and
+    connections are told apart.
+    """
+    key = request.get(KEY_NAME)
+    client = (key,) if key else (request.remote, request.headers.get("User-Agent", "")[:256])
+    return Work(client, load.user or id(request.protocol), key, load.slots, load.tokens)
+
+
+def how_it_stands(pool: Pool, work: Work | None) -> Callable[[], str]:
+    """What to tell one that waits, as a line of text."""
+
+    def told() -> str:
+        standing = pool.lines.standing(work) if work else None
+        if standing is None:
+            return "waiting"
+        text = f"waiting, position {standing.position}"
+        if standing.expected_s is None:
+            return text
+        return f"{text}, about {math.ceil(standing.expected_s)} s"
+
+    return told

@@ -1,0 +1,70 @@
+"""What a body says of the work that it makes, by all names that the protocols have for it. Pure.
+What is not as it should be is the engine's business: it says so itself."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from proxy.dialect.body import LENGTHS, Body
+
+# How many answers are wanted at once.
+COUNTS: Final = ("n", "n_cmpl")
+# Where several inputs may stand, each of which takes a slot.
+DOCUMENTS: Final = ("documents", "texts")
+INPUTS: Final = ("prompt", "input", "content", *DOCUMENTS)
+MOST_NAME: Final = 256  # characters of a user's
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """`slots` it takes at once; `tokens` that each answer may have at most, None: not said; `user`,
+    by whom the client tells its requests apart."""
+
+    streams: bool = False
+    slots: int = 1
+    tokens: int | None = None
+    user: str | None = None
+
+
+def workload_of(body: Body, *, generates: bool = True) -> Workload:
+    """Of one request. `generates`: its answer is text."""
+    fields = body.fields
+
+    def value(name: str) -> Any:
+        raw = fields.get(name)
+        return None if raw is None else _small(raw)
+
+    inputs = max((_length(name, fields[name]) for name in INPUTS if name in fields), default=1)
+    if not generates:
+        # A vector for each is not worth more than a token.
+        return Workload(slots=inputs, tokens=1)
+    counts = [count for name in COUNTS if _is_count(count := value(name))]
+    tokens = [count for name in LENGTHS if _is_count(count := value(name))]
+    user = value("user")
+    return Workload(
+        value("stream") is True,
+        max((*counts, inputs)),
+        min(tokens, default=None),
+        user[:MOST_NAME] if isinstance(user, str) and user else None,
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _small(raw: msgspec.Raw) -> Any:
+    """What a number, a word or a flag is; None for all else."""
+    text = bytes(raw)
+    return None if text[:1] in b"{[" or len(text) > 4 * MOST_NAME else msgspec.json.decode(text)
+
+
+def _length(name: str, raw: msgspec.Raw) -> int:
+    """How many inputs these are."""
+    if bytes(raw)[:1] != b"[":
+        return 1
+    entries = msgspec.json.decode(raw, type=list[msgspec.Raw])
+    # Tokens are one input, and so are the items of a conversation.
+    several = name in DOCUMENTS or bytes(entries[0])[:1] in b'"[' if entries else False
+    return len(entries) if several else 1

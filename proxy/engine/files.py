@@ -1,0 +1,51 @@
+"""What a load would read from disk, and whether that is still what it was."""
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from proxy.catalog.gguf import GgufError
+from proxy.catalog.parts import parts_of
+from proxy.engine.types import LoadOptions
+
+# Of each file that is there: path, inode, time of the last change in nanoseconds, size in bytes.
+Files = tuple[tuple[str, int, int, int], ...]
+
+LOOK_S: Final = 5.0  # what a disk takes to say how old a file is, at most
+
+
+async def files_now(options: LoadOptions) -> Files | None:
+    """The files that a load of `options` reads, as they are now. None where a disk does not say in
+    time, as one that is not reached any more."""
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(files_of, options), LOOK_S)
+    except TimeoutError:
+        return None
+
+
+def files_of(options: LoadOptions) -> Files:
+    """The same. Asks the disk: not for the event loop."""
+    return tuple(_seen(options))
+
+
+def _seen(options: LoadOptions) -> Iterator[tuple[str, int, int, int]]:
+    for path in _named(options):
+        try:
+            found = path.stat()
+        except (OSError, ValueError):  # ValueError: a name with a NUL
+            continue  # that it comes is a change too
+        yield str(path), found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _named(options: LoadOptions) -> Iterator[Path]:
+    try:
+        yield from parts_of(options.path)
+    except (GgufError, OSError, ValueError):  # a part is missing
+        yield options.path
+    yield from filter(None, (options.projector, *options.adapters, options.template))
+    if options.libdir:
+        yield options.libdir
+    if options.command and (program := shutil.which(options.command[0])):
+        yield Path(program)

@@ -1,0 +1,104 @@
+"""What is refused before llama-server sees it. What it does with such things is tried in
+tests/api/test_poison.py."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from proxy.dialect import limits
+from proxy.dialect.body import Body
+from proxy.dialect.limits import check_limits, check_schema
+from proxy.errors import BadRequest
+
+
+def check(**fields: Any) -> None:
+    check_limits(Body(msgspec.json.encode({"model": "m", **fields})))
+
+
+def nested(levels: int) -> Any:
+    schema: Any = {"type": "string"}
+    for _ in range(levels):
+        schema = {"items": schema}
+    return schema
+
+
+def optional(count: int, required: int = 0) -> dict[str, Any]:
+    names = [f"p{number}" for number in range(count)]
+    return {"properties": {name: {} for name in names}, "required": names[:required]}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("(" * 5001, r"it has 5001 times \(, and more than 5000 are not taken"),
+        ("a ::= b\n" * 5001, "it has 5001 times ::="),
+        ("a|" * 10001, r"it has 10001 times \|"),
+        ("a" * (limits.MOST_GRAMMAR_CHARACTERS + 1), "it has 262145 characters"),
+    ],
+)
+def test_a_grammar_that_takes_too_much_stack_or_time(text: str, told: str) -> None:
+    with pytest.raises(BadRequest, match=f"^grammar: {told}") as error:
+        check(grammar=text)
+
+    assert error.value.param == "grammar"
+    check(grammar=text[: len(text) // 2])
+
+
+def test_a_name_with_escapes_hides_nothing() -> None:
+    with pytest.raises(BadRequest):
+        check_limits(Body(b'{"gr\\u0061mmar": "%s"}' % (b"(" * 5001)))
+
+
+def test_triggers() -> None:
+    check(grammar_triggers=[{"type": 2, "value": "(" * 1000}] * 64)
+
+    with pytest.raises(BadRequest, match="65 entries"):
+        check(grammar_triggers=[{"value": "a"}] * 65)
+    with pytest.raises(BadRequest, match="a value of 1001 characters"):
+        check(grammar_triggers=[{"value": "(" * 1001}])
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda schema: {"json_schema": schema},
+        lambda schema: {"response_format": {"json_schema": {"schema": schema}}},
+        lambda schema: {"tools": [{"function": {"parameters": schema}}]},
+        lambda schema: {"tools": [{"name": "f", "input_schema": schema}]},
+        lambda schema: {"text": {"format": {"schema": schema}}},
+        lambda schema: {"functions": [{"parameters": schema}]},
+    ],
+)
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        (nested(201), "levels deep"),
+        ({"enum": list(range(3001))}, "an enum of 3001 values"),
+        (optional(1001), "an object of 1001 optional properties"),
+        ({"anyOf": [{}] * 50001}, "values"),
+    ],
+)
+def test_a_schema_that_takes_minutes_wherever_it_stands(place: Any, schema: Any, told: str) -> None:
+    with pytest.raises(BadRequest, match=f"{told}, and more than"):
+        check(**place(schema))
+
+
+def test_schemas_as_people_have_them_are_taken() -> None:
+    check(json_schema=nested(90) | {"enum": ["a"] * 3000})
+    check(json_schema=optional(3000, required=2000))
+    check(json_schema={"properties": {"properties": {"enum": {"enum": "x"}}}, "required": 5})
+    check(json_schema=True, tools="x", response_format=5, grammar=7, grammar_triggers=[1, {}, "x"])
+
+
+def test_what_is_nested_so_deep_that_nobody_can_tell_how_deep() -> None:
+    deep = b"[" * 900 + b"]" * 900
+    with pytest.raises(BadRequest, match=r"^tools: it is nested"):
+        check_limits(Body(b'{"tools": ' + deep + b"}"))
+
+
+def test_a_single_value_of_another_protocol() -> None:
+    check_schema(None, "format")
+    check_schema("json", "format")
+    with pytest.raises(BadRequest, match=r"^format: "):
+        check_schema(nested(201), "format")

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from proxy.api.malformed import TolerantConnection
+
 HEAD_S: Final = 10.0
 ANSWER: Final = (
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: text/plain\r\n"
@@ -16,7 +18,7 @@ ANSWER: Final = (
 )
 
 
-class _Connection(web.RequestHandler):
+class _Connection(TolerantConnection):
     """One connection of a client. What begins with an underscore and is not ours is aiohttp's."""
 
     __slots__ = ("_head_s", "_head_timer")

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from proxy.api.bodies import read_body
 from proxy.api.middleware import REQUEST_LOG, Handler
 from proxy.api.options import read_model, read_model_request
 from proxy.api.services import SERVICES, Services
+from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.body import Body, still_open
 from proxy.dialect.errors import error_event
 from proxy.dialect.media import has_media
@@ -19,7 +21,7 @@ from proxy.dialect.ollama.options import read_options
 from proxy.dialect.preamble import Protocol, add_preamble, preamble_of
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.engine.types import Mode
-from proxy.errors import BackendDied
+from proxy.errors import BackendDied, BadRequest
 from proxy.pool.lease import Lease
 from proxy.pool.state import Backend
 from proxy.routing.request import ModelRequest
@@ -27,7 +29,6 @@ from proxy.routing.resolver import Model
 from proxy.upstream.call import HOP_BY_HOP, Call, end_to_end
 from proxy.upstream.connection import BrokenAnswer, EngineConnection
 
-BACKEND_HEADER: Final = "X-Moe-Proxy-Backend"
 EVENT_STREAM: Final = "text/event-stream"
 # What is between two events of a stream: an error has a place there, and nowhere else.
 EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")
@@ -115,10 +116,14 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
         request[REQUEST_LOG].model = wanted.model
         model = await services.resolve(wanted.model)
         body = Body(data)
-        if has_params and (defaults := _defaults(model)):
-            body.add_defaults(defaults)
-        if protocol:
-            _adapt(body, model, protocol)
+        try:
+            if has_params and (defaults := _defaults(model)):
+                body.add_defaults(defaults)
+            if protocol:
+                _adapt(body, model, protocol)
+        except msgspec.DecodeError as error:
+            # The first look skips what it does not want: a number without end, half a character.
+            raise BadRequest(f"the body is not valid JSON: {error}") from error
         headers = request_headers(request)
         forward = Forward("POST", request.rel_url.raw_path_qs, headers, body.encode())
         return await answer(request, model, wanted, mode, forward)

@@ -10,8 +10,9 @@ from aiohttp import web
 
 from proxy.api.middleware import REQUEST_LOG
 from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
-from proxy.api.passthrough import BACKEND_HEADER, SPLIT_HEADER
+from proxy.api.passthrough import SPLIT_HEADER
 from proxy.api.services import SERVICES, Services
+from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer, error_line
 from proxy.dialect.ollama.events import Failure
 from proxy.dialect.ollama.times import rfc3339

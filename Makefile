@@ -19,7 +19,7 @@ FIND_PYTHON = if [ -x $(BIN)/python ]; then py=$(BIN)/python; else py=python3; \
 	done; fi
 PREPARE = @$(FIND_PYTHON); "$${PYTHON:-$$py}" deploy/build/prepare.py --gpu "$(GPU)"
 
-.PHONY: help setup demo test check bench serve install constraints rebuild clean
+.PHONY: help setup demo test check fuzz bench serve install constraints rebuild clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,12 @@ check: ## lint, format, types, tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(wildcard proxy tests bench deploy/build setup.py)
 	@$(BIN)/python -m pytest $(ARGS)
+
+fuzz: ## look for bytes that our readers do not stand (SECONDS=60 for each; ARGS=TARGET...)
+	$(PREPARE)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --constraint constraints.txt atheris
+	@$(BIN)/python -m tests.fuzz.run --seconds $(or $(SECONDS),60) $(ARGS)
 
 bench: ## run every measurement of bench/ (one: .venv/bin/python -m bench.NAME)
 	$(PREPARE)

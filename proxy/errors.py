@@ -19,6 +19,7 @@ class ProxyError(Exception):
 
     status = 500
     code = "internal_error"
+    by_engine = False  # an engine says so, and not we
 
     def __init__(
         self, message: str, *, param: str | None = None, retry_after_s: float | None = None

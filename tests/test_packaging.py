@@ -32,6 +32,7 @@ def requirements() -> list[Requirement]:
     texts = [
         *PROJECT["project"]["dependencies"],
         *PROJECT["project"]["optional-dependencies"]["dev"],
+        *PROJECT["project"]["optional-dependencies"]["fuzz"],
         *PROJECT["build-system"]["requires"],
     ]
     parsed = [Requirement(text) for text in texts]

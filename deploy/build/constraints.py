@@ -21,6 +21,7 @@ def main() -> int:
     wanted = [
         *project["project"]["dependencies"],
         *project["project"]["optional-dependencies"]["dev"],
+        *project["project"]["optional-dependencies"]["fuzz"],
         *project["build-system"]["requires"],
         "scikit-build-core",  # builds llama-cpp-python
     ]

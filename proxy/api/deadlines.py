@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from proxy.api.malformed import TolerantConnection
+
 HEAD_S: Final = 10.0
 SILENT_S: Final = 60.0  # nginx's send_timeout
 ANSWER: Final = (
@@ -21,7 +23,7 @@ ANSWER: Final = (
 )
 
 
-class _Connection(web.RequestHandler):
+class _Connection(TolerantConnection):
     """One connection of a client. What begins with an underscore and is not ours is aiohttp's."""
 
     __slots__ = ("_head_s", "_head_timer", "_silent_s")

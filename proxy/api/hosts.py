@@ -73,7 +73,7 @@ def _is_address(name: str) -> bool:
     try:
         # Also 127.1 and the like, which browsers and curl take for addresses too.
         socket.inet_aton(name)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: bytes that are no text, in the zone of an address
         return _is_ipv6(name)
     return True
 

@@ -34,11 +34,13 @@ STATES = {
     BackendState.STOPPING: "stopping",
 }
 EMBEDDING_PATHS = ("/v1/embeddings", "/embeddings", "/embedding")
+RERANK_PATHS = ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking")
+# Parts of a name: whoever asks chooses how many slashes there are, and each is a name to look up.
+MOST_PARTS = 16
 WHOSE_SLOTS = (
     "slots of this model are saved and restored by the proxy alone, in a folder of its own; a "
     "--slot-save-path in its args gives them another folder, and leaves them to you"
 )
-RERANK_PATHS = ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking")
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -126,7 +128,7 @@ def split_upstream(services: Services, rest: str) -> tuple[Model, str]:
     counts.
     """
     parts = rest.split("/")
-    for length in range(len(parts), 0, -1):
+    for length in range(min(len(parts), MOST_PARTS), 0, -1):
         name = unquote("/".join(parts[:length]))
         with suppress(ModelNotFound):
             return services.resolver.resolve(name), "/" + "/".join(parts[length:])

@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 from proxy.api.cors import ALLOWED_ORIGIN, is_preflight, preflight_headers
 from proxy.api.scopes import needs_admin
 from proxy.api.services import SERVICES
+from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.errors import dialect_of, error_body, error_headers
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
 
@@ -156,8 +157,8 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def error_response(request: web.Request, error: ProxyError) -> web.Response:
-    return web.Response(
-        status=error.status,
-        body=error_body(error, dialect_of(request.path)),
-        headers=error_headers(error),
-    )
+    headers = error_headers(error)
+    if error.by_engine and (backend := request[REQUEST_LOG].backend):
+        headers[BACKEND_HEADER] = backend
+    body = error_body(error, dialect_of(request.path))
+    return web.Response(status=error.status, body=body, headers=headers)

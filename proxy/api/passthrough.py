@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from proxy.api.bodies import digest_of, read_body
@@ -16,6 +17,7 @@ from proxy.api.reply import EVENT_STREAM, Reply
 from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
 from proxy.api.services import SERVICES, Services
 from proxy.api.turns import how_it_stands, work_of
+from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.body import Body, still_open
 from proxy.dialect.errors import message_of
 from proxy.dialect.limits import check_limits
@@ -25,14 +27,13 @@ from proxy.dialect.preamble import Protocol, add_preamble, preamble_of
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.dialect.workload import workload_of
 from proxy.engine.types import Mode
-from proxy.errors import BackendDied, EngineSaid, ProxyError
+from proxy.errors import BackendDied, BadRequest, EngineSaid, ProxyError
 from proxy.pool.lease import Lease
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
 from proxy.upstream.call import HOP_BY_HOP, Call, end_to_end
 from proxy.upstream.connection import BrokenAnswer, EngineConnection
 
-BACKEND_HEADER: Final = "X-Moe-Proxy-Backend"
 SPLIT_HEADER: Final = "X-Moe-Proxy-Moe-Cpu-Layers"
 # What is between the client and us: our name, our keys, and the body's encoding, which is undone
 # already.
@@ -128,16 +129,22 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
         request[REQUEST_LOG].model = wanted.model
         model = await services.resolve(wanted.model)
         body = Body(data)
-        check_limits(body)
-        if has_params and (defaults := _defaults(model)):
-            body.add_defaults(defaults)
-        if protocol:
-            _adapt(body, model, protocol)
-        headers = request_headers(request)
         computes = has_params or mode != "generation"
+        load = None
+        try:
+            check_limits(body)
+            if has_params and (defaults := _defaults(model)):
+                body.add_defaults(defaults)
+            if protocol:
+                _adapt(body, model, protocol)
+            if computes:
+                load = workload_of(body, generates=has_params)
+        except msgspec.DecodeError as error:
+            # The first look skips what it does not want: a number without end, half a character.
+            raise BadRequest(f"the body is not valid JSON: {error}") from error
+        headers = request_headers(request)
         target, comments = request.rel_url.raw_path_qs, False
-        if computes:
-            load = workload_of(body, generates=has_params)
+        if load is not None:
             comments = load.streams and request.path in COMMENTED
             wanted = replace(wanted, work=work_of(request, load))
         forward = Forward("POST", target, headers, body.encode(), computes, comments)

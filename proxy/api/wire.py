@@ -1,10 +1,12 @@
 """JSON answers and event streams."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
+# Who answered, where that was not the proxy itself.
+BACKEND_HEADER: Final = "X-Moe-Proxy-Backend"
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 

@@ -61,7 +61,7 @@ def endless(template: str) -> str | None:
     """
     if len(template) > MAX_TEMPLATE:
         return "its chat template is longer than any real one"
-    if len(template) <= _SHORT and not _LABOUR.search(template):
+    if not may_be_endless(template):
         return None
     try:
         trial = subprocess.run(
@@ -79,6 +79,11 @@ def endless(template: str) -> str | None:
     if trial.returncode in (TOO_MUCH, -signal.SIGXCPU, -signal.SIGKILL):
         return "its chat template does not come to an end, or takes more memory than any real one"
     return None
+
+
+def may_be_endless(template: str) -> bool:
+    """Whether it has what a long time can be made of, and so has to be tried."""
+    return len(template) > _SHORT or _LABOUR.search(template) is not None
 
 
 def environment() -> "ImmutableSandboxedEnvironment":

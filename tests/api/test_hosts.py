@@ -122,3 +122,8 @@ def test_without_a_hosts_file_there_is_the_name(
     monkeypatch.setattr("socket.gethostname", lambda: "box")
 
     assert own_names("127.0.0.1") == {"box", "box.local", "127.0.0.1"}
+
+
+@pytest.mark.parametrize("text", ["::1%\udcff", "1::%\0", "[::1%\udcff]", "\udcff", "\0"])
+def test_what_is_no_text_is_looked_at_too(text: str) -> None:
+    assert is_ours(text, frozenset()) is text.startswith(("::1", "1::"))

@@ -8,13 +8,28 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from proxy.engine.guardian import forget_group, keep_group
 from tests.support.guard import HANG_S
 
 
+class Served(str):
+    """Where it listens, which process it is, and what it has said."""
+
+    pid: int
+    log: Path
+
+    def said(self, *events: str) -> list[dict[str, Any]]:
+        """The lines of its log that tell of these events."""
+        lines = [
+            json.loads(line) for line in self.log.read_bytes().splitlines() if line[:1] == b"{"
+        ]
+        return [line for line in lines if line.get("event") in events]
+
+
 @contextlib.contextmanager
-def served(folder: Path, policies: str) -> Iterator[str]:
+def served(folder: Path, policies: str) -> Iterator[Served]:
     """Where it listens. `policies` is TOML, kept in `folder`/policies.toml."""
     file = folder / "policies.toml"
     file.write_text(policies)
@@ -32,7 +47,9 @@ def served(folder: Path, policies: str) -> Iterator[str]:
         )
         keep_group(process.pid)
         try:
-            yield _address(process, folder / "log")
+            address = Served(_address(process, folder / "log"))
+            address.pid, address.log = process.pid, folder / "log"
+            yield address
         finally:
             process.terminate()
             try:

@@ -28,6 +28,7 @@ class EngineRefused(ProxyError):
     """
 
     code = "engine_error"
+    by_engine = True
 
     def __init__(
         self, message: str, *, status: int, kind: str = "", too_long_for: int | None = None
@@ -65,7 +66,10 @@ class Engine:
                 raise BackendDied(f"the engine went away: {error}") from error
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer.status, data)
-        return msgspec.json.decode(data)
+        try:
+            return msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BackendDied(f"the engine's answer made no sense: {error}") from error
 
     async def generate(self, generation: Generation) -> AsyncGenerator[list[Event]]:
         """The events as they come; close it to end the generation.

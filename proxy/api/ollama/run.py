@@ -12,11 +12,12 @@ from aiohttp import web
 from proxy.api.bodies import digest_of
 from proxy.api.middleware import REQUEST_LOG
 from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
-from proxy.api.passthrough import BACKEND_HEADER, SPLIT_HEADER
+from proxy.api.passthrough import SPLIT_HEADER
 from proxy.api.reply import LAST_WORD_S
 from proxy.api.request_deadline import deadline
 from proxy.api.services import SERVICES, Services
 from proxy.api.turns import work_of
+from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer, error_line
 from proxy.dialect.ollama.events import Failure
 from proxy.dialect.ollama.times import rfc3339

@@ -1,7 +1,7 @@
 """Reads what engines answer: one JSON message in, events out. Pure."""
 
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -17,6 +17,7 @@ from proxy.dialect.ollama.events import (
 )
 
 DONE: Final = b"[DONE]"
+C = TypeVar("C")
 
 
 class _Token(msgspec.Struct):
@@ -100,12 +101,23 @@ def read_chat(data: bytes) -> list[Event]:
 
     Raises msgspec.DecodeError for what no such engine says.
     """
-    return [] if data == DONE else list(_chat_events(_chat.decode(data)))
+    return _read(data, _chat, _chat_events)
 
 
 def read_completion(data: bytes) -> list[Event]:
     """The events of one message of `/completion` or `/infill`, streamed."""
-    return [] if data == DONE else list(_completion_events(_completion.decode(data)))
+    return _read(data, _completion, _completion_events)
+
+
+def _read(
+    data: bytes, decoder: msgspec.json.Decoder[C], events: Callable[[C], Iterator[Event]]
+) -> list[Event]:
+    if data == DONE:
+        return []
+    try:
+        return list(events(decoder.decode(data)))
+    except (UnicodeDecodeError, RecursionError, OverflowError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def failure(error: Any, status: int = 500) -> Failure:

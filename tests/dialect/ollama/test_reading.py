@@ -113,3 +113,18 @@ def test_nonsense() -> None:
         read_chat(b"{")
     with pytest.raises(msgspec.DecodeError):
         read_completion(b'{"content":1}')
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"choices":[{"delta":{"content":"\xff"}}],"content":"\xff"}',
+        b'{"choices":[],"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+        b'{"choices":[],"stop":true,"timings":{"prompt_ms":1e308}}',
+    ],
+    ids=["bytes that are no text", "nested too deep", "numbers that are too large"],
+)
+def test_nonsense_of_every_kind_is_told_alike(data: bytes) -> None:
+    for read in (read_chat, read_completion):
+        with pytest.raises(msgspec.DecodeError):
+            read(data)

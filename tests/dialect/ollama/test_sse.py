@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.dialect.ollama import sse
 from proxy.dialect.ollama.sse import SseDecoder, SseError
+from tests.fuzz.bounds import little_time
 
 LINE = st.binary(max_size=12).filter(lambda data: b"\n" not in data and b"\r" not in data)
 EVENT = st.lists(LINE, min_size=1, max_size=3)
@@ -57,3 +58,20 @@ def test_what_never_ends_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder.feed(b"data: 01234\n")
     with pytest.raises(SseError):
         decoder.feed(b"data: 567890\n")
+
+
+def test_small_pieces_of_a_long_event_take_no_longer_than_its_length() -> None:
+    """All that had come was put together again with each piece: minutes for this one."""
+    decoder = SseDecoder()
+    with little_time():
+        decoder.feed(b"data: ")
+        for _ in range(1 << 18):
+            assert decoder.feed(b"x" * 32) == []
+        assert decoder.feed(b"\n\n") == [b"x" * (32 << 18)]
+
+
+def test_lines_without_anything_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 10)
+
+    with pytest.raises(SseError):
+        SseDecoder().feed(b"data:\n" * 12)

@@ -1,0 +1,90 @@
+"""What is said to requests that are no HTTP, or ask for what HTTP has and nobody uses. They have no
+path that could be known, so the answer is in OpenAI's shape.
+
+What is wrong with them is not logged: it may be in the middle of a key or a prompt.
+"""
+
+import zlib
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError
+from aiohttp.http_parser import RawRequestMessage
+from multidict import CIMultiDictProxy
+
+from proxy.dialect.errors import error_body, error_headers
+from proxy.errors import BadRequest, ProxyError
+
+log = structlog.get_logger()
+
+NOT_HTTP: Final = (
+    "this is not HTTP/1.1 as it has to be: a line or header of the request is malformed"
+)
+NOT_DECODED: Final = (
+    "malformed: the body has a Content-Encoding that is not known here; gzip and deflate are"
+)
+# Errors of whoever sends, which aiohttp tells of where it has nobody else to tell.
+OF_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError, zlib.error)
+CONTINUE: Final = "100-continue"
+
+
+class TolerantConnection(web.RequestHandler):
+    """A connection on which anything may come. What begins with an underscore is aiohttp's."""
+
+    __slots__ = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        assert self._request_factory is not None
+        self._request_factory = _without_expectations(self._request_factory)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """An answer where no handler could give one."""
+        if request.writer.output_size:
+            raise ConnectionError("there is half an answer already")
+        error: ProxyError
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.info("malformed_request", status=status, kind=type(exc).__name__)
+            known = isinstance(exc, ContentEncodingError)
+            error = BadRequest(NOT_DECODED if known else NOT_HTTP)
+        else:
+            log.error("request_failed", exc_info=exc)
+            error = ProxyError("an internal error; the log has the details")
+        headers = {**error_headers(error), hdrs.CONNECTION: "close"}
+        answer = web.Response(status=status, body=error_body(error, "openai"), headers=headers)
+        answer.force_close()
+        return answer
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        if isinstance(exc := kw.get("exc_info"), OF_CLIENTS):
+            log.info("malformed_request", kind=type(exc).__name__)
+        else:
+            super().log_exception(*args, **kw)
+
+
+def _without_expectations(
+    factory: Callable[..., web.BaseRequest],
+) -> Callable[..., web.BaseRequest]:
+    """Only `100-continue` has ever been something to expect. HTTP lets a server overlook others;
+    aiohttp refuses them before our own refusals could have the protocol's shape."""
+
+    def make(message: RawRequestMessage, *args: Any) -> web.BaseRequest:
+        # What stands for a request that could not be read has no headers of this kind.
+        if isinstance(message.headers, CIMultiDictProxy) and hdrs.EXPECT in message.headers:
+            expected = message.headers.getall(hdrs.EXPECT)
+            if any(each.lower() != CONTINUE for each in expected):
+                headers = message.headers.copy()
+                headers.popall(hdrs.EXPECT)
+                message = message._replace(headers=CIMultiDictProxy(headers))
+        return factory(message, *args)
+
+    return make

@@ -1,0 +1,103 @@
+"""What is no HTTP, or hardly: an answer in a protocol's shape, and nothing of it in the log."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.guard import HANG_S
+from tests.support.policies import policies
+from tests.support.served import Served, served
+
+BODY = b'{"model": "none"}'
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder: Path = tmp_path_factory.mktemp("malformed")
+    with served(folder, policies({}, catalog={"state": folder / "state"})) as address:
+        yield address
+
+
+async def answer(url: Served, head: bytes, body: bytes = BODY) -> tuple[int, Any]:
+    """Its status and JSON. The connection is closed by whoever wants to."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    writer.write(head + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body)
+    async with asyncio.timeout(HANG_S):
+        said = await reader.read()
+    writer.close()
+    start, _, rest = said.partition(b"\r\n\r\n")
+    return int(start.split()[1]), json.loads(rest)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer SECRET\x01\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nX-\xc3\xa9: SECRET\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nHost: SECRET\r\n",
+        b"POST /v1/SECRET\x01 HTTP/1.1\r\nHost: localhost\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: br\r\n",
+        b"SECRET\r\n",
+    ],
+)
+async def test_what_is_no_http_is_a_bad_request_and_is_not_logged(head: bytes, url: Served) -> None:
+    """aiohttp logs the line as it came, with a traceback, and answers in plain text."""
+    status, told = await answer(url, head)
+
+    assert status == 400
+    assert told["error"]["type"] == "invalid_request_error"
+    assert "malformed" in told["error"]["message"]
+    assert b"SECRET" not in url.log.read_bytes()
+    assert url.said("malformed_request")
+    assert b"Traceback" not in url.log.read_bytes()
+    assert url.said("Error handling request from 127.0.0.1") == []
+
+
+@pytest.mark.parametrize("expected", [b"\xff", b"x", b"100-continue, x", b"200-ok"])
+@pytest.mark.parametrize("path", [b"/v1/completions", b"/nowhere"])
+async def test_nothing_else_is_expected_than_to_go_on(
+    path: bytes, expected: bytes, url: Served
+) -> None:
+    """It was a 417 in plain text, and with bytes that are no text a 500."""
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nExpect: %s\r\n" % (path, expected)
+
+    status, told = await answer(url, head)
+
+    assert status == 404
+    assert told["error"]["message"]
+
+
+@pytest.mark.parametrize("path", [b"/nowhere", b"/api/push", b"/v1/completions"])
+async def test_a_body_that_nobody_can_unpack_is_no_error_of_ours(path: bytes, url: Served) -> None:
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\n" % path
+
+    status, told = await answer(url, head, b"this is no gzip" * 1000)
+
+    assert status in (400, 404)
+    assert told["error"]
+    assert url.said("Unhandled exception", "request_failed") == []
+
+
+async def test_a_host_that_is_no_text_is_no_error_of_ours(url: Served) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: ::1%\xff\r\n"
+    assert (await answer(url, head))[0] < 500
+
+
+async def test_a_path_of_slashes_is_refused_at_once(url: Served) -> None:
+    """Each slash was another name to look up: 1.3 s of the event loop for one request."""
+    before = cpu_ticks(url)
+    status, _ = await answer(
+        url, b"GET /upstream%s HTTP/1.1\r\nHost: localhost\r\n" % (b"/" * 7000)
+    )
+
+    assert status == 404
+    assert cpu_ticks(url) - before < 50
+
+
+def cpu_ticks(url: Served) -> int:
+    """Hundredths of a second that the proxy has computed for."""
+    fields = Path(f"/proc/{url.pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])

@@ -1,0 +1,440 @@
+"""What reads bytes of strangers, one function for each: any bytes may come, and only the `refusals`
+of each may be raised. `test_targets.py` has them read a few hundred texts each time, `run.py` has a
+fuzzer look for others as long as one likes.
+
+Where there is something to say of the result, the function says it by an assertion.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from proxy.api.hosts import is_ours, names_of, split_host
+from proxy.api.key_file import parse_keys
+from proxy.api.options import read_model, read_model_request
+from proxy.api.origins import Visit, refusal, rules
+from proxy.catalog import templates
+from proxy.catalog.entry import Entry, Message
+from proxy.catalog.gguf import GgufError
+from proxy.catalog.gguf_reader import read_beginning, read_header
+from proxy.catalog.manifest import BadManifest, encode_manifest, parse_manifest
+from proxy.catalog.modelfile import ModelfileError, parse_modelfile
+from proxy.catalog.parameters import BadParameter, from_json, from_manifest
+from proxy.catalog.reference import BadName, parse_reference
+from proxy.catalog.summary import summarise
+from proxy.dialect.body import Body
+from proxy.dialect.media import has_media
+from proxy.dialect.ollama import models, requests
+from proxy.dialect.ollama.answers import Durations, Endpoint, Writer
+from proxy.dialect.ollama.events import Event, Failure
+from proxy.dialect.ollama.reading import read_chat, read_completion
+from proxy.dialect.ollama.reasoning import FAMILIES, NO_MARKS, telling_apart
+from proxy.dialect.ollama.sse import SseDecoder, SseError
+from proxy.dialect.preamble import Preamble, Protocol, add_preamble
+from proxy.dialect.tool_choice import narrow_tools
+from proxy.engine.llama_args import refused_config
+from proxy.errors import BadRequest
+from proxy.placement.estimate import Settings, estimate
+from proxy.policy.document import parse_document
+from proxy.policy.environment import parse_host, read_environment
+from proxy.policy.load import parse
+from proxy.policy.local_keys import local_changes
+from proxy.policy.sources import Sources
+from proxy.policy.units import parse_duration, parse_keep_alive, parse_size
+from proxy.split import parse_split, plain
+from tests.fuzz.small_gguf import small_header
+from tests.support.models import model
+
+ROOT: Final = Path(__file__).parents[2]
+# Larger than any input: what the file of a header says is there can be there, and takes no room.
+FILE_BYTES: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`seeds` are inputs to begin with, none of which is refused; `words` are worth putting into
+    one."""
+
+    read: Callable[[bytes], None]
+    refusals: tuple[type[Exception], ...]
+    seeds: Callable[[], list[bytes]]
+    words: tuple[bytes, ...]
+
+    def feed(self, data: bytes) -> None:
+        """Have it read this, whatever it is."""
+        with suppress(*self.refusals):
+            self.read(data)
+
+
+@cache
+def _file() -> Path:
+    """One file for all headers, of this process."""
+    handle, name = tempfile.mkstemp(suffix=".gguf")
+    os.close(handle)
+    return Path(name)
+
+
+def remove_file() -> None:
+    _file().unlink(missing_ok=True)
+    _file.cache_clear()
+
+
+def gguf(data: bytes) -> None:
+    """The first byte says whether the file is as long as the header wants."""
+    content = data[1:]
+    read_gguf(content, FILE_BYTES if data[:1] > b"\x7f" else len(content))
+
+
+def read_gguf(content: bytes, length: int) -> None:
+    """A file that begins with `content` and is so long. Raises GgufError."""
+    path = _file()
+    path.write_bytes(content)
+    os.truncate(path, length)
+    with suppress(GgufError):
+        read_beginning(path)
+    with suppress(GgufError):
+        summarise(path)
+    header = read_header(path)
+    estimate(header, Settings(ctx=4096))
+    entry = Entry("x", path, (path,), length, 0.0)
+    models.abilities(entry, header)
+    models.capabilities(entry, header)
+    told = models.model_info(header, verbose=False), models.tensors(header)
+    msgspec.json.encode(told)
+    models.modelfile("x", entry, models.template_of(entry, header), {})
+
+
+def manifest(data: bytes) -> None:
+    found = parse_manifest(data)
+    assert parse_manifest(encode_manifest(found)) == found
+
+
+def modelfile(data: bytes) -> None:
+    found = parse_modelfile(data.decode("utf-8", "replace"))
+    json.dumps(found.parameters, allow_nan=False)
+    with suppress(BadParameter):
+        from_json(found.parameters)
+
+
+def parameters(data: bytes) -> None:
+    given = msgspec.json.decode(data, type=dict[str, Any])
+    with suppress(BadParameter):
+        json.dumps(from_manifest(given), allow_nan=False)
+    json.dumps(from_json(given), allow_nan=False)
+
+
+def policies(data: bytes) -> None:
+    """And a change of one text into another: where there is a NUL, it stands between them."""
+    file = Path("/etc/x.toml")
+    loaded = parse(Sources(((file, data),)), {"HOME": "/home"})
+    assert (loaded.policies is None) == bool(loaded.problems)
+    msgspec.json.encode([str(problem) for problem in loaded.problems])
+    document = parse_document(file, data)
+    if not document.problems:
+        assert all(entry.path in document.lines for entry in document.entries)
+        assert local_changes(file, data, data) == []
+    old, _, new = data.partition(b"\0")
+    local_changes(file, old, new)
+
+
+def environment(data: bytes) -> None:
+    """Lines of NAME=VALUE."""
+    lines = data.decode("utf-8", "replace").splitlines()
+    env = dict(line.partition("=")[::2] for line in lines if "\0" not in line)
+    read_environment(env)
+    with suppress(ValueError):
+        parse_host(data.decode("utf-8", "replace"))
+    list(refused_config(data.decode("utf-8", "replace")))
+
+
+def origins(data: bytes) -> None:
+    """The first line is what browsers say, the second the Host, the rest what is allowed."""
+    lines = data.decode("utf-8", "surrogateescape").split("\n")
+    origin, host, *allowed = [*lines, "", ""]
+    # As they are read from the environment.
+    found = read_environment({"OLLAMA_ORIGINS": ",".join(allowed)})
+    patterns = found.wins.get("server.origins", found.defaults.get("server.origins", ()))
+    # A bad one has the whole set refused.
+    made = rules(frozenset({"name"}), () if found.problems else patterns)
+    for said in (origin, f"https://{origin}", f"app://{origin}"):
+        why = refusal(made, Visit(host, host, said, "", ""))
+        assert why is None or why.isascii()
+    refusal(made, Visit(host, host, "", origin, "action", "", "", "Mozilla/5.0", origin))
+
+
+def hosts(data: bytes) -> None:
+    text = data.decode("utf-8", "surrogateescape")
+    split_host(text)
+    is_ours(text, frozenset({"name"}))
+    names_of("name", text, text[:200])
+
+
+def keys(data: bytes) -> None:
+    found, problems = parse_keys(data)
+    msgspec.json.encode([problems, [key.name for key in found]])
+    assert all(key.secret and key.secret not in " ".join(problems).encode() for key in found
+               if len(key.secret) > 40)  # fmt: skip
+
+
+def values(data: bytes) -> None:
+    """What stands in one value: sizes, times, splits, names."""
+    text = data.decode("utf-8", "replace")
+    for read in (parse_size, parse_duration, parse_keep_alive):
+        with suppress(ValueError):
+            read(text)
+    with suppress(BadRequest):
+        split = parse_split(text)
+        assert parse_split(plain(split)) == split
+    with suppress(BadRequest):
+        read_model(text)
+    with suppress(BadName):
+        reference = parse_reference(text)
+        assert parse_reference(reference.short).folded == reference.folded
+        assert ".." not in reference.path.parts
+
+
+def template(data: bytes) -> None:
+    """Only what is not tried: a trial is a process of its own, with bounds of its own."""
+    text = data.decode("utf-8", "replace")
+    templates.kind_of(text)
+    if not templates.may_be_endless(text):
+        templates.problem_of_jinja(text)
+
+
+PREAMBLE: Final = Preamble("Be brief.", (Message("user", "Hi"), Message("assistant", "Ho")))
+PROTOCOLS: Final[tuple[Protocol, ...]] = ("chat", "messages", "responses")
+
+
+def body(data: bytes) -> None:
+    """A request that goes on: it is JSON still, and says what it said."""
+    try:
+        read_model_request(data, models=list)
+    except BadRequest as error:
+        msgspec.json.encode([error.message, error.param])
+        raise
+    said = msgspec.json.decode(data)  # what is skipped above may be wrong still
+    for protocol in PROTOCOLS:
+        made = Body(data)
+        with suppress(RecursionError, BadRequest):
+            made.add_defaults({"temperature": 0.5, "top_k": 3})
+            has_media(made)
+            add_preamble(made, PREAMBLE, protocol)
+            narrow_tools(made, protocol)
+            sent = msgspec.json.decode(made.encode())
+            changed = {"messages", "input", "system", "instructions", "tools", "tool_choice"}
+            assert {**sent, **dict.fromkeys(changed)} == {
+                "temperature": 0.5, "top_k": 3, **said, **dict.fromkeys(changed)
+            }  # fmt: skip
+
+
+OLLAMA: Final[tuple[type[requests.Body], ...]] = (
+    requests.GenerateBody,
+    requests.ChatBody,
+    requests.EmbedBody,
+    requests.EmbeddingsBody,
+)
+
+
+def ollama_body(data: bytes) -> None:
+    for kind in OLLAMA:
+        with suppress(BadRequest):
+            found = requests.read(data, kind)
+            msgspec.json.encode(dict(found.read_options().sampling))
+            _ = found.keep_alive_s
+            if isinstance(found, requests.GenerateBody | requests.ChatBody):
+                found.check()
+            if isinstance(found, requests.EmbedBody):
+                _ = found.texts
+
+
+def events(data: bytes) -> None:
+    """What an engine streams, in pieces of any size: the same lines for a client."""
+    kinds: Mapping[Endpoint, Callable[[bytes], list[Event]]] = {
+        "chat": read_chat,
+        "generate": read_completion,
+    }
+    for endpoint, read in kinds.items():
+        for marks in (NO_MARKS, *FAMILIES):
+            whole, pieces = (
+                _told(endpoint, telling_apart(read, marks, thinks=False), data, size)
+                for size in (len(data) or 1, 7)
+            )
+            assert whole == pieces
+
+
+def _told(
+    endpoint: Endpoint, read: Callable[[bytes], list[Event]], data: bytes, size: int
+) -> list[bytes]:
+    decoder = SseDecoder()
+    lines: list[bytes] = []
+    writer = Writer(endpoint, "m", stream=True)
+    with suppress(SseError, msgspec.DecodeError):
+        for start in range(0, len(data), size):
+            for text in decoder.feed(data[start : start + size]):
+                for event in read(text):
+                    if isinstance(event, Failure):
+                        return lines
+                    lines.append(writer.write(event, "now"))
+        lines.append(writer.end("now", Durations(1, 1)))
+    return lines
+
+
+def _headers() -> list[bytes]:
+    shapes = ("qwen3moe", "gpt-oss", "deepseek2")
+    return [b"\xff" + small_header(model(shape, layers=2)) for shape in shapes]
+
+
+def _json(*values: object) -> Callable[[], list[bytes]]:
+    return lambda: [json.dumps(value).encode() for value in values]
+
+
+DIGEST: Final = "sha256:" + "0" * 64
+JSON_WORDS: Final = (
+    b"null", b"true", b"-1", b"1e999", b"9" * 400, b"2147483648", b"18446744073709551616", b"[]",
+    b"{}", b'""', b"[" * 200, b'{"a":' * 200, b"\\ud800", b"\\u0000", b"\xff", b"\xef\xbb\xbf",
+    b",", b"NaN", b'"x":', b'"model":', b'"messages":', b'"tools":', b'"tool_choice":',
+)  # fmt: skip
+TOML_WORDS: Final = (
+    b"[models.x]", b"[[models]]", b"[defaults]", b"[server]", b"[devices]", b'"""', b"'''",
+    b"ctx = 1", b"path", b'"m"', b"args = [", b"]", b"{", b"}", b"1979-05-27 07:32:00", b"nan",
+    b"inf",
+    b"0x", b"\\u0000", b"a.b.c", b"=", b"#", b"\n", b"\r\n", b"\0", b"origins = ['*']", b"9" * 5000,
+    b'alias = "x"', b'base = "m"', b"moe_cpu_layers = '0-3'", b"\xef\xbb\xbf", b"[a.", b"a = [",
+)  # fmt: skip
+CHAT: Final = {
+    "model": "m",
+    "messages": [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url"}]},
+    ],
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "options": {"moe_cpu_layers": "0-3,5", "num_ctx": 4096},
+    "keep_alive": "5m",
+    "stream": True,
+    "input": [{"role": "user", "content": "x"}],
+    "format": {"type": "object"},
+    "think": "high",
+}
+STREAM: Final = (
+    b'data: {"choices":[{"delta":{"content":"<think>a</think>b"},"finish_reason":null}]}\n\n'
+    b'data: {"choices":[{"delta":{"reasoning_content":"a","tool_calls":[{"index":0,"id":"1",'
+    b'"function":{"name":"f","arguments":"{}"}}]},"finish_reason":"stop",'
+    b'"logprobs":{"content":[{"token":"x","logprob":-1,"top_logprobs":[]}]}}],'
+    b'"timings":{"prompt_n":3,"prompt_ms":1.5,"predicted_n":3,"predicted_ms":2.5}}\n\n'
+    b"data: [DONE]\n\n"
+)
+COMPLETION: Final = (
+    b'data: {"content":"<|channel|>analysis<|message|>x","stop":false}\r\n\r\n: a comment\n\n'
+    b'data: {"content":"","stop":true,"stop_type":"limit","timings":{"cache_n":1,"prompt_n":2}}\n\n'
+)
+
+# What becomes of them is not looked at here, but told by those who decode.
+NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+TARGETS: Final[Mapping[str, Target]] = {
+    "gguf": Target(gguf, (GgufError,), _headers, (b"\xff" * 8, bytes(8), b"\1" + bytes(7),
+    b"GGUF\3", b"\x09\0\0\0")),
+    "manifest": Target(
+        manifest, (BadManifest,),
+        _json({
+            "schemaVersion": 2, "mediaType": "x",
+            "config": {"mediaType": "x", "digest": DIGEST, "size": 1},
+            "layers": [{"mediaType": "application/vnd.ollama.image.model", "digest": DIGEST,
+                        "size": 3, "from": "/x", "name": "a-00001-of-00002.gguf"}],
+        }),
+        (*JSON_WORDS, b"sha256-", b'"layers":', b'"config":', b"..", b"/"),
+    ),
+    "modelfile": Target(
+        modelfile, (ModelfileError,),
+        lambda: [
+            b'FROM ./x.gguf\nPARAMETER num_ctx 4096\nPARAMETER stop "</s>"\nSYSTEM """a\nb"""\n'
+            b"TEMPLATE {{ .Prompt }}\nMESSAGE user Hi\nMESSAGE assistant Ho\nLICENSE x\n",
+            b"# c\nfrom m\nADAPTER y\nPARAMETER moe_cpu_layers 0-3\nPARSER z\n",
+        ],
+        (b'"""', b'"', b"\n", b"FROM ", b"PARAMETER ", b"MESSAGE ", b"nan", b"1e999", b"9" * 400,
+         b"\xef\xbb\xbf", b"\t", b"temperature", b"seed", b"\xe2\x80\xa8", b"\x1c", b"#"),
+    ),
+    "parameters": Target(
+        parameters, (BadParameter, *NOT_JSON),
+        _json({"seed": 1, "stop": ["x"], "temperature": 0.5, "use_mmap": True, "num_ctx": 4096,
+               "moe_cpu_layers": "0-3"}),
+        (*JSON_WORDS, b'"seed":', b'"stop":', b'"temperature":'),
+    ),
+    "policies": Target(
+        policies, (),
+        lambda: [
+            b"\n".join(line.removeprefix(b"# ") for line in
+                       (ROOT / "policies" / "default.toml").read_bytes().splitlines()),
+            b'[models."a:b"]\npath = "/x.gguf"\naliases = ["c"]\nparams = {temperature = 0.5}\n'
+            b'[models.d]\nbase = "a:b"\nmoe_cpu_layers = "0-3,7"\n[server]\norigins = ["app://*"]\n',
+        ],
+        TOML_WORDS,
+    ),
+    "environment": Target(
+        environment, (),
+        lambda: [b"OLLAMA_HOST=http://[::1]:8080\nOLLAMA_ORIGINS=https://*.x,null\n"
+                 b"OLLAMA_KEEP_ALIVE=5m\nOLLAMA_CONTEXT_LENGTH=4096\nMOE_PROXY_MOE_OFFLOAD=auto\n",
+                 b"[*]\nhost = 0.0.0.0\ntools = all\n"],
+        (b"OLLAMA_HOST=", b"[::1]", b":65536", b"9" * 5000, b"\xc2\xb2", b"://", b"\n", b'"'),
+    ),
+    "origins": Target(
+        origins, (),
+        lambda: [b"https://a.example.com\nlocalhost:11434\nhttps://*.example.com\nhttp://192.168.*:*",
+                 b"app://x\n[::1]\n*a*a*a*a*", b"null\nname\nnull\n*"],
+        (b"*", b"*.", b"a", b"." * 1000, b"a." * 2000, b"://", b"[", b"]", b":", b"\xff", b"\n"),
+    ),
+    "hosts": Target(
+        hosts, (),
+        lambda: [b"127.0.0.1 name name.local # x", b"[fe80::1%eth0]:80", b"localhost.:11434"],
+        (b"." * 2000, b"a." * 2000, b"[", b"]", b"%", b":", b"::", b"\xff", b"0x7f", b"9" * 4000),
+    ),
+    "keys": Target(
+        keys, (),
+        lambda: [b"# c\nsk-0123456789abcdef use me limit=60\nabc admin\n",
+                 "\ufeffkey use\n".encode("utf-16")],
+        (b"limit=", b"limit=9999999", b"use", b"admin", b"\n", b"\xff\xfe", b"\xfe\xff",
+         b"\xef\xbb\xbf", b"\0", b"\xb2"),
+    ),
+    "values": Target(
+        values, (),
+        lambda: [b"1h30m", b"12GiB", b"0-11,20", b"-1", b"auto", b"hf.co/a/b:Q4_K_M",
+        b"m?moe_cpu_layers=3",
+                 b"registry.ollama.ai/library/x:latest", b"1.5e3"],
+        (b"-", b",", b"9" * 400, b".", b"e", b"inf", b"nan", b"/", b"..", b":", b"://", b"?",
+        b"&", b"=",
+         b"\xc2\xb2", b"\xd9\xa3", b" "),
+    ),
+    "template": Target(
+        template, (),
+        lambda: [b"{% for m in messages %}{{ m['role'] }}{% endfor %}"
+                 b"{% generation %}x{% endgeneration %}",
+                 b"{{- if .System }}{{ .System }}{{ end }}"],
+        (b"{%", b"%}", b"{{", b"}}", b"{#", b"#}", b"(" * 300, b"[" * 300, b"if", b"macro",
+        b"range",
+         b"9" * 5000, b"-", b"'", b"not " * 300, b"{% if x %}" * 200, b"{% break %}", b"{% raw %}"),
+    ),
+    "body": Target(
+        body, (BadRequest, *NOT_JSON),
+        _json(CHAT, {"model": "m?n_cpu_moe=3", "prompt": "x"}), JSON_WORDS,
+    ),
+    "ollama_body": Target(
+        ollama_body, (), _json(CHAT, {"model": "m", "prompt": "x", "images": ["eA=="],
+        "context": [1]}),
+        (*JSON_WORDS, b'"options":', b'"format":', b'"think":', b'"keep_alive":', b'"images":'),
+    ),
+    "events": Target(
+        events, (),
+        lambda: [STREAM, COMPLETION],
+        (*JSON_WORDS, b"data: ", b"\n\n", b"\r\n", b"<think>", b"</think>", b"[DONE]",
+         b'"prompt_ms":1e308', b'"index":99999999999999999999', b"<|message|>", b"[THINK]"),
+    ),
+}  # fmt: skip

@@ -150,7 +150,7 @@ class Scheduler(Book):
                 backend.files = event.files
                 self._gone(backend, event.message, killed=event.killed)
             case Exited():
-                backend.killed = event.killed and backend.state is not STOPPING
+                backend.crashed = not event.killed and backend.state is not STOPPING
                 self._gone(backend, event.message, killed=True)
             case NotServing():
                 # Those that have connections may be answered yet; the next ones wait for its end.

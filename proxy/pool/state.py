@@ -56,7 +56,7 @@ class Backend:
     files: Files | None = None  # what it was loaded from, as that was before
     ready_s: float | None = None  # monotonic: since when it serves
     proven: bool = False  # it has computed a whole answer
-    killed: bool = False  # it has ended, because somebody outside ended it
+    crashed: bool = False  # it has ended by itself: nobody ended it, we as little as others
     failed: bool = False  # it is held against the next start, and listed when it is gone
     fault: str | None = None  # why it was ended though nobody wanted it to end
     replaces: Name | None = None  # the start that goes when this one is ready

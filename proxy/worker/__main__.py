@@ -125,7 +125,8 @@ async def _serve(embedded: EmbeddedServer, options: argparse.Namespace) -> NoRet
     sys.stdout.flush()
     # At once: llama.cpp's libraries have global destructors that fight over devices, and the loop
     # would wait for its threads, of which one may hang in a driver.
-    os._exit(ended.result() if ended.done() else 1)
+    # One that was told to end has not crashed, whatever became of llama-server on the way.
+    os._exit(0 if told.done() else ended.result())
 
 
 def _wait_for_parent(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:

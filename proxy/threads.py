@@ -172,7 +172,7 @@ class Lane:
             self._running.discard(job)
 
 
-POLICIES: Final = Lane("files of policies", within_s=10.0)
+POLICIES: Final = Lane("files of policies", within_s=30.0)
 # They may be large, and their disks asleep.
 SCANS: Final = Lane("folders of models", within_s=60.0)
 LISTS: Final = Lane("lists of models", within_s=60.0)

@@ -214,7 +214,7 @@ class Router:
 
     def _judge(self, backend: Backend, asked: Asked) -> None:
         """All that were there have been told of, now that its end is known."""
-        if asked[1] and (backend.crashed or backend.fault is not None):
+        if asked[1] and backend.crashed:
             self._suspects.judge(backend.name, asked)
 
     async def _bury(self, lease: Lease, error: BackendDied) -> None:

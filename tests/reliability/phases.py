@@ -72,7 +72,7 @@ async def waiting(stand: Stand, clients: Clients) -> dict[str, Any]:
     """One answer has the only slot, another request waits for it."""
     worker = await streaming(stand, clients)
     clients.without.append(asyncio.ensure_future(stand.ask()))
-    await until_in_flight(stand, 2)
+    await until(lambda: _in_line(stand), "it waits for its turn")
     return worker
 
 
@@ -96,12 +96,9 @@ async def _status(request: Any) -> int:
         return int(answer.status)
 
 
-async def until_in_flight(stand: Stand, count: int) -> None:
-    async def there() -> bool:
-        (backend,) = await stand.backends()
-        return backend["in_flight"] == count
-
-    await until(there, f"{count} requests are with the worker")
+async def _in_line(stand: Stand) -> bool:
+    (backend,) = await stand.backends()
+    return bool(backend["line"])
 
 
 PHASES: Final[dict[str, Phase]] = {

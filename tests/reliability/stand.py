@@ -42,6 +42,7 @@ class Seen:
     ended: bool = False  # with what ends a complete answer
     events: int = 0
     seconds: float = 0.0
+    retry_after_s: float = 0.0
 
     @property
     def outcome(self) -> str:
@@ -192,6 +193,7 @@ class Stand:
                     seen.text, seen.ended = told["content"], True
                 else:
                     seen.error = told["error"]["message"]
+                    seen.retry_after_s = float(answer.headers.get("Retry-After", 0))
         except TimeoutError:
             seen.error = HANGS
         except (aiohttp.ClientError, ConnectionError):

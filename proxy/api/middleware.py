@@ -50,7 +50,7 @@ class RequestLog:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
-KEY_NAME: web.RequestKey[str | None] = web.RequestKey("key_name", object)  # type: ignore[arg-type]
+KEY_NAME: web.RequestKey[str] = web.RequestKey("key_name", str)
 REQUEST_LOG: web.RequestKey[RequestLog] = web.RequestKey("facts", RequestLog)
 
 
@@ -148,11 +148,13 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.path not in OPEN_PATHS:
         resource = request.match_info.route.resource
         route = resource.canonical if resource else ""
-        request[KEY_NAME] = services.keys.check(
+        key = services.keys.check(
             request.headers,
             server.api_keys_file,
             admin=needs_admin(request.method, route, request.rel_url.raw_path),
         )
+        if key is not None:
+            request[KEY_NAME] = key
     return await handler(request)
 
 

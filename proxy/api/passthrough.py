@@ -224,6 +224,8 @@ async def _relay(
             headers.append((BACKEND_HEADER, backend.id))
             if (split := services.desired.current(backend)) is not None:
                 headers.append((SPLIT_HEADER, str(split)))
+            if upstream.status == HTTPStatus.OK:
+                upstream.when_served(lease.yield_place)
             is_whole = await _pass_on(upstream, headers, reply)
             if not is_whole:
                 lease.broke()
@@ -232,7 +234,7 @@ async def _relay(
             await services.warm.renew(backend.engine.address)
         except ConnectionResetError:
             request_log.broken = "the client left"
-    return reply.response or web.Response(status=CLIENT_LEFT)
+    return web.Response(status=CLIENT_LEFT) if reply.response is None else reply.response
 
 
 async def _pass_on(

@@ -84,15 +84,14 @@ class Reply:
         assert self.response is not None
         self._request[REQUEST_LOG].broken = error.message
         streams = self.response.headers.get("Content-Type") == EVENT_STREAM
-        told = False
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):
                 if streams and (not self.has_begun or self._tail.endswith(EVENT_ENDS)):
                     await self.response.write(error_event(error, self._path))
-                    told = True
-                if told and not self.has_begun:
+                if not self.has_begun:
                     await self.response.write_eof()
-        if self.has_begun and self._request.transport is not None:
+                    return self.response
+        if self._request.transport is not None:
             # Without the end that the protocol asks for: half an answer must not look like a whole
             # one. What was written still goes out.
             self._request.transport.close()

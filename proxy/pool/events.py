@@ -46,6 +46,13 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Yielded:
+    """A request needs its slot no more, though its client has not got all of its answer yet."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """A backend serves now."""
 
@@ -129,4 +136,4 @@ class Abort:
 
 # What is told of a start.
 Report = Started | StartFailed | Exited | NotServing | Hangs | TimerFired
-Event = Acquire | Released | Report | Unload | Replace | Drain | Abort
+Event = Acquire | Released | Yielded | Report | Unload | Replace | Drain | Abort

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from proxy.pool.events import Event, Released, Yielded
 from proxy.pool.state import Backend
 
 
@@ -11,12 +12,28 @@ class Lease:
     """While it is held the backend is not unloaded. It is released once, however often it is asked
     to be."""
 
-    def __init__(self, backend: Backend, give_back: Callable[[bool], None]) -> None:
-        """`give_back` is told whether the backend has answered."""
+    def __init__(
+        self,
+        backend: Backend,
+        give_back: Callable[[bool], None],
+        yield_place: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`give_back` is told whether the backend has answered. `yield_place`: its turn is over,
+        and somebody else's begins, while the backend is still held."""
+        self.yield_place = yield_place
         self.backend = backend
         self._give_back: Callable[[bool], None] | None = give_back
         self.is_answered = False
         self.is_broken = False
+
+    @classmethod
+    def of(cls, request: int, backend: Backend, tell: Callable[[Event], None]) -> Self:
+        """What a request was granted."""
+        return cls(
+            backend,
+            lambda answered: tell(Released(request, answered)),
+            lambda: tell(Yielded(request)),
+        )
 
     def __repr__(self) -> str:
         return f"<Lease {self.backend!r}{'' if self._give_back else ' released'}>"

@@ -166,7 +166,7 @@ class Pool:
             del self._answers[request]
         if isinstance(backend, ProxyError):
             raise backend
-        return Lease(backend, lambda answered: self._tell(Released(request, answered)))
+        return Lease.of(request, backend, self._tell)
 
     def failure_of(self, backend: Backend) -> Failure | None:
         """What is held against the next start of what `backend` is loaded with."""

@@ -36,6 +36,7 @@ from proxy.pool.events import (
     StartFailed,
     TimerFired,
     Unload,
+    Yielded,
 )
 from proxy.pool.state import Backend, BackendState, advance
 
@@ -53,6 +54,8 @@ class Scheduler(Book):
                 self._acquire(event)
             case Released():
                 self._released(event)
+            case Yielded():
+                self._yielded(event)
             case Unload():
                 self._unload(event)
             case Replace():
@@ -123,6 +126,11 @@ class Scheduler(Book):
         self._stop_if_drained(backend)
         if backend.idle:
             self._became_idle(backend)
+
+    def _yielded(self, event: Yielded) -> None:
+        if backend := self.backends.current(self.leases.get(event.request)):
+            backend.places.leave(event.request, self._now_s, answered=True)
+            self._serve_next(backend)
 
     # Backends come and go.
 

@@ -5,7 +5,7 @@ import asyncio
 import errno
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import httptools
@@ -56,6 +56,7 @@ class EngineConnection(asyncio.Protocol):
         self._complete = False
         self._broken: BrokenAnswer | None = None
         self._news: asyncio.Future[None] | None = None
+        self._served: Callable[[], None] | None = None
 
     async def send(self, message: Sequence[bytes], *, has_no_body: bool = False) -> bool:
         """Send the request; whether an answer to it began. Cancelling this ends the connection.
@@ -73,6 +74,12 @@ class EngineConnection(asyncio.Protocol):
             self.abort()
             raise
         return True
+
+    def when_served(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called, once, when the engine has nothing more to do for this: all of it
+        came. Also where its client takes no more of it, since the engine does not wait for that."""
+        self._served = tell
+        self._tell_served()
 
     @property
     def is_open(self) -> bool:
@@ -138,6 +145,7 @@ class EngineConnection(asyncio.Protocol):
         if self._buffered > MOST_BUFFERED_BYTES and not self._paused and self._transport:
             self._paused = True
             self._transport.pause_reading()
+        self._tell_served()
 
     def connection_lost(self, error: Exception | None) -> None:
         if self.head.done() and not self._has_length():
@@ -145,6 +153,7 @@ class EngineConnection(asyncio.Protocol):
         if not self._complete:
             self._break(str(error or "it closed the connection"))
         self._tell()
+        self._tell_served()
 
     # --- the parser's side ----------------------------------------------------------------------
 
@@ -181,6 +190,11 @@ class EngineConnection(asyncio.Protocol):
         if not self.head.done():
             self.head.set_exception(self._broken)
             self.head.exception()  # whoever asked may have left, then nobody will look at it
+
+    def _tell_served(self) -> None:
+        if self._served is not None and (self._complete or self._paused):
+            tell, self._served = self._served, None
+            tell()
 
     def _tell(self) -> None:
         if self._news is not None and not self._news.done():

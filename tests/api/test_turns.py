@@ -2,6 +2,8 @@
 moment counts: what is asserted is who was answered before whom."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -264,3 +266,20 @@ async def test_a_short_answer_beside_fifty_long_ones(tmp_path: Path) -> None:
             await asyncio.gather(*long, return_exceptions=True)
 
     assert place <= 2
+
+
+@pytest.mark.llama
+async def test_where_the_worker_is_killed_nobody_in_line_is_lost(tmp_path: Path) -> None:
+    tiny = {"path": model(layers=4), "parallel": 2, "ctx": 1024}
+    async with proxy(tmp_path, policies({"tiny": tiny})) as server:
+        pool = server.app.services.pool
+        body = {"model": "tiny", "prompt": "once", "ignore_eos": True}
+        await server.post("/v1/completions", body | {"max_tokens": 1})
+        asked = [server.post("/v1/completions", body | {"max_tokens": 200}) for _ in range(12)]
+        tasks = [asyncio.create_task(each) for each in asked]
+        await until(lambda: pool.queue_length == 10, "two are answered, the others wait")
+
+        os.kill(pool.backends()[0].engine.pid or 0, signal.SIGKILL)
+        answers = await asyncio.gather(*tasks)
+
+    assert [answer["usage"]["completion_tokens"] for answer in answers] == [200] * 12

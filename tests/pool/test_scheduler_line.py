@@ -14,6 +14,7 @@ from proxy.pool.events import (
     Replace,
     Started,
     Unload,
+    Yielded,
 )
 from proxy.pool.work import Work
 from tests.pool.play import A, Play
@@ -54,6 +55,14 @@ def test_what_needs_no_slot_does_not_wait() -> None:
     assert play(Acquire(3, ONE)) == [Grant(3, "b1", 1)]
     assert play(Released(3)) == []
     assert granted(play(Released(1))) == [2]
+
+
+def test_a_turn_is_over_when_its_slot_is_free_though_its_client_is_slow() -> None:
+    play = busy(asks(2), asks(3))
+
+    assert play(Yielded(1)) == [Grant(2, "b1", 1)]
+    assert play(Released(1)) == []
+    assert granted(play(Released(2))) == [3]
 
 
 def test_another_client_is_before_the_rest_of_the_first_one() -> None:

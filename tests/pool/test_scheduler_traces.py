@@ -25,6 +25,7 @@ from proxy.pool.events import (
     StartFailed,
     TimerFired,
     Unload,
+    Yielded,
 )
 from proxy.pool.scheduler import Scheduler
 from proxy.pool.state import BackendState
@@ -153,6 +154,14 @@ class Traces(RuleBasedStateMachine):
         if answered and (name := held) and (backend := self.scheduler.backends.current(name)):
             self.not_before_s.pop(backend.options, None)
         self.tell(Released(request, answered and held is not None))
+
+    @precondition(lambda self: self.holding)
+    @rule(data=st.data())
+    def yields(self, data: st.DataObject) -> None:
+        """It needs its slot no more, if it did."""
+        request = data.draw(st.sampled_from(sorted(self.holding)))
+        self.working.discard(request)
+        self.tell(Yielded(request))
 
     @precondition(lambda self: self.loading)
     @rule(data=st.data(), killed=st.booleans(), well=st.booleans())

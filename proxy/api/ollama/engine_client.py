@@ -71,8 +71,11 @@ class Engine:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BackendDied(f"the engine's answer made no sense: {error}") from error
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[list[Event]]:
-        """The events as they come; close it to end the generation.
+    async def generate(
+        self, generation: Generation, served: Callable[[], None]
+    ) -> AsyncGenerator[list[Event]]:
+        """The events as they come; close it to end the generation. `served` is called when nothing
+        is computed for it any more, however slowly it is taken.
 
         Raises BrokenAnswer where it ends in the middle.
         """
@@ -80,6 +83,7 @@ class Engine:
         async with self._ask(generation.path, generation.body) as answer:
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer.status, await answer.read())
+            answer.when_served(served)
             while chunk := await answer.read_chunk():
                 try:
                     events = [e for data in decoder.feed(chunk) for e in generation.read(data)]

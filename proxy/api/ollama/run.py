@@ -136,7 +136,7 @@ class _Attempt:
         await self._send(self._writer.end(now(), durations, context=context))
 
     async def _relay(self, generation: Generation) -> None:
-        async with aclosing(self._engine.generate(generation)) as batches:
+        async with aclosing(self._engine.generate(generation, self._lease.yield_place)) as batches:
             async for batch in batches:
                 lines = []
                 created_at = now()

@@ -37,6 +37,7 @@ class RequestLog:
     bytes_sent: int = 0
     first_byte_s: float | None = None  # since the request came
     broken: str | None = None  # why the answer ended early
+    ended: int | None = None  # the status of an answer that has no more to come
     started_s: float = field(default_factory=time.monotonic)
 
     def sent(self, size_bytes: int) -> None:
@@ -72,6 +73,8 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         status = answer.status
         return answer
     finally:
+        if status == CLIENT_LEFT and request_log.ended is not None:
+            status = request_log.ended  # it left once it had all of it
         request.app[SERVICES].bodies.release(request)
         _count(request, request_log, status)
         # What only looks is looked at often, and is of interest when it fails.

@@ -78,6 +78,7 @@ class Reply:
             self.response = web.StreamResponse(status=status, reason=reason, headers=headers)
             await self.response.prepare(self._request)
         await self.response.write_eof()
+        self._request[REQUEST_LOG].ended = self.response.status
 
     async def fail(self, error: ProxyError) -> web.StreamResponse:
         """Tell that it ends here, where a head has gone out. Raises ConnectionResetError."""

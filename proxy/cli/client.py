@@ -7,6 +7,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -21,6 +22,8 @@ ANSWER_S: Final = 1800.0
 # What is only looked at is known at once.
 LOOK_S: Final = 60.0
 KEYS_BYTES: Final = 1 << 20
+KEY_VARIABLE: Final = "MOE_PROXY_API_KEY"
+KEY_HINT: Final = f" (commands take it from {KEY_VARIABLE} in the environment)"
 JSON: Final = {"Content-Type": "application/json"}
 
 
@@ -87,7 +90,9 @@ class Client:
         """In the proxy's words, in the shape of any protocol."""
         try:
             found = json.loads(error.read())["error"]
-            return ClientError(str(found["message"] if isinstance(found, dict) else found))
+            said = str(found["message"] if isinstance(found, dict) else found)
+            hint = KEY_HINT if error.code == HTTPStatus.UNAUTHORIZED else ""
+            return ClientError(said + hint)
         except (ValueError, KeyError, TypeError):
             return self.not_ours(f"HTTP {error.code} {error.reason}")
 
@@ -127,7 +132,7 @@ def default_url(env: Mapping[str, str] = os.environ) -> str:
 def default_key(env: Mapping[str, str] = os.environ) -> str | None:
     """The API key to use: from the environment, or the first of the local policies' own
     file that may change something."""
-    if key := env.get("MOE_PROXY_API_KEY"):
+    if key := env.get(KEY_VARIABLE):
         return key
     policies = load(None, env).policies
     file: Path | None = policies.server.api_keys_file if policies else None

@@ -75,10 +75,12 @@ def _is_dead(path: str) -> bool:
     status = os.lstat(path)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         return False
-    # One without a lock is just being made, or nothing of this version's.
-    lock = os.open(
-        os.path.join(path, LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    )
+    try:
+        lock = os.open(
+            os.path.join(path, LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        )
+    except FileNotFoundError:
+        return False  # just being made, or nothing of this version's
     try:
         if not stat.S_ISREG(os.fstat(lock).st_mode):
             return False

@@ -17,6 +17,8 @@ import structlog
 
 KEPT_EVENTS = 200  # of each kind: one that comes often takes nothing from the others
 SUBSCRIBER_EVENTS = 256
+# What somebody has to do something about.
+WARNINGS = frozenset({"policies_refused"})
 
 log = structlog.get_logger()
 
@@ -68,7 +70,7 @@ class EventLog:
         self._last_id += 1
         event = Event(self._last_id, self._now(), kind, fields)
         self._rings.setdefault(kind, deque(maxlen=self._keep)).append(event)
-        log.info(kind, **fields)
+        (log.warning if kind in WARNINGS else log.info)(kind, **fields)
         for subscriber in self._subscribers:
             subscriber.offer(event)
         return event

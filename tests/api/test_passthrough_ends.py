@@ -167,6 +167,38 @@ async def test_a_worker_that_is_told_to_end_costs_no_request(tmp_path: Path) -> 
 
 
 @pytest.mark.llama
+async def test_who_leaves_with_the_whole_answer_is_not_logged_as_one_who_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = {"path": model(layers=4), "ctx": 512}
+    after = asyncio.Event()
+
+    async def renew(*_: object) -> None:
+        after.set()
+        await asyncio.Event().wait()
+
+    async with proxy(tmp_path, policies({MODEL: tiny})) as server:
+        await server.post(CHAT, LONG | {"max_tokens": 1})
+        monkeypatch.setattr(type(server.app.services.warm), "renew", renew)
+        async with aiohttp.ClientSession(server.url) as leaving:
+            async with leaving.post(CHAT, json=LONG | {"max_tokens": 1}) as answer:
+                await answer.read()
+            await after.wait()
+
+        async def counted() -> int:
+            async with server.session.get("/metrics") as told:
+                lines = [x for x in (await told.text()).splitlines() if "requests_total{" in x]
+            assert not any('status="499"' in line for line in lines), lines
+            (line,) = (line for line in lines if CHAT in line)
+            return int(float(line.split()[-1]))
+
+        async def both() -> bool:
+            return await counted() == 2
+
+        await until(both, "both are counted as answered")
+
+
+@pytest.mark.llama
 async def test_one_that_is_told_to_end_while_it_answers_costs_no_request(tmp_path: Path) -> None:
     tiny = {"path": model(layers=4), "ctx": 4096}
     async with proxy(tmp_path, policies({MODEL: tiny})) as server:

@@ -25,8 +25,8 @@ def needs_admin(method: str, route: str, path: str) -> bool:
     if route in ("/unload", "/admin/policies/{file}"):
         return True  # they also have what is asked of them by GET
     if route.startswith("/upstream/"):
-        # As the model's server reads it, and then as it was sent.
-        if unquote(path).endswith(_DOES):
+        # As the model's server reads it, which knows %uXXXX too, and then as it was sent.
+        if "%u" in path.lower() or unquote(path).endswith(_DOES):
             return True
         return method not in _LOOKS and not _is_use(path)
     if method in _LOOKS:

@@ -60,7 +60,8 @@ class HostedEngine:
         self._control = self._folder / "control"
         self._child = ChildProcess(
             self._argv(options),
-            inherited(os.environ) | {"TMPDIR": str(self._folder)},
+            # A stack trace would stand in the place of its last words.
+            inherited(os.environ) | {"TMPDIR": str(self._folder), "GGML_NO_BACKTRACE": "1"},
             backend_id,
             on_line=lambda line: log_buffer.write(options.model, backend_id, line),
         )

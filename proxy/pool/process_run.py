@@ -108,7 +108,9 @@ class ProcessRun:
             await self._stop_engine(self._grace_s())
         status = await engine.wait_exit()
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        killed = status in ENDED_FROM_OUTSIDE
+        # llama.cpp aborts where a device on another machine goes.
+        lost_device = status == -signal.SIGABRT and bool(backend.options.rpc)
+        killed = status in ENDED_FROM_OUTSIDE or lost_device
         self._tell(Exited(*backend.name, f"the worker ended by itself ({how})", killed))
 
     async def _prepare(self) -> bool:

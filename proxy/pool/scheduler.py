@@ -253,6 +253,8 @@ class Scheduler(Book):
         asked_to = backend.state is STOPPING and backend.fault is None
         loading, message = backend.state is STARTING, backend.fault or message
         self._set_timer(backend, None)
+        # Its last leases are given back later, and have no place to hand on.
+        backend.places.dissolve()
         self._effects.append(advance(backend, GONE, "stopped" if asked_to else message))
         if not asked_to:
             backend.last_error = message

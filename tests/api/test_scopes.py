@@ -100,6 +100,11 @@ def test_a_path_counts_as_it_was_sent(path: str) -> None:
     assert needs_admin("POST", "/upstream/{rest}", path)
 
 
+@pytest.mark.parametrize("path", ["%u0074ools", "tool%U0073", "%u0063ors-proxy", "%74ools"])
+def test_and_as_the_models_server_reads_it(path: str) -> None:
+    assert needs_admin("GET", "/upstream/{rest}", f"/upstream/m/{path}")
+
+
 @pytest.mark.parametrize(
     "path",
     [

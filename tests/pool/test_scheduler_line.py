@@ -171,3 +171,21 @@ def test_an_abort_refuses_them() -> None:
         Refuse(3, "draining"),
     ]
     assert granted(play(Released(1))) == []
+
+
+def test_one_that_died_hands_on_no_place_while_its_successor_loads() -> None:
+    play = busy(asks(2), asks(3), Replace("b1", replace(ONE, ctx=2 * ONE.ctx)))
+    play(Exited("b1", 1, "SIGKILL", killed=True))
+
+    assert granted(play(Released(1))) == []
+    assert granted(play(Started("b2", 1))) == [2]
+    assert granted(play(Released(2))) == [3]
+
+
+def test_one_that_died_twice_hands_on_no_place_while_it_is_not_started() -> None:
+    play = busy(asks(2))
+    play(Exited("b1", 1, "SIGKILL", killed=True), Started("b1", 2), asks(3))
+    play(Exited("b1", 2, "SIGKILL", killed=True))
+
+    assert granted(play(Released(1), Released(2))) == []
+    assert granted(play(Released(3))) == []

@@ -7,6 +7,7 @@ from proxy.pool.events import (
     Abort,
     Acquire,
     Drain,
+    Event,
     Exited,
     MatchPolicy,
     NotServing,
@@ -29,7 +30,7 @@ def asks(request: int, client: str = "a", matching: MatchPolicy | None = None) -
     return Acquire(request, ONE, matching=matching or MatchPolicy(), work=work)
 
 
-def busy(*more: Acquire) -> Play:
+def busy(*more: Event) -> Play:
     """A backend whose only place request 1 has, and these."""
     play = Play()
     play.ready("b1", ONE)

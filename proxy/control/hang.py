@@ -4,7 +4,8 @@
 Two things are watched, and each has its limit:
   silence  the worker does not answer the proxy itself: it is stopped, or stuck as a whole
   stall    it has something to do, and nothing of that goes on: no decode step begins, no byte
-           comes, its task loop does not go round, no layer of a move arrives
+           comes, its task loop does not go round, no layer of a move arrives; or it loads, and
+           says nothing of it
 
 A long prompt is neither, as its batches go on. What is slow for a good reason is given time:
   - pages that are read show that it waits for a disk, or for swap

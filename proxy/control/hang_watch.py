@@ -115,6 +115,8 @@ class HangWatch:
         now_s = self._clock.now()
         watched = self._watched.setdefault(backend.name, _Watched(Vigil(now_s)))
         moves = self._moving(backend)
+        # A foreign server says for itself when a load has taken too long.
+        loads = backend.state is BackendState.STARTING and backend.options.engine == "hosted"
         watched.answers, went_on = self._heard(backend, watched)
         # A task loop that goes round says nothing of a copy to a device.
         went_on |= _goes_round(watched) and not moves
@@ -123,7 +125,7 @@ class HangWatch:
         look = Look(
             now_s,
             answers=watched.answers,
-            has_work=moves or backend.in_flight > 0,
+            has_work=moves or loads or backend.in_flight > 0,
             went_on=went_on,
             pages=after.pages - before.pages,
             cpu_s=after.cpu_s - before.cpu_s,
@@ -134,7 +136,7 @@ class HangWatch:
             return
         if watched.asked is None:
             watched.asked = spawn(_pulse(backend), name=f"{backend.id}:pulse")
-        if look.has_work and not went_on and watched.probe is None:
+        if look.has_work and not (went_on or loads or watched.probe):
             watched.probe = spawn(_probe(backend), name=f"{backend.id}:probe")
 
     def _heard(self, backend: Backend, watched: _Watched) -> tuple[Answers, bool]:

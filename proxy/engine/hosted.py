@@ -23,7 +23,7 @@ from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
 from proxy.engine.refusals import refusals
 from proxy.engine.types import Address, Device, LoadOptions, Move, Status
-from proxy.errors import Conflict, LoadFailed, reason_of
+from proxy.errors import Conflict, LoadFailed, NoAnswer, reason_of
 from proxy.tasks import spawn
 
 # A load that says nothing for this long hangs. (A large model from a slow disk says something now
@@ -226,10 +226,13 @@ class HostedEngine:
         return msgspec.json.decode(await self._client.call("memory"), type=dict[str, int])
 
     async def pulse(self) -> int:
-        """Decode steps begun, and pieces of news: one comes with each layer that moved."""
+        """Decode steps begun, and pieces of news: one comes with each layer that moved. While it
+        loads, what it has said of that."""
         if not self._client.connected:
-            return 0
-        return (await self.memory())["steps"] + self._client.news
+            # From its start it reads libraries and looks for devices; that goes on, or ends.
+            raise NoAnswer("the worker does not listen yet")
+        steps = (await self.memory())["steps"]
+        return steps + self._client.news if self._ready.is_set() else self._child.lines
 
     async def place(self, placement: Mapping[int, str], *, settle_s: float = 0.0) -> Move:
         layers: dict[str, str] = {}

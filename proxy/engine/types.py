@@ -167,8 +167,8 @@ class Engine(Protocol):
 
     async def pulse(self) -> int:
         """How much it has done so far, counted in whatever it counts: of interest is only whether
-        that has changed. 0 before it can be asked, and where it cannot tell. Returns at once unless
-        the worker is silent: raises NoAnswer, or BackendDied where nobody will answer any more."""
+        that has changed. 0 where it cannot tell. Returns at once unless the worker is silent:
+        raises NoAnswer, or BackendDied where nobody will answer any more."""
 
     async def place(self, placement: Mapping[int, str], *, settle_s: float = 0.0) -> Move:
         """Move each named layer's experts to "CPU" or to a device. Returns when that is done, was

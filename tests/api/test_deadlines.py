@@ -1,7 +1,9 @@
 """Clients that begin a request and do not go on, and those that nobody else notices."""
 
 import asyncio
+import contextlib
 import resource
+import socket
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -12,6 +14,19 @@ from proxy.api.deadlines import DeadlineRunner
 from tests.support.guard import HANG_S
 
 HEAD_S = 0.3
+SILENT_S = 2.0
+LEFT: web.AppKey[asyncio.Event] = web.AppKey("left", asyncio.Event)
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    """Says more than anybody's buffers hold."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    try:
+        while True:
+            await response.write(bytes(1 << 16))
+    finally:
+        request.app[LEFT].set()
 
 
 async def answer(request: web.Request) -> web.Response:
@@ -22,14 +37,21 @@ async def answer(request: web.Request) -> web.Response:
 
 
 @pytest.fixture
-async def port() -> AsyncIterator[int]:
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    runner = DeadlineRunner(app, head_s=HEAD_S, handler_cancellation=True)
+async def port(app: web.Application) -> AsyncIterator[int]:
+    runner = DeadlineRunner(app, head_s=HEAD_S, silent_s=SILENT_S, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
     yield runner.addresses[0][1]
     await runner.cleanup()
+
+
+@pytest.fixture
+def app() -> web.Application:
+    app = web.Application()
+    app[LEFT] = asyncio.Event()
+    app.router.add_get("/endless", endless)
+    app.router.add_route("*", "/{path:.*}", answer)
+    return app
 
 
 @pytest.mark.parametrize("begun", [b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n"])
@@ -73,6 +95,27 @@ async def test_who_is_slow_elsewhere_has_time(port: int) -> None:
             async with session.get(path) as slow:
                 assert slow.status == 200
             await asyncio.sleep(2 * HEAD_S)  # idle: not a head that is late
+
+
+async def test_who_does_not_read_its_answer_is_taken_to_be_gone(
+    port: int, app: web.Application
+) -> None:
+    with contextlib.closing(socket.create_connection(("127.0.0.1", port))) as silent:
+        silent.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(HANG_S):
+            await app[LEFT].wait()
+
+
+async def test_who_reads_slowly_gets_all_of_it(port: int, app: web.Application) -> None:
+    """For longer than a silent one would be given."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 12)
+    writer.write(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(HANG_S):
+        for _ in range(10):
+            await reader.readexactly(1 << 20)
+            await asyncio.sleep(SILENT_S / 8)
+    assert not app[LEFT].is_set()
+    writer.close()
 
 
 async def test_a_thousand_that_are_slow_keep_nobody_waiting(port: int) -> None:

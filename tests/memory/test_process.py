@@ -18,6 +18,17 @@ def test_a_name_may_look_like_anything(tmp_path: Path) -> None:
     assert read_spent(7, tmp_path) == Spent(500 / os.sysconf("SC_CLK_TCK"), 9)
 
 
+def test_what_is_read_without_mapping_counts_too(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/stat").write_text(STAT)
+    (tmp_path / "7/io").write_text(f"rchar: 5\nread_bytes: {3 * mmap.PAGESIZE}\nwrite_bytes: 9\n")
+
+    spent = read_spent(7, tmp_path)
+
+    assert spent is not None
+    assert spent.pages == 9 + 3
+
+
 @pytest.mark.parametrize("text", ["", "7 (a", "7 (a) S 1 2", STAT.replace("300", "many")])
 def test_what_makes_no_sense_is_not_known(text: str, tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()

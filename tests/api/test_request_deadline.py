@@ -54,7 +54,7 @@ async def test_past_it_a_request_without_a_byte_is_504(
 
     assert answer.status == 504
     assert told == error | {"message": "the request took longer than 0.1 s"}
-    assert [backend.in_flight for backend in server.app.services.pool.backends()] == [0]
+    assert not any(backend.in_flight for backend in server.app.services.pool.backends())
 
 
 async def test_the_policies_say_it_for_all(tmp_path: Path, gate: Gate) -> None:
@@ -82,7 +82,8 @@ async def test_it_counts_while_a_request_waits_for_its_turn(server: Proxy, gate:
 async def test_in_the_middle_of_a_stream_it_is_an_error_event(server: Proxy, gate: Gate) -> None:
     """And no end as the protocol has it: half an answer must not look like a whole one."""
     asked = {"model": "gated", "stream": True, "gates": [None, gate.path]}
-    headers = {"X-Moe-Proxy-Timeout": "1s"}
+    headers = {"X-Moe-Proxy-Timeout": "3s"}
+    await server.post(CHAT, {"model": "gated"})  # it is loaded
     async with server.session.post(CHAT, json=asked, headers=headers) as answer:
         first = await answer.content.readuntil(b"\n\n")
         last = await answer.content.readuntil(b"\n\n")
@@ -91,7 +92,7 @@ async def test_in_the_middle_of_a_stream_it_is_an_error_event(server: Proxy, gat
 
     assert first.strip() == b'data: {"number": 0}'
     assert b"deadline_exceeded" in last
-    assert [backend.in_flight for backend in server.app.services.pool.backends()] == [0]
+    assert not any(backend.in_flight for backend in server.app.services.pool.backends())
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "1 parsec", ""])
@@ -128,4 +129,4 @@ async def test_the_generation_ends_in_the_worker(tmp_path: Path, path: str) -> N
 
         await until(idle, "nothing is computed for it any more")
 
-    assert b"longer than 0.1 s" in text.splitlines()[-1] + text.splitlines()[-2]
+    assert b"longer than 0.1 s" in text[-300:]

@@ -260,6 +260,27 @@ class TestRetry:
             await setting.with_retry(self.ASK, "generation", send)
         assert setting.pool.queue_length == 0
 
+    async def test_the_place_of_a_dead_worker_is_nobodys(self, setting: Setting) -> None:
+        """It is given back when its end is known: the next in line would be sent there."""
+        held: list[int] = []
+
+        async def send(lease: Lease) -> str:
+            if lease.backend.generation == 2:
+                return "answer"
+            left = setting.pool.until_left
+
+            async def until_left(backend: Backend, timeout_s: float) -> bool:
+                held.append(backend.in_flight)
+                return await left(backend, timeout_s)
+
+            monkeypatch.setattr(setting.pool, "until_left", until_left)
+            os.kill(lease.backend.engine.pid or 0, signal.SIGKILL)
+            raise BackendDied("connection reset")
+
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            assert await setting.with_retry(self.ASK, "generation", send) == "answer"
+        assert held == [1]
+
     async def test_a_worker_that_dies_while_it_moves(
         self, setting: Setting, monkeypatch: pytest.MonkeyPatch
     ) -> None:

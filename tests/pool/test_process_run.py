@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -197,3 +198,14 @@ async def test_it_is_known_whether_a_worker_crashed(
     await until_gone(backend)
 
     assert backend.crashed is not killed
+
+
+async def test_one_that_aborts_as_a_device_elsewhere_goes_has_not_crashed(house: House) -> None:
+    """llama.cpp aborts then. What it was asked has nothing to do with it."""
+    pool = house.pool()
+    backend = await pool.load(replace(house.options(), rpc=("127.0.0.1:1",)))
+
+    os.kill(backend.engine.pid or 0, signal.SIGABRT)
+    await until_gone(backend)
+
+    assert not backend.crashed

@@ -330,7 +330,7 @@ class TestSuspects:
     ASK = ModelRequest("tiny")
 
     async def crash(self, lease: Lease) -> str:
-        os.kill(lease.backend.engine.pid or 0, signal.SIGABRT)
+        os.kill(lease.backend.engine.pid or 0, signal.SIGSEGV)
         raise BackendDied("connection reset")
 
     async def answer(self, lease: Lease) -> str:

@@ -30,6 +30,8 @@ T = TypeVar("T")
 DEATH_IS_KNOWN_S: Final = 2.0
 # How long a request waits for its conversation, which is on its way from the backend before.
 ARRIVAL_S: Final = 3.0
+# How often it does not count that nobody listened.
+UNHEARD: Final = 2
 # A suspect waits for a worker that nobody uses, which may be one that is idle in a moment.
 SUSPECT_RETRY_AFTER_S: Final = 10.0
 MODES: Final[tuple[Mode, ...]] = ("generation", "embedding", "rerank")
@@ -136,12 +138,12 @@ class Router:
         asked = (model.loaded_as, digest)
         self._check(asked)
         try:
-            return await self._once(model, request, mode, send, asked)
+            return await self._try(model, request, mode, send, asked)
         except BackendDied as error:
             self._check(asked)
             log.warning("request_retried", model=model.name, why=error.message)
         try:
-            return await self._once(model, request, mode, send, asked)
+            return await self._try(model, request, mode, send, asked)
         except BackendDied:
             self._check(asked)
             raise
@@ -153,6 +155,24 @@ class Router:
                 f"{ENOUGH} workers of {asked[0]} crashed over this request and nothing else, so it "
                 "is not asked again for a while; the log has their last words"
             )
+
+    async def _try(
+        self,
+        model: Model,
+        request: ModelRequest,
+        mode: Mode,
+        send: Callable[[Lease], Awaitable[T]],
+        asked: Asked,
+    ) -> T:
+        """One try. Where nobody listened any more, nothing was asked, and so that was none: those
+        who were next in line find that out one after another."""
+        for _ in range(UNHEARD):
+            try:
+                return await self._once(model, request, mode, send, asked)
+            except NotServing as error:
+                if error.asked:
+                    raise
+        return await self._once(model, request, mode, send, asked)
 
     async def _once(
         self,

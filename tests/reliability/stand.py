@@ -238,11 +238,14 @@ def alive(pid: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def stand(folder: Path, *, parallel: int = 1) -> AsyncIterator[Stand]:
-    """A stand that serves. At its end every process is gone, whatever was done to it."""
+async def stand(
+    folder: Path, *, parallel: int = 1, patience_s: float = HANG_S
+) -> AsyncIterator[Stand]:
+    """A stand that serves. At its end every process is gone, whatever was done to it.
+    `patience_s`: how long an answer may take until it is taken to hang."""
     it = Stand(folder, parallel=parallel)
     await it.rpc.start()
-    timeout = aiohttp.ClientTimeout(total=HANG_S)
+    timeout = aiohttp.ClientTimeout(total=patience_s)
     try:
         async with aiohttp.ClientSession(
             f"http://127.0.0.1:{it.port}", timeout=timeout

@@ -3,23 +3,12 @@
 import json
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 
 from proxy.observe.log import LogFormat, setup
-
-
-@pytest.fixture(autouse=True)
-def as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    config, handlers, level = structlog.get_config(), root.handlers[:], root.level
-    yield
-    structlog.configure(**config)
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def test_json_has_a_line_for_each_event(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,26 +1,14 @@
 """Where the log goes: real pipes, and a disk that is full."""
 
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from proxy.observe.log import setup
 from proxy.observe.log_stream import KEPT_BYTES, LogStream
 from tests.support.guard import HANG_S, until
-
-
-@pytest.fixture(autouse=True)
-def as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    config, handlers, level = structlog.get_config(), root.handlers[:], root.level
-    yield
-    structlog.configure(**config)
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture

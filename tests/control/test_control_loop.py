@@ -17,6 +17,8 @@ Story = Callable[[], Coroutine[Any, Any, None]]
 ONE = HEAD + "[models.a]\n[models.b]\n"
 # In seconds of the world: far more than anything here takes.
 LONG_S = 120.0
+# a takes nothing of a device until it is asked to.
+A_ON_THE_CPU = HEAD + "[models.a]\nmoe_cpu_layers = 'full'\n[models.b]\n"
 
 
 def played(story: Story) -> Callable[[], None]:
@@ -350,8 +352,7 @@ async def test_two_devices_of_one_card_do_not_promise_the_same_memory() -> None:
 
 @played
 async def test_what_a_newcomer_is_to_have_is_taken_by_nobody_while_it_loads() -> None:
-    text = HEAD + "[models.a]\nmoe_cpu_layers = 'full'\n[models.b]\n"
-    there = world(card(450), text=text, a=Spec(), b=Spec(dense_mib=200, load_s=20.0))
+    there = world(card(450), text=A_ON_THE_CPU, a=Spec(), b=Spec(dense_mib=200, load_s=20.0))
     async with living(there):
         there.ask("a", for_s=LONG_S)
         await asyncio.sleep(5)
@@ -418,9 +419,8 @@ async def test_an_edit_reaches_the_others_while_a_successor_waits_for_its_turn()
 @played
 async def test_what_a_newcomer_took_is_its_own_until_it_is_known_what_that_is() -> None:
     """It is loaded, and slow to say what devices it has; the device shows late what it took."""
-    text = HEAD + "[models.a]\nmoe_cpu_layers = 'full'\n[models.b]\n"
     cards = Card("card0", 450, ("G0",), lag_s=3.0)
-    there = world(cards, text=text, a=Spec(), b=Spec(dense_mib=200, load_s=5.0))
+    there = world(cards, text=A_ON_THE_CPU, a=Spec(), b=Spec(dense_mib=200, load_s=5.0))
     async with living(there):
         there.ask("a", for_s=LONG_S)
         await asyncio.sleep(8)
@@ -474,11 +474,10 @@ async def test_a_model_whose_table_goes_and_comes_back_follows() -> None:
 async def test_what_a_newcomer_took_is_its_own_however_long_that_took() -> None:
     """The last of it a moment before it is ready, so that no reading shows it: none was made since,
     one is on its way, or the device shows it late. Others have a part of the device, too."""
-    text = HEAD + "[models.a]\nmoe_cpu_layers = 'full'\n[models.b]\n"
     for lag_s, poll_takes_s, then_s in ((0.0, 0.0, 0.0), (0.0, 0.15, 0.05), (0.7, 0.0, 0.3)):
         cards = (Card("card0", 750, ("G0",), lag_s=lag_s),)
         specs = {"a": Spec(), "b": Spec(dense_mib=200, load_s=8.0)}
-        there = World(cards, specs, text, poll_takes_s=poll_takes_s)
+        there = World(cards, specs, A_ON_THE_CPU, poll_takes_s=poll_takes_s)
         async with living(there):
             there.others_take(300)
             there.ask("a", for_s=LONG_S)
@@ -518,8 +517,7 @@ async def test_nobody_grows_where_one_is_being_loaded_until_it_has_its_place() -
 @played
 async def test_what_is_promised_of_a_device_is_so_wherever_it_is_read() -> None:
     """It is shown with another one of its card from now on, as after an edit of `memory`."""
-    text = HEAD + "[models.a]\nmoe_cpu_layers = 'full'\n[models.b]\n"
-    there = world(card(450), text=text, a=Spec(), b=Spec(dense_mib=200, load_s=20.0))
+    there = world(card(450), text=A_ON_THE_CPU, a=Spec(), b=Spec(dense_mib=200, load_s=20.0))
     async with living(there):
         there.ask("a", for_s=LONG_S)
         await asyncio.sleep(5)

@@ -110,6 +110,7 @@ def arguments() -> tuple[Settings, tuple[str, ...], bool]:
     add("--out", type=Path, default=Path(os.environ.get("OUT") or "build/gpu"), help="for gpu.md")
     add("--pack", type=Path, default=Path("build/gpu-pack"))
     add("--cpu", action="store_true", help="try it without a GPU, with a tiny model")
+    add("--unconfined", action="store_true", help="let workers do what they like, for comparison")
     add("--dry-run", action="store_true", help="say what would be done")
     given = parser.parse_args()
     usual = _sizes("24MiB,40MiB" if given.cpu else "8GiB,12GiB,16GiB,24GiB")
@@ -124,6 +125,7 @@ def arguments() -> tuple[Settings, tuple[str, ...], bool]:
         depth=(256 if given.cpu else 16384) if given.depth is None else given.depth,
         arch=given.arch,
         cpu=given.cpu,
+        confine=not given.unconfined,
         threads=given.threads or (1 if given.cpu else None),
         settle_s=0.4 if given.cpu else 2.0,
         limit_s=given.limit_s,

@@ -10,14 +10,13 @@ from typing import Any
 
 from bench.gpu.bigmodel import path_of
 from bench.gpu.rig import Rig, rig, still
-from bench.gpu.work import Results, Settings
+from bench.gpu.texts import PROMPT, Said, compared, twice
+from bench.gpu.work import Results, Settings, StepFailed
 from proxy.engine.types import Layer
 from proxy.pool.state import Backend
 from tests.support.llama import Client
 from tests.support.proxy import Proxy
 
-PROMPT = "the quick brown fox jumps over the lazy dog while the river runs to the mill " * 4
-TOKENS = 32
 STREAMED = 400
 UNDER_WAY = 10  # tokens
 # A cell loads the model four times, and repacks it; none is begun with less time left.
@@ -41,34 +40,60 @@ async def _moves(machine: Rig) -> dict[str, Any]:
     async with machine.proxy() as (running, backend):
         layers = backend.engine.known().block_count
         lowest = await _go(running, backend, 0)
-        splits = sorted({lowest, (lowest + layers) // 2, layers}, reverse=True)
         texts, used = {}, {}
         async with Client(backend.engine.address) as client:
-            for split in splits:
-                await _go(running, backend, split)
-                texts[split] = await client.text(PROMPT, TOKENS)
+            for asked in sorted({lowest, (lowest + layers) // 2, layers}, reverse=True):
+                await _go(running, backend, asked)
+                split, said = await _said_at(backend, client)
+                texts[split] = said
                 used[split] = await machine.used_bytes()
+        splits = list(texts)
         await _go(running, backend, layers)
         after = await _released(machine)
         gaps = await _gaps_while_moving(running, lowest, layers)
-        moved = [layer for layer in backend.engine.known().layers if layer.index >= lowest]
+        moved = [layer for layer in backend.engine.known().layers if layer.index >= splits[-1]]
         history = running.app.services.desired.history(backend)
-    same = {}
-    for split in splits:
-        arguments = ("--fit", "off", "-ngl", "999", "--n-cpu-moe", str(split))
-        async with machine.plain(*arguments) as address, Client(address) as client:
-            same[split] = await client.text(PROMPT, TOKENS) == texts[split]
+        confined = backend.engine.confined
     return {
+        "confined": confined,
         "splits": splits,
-        "same_text": same,
+        "texts": {split: await _beside_plain(machine, split, *texts[split]) for split in splits},
         "experts_moved_bytes": _size(moved),
-        "used_with_experts_bytes": used[lowest],
+        "used_with_experts_bytes": used[splits[-1]],
         "used_without_bytes": used[layers],
         "used_after_bytes": after,
         "longest_gate_s": max((move["gate_s"] for move in history), default=0.0),
         "staged_s": max((move["staged_s"] for move in history), default=0.0),
         **gaps,
     }
+
+
+async def _said_at(backend: Backend, client: Client) -> tuple[int, tuple[list[Said], bool]]:
+    """The split, and what was said with it. Where memory is short, the first prompt's own needs
+    send layers back."""
+    for _ in range(5):
+        split = await still(backend)
+        said = await twice(client)
+        if await still(backend) == split:
+            return split, said
+    raise StepFailed("layers move to and fro while it is asked")
+
+
+async def _beside_plain(
+    machine: Rig, split: int, ours: list[Said], repeated: bool
+) -> dict[str, Any]:
+    """Plain llama-server with the same split; and where it says something else, what a worker says
+    that was loaded with this split, and moved nothing."""
+    arguments = ("--fit", "off", "-ngl", "999", "--n-cpu-moe", str(split))
+    async with machine.plain(*arguments) as address, Client(address) as client:
+        plain, plain_repeated = await twice(client)
+    result = compared(ours, plain) | {"repeated": repeated, "plain_repeated": plain_repeated}
+    if not result["same"]:
+        async with machine.proxy(moe_cpu_layers=split) as (_, backend):
+            async with Client(backend.engine.address) as client:
+                held, (fresh, _) = await _said_at(backend, client)
+        result |= {"fresh": compared(fresh, plain), "fresh_split": held}
+    return result
 
 
 async def _released(machine: Rig) -> int:

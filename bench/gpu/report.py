@@ -31,7 +31,7 @@ def _moves(cells: Mapping[int, Any]) -> str:
         [
             size(cap),
             ", ".join(map(str, cell["splits"])),
-            "yes" if all(cell["same_text"].values()) else f"no: {cell['same_text']}",
+            _texts(cell["texts"]),
             size(cell["experts_moved_bytes"]),
             size(max(cell["used_with_experts_bytes"] - cell["used_after_bytes"], 0)),
             f"{cell['longest_gate_s'] * 1000:.1f} ms",
@@ -42,6 +42,16 @@ def _moves(cells: Mapping[int, Any]) -> str:
     ]
     head = ["free", "N", "same text as llama-server", "experts moved", "returned to the driver"]
     return _table([*head, "steps held", "usual gap", "longest gap while moving"], rows)
+
+
+def _texts(cells: Mapping[Any, Mapping[str, Any]]) -> str:
+    parted = [
+        f"N = {split}: another token after {cell['parted_at']}, where llama-server's two likeliest"
+        f" are {cell['margin_there']} apart"
+        for split, cell in cells.items()
+        if not cell["same"]
+    ]
+    return "; ".join(parted) or "yes"
 
 
 def _speed(caps: Mapping[int, Mapping[str, Any]]) -> str:

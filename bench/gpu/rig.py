@@ -46,13 +46,14 @@ class Rig:
         return await nvidia_smi("memory.used") * MIB
 
     @contextlib.asynccontextmanager
-    async def proxy(self) -> AsyncIterator[tuple[Proxy, Backend]]:
-        """A whole proxy under the cap, with the model loaded."""
+    async def proxy(self, **keys: object) -> AsyncIterator[tuple[Proxy, Backend]]:
+        """A whole proxy under the cap, with the model loaded; `keys` are the model's."""
         settings = self.settings
         reserve = settings.reserve
         devices = {"reserve": reserve, "low": reserve // 2, "settle": f"{settings.settle_s}s"}
         capped = {"rpc": [self._rpc], "RPC0": {"limit": self.cap}} if self._rpc else {}
         m = {"path": self.model, "ctx": settings.ctx, "parallel": 1, "keep_alive": "1h"}
+        m |= {"confine": settings.confine} | keys
         with tempfile.TemporaryDirectory(prefix="moe-") as folder:
             text = policies(
                 {"m": m},
@@ -90,6 +91,22 @@ class Rig:
                 else:
                     raise StepFailed(f"llama-server {' '.join(arguments)} ended while loading")
             yield address
+
+    async def fitted(self, target_mib: str) -> str:
+        """The arguments that --fit comes to, where llama.cpp's program that says so is there."""
+        libdir = self.settings.libdir
+        if libdir is None or not (libdir / "llama-fit-params").exists():
+            return "its own"
+        process = await asyncio.create_subprocess_exec(
+            *(str(libdir / "llama-fit-params"), "-m", str(self.model)),
+            *("-c", str(self.settings.ctx), "-np", "1", "--fit-target", target_mib),
+            env=os.environ | {"LD_LIBRARY_PATH": str(libdir)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        async with asyncio.timeout(LOAD_S):
+            out, _ = await process.communicate()
+        return out.decode().strip().rpartition("\n")[2] or "its own"
 
     def fit_target_mib(self) -> int:
         """What --fit is to leave free, so that it has as much to fill as the proxy has."""

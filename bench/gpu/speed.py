@@ -63,8 +63,9 @@ async def _by_proxy(machine: Rig) -> dict[str, Any]:
 
 async def _by_fit(machine: Rig) -> dict[str, Any]:
     target = str(machine.fit_target_mib())
+    placement = await machine.fitted(target)
     async with machine.plain("--fit", "on", "--fit-target", target) as address:
-        return {"placement": "its own"} | await _measure(machine, address)
+        return {"placement": placement} | await _measure(machine, address)
 
 
 async def _by_layers(machine: Rig) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Settings:
     depth: int
     arch: str
     cpu: bool
+    confine: bool
     threads: int | None
     settle_s: (
         float  # how long memory has to last before experts come; nothing moves after twice that

@@ -14,7 +14,7 @@ from proxy.errors import BackendDied, NotServing
 from proxy.pool.compatible import compatible
 from proxy.pool.lease import Lease
 from proxy.pool.pool import Pool
-from proxy.pool.state import Backend, BackendState
+from proxy.pool.state import Backend, BackendState, Name
 from proxy.routing.load_plan import LoadPlan
 from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
@@ -26,6 +26,12 @@ T = TypeVar("T")
 
 # How long the end of a process may take to reach us after its connection broke.
 DEATH_IS_KNOWN_S: Final = 2.0
+# How many backends a request is given: that end with it, and that it does not reach.
+MOST_DEATHS: Final = 2
+MOST_UNREACHED: Final = 3
+# A live backend that so many requests in a row got nothing from but a broken connection serves
+# nobody. One alone may be the request's own doing.
+MOST_BROKEN: Final = 3
 # How long a request waits for its conversation, which is on its way from the backend before.
 ARRIVAL_S: Final = 3.0
 MODES: Final[tuple[Mode, ...]] = ("generation", "embedding", "rerank")
@@ -53,6 +59,8 @@ class Router:
         it, None where none are."""
         self._planner, self._pool, self._controller = planner, pool, controller
         self._arriving = arriving
+        # What changes: how many requests in a row live backends have broken.
+        self._broken: dict[Name, int] = {}
 
     async def backends_of(self, model: Model) -> list[Backend]:
         """The backends that are there for `model`: all of that name, or, of a variant, those of
@@ -119,13 +127,19 @@ class Router:
         """What `send` makes of a lease; once more, on a new backend, if it raises BackendDied.
 
         So `send` raises that only as long as its client has not got a byte. The second BackendDied
-        is raised.
+        is raised. Backends that were not even reached count by themselves, and one more of them is
+        borne: none of them has seen the request.
         """
-        try:
-            return await self._once(model, request, mode, send)
-        except BackendDied as error:
-            log.warning("request_retried", model=model.name, why=error.message)
-        return await self._once(model, request, mode, send)
+        left = {NotServing: MOST_UNREACHED, BackendDied: MOST_DEATHS}
+        while True:
+            try:
+                return await self._once(model, request, mode, send)
+            except BackendDied as error:
+                kind = NotServing if isinstance(error, NotServing) else BackendDied
+                left[kind] -= 1
+                if not left[kind]:
+                    raise
+                log.warning("request_retried", model=model.name, why=error.message)
 
     async def _once(
         self,
@@ -136,7 +150,9 @@ class Router:
     ) -> T:
         async with await self.route(model, request, mode) as lease:
             try:
-                return await send(lease)
+                answer = await send(lease)
+                self._broken.pop(lease.backend.name, None)
+                return answer
             except BackendDied as error:
                 await self._bury(lease, error)
                 raise
@@ -144,9 +160,22 @@ class Router:
     async def _bury(self, lease: Lease, error: BackendDied) -> None:
         """Give a dead backend back, and wait for the pool to know: it would hand it out again."""
         lease.release()
-        left = await self._pool.until_left(lease.backend, DEATH_IS_KNOWN_S)
-        if not left and isinstance(error, NotServing):
-            self._pool.give_up(lease.backend, error.message)
+        backend = lease.backend
+        if await self._pool.until_left(backend, DEATH_IS_KNOWN_S):
+            self._broken.pop(backend.name, None)
+            return
+        if isinstance(error, NotServing) or self._breaks_all(backend):
+            self._pool.give_up(backend, error.message)
+            self._broken.pop(backend.name, None)
+
+    def _breaks_all(self, backend: Backend) -> bool:
+        """Take down that a live backend broke one more request: whether it has served nobody for so
+        many. Whoever it is at may yet be answered, and is not to pay for a request that was to
+        blame itself, or one too many."""
+        if backend.in_flight:
+            return False
+        broken = self._broken[backend.name] = self._broken.get(backend.name, 0) + 1
+        return broken >= MOST_BROKEN
 
     async def _acquire(self, request: ModelRequest, plan: LoadPlan) -> Lease:
         return await self._pool.acquire(

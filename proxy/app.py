@@ -287,8 +287,9 @@ def _engine_maker(
     rpc_names = RpcNames()
 
     def make(backend_id: str, options: LoadOptions) -> Engine:
+        stall_s = policies().for_model(options.model).load_timeout_s
         if options.engine == "command":
-            return CommandEngine(backend_id, options, log_buffer=log_buffer)
+            return CommandEngine(backend_id, options, log_buffer=log_buffer, stall_s=stall_s)
         rpc_names.know(policies().devices.rpc)
         names = rpc_names.of(options.rpc)
         return HostedEngine(
@@ -298,6 +299,7 @@ def _engine_maker(
             log_buffer=log_buffer,
             names=names,
             slot_folder=slot_folder,
+            stall_s=stall_s,
         )
 
     return make

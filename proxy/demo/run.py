@@ -23,7 +23,7 @@ import aiohttp
 
 from proxy.demo.model import demo_model
 from proxy.demo.servers import START_S, DemoError, device, half_the_cores, serve, until_up
-from proxy.engine.command import free_port
+from proxy.engine.ports import free_port
 
 MODEL = "demo"
 PROMPT = "Tell me a long story about a river, a mill and a winter without snow."

@@ -28,11 +28,9 @@ from proxy.control.hang_watch import HangWatch
 from proxy.control.headroom import serving
 from proxy.control.slot_progress import busy_backends, slots_progress
 from proxy.control.worker_devices import WorkerDevices
-from proxy.engine.command import CommandEngine
-from proxy.engine.hosted import HostedEngine
 from proxy.engine.log_buffer import LogBuffer
-from proxy.engine.rpc_names import RpcNames
-from proxy.engine.types import Engine, LoadOptions, Mode
+from proxy.engine.maker import engine_maker
+from proxy.engine.types import LoadOptions, Mode
 from proxy.errors import Hangs, ModelNotFound
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
@@ -169,7 +167,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         hooks = Hooks()
         slot_files = SlotFiles(runtime / "slots")
         pool = Pool(
-            _engine_maker(runtime, slot_files.folder, log_buffer, lambda: policies.current),
+            engine_maker(
+                runtime,
+                slot_files.folder,
+                log_buffer,
+                rpc_servers=lambda: policies.current.devices.rpc,
+                stall_s=lambda name: policies.current.for_model(name).load_timeout_s,
+            ),
             hooks=hooks,
             max_queue=server.max_queue,
             clock=clock,
@@ -313,31 +317,6 @@ async def _catalog(policies: Policies, stores: Stores) -> Catalog:
     except Hangs as error:
         log.warning("models_not_looked_for", reason=error.message)
     return catalog
-
-
-def _engine_maker(
-    runtime: Path,
-    slot_folder: Path,
-    log_buffer: LogBuffer,
-    policies: Callable[[], Policies],
-) -> Callable[[str, LoadOptions], Engine]:
-    rpc_names = RpcNames()
-
-    def make(backend_id: str, options: LoadOptions) -> Engine:
-        if options.engine == "command":
-            return CommandEngine(backend_id, options, log_buffer=log_buffer)
-        rpc_names.know(policies().devices.rpc)
-        names = rpc_names.of(options.rpc)
-        return HostedEngine(
-            backend_id,
-            options,
-            runtime_dir=runtime,
-            log_buffer=log_buffer,
-            names=names,
-            slot_folder=slot_folder,
-        )
-
-    return make
 
 
 def _apply_server(

@@ -13,7 +13,7 @@ import aiohttp
 
 from bench.gpu.bigmodel import path_of
 from bench.gpu.work import Settings, StepFailed
-from proxy.engine.command import free_port
+from proxy.engine.ports import free_port
 from proxy.engine.types import Address
 from proxy.memory.host import available_host_bytes
 from proxy.placement.assign import placed

@@ -21,7 +21,8 @@ LOOK_S: Final = 1.0
 MOST_S: Final = 2 * LOOK_S
 # An answer over the control socket takes a millisecond, whatever the model is at.
 SILENT_S: Final = 60.0
-# By then the end of a process is known. A connection that is lost without it does not come back.
+# By then the end of a process is known. A connection that is lost without it does not come back,
+# and neither does a foreign server that takes none any more.
 LOST_S: Final = 5.0
 # One thread may spin while it waits for a GPU that never answers; two do not.
 COMPUTING_CORES: Final = 1.25
@@ -88,7 +89,7 @@ def look_on(vigil: Vigil, look: Look) -> Vigil:
 def verdict(vigil: Vigil, limits: Limits) -> str | None:
     """Why the worker is taken to hang, for people; None: it is not."""
     if vigil.lost_s > LOST_S:
-        return "the worker hangs: its control connection is lost, and it has not ended"
+        return "the worker hangs: nobody can reach it any more, and it has not ended"
     if vigil.silent_s > _patience_s(limits.silent_s, vigil.silent_s, vigil.silent_cpu_s):
         return f"the worker hangs: it has not answered the proxy for {vigil.silent_s:.0f} s"
     if vigil.stalled_s > _patience_s(limits.stalled_s, vigil.stalled_s, vigil.stalled_cpu_s):

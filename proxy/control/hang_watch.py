@@ -120,6 +120,9 @@ class HangWatch:
         watched.answers, went_on = self._heard(backend, watched)
         # A task loop that goes round says nothing of a copy to a device.
         went_on |= _goes_round(watched) and not moves
+        if went_on and watched.answers == "no" and backend.options.engine == "command":
+            # It has answered somebody: one that is busy may put us off.
+            watched.answers = "yes"
         before, after = watched.spent, read_spent(backend.engine.pid or 0) or watched.spent
         watched.spent = after
         look = Look(

@@ -22,7 +22,7 @@ import aiohttp
 
 from proxy.demo.model import demo_model
 from proxy.demo.servers import START_S, DemoError, device, half_the_cores, serve, until_up
-from proxy.engine.command import free_port
+from proxy.engine.ports import free_port
 from proxy.engine.runtime_dir import runtime_dir
 
 MODEL = "demo"

@@ -11,9 +11,9 @@ from typing import Any
 
 import aiohttp
 
-from proxy.engine.command import free_port
 from proxy.engine.guardian import forget_group, keep_group
 from proxy.engine.installed import program
+from proxy.engine.ports import free_port
 
 START_S = 120.0
 

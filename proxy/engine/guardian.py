@@ -2,7 +2,7 @@
 because a thread hangs.
 
 A small process of its own reads from a pipe of which only we have the other end. When that closes,
-which the kernel sees to, what was named here and not taken back is killed or removed: also a
+which the kernel sees to, what was named here and not taken back is killed, run or removed: also a
 process that is stopped, and what an engine's shell has started. One serves this whole process; it
 is started when it is first needed.
 """
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -82,12 +83,12 @@ class _Guardian:
     def _tell(self, order: str) -> bool:
         if self._process is None or self._process.stdin is None:
             return False
+        told = order.encode()
         try:
-            # Unbuffered, and short enough to go through as a whole.
-            os.write(self._process.stdin.fileno(), order.encode())
+            # Unbuffered. It reads all the time, so that only a stopped one is not told everything.
+            return os.write(self._process.stdin.fileno(), told) == len(told)
         except OSError:
             return False
-        return True
 
 
 _guardian = _Guardian()
@@ -102,6 +103,16 @@ def keep_group(group: int) -> None:
 def forget_group(group: int) -> None:
     """It has ended."""
     _guardian.forget("", str(group))
+
+
+def keep_command(argv: Sequence[str], env: Mapping[str, str]) -> None:
+    """Have this program run, with all of its environment, if we end before `forget_command`."""
+    _guardian.keep("!", json.dumps([*argv, dict(env)]))
+
+
+def forget_command(argv: Sequence[str], env: Mapping[str, str]) -> None:
+    """It was run."""
+    _guardian.forget("!", json.dumps([*argv, dict(env)]))
 
 
 def keep_folder(folder: Path) -> None:

@@ -1,11 +1,13 @@
 """Outlives the proxy by a moment, to end what it left. Run by its path, without our package.
 
-Reads orders on its standard input, one a line; a path is the rest of its line, as JSON writes it:
+Reads orders on its standard input, one a line; the rest of it is as JSON writes it:
 
     + 4711            the process group 4711 is to be killed when the proxy is gone
     - 4711            it has ended
     +/ "/run/..."     so is this folder to be removed
     -/ "/run/..."     it is gone
+    +! ["a", "b", {}] so is this program to be run, with this environment
+    -! ["a", "b", {}] it was
 
 The end of that input is the end of the proxy, in whatever way it came. Counterpart: guardian.py.
 """
@@ -14,10 +16,16 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from typing import Any
 
 TRIES, BETWEEN_S = 100, 0.1
+# As long as a stop command has while we live.
+COMMANDS_S = 15.0
+NOTHING = subprocess.DEVNULL
 
 
 def main() -> None:
@@ -25,6 +33,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # meant for the proxy, whose end it waits for
     groups: set[int] = set()
     folders: set[str] = set()
+    commands: set[str] = set()
     for line in sys.stdin.buffer:
         order, _, rest = line.decode().partition(" ")
         match order:
@@ -36,11 +45,16 @@ def main() -> None:
                 folders.add(json.loads(rest))
             case "-/":
                 folders.discard(json.loads(rest))
+            case "+!":
+                commands.add(rest)
+            case "-!":
+                commands.discard(rest)
     for group in groups:
         try:
             os.killpg(group, signal.SIGKILL)
         except OSError:
             pass  # it has ended, or is not ours any more
+    run(map(json.loads, commands))
     # Who is killed may still put something there while it is.
     for _ in range(TRIES):
         for folder in folders:
@@ -48,6 +62,31 @@ def main() -> None:
         if not any(map(os.path.lexists, folders)):
             break
         time.sleep(BETWEEN_S)
+
+
+def run(commands: Iterable[list[Any]]) -> None:
+    """All at once; whatever is not done in time is killed with all that it started."""
+    running = []
+    for *argv, env in commands:
+        try:
+            running.append(
+                subprocess.Popen(
+                    argv,
+                    env=env,
+                    stdin=NOTHING,
+                    stdout=NOTHING,
+                    stderr=NOTHING,
+                    start_new_session=True,
+                )
+            )
+        except OSError:
+            pass  # nobody is left to tell
+    end_s = time.monotonic() + COMMANDS_S
+    for process in running:
+        try:
+            process.wait(max(end_s - time.monotonic(), 0.0))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

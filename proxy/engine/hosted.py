@@ -46,12 +46,15 @@ class HostedEngine:
         slot_folder: Path | None = None,
         answer_s: float = ANSWER_S,
         news_s: float = NEWS_S,
+        stall_s: float = STALL_S,
     ) -> None:
         """In `runtime_dir` it has a folder of its own, for the sockets; a Unix socket's path may
         have 107 bytes, so it has to be short. `names`: the worker's own name of a device -> the
         one used here, where it differs. `slot_folder`: where its slots can be saved; None: nowhere.
-        `answer_s`: how long an answer of the worker's is waited for, `news_s`: for news of a move.
+        `answer_s`: how long an answer of the worker's is waited for, `news_s`: for news of a move,
+        `stall_s`: for a line of a worker that loads; 0 for ever.
         """
+        self._stall_s = stall_s or None
         self._names = dict(names or {})
         self._own_names = {outside: own for own, outside in self._names.items()}
         self._options, self._slot_folder = options, slot_folder
@@ -176,7 +179,7 @@ class HostedEngine:
             while not step.done():
                 lines = self._child.lines
                 await asyncio.wait(
-                    (gone, step), return_when=asyncio.FIRST_COMPLETED, timeout=STALL_S
+                    (gone, step), return_when=asyncio.FIRST_COMPLETED, timeout=self._stall_s
                 )
                 if gone.done():
                     raise self._child.load_failed(
@@ -184,7 +187,7 @@ class HostedEngine:
                     )
                 if not step.done() and self._child.lines == lines:
                     raise self._child.load_failed(
-                        f"llama-server has said nothing for {STALL_S:.0f} s"
+                        f"llama-server has said nothing for {self._stall_s or 0:g} s"
                     )
         finally:
             step.cancel()

@@ -26,9 +26,10 @@ class LoadOptions:
     ctx: int = 8192  # tokens that one conversation may use
     parallel: int = 4  # conversations at once
     engine: Literal["hosted", "command"] = "hosted"
-    command: tuple[
-        str, ...
-    ] = ()  # argv of a command engine, with {port}, {model}, {moe_cpu_layers}
+    # argv of a command engine, and of what stops it, as proxy/engine/command_line.py fills them in.
+    command: tuple[str, ...] = ()
+    stop_command: tuple[str, ...] = ()
+    ready_path: str = "/health"  # what of a command engine tells that it is ready
     # Variables of a command engine, as with_own() of proxy/engine/environment.py takes them. No
     # log shows them.
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)

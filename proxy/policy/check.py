@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from proxy.engine.command_line import OF_COMMAND, OF_STOP_COMMAND, not_filled_in
 from proxy.engine.environment import missing
 from proxy.engine.llama_args import refused_args, unsafe_args
 from proxy.policy.build import Settings
@@ -22,9 +23,11 @@ def check(settings: Settings, policies: Policies, env: Mapping[str, str]) -> Non
         _check_ranges(settings, model, ("models", model.name))
         _check_args(settings, model, policies)
         _check_env(settings, model, ("models", model.name), env)
+        _check_placeholders(settings, model, ("models", model.name))
     _check_command(settings, policies.defaults, ("defaults",))
     _check_ranges(settings, policies.defaults, ("defaults",))
     _check_env(settings, policies.defaults, ("defaults",), env)
+    _check_placeholders(settings, policies.defaults, ("defaults",))
 
 
 def _check_aliases(settings: Settings, policies: Policies) -> None:
@@ -118,15 +121,32 @@ def _check_args(settings: Settings, model: ModelPolicy, policies: Policies) -> N
             settings.report(place, f"args of {shown(model.base)}: {needs}")
 
 
+def _check_placeholders(settings: Settings, model: ModelPolicy, table: KeyPath) -> None:
+    for key, known in (("command", OF_COMMAND), ("stop_command", OF_STOP_COMMAND)):
+        own: KeyPath = (*table, key)
+        if own not in settings.origins or own in settings.spoiled:
+            continue
+        for index, part in enumerate(getattr(model, key)):
+            for name in not_filled_in(part, known):
+                words = ", ".join(f"{{{one}}}" for one in known)
+                settings.note(
+                    (*own, index), f"{{{name}}} stays as it is; what is filled in is {words}"
+                )
+
+
 def _check_env(
     settings: Settings, model: ModelPolicy, table: KeyPath, env: Mapping[str, str]
 ) -> None:
-    own: KeyPath = (*table, "env")
-    if own not in settings.origins or {own, (*table, "engine")} & settings.spoiled:
+    if (*table, "engine") in settings.spoiled:
         return
-    if model.engine == "hosted":
-        if table != ("defaults",):  # which a model with a command may yet inherit
-            settings.note(own, 'only engine "command" takes it; a hosted model has args')
+    if model.engine == "hosted" and table != ("defaults",):  # which a model may yet inherit
+        for key in ("env", "ready_path", "stop_command"):
+            if (*table, key) in settings.origins:
+                settings.note(
+                    (*table, key), 'only engine "command" takes it; a hosted model has args'
+                )
+    own: KeyPath = (*table, "env")
+    if model.engine == "hosted" or own not in settings.origins or own in settings.spoiled:
         return
     for name in missing(env, model.env.items()):
         settings.note((*own, name), f"the proxy has no variable {model.env[name]}: it is left out")

@@ -125,8 +125,23 @@ _LOADING: Final = (
     Field("defaults.command", Kind.TEXTS, [], RELOAD, local=True,
           example=["llama-server", "-m", "{model}", "--port", "{port}",
                    "--n-cpu-moe", "{moe_cpu_layers}"],
-          help='The program of engine "command" and its arguments; {port}, {model} and '
-               "{moe_cpu_layers} are filled in. {port} must be among them."),
+          help='The program of engine "command" and its arguments; {port}, {model}, {name}, {ctx}, '
+               "{ctx_total}, {parallel}, {moe_cpu_layers} and {moe_cpu_layers_regex} are filled "
+               "in. {port} must be among them."),
+    Field("defaults.ready_path", Kind.READY_PATH, "/health", RELOAD,
+          example="/v1/models",
+          help='What tells that the program of engine "command" is ready: a path that it answers '
+               'with 200. Where it has no "/health", "/v1/models" is asked instead. "none" for one '
+               "that is ready when it takes connections."),
+    Field("defaults.stop_command", Kind.TEXTS, [], RELOAD, local=True,
+          example=["docker", "stop", "moe-proxy-{port}"],
+          help='What stops the program of engine "command", where signals to it would not; the '
+               "same is filled in as in command, and {pid}. It may take 15 s, then come the "
+               "signals."),
+    Field("defaults.load_timeout", Kind.DURATION, "5m", LIVE,
+          help="How long a program that loads a model may print nothing until that has failed; one "
+               'of engine "command" may take twelve times as long whatever it prints. "0" for '
+               "ever."),
     Field("defaults.env", Kind.ENV, {}, RELOAD, local=True,
           example={"CUDA_VISIBLE_DEVICES": "1", "HF_TOKEN": "$HF_TOKEN"},
           help='Variables for the program of engine "command", beside the few of the proxy\'s own '

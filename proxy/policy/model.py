@@ -100,6 +100,9 @@ class ModelPolicy:
     hang_timeout_s: float
     engine: Literal["hosted", "command"]
     command: tuple[str, ...]
+    ready_path: str
+    stop_command: tuple[str, ...]
+    load_timeout_s: float
     env: Mapping[str, str]
     confine: bool
     split: Literal["move", "separate"]

@@ -33,6 +33,7 @@ class Kind(Enum):
     HOSTS = ("a list of host names, without a port", "")
     ORIGINS = ('a list of "scheme://host:port" with * for any part, "null" or "*"', "")
     MEMORY = ('"nvml", "nvml:PCI-BUS-ID", "nvml:UUID", "sysfs", "sysfs:CARD" or "ggml"', "")
+    READY_PATH = ('a path of a URL such as "/health", or "none"', "")
     ENV = ('a table of strings; "$NAME" is the variable NAME of the proxy itself', "")
     PARAMS = ("a table of JSON values", "")
 

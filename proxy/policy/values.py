@@ -19,6 +19,7 @@ _MEMORY: Final = re.compile(r"(?:nvml|sysfs)(?::\S+)?|ggml")
 _ADDRESS: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/]+):(\d{1,5})", re.ASCII)
 _HOST: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 _ORIGIN: Final = re.compile(r"null|\S*\*\S*|[a-z][a-z0-9+.-]*://[^\s/]*", re.ASCII)
+_READY_PATH: Final = re.compile(r"none|/[!-~]*", re.ASCII)
 
 # Told of each part of a value that is not allowed: where below the key, and a sentence.
 Report = Callable[[KeyPath, str], None]
@@ -85,6 +86,8 @@ def _scalar(field: Field, value: object, folders: Folders) -> Any:
             return folders.path_of(_text(value))
         case Kind.MEMORY:
             return _require(_MEMORY.fullmatch(_text(value)) is not None, value)
+        case Kind.READY_PATH:
+            return _require(_READY_PATH.fullmatch(_text(value)) is not None, value)
         case _:
             return _text(value)
 

@@ -8,6 +8,7 @@ import structlog
 
 from proxy.catalog.engine_only import unsupported_reason
 from proxy.catalog.gguf import Header
+from proxy.engine.command_line import takes_ctx, takes_split
 from proxy.engine.types import LoadOptions, Mode
 from proxy.errors import BadRequest, Conflict
 from proxy.policy.model import ModelPolicy
@@ -63,14 +64,13 @@ def plan_for(request: ModelRequest, mode: Mode, model: Model, facts: HeaderFacts
     hosted = policy.engine == "hosted"
     if hosted and facts.refusal:
         raise BadRequest(f"{model.name} cannot be loaded: {facts.refusal}", param="model")
-    fills_in = _placeholders(policy)
-    ctx_is_ours = hosted or "{ctx}" in fills_in
+    ctx_is_ours = hosted or takes_ctx(policy.command)
     ctx = (request.ctx if ctx_is_ours else None) or policy.ctx
     if facts.trained_ctx and ctx > facts.trained_ctx:
         if request.ctx == ctx:
             log.info("ctx_clamped", model=model.name, asked=ctx, trained=facts.trained_ctx)
         ctx = facts.trained_ctx
-    if not hosted and request.split not in (None, AUTO) and "{moe_cpu_layers}" not in fills_in:
+    if not hosted and request.split not in (None, AUTO) and not takes_split(policy.command):
         raise Conflict(
             f"moe_cpu_layers: the command of {model.name} does not take {{moe_cpu_layers}}",
             param="moe_cpu_layers",
@@ -114,10 +114,6 @@ def policy_split(policy: ModelPolicy, facts: HeaderFacts) -> Split:
     return policy.moe_cpu_layers
 
 
-def _placeholders(policy: ModelPolicy) -> str:
-    return " ".join(policy.command) if policy.engine == "command" else ""
-
-
 def _moves_ffn(policy: ModelPolicy, facts: HeaderFacts) -> bool:
     """Whether it is a model without experts whose feed-forward weights are to move."""
     return facts.dense and policy.dense_cpu_layers is not None and policy.engine == "hosted"
@@ -129,7 +125,7 @@ def _key_split(request: ModelRequest, policy: ModelPolicy, facts: HeaderFacts) -
     hosted = policy.engine == "hosted"
     if hosted and policy.split == "move":
         return None
-    if not hosted and "{moe_cpu_layers}" not in _placeholders(policy):
+    if not hosted and not takes_split(policy.command):
         return None
     split = policy_split(policy, facts) if request.split is None else request.split
     return None if hosted and split == AUTO else _to_load(split, facts)
@@ -152,6 +148,8 @@ def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> Load
             parallel=policy.parallel,
             engine="command",
             command=policy.command,
+            stop_command=policy.stop_command,
+            ready_path=policy.ready_path,
             env=tuple(policy.env.items()),
             args=policy.args,
             split=split,

@@ -5,16 +5,17 @@ Which model that is says `resolver`, and what to ask of the pool `planner`.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Final, Protocol, TypeVar
 
 import structlog
 
 from proxy.engine.types import Mode
-from proxy.errors import BackendDied, KillsWorkers, NotServing, Suspected
+from proxy.errors import BackendDied, KillsWorkers, LoadRefused, NotServing, Suspected
 from proxy.pool.compatible import compatible
 from proxy.pool.lease import Lease
 from proxy.pool.pool import Pool
-from proxy.pool.state import Backend, BackendState
+from proxy.pool.state import Backend, BackendState, Name
 from proxy.routing.load_plan import LoadPlan
 from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
@@ -28,10 +29,17 @@ T = TypeVar("T")
 
 # How long the end of a process may take to reach us after its connection broke.
 DEATH_IS_KNOWN_S: Final = 2.0
+# How many backends may end with a request and its client still gets an answer, and how many it may
+# find gone.
+MOST_DEATHS: Final = 1
+MOST_UNHEARD: Final = 3
+# What a request that has lost its worker waits for another that is not to be started yet.
+PATIENCE_S: Final = 2.0
+# A live backend that so many requests in a row got nothing from but a broken connection serves
+# nobody. One alone may be the request's own doing.
+MOST_BROKEN: Final = 3
 # How long a request waits for its conversation, which is on its way from the backend before.
 ARRIVAL_S: Final = 3.0
-# How often it does not count that nobody listened.
-UNHEARD: Final = 2
 # A suspect waits for a worker that nobody uses, which may be one that is idle in a moment.
 SUSPECT_RETRY_AFTER_S: Final = 10.0
 MODES: Final[tuple[Mode, ...]] = ("generation", "embedding", "rerank")
@@ -60,6 +68,8 @@ class Router:
         self._planner, self._pool, self._controller = planner, pool, controller
         self._arriving = arriving
         self._suspects = Suspects()
+        # What changes: how many requests in a row live backends have broken.
+        self._broken: dict[Name, int] = {}
 
     async def backends_of(self, model: Model, *, failed: bool = False) -> list[Backend]:
         """The backends that are there for `model`: all of that name, or, of a variant, those of
@@ -136,17 +146,25 @@ class Router:
         KillsWorkers and Suspected where workers crash over it.
         """
         asked = (model.loaded_as, digest)
-        self._check(asked)
-        try:
-            return await self._try(model, request, mode, send, asked)
-        except BackendDied as error:
+        deaths = unheard = 0
+        while True:
             self._check(asked)
-            log.warning("request_retried", model=model.name, why=error.message)
-        try:
-            return await self._try(model, request, mode, send, asked)
-        except BackendDied:
-            self._check(asked)
-            raise
+            try:
+                return await self._once(model, request, mode, send, asked)
+            except BackendDied as error:
+                # Where nobody listened any more, nothing was asked, and so that was no try: those
+                # who were next in line find that out one after another.
+                heard = not isinstance(error, NotServing) or error.asked
+                deaths, unheard = deaths + heard, unheard + (not heard)
+                self._check(asked)
+                if deaths > MOST_DEATHS or unheard > MOST_UNHEARD:
+                    raise
+                log.warning("request_retried", model=model.name, why=error.message)
+            except LoadRefused as error:
+                # It was there a moment ago, and its first back-off is a short one.
+                if not deaths + unheard or (error.retry_after_s or inf) > PATIENCE_S:
+                    raise
+                await asyncio.sleep(error.retry_after_s or 0.0)
 
     def _check(self, asked: Asked) -> None:
         if self._suspects.deaths(asked) >= ENOUGH:
@@ -155,24 +173,6 @@ class Router:
                 f"{ENOUGH} workers of {asked[0]} crashed over this request and nothing else, so it "
                 "is not asked again for a while; the log has their last words"
             )
-
-    async def _try(
-        self,
-        model: Model,
-        request: ModelRequest,
-        mode: Mode,
-        send: Callable[[Lease], Awaitable[T]],
-        asked: Asked,
-    ) -> T:
-        """One try. Where nobody listened any more, nothing was asked, and so that was none: those
-        who were next in line find that out one after another."""
-        for _ in range(UNHEARD):
-            try:
-                return await self._once(model, request, mode, send, asked)
-            except NotServing as error:
-                if error.asked:
-                    raise
-        return await self._once(model, request, mode, send, asked)
 
     async def _once(
         self,
@@ -191,6 +191,7 @@ class Router:
                 )
             try:
                 answer = await send(lease)
+                self._broken.pop(lease.backend.name, None)
             except BackendDied as error:
                 was_there = not isinstance(error, NotServing) or error.asked
                 if was_there:
@@ -219,12 +220,24 @@ class Router:
 
     async def _bury(self, lease: Lease, error: BackendDied) -> None:
         """Give a dead backend back once the pool knows: it would hand it out again."""
+        backend = lease.backend
         try:
-            left = await self._pool.until_left(lease.backend, DEATH_IS_KNOWN_S)
-            if not left and isinstance(error, NotServing):
-                self._pool.give_up(lease.backend, error.message)
+            if await self._pool.until_left(backend, DEATH_IS_KNOWN_S):
+                self._broken.pop(backend.name, None)
+            elif isinstance(error, NotServing) or self._breaks_all(backend):
+                self._pool.give_up(backend, error.message)
+                self._broken.pop(backend.name, None)
         finally:
             lease.release()
+
+    def _breaks_all(self, backend: Backend) -> bool:
+        """Take down that a live backend broke one more request: whether it has served nobody for so
+        many. Whoever else it is at may yet be answered, and is not to pay for a request that was to
+        blame itself, or one too many."""
+        if backend.in_flight > 1:
+            return False
+        broken = self._broken[backend.name] = self._broken.get(backend.name, 0) + 1
+        return broken >= MOST_BROKEN
 
     async def _acquire(self, request: ModelRequest, plan: LoadPlan, insists: bool) -> Lease:
         return await self._pool.acquire(

@@ -16,6 +16,8 @@ from proxy.engine.types import Address
 # What may lie here for a client that reads slower than its engine writes.
 MOST_BUFFERED_BYTES: Final = 1 << 18
 FIRST_FINAL_STATUS: Final = 200
+# What an engine may send before its answer begins.
+MOST_HEAD_BYTES: Final = 1 << 20
 
 
 class BrokenAnswer(Exception):
@@ -141,6 +143,10 @@ class EngineConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._break(f"it did not speak HTTP: {error}")
+        if not self.head.done() and self.received_bytes > MOST_HEAD_BYTES:
+            self._break("the head of its answer has no end")
+        if self._broken is not None:
+            self.abort()  # nobody is going to read on
         self._tell()
         if self._buffered > MOST_BUFFERED_BYTES and not self._paused and self._transport:
             self._paused = True

@@ -39,7 +39,7 @@ def first_verdict(looks: Iterable[Look], limits: Limits = LIMITS) -> tuple[int, 
     ("look", "after", "why"),
     [
         pytest.param(SILENT, 61, "has not answered the proxy for 61 s", id="stopped"),
-        pytest.param(LOST, 6, "its control connection is lost", id="nobody will answer any more"),
+        pytest.param(LOST, 6, "nobody can reach it any more", id="nobody will answer any more"),
         pytest.param(STALLED, 601, "nothing went on for 601 s", id="stuck in a driver"),
         pytest.param(replace(STALLED, cpu_s=1.0), 601, "nothing went on", id="it spins"),
         pytest.param(

@@ -357,7 +357,7 @@ async def test_a_control_connection_that_is_lost_is_the_end_of_a_worker(tmp_path
         await until(lambda: old.state == "gone", "it is ended")
 
         assert old.last_error is not None
-        assert "its control connection is lost" in old.last_error
+        assert "nobody can reach it any more" in old.last_error
         await ask(there)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,45 +9,30 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.engine.command import CommandEngine, fill_in, free_port
+from proxy.engine.command import CommandEngine
 from proxy.engine.log_buffer import LogBuffer
+from proxy.engine.ports import clock_ticks, free_port
 from proxy.engine.types import LoadOptions, Status
 from proxy.errors import Conflict, LoadFailed
 from tests.support import models
 from tests.support.commands import GATED, LLAMA_SERVER
+from tests.support.guard import until
 
+# A server that has just these pages.
+PAGES = (
+    "import http.server, sys\n"
+    "class Handler(http.server.BaseHTTPRequestHandler):\n"
+    "    def do_GET(self):\n"
+    "        self.send_response(200 if self.path in sys.argv[2:] else 404)\n"
+    "        self.end_headers()\n"
+    "http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()\n"
+)
 NOTHING_LISTENS = "import time; print('up', flush=True); time.sleep(600)"
 
 
 def command(*argv: str, **changes: object) -> CommandEngine:
     options = LoadOptions("m", Path("no.gguf"), engine="command", command=argv)
     return CommandEngine("b1", replace(options, **changes), log_buffer=LogBuffer())  # type: ignore[arg-type]
-
-
-def test_fill_in() -> None:
-    """Placeholders are filled in wherever they stand; other braces, and what was filled in, stay as
-    they are."""
-    options = LoadOptions(
-        "the name",
-        Path("/models/{port}.gguf"),
-        ctx=4096,
-        parallel=2,
-        split=7,
-        command=(
-            "srv",
-            "--at=:{port}",
-            "{model}",
-            "{name}",
-            "{ctx}x{parallel}",
-            "{moe_cpu_layers}",
-        ),
-        args=('{"port": {}}', "{port}"),
-    )
-
-    assert fill_in(options, 80) == [
-        *("srv", "--at=:80", "/models/{port}.gguf", "the name", "4096x2", "7"),
-        *('{"port": {}}', "{port}"),
-    ]
 
 
 async def test_serves_and_ends() -> None:
@@ -69,21 +53,74 @@ async def test_serves_and_ends() -> None:
     assert await engine.wait_exit() < 0
 
 
-async def test_a_server_without_a_health_page() -> None:
-    """/v1/models does where there is no /health."""
-    page = (
-        "import http.server as h\n"
-        "class H(h.BaseHTTPRequestHandler):\n"
-        "    def do_GET(self):\n"
-        "        self.send_response(200 if self.path == '/v1/models' else 404)\n"
-        "        self.end_headers()\n"
-        "import sys; h.HTTPServer(('127.0.0.1', int(sys.argv[1])), H).serve_forever()\n"
+@pytest.mark.parametrize(
+    ("path", "pages", "ready"),
+    [
+        ("/up?now", ["/up?now"], True),
+        ("/up", ["/health", "/v1/models"], False),  # it is not asked for anything else
+        ("/health", ["/v1/models"], True),
+        ("none", [], True),
+    ],
+)
+async def test_what_tells_that_it_is_ready(path: str, pages: list[str], ready: bool) -> None:
+    options = LoadOptions(
+        "m",
+        Path("no.gguf"),
+        command=(sys.executable, "-c", PAGES, "{port}", *pages),
+        ready_path=path,
     )
-    engine = command(sys.executable, "-c", page, "{port}")
+    engine = CommandEngine("b1", options, log_buffer=LogBuffer(), stall_s=0 if ready else 2)
+
+    if ready:
+        await engine.start()
+        assert await engine.pulse() == 0
+    else:
+        with pytest.raises(LoadFailed, match=f"it answers {path} with status 404"):
+            await engine.start()
+
+    await engine.stop()
+
+
+@pytest.mark.parametrize("ours", ["ends", "stays"])
+async def test_a_port_that_another_program_took(ours: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would answer in the place of our server. Ours gets another port."""
+    stranger = command(*GATED)
+    await stranger.start()
+    taken, free = stranger.address.port, free_port()
+    ports = iter([taken, free])
+    monkeypatch.setattr("proxy.engine.command.free_port", lambda: next(ports))
+    await later()
+    stays = "exec sleep 600"  # as one that says that it cannot, and tries again later
+    then = stays if ours == "stays" else "exit 1"
+    script = f'[ "$1" = {taken} ] && {then}; exec "$0" "$2" --port $1'
+    engine = command("sh", "-c", script, GATED[0], "{port}", GATED[1])
 
     await engine.start()
 
+    assert engine.address.port == free
+    await engine.pulse()
     await engine.stop()
+    await stranger.stop()
+
+
+async def test_a_port_that_is_taken_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    stranger = command(*GATED)
+    await stranger.start()
+    monkeypatch.setattr("proxy.engine.command.free_port", lambda: stranger.address.port)
+    await later()
+    engine = command(*GATED)
+
+    with pytest.raises(LoadFailed, match=f"taken by another program: .*{stranger.pid}"):
+        await engine.start()
+
+    await engine.stop()
+    await stranger.stop()
+
+
+async def later() -> None:
+    """The kernel counts in steps when a process began."""
+    now = clock_ticks()
+    await until(lambda: clock_ticks() > now + 1, "time goes on")
 
 
 async def test_silence_is_a_failed_load() -> None:
@@ -94,7 +131,9 @@ async def test_silence_is_a_failed_load() -> None:
         stall_s=0.5,
     )
 
-    with pytest.raises(LoadFailed, match=r"said nothing for 0.5 s\nup"):
+    with pytest.raises(
+        LoadFailed, match=r"said nothing for 0.5 s, and is not ready: it takes no connections\nup"
+    ):
         await engine.start()
 
     await engine.stop()
@@ -172,8 +211,3 @@ async def test_llama_server_with_a_bad_file(tmp_path: Path) -> None:
 
     assert not error.value.killed
     await engine.stop()
-
-
-def test_free_port_is_free() -> None:
-    with socket.create_server(("127.0.0.1", free_port())):
-        pass

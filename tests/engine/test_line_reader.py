@@ -5,7 +5,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from proxy.engine.line_reader import LINE_BYTES, LineReader
+from proxy.engine.line_reader import BURST_LINES, LINE_BYTES, LineReader
 
 Piped = tuple[int, "asyncio.Queue[bytes]", asyncio.ReadTransport, LineReader]
 
@@ -75,3 +75,32 @@ async def test_a_flood_is_not_waited_for() -> None:
         pieces = [said.get_nowait() for _ in range(said.qsize())]
         assert b"".join(pieces) == text
         assert max(map(len, pieces)) <= 2 * LINE_BYTES + 1
+
+
+async def test_of_a_flood_the_number_and_the_last_words_are_told() -> None:
+    lines = 40_000
+    async with piped() as (end, said, _, output):
+        flood = b"".join(b"%d\n" % number for number in range(lines))
+        await asyncio.to_thread(os.write, end, flood)
+        os.close(end)
+
+        await output.ended
+
+    told = [said.get_nowait() for _ in range(said.qsize())]
+    assert told[:2] == [b"0", b"1"]
+    assert told[-1] == b"%d" % (lines - 1)
+    left_out = [int(line.split()[1]) for line in told if line.endswith(b"lines left out")]
+    assert sum(left_out) + len(told) - len(left_out) == lines
+    assert len(told) < lines / 2
+
+
+async def test_after_a_flood_lines_are_told_again() -> None:
+    async with piped() as (end, said, _, _output):
+        await asyncio.to_thread(os.write, end, b"x\n" * BURST_LINES)
+        await asyncio.to_thread(os.write, end, b"y\n")
+        for _ in range(BURST_LINES):
+            assert await said.get() == b"x"
+
+        while await said.get() != b"y":
+            await asyncio.to_thread(os.write, end, b"y\n")
+        os.close(end)

@@ -29,6 +29,7 @@ CHAT: Final = {**NAMED, "messages": TALK, "max_tokens": SHORT, "stream": True, "
                "logprobs": False, "top_logprobs": None, "keep_alive": "5m"}  # fmt: skip
 TEXT: Final = {**NAMED, "prompt": "Hi", "max_tokens": SHORT, "n_predict": SHORT, "stream": False,
                "logit_bias": [[1, 2.0]], "cache_prompt": True, "samplers": ["top_k"],
+               "grammar": 'root ::= [a-z ]+ ("." root)?',
                "moe_cpu_layers": "0-1"}  # fmt: skip
 RESPONSE: Final = {**NAMED, "input": [{"type": "message", "role": "user", "content": [
     {"type": "input_text", "text": "Hi"}]}], "instructions": "Be brief.",
@@ -39,6 +40,7 @@ MESSAGE: Final = {**NAMED, "messages": TALK, "system": [{"type": "text", "text":
                   "tools": [{"name": "f", "input_schema": {"type": "object"}}],
                   "tool_choice": {"type": "auto"}, "metadata": {}}  # fmt: skip
 INFILL: Final = {**NAMED, "input_prefix": "a", "input_suffix": "b", "n_predict": SHORT,
+                 "json_schema": {"type": "object", "properties": {"a": {"enum": [1]}}},
                  "input_extra": [{"filename": "f", "text": "x"}]}  # fmt: skip
 EMBEDDING: Final = {**NAMED, "input": ["Hi", "Ho"], "encoding_format": "float", "dimensions": 8}
 RERANK: Final = {**NAMED, "query": "q", "documents": ["a", "b"], "top_n": 1}

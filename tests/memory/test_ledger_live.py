@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.engine.command import free_port
 from proxy.engine.hosted import HostedEngine
 from proxy.engine.log_buffer import LogBuffer
+from proxy.engine.ports import free_port
 from proxy.engine.types import CPU, LoadOptions
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch

@@ -116,3 +116,29 @@ def test_variables_are_for_commands(load_text: LoadText, valid: Valid) -> None:
         '2 defaults.env."A=B"',
         "2 defaults.env.N",
     ]
+
+
+def test_how_a_command_is_asked_and_stopped(load_text: LoadText) -> None:
+    text = "ready_path = 'health'\n"
+    assert [line.partition(": ")[0] for line in told(load_text, f"[defaults]\n{text}")] == [
+        "2 defaults.ready_path"
+    ]
+    for path in ("/a b", "/a\\r\\nX: y", "", "None"):
+        assert told(load_text, f'[models.a]\nready_path = "{path}"\n') != []
+
+    notes = load_text("[models.a]\nstop_command = ['x']\nready_path = '/x'\n").notes
+    assert [note.key for note in notes] == ["models.a.stop_command", "models.a.ready_path"]
+
+
+def test_what_is_no_placeholder_is_told(load_text: LoadText) -> None:
+    text = """[models.a]
+engine = 'command'
+command = ['x', '{port}', '{prot}', '{pid}', '{"a":{}}']
+"""
+    notes = load_text(text + "stop_command = ['${PID}', '{pid}', '{port}']\n").notes
+
+    assert [(note.key, note.message[:30]) for note in notes] == [
+        ("models.a.command[2]", "{prot} stays as it is; what is"),
+        ("models.a.command[3]", "{pid} stays as it is; what is "),
+        ("models.a.stop_command[0]", "{PID} stays as it is; what is "),
+    ]

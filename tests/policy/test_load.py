@@ -54,6 +54,9 @@ hang_timeout = "1m"
 max_queue = 4
 engine = "hosted"
 command = ["x", "{port}"]
+ready_path = "none"
+stop_command = ["y"]
+load_timeout = "1m"
 env = { GIVEN = "0" }
 confine = false
 split = "separate"
@@ -73,6 +76,9 @@ keep_alive = 0
 hang_timeout = 0
 engine = "command"
 command = ["serve", "--port={port}", ""]
+ready_path = "/ready?now"
+stop_command = ["end", "{pid}"]
+load_timeout = 0
 env = { GIVEN = "1" }
 confine = true
 split = "move"
@@ -123,6 +129,9 @@ def test_every_key_is_read(valid: Valid, tmp_path: Path, env: dict[str, str]) ->
     assert (server.timeout_s, policies.defaults.max_queue, model.max_queue) == (300.0, 4, 3)
     assert (model.keep_alive_s, model.engine) == (0.0, "command")
     assert model.command == ("serve", "--port={port}", "")
+    assert model.stop_command == ("end", "{pid}")
+    assert (model.ready_path, model.load_timeout_s) == ("/ready?now", 0.0)
+    assert (policies.defaults.ready_path, policies.defaults.load_timeout_s) == ("none", 60.0)
     assert (model.env, model.confine, model.unsafe_args) == ({"GIVEN": "1"}, True, True)
     assert (model.split, model.repack, model.args) == ("move", "on", ("--flag", ""))
     assert (model.tune, policies.defaults.tune) == ("generation", "prompt")

@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from proxy.engine.command import free_port
+from proxy.engine.ports import free_port
 from tests.support.guard import HANG_S, until
 from tests.support.llama import child, program
 from tests.support.models import model

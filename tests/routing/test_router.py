@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -12,10 +12,10 @@ import pytest
 
 from proxy.catalog.store import Store
 from proxy.engine.types import LoadOptions, Mode
-from proxy.errors import BackendDied, BadRequest, Conflict, KillsWorkers, Suspected
+from proxy.errors import BackendDied, BadRequest, Conflict, KillsWorkers, NotServing, Suspected
 from proxy.pool.lease import Lease
 from proxy.pool.pool import Pool
-from proxy.pool.state import Backend
+from proxy.pool.state import Backend, Name
 from proxy.routing import router
 from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
@@ -295,6 +295,78 @@ class TestRetry:
 
         assert answer == "answer"
         assert setting.controller.splits == [("b1", 1), ("b1", 1)]
+
+    @pytest.mark.parametrize(
+        ("answers", "given_up"),
+        [
+            ("xx x.", True),
+            ("xx . xx . xx", False),  # what it answers between them shows that it serves
+            ("xx", False),
+        ],
+    )
+    async def test_a_live_worker_that_breaks_requests_in_a_row(
+        self, answers: str, given_up: bool, setting: Setting, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("proxy.routing.router.DEATH_IS_KNOWN_S", 0.01)
+        async with await setting.route(self.ASK, "generation") as lease:
+            first = lease.backend.name
+
+        for request in answers.split():
+            outcomes = iter(request)
+
+            async def send(lease: Lease, outcomes: Iterator[str] = outcomes) -> Name:
+                if next(outcomes) == "x":
+                    raise BackendDied("it closed the connection")
+                return lease.backend.name
+
+            try:
+                answered = await setting.with_retry(self.ASK, "generation", send)
+            except BackendDied:
+                assert request == "xx"
+            else:
+                assert (answered != first) is given_up
+
+        assert len(setting.house.made) == 1 + given_up
+
+    async def test_it_is_not_given_up_while_it_answers_somebody(
+        self, setting: Setting, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("proxy.routing.router.DEATH_IS_KNOWN_S", 0.01)
+
+        async def send(lease: Lease) -> None:
+            raise BackendDied("it closed the connection")
+
+        async with await setting.route(self.ASK, "generation") as lease:
+            for _ in range(3):
+                with pytest.raises(BackendDied):
+                    await setting.with_retry(self.ASK, "generation", send)
+            assert lease.backend.state == "ready"
+
+        for _ in range(2):
+            with pytest.raises(BackendDied):
+                await setting.with_retry(self.ASK, "generation", send)
+        assert lease.backend.state != "ready"
+
+    async def test_a_backend_that_was_not_reached_costs_no_try(self, setting: Setting) -> None:
+        """It has not seen the request. One that ended unasked twice is started after a back-off,
+        which is waited for."""
+        errors = [NotServing("refused"), NotServing("refused"), BackendDied("reset")]
+
+        async def send(lease: Lease) -> str:
+            os.kill(lease.backend.engine.pid or 0, signal.SIGKILL)
+            if errors:
+                raise errors.pop()
+            return "answer"
+
+        assert await setting.with_retry(self.ASK, "generation", send) == "answer"
+
+    async def test_nobody_is_tried_for_ever(self, setting: Setting) -> None:
+        async def send(lease: Lease) -> None:
+            os.kill(lease.backend.engine.pid or 0, signal.SIGKILL)
+            raise NotServing(f"refused by {lease.backend.generation}")
+
+        with pytest.raises(NotServing, match="refused by 4"):
+            await setting.with_retry(self.ASK, "generation", send)
 
     async def test_other_errors_are_not_retried(self, setting: Setting) -> None:
         calls: list[str] = []

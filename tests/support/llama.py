@@ -12,9 +12,9 @@ from typing import Any
 
 import aiohttp
 
-from proxy.engine.command import free_port
 from proxy.engine.guardian import forget_group, keep_group
 from proxy.engine.installed import program as program  # what callers ask for here
+from proxy.engine.ports import free_port
 from proxy.engine.types import Address
 from tests.support.guard import HANG_S
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.engine.command import free_port
+from proxy.engine.ports import free_port
 from proxy.engine.types import Address
 from proxy.errors import BackendDied, NotServing
 from proxy.upstream.call import Call

@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from proxy.cli.client import Client
-from proxy.engine.command import free_port
+from proxy.engine.ports import free_port
 from tests.support.extras import projector
 from tests.support.guard import HANG_S
 from tests.support.llama import program

@@ -1,0 +1,40 @@
+"""Which engine a model's options ask for, and with what it is made."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from proxy.engine.command import CommandEngine
+from proxy.engine.hosted import HostedEngine
+from proxy.engine.log_buffer import LogBuffer
+from proxy.engine.rpc_names import RpcNames
+from proxy.engine.types import Engine, LoadOptions
+
+
+def engine_maker(
+    runtime: Path,
+    slot_folder: Path,
+    log_buffer: LogBuffer,
+    *,
+    rpc_servers: Callable[[], Sequence[str]],
+    stall_s: Callable[[str], float],
+) -> Callable[[str, LoadOptions], Engine]:
+    """`rpc_servers`: those of the policies. `stall_s`: how long a model may say nothing while it
+    loads. Both are asked for each engine."""
+    rpc_names = RpcNames()
+
+    def make(backend_id: str, options: LoadOptions) -> Engine:
+        patience_s = stall_s(options.model)
+        if options.engine == "command":
+            return CommandEngine(backend_id, options, log_buffer=log_buffer, stall_s=patience_s)
+        rpc_names.know(rpc_servers())
+        return HostedEngine(
+            backend_id,
+            options,
+            runtime_dir=runtime,
+            log_buffer=log_buffer,
+            names=rpc_names.of(options.rpc),
+            slot_folder=slot_folder,
+            stall_s=patience_s,
+        )
+
+    return make

@@ -66,3 +66,40 @@ def test_what_libraries_say_is_in_it(
 
     (line,) = capsys.readouterr().err.splitlines()
     assert "a library's words" in line
+
+
+def test_people_read_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    setup("console")
+    log = structlog.get_logger()
+
+    log.info("backend_starting", backend="b1", generation=1, model="smol")
+    log.info("balance", backend="b1", why="free", layers=3, to=["CUDA0"])
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("smol: loading")
+
+
+def test_details_are_there_for_who_asks(capsys: pytest.CaptureFixture[str]) -> None:
+    setup("console", "debug")
+
+    structlog.get_logger().info("balance", backend="b1", why="free", layers=3, to=["CUDA0"])
+
+    assert "balance" in capsys.readouterr().err
+
+
+def test_the_journal_gets_priorities_and_no_time(capsys: pytest.CaptureFixture[str]) -> None:
+    setup("console", journal=True)
+    log = structlog.get_logger()
+
+    log.info("backend_starting", backend="b1", generation=1, model="smol")
+    problem = {"file": "p.toml", "line": 3, "key": "a", "message": "no"}
+    log.warning("policies_refused", problems=[problem])
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        log.exception("crashed")
+
+    first, second, third, *more = capsys.readouterr().err.splitlines()
+    assert first == "<6>smol: loading"
+    assert (second[:3], third) == ("<4>", "<4>    p.toml:3: a: no")
+    assert all(line.startswith("<3>") for line in more)

@@ -59,8 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--log-format", choices=("console", "json"), default="console")
     serve.add_argument("--log-level", choices=LEVELS, default="info")
 
-    demo = _command(commands, "demo", local.demo, "show the main job on a small generated model")
-    demo.add_argument("--keep", action="store_true", help="leave it running at the end")
+    demo = _command(commands, "demo", local.demo, "show the main job on a small model")
+    demo.add_argument(
+        "--keep",
+        action=argparse.BooleanOptionalAction,
+        help="leave it running at the end (without this: at a terminal)",
+    )
 
     check = _command(commands, "check", local.check, "check the policies")
     options.add_policies(check)

@@ -37,6 +37,12 @@ def demo(arguments: Namespace) -> int:
     return int(show(keep=at_a_terminal if arguments.keep is None else arguments.keep))
 
 
+def run(arguments: Namespace) -> int:
+    from proxy.cli.run import run as talk
+
+    return talk(arguments)
+
+
 def check(arguments: Namespace) -> int:
     from proxy.cli.text import policies
     from proxy.policy.live import problem_to_json

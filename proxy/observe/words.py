@@ -27,9 +27,11 @@ REASONS: Final[Mapping[str, str]] = {
     "abort": "the proxy ends",
 }
 # What is of use to who looks for a fault, and noise to all others.
-DETAILS: Final = frozenset({"balance", "child_gone", "device_did_not_show"})
+DETAILS: Final = frozenset(
+    {"backend_stopping", "balance", "child_gone", "child_says", "device_did_not_show"}
+)
 # Of any line: what says no more than its sentence does.
-ALWAYS_HIDDEN: Final = frozenset({"generation", "at"})
+ALWAYS_HIDDEN: Final = frozenset({"generation", "at", "request_id"})
 
 
 class _Words(string.Formatter):

@@ -25,7 +25,8 @@ class Entry:
     `modified_at` is the youngest file's (a store's: the manifest's), in seconds since the epoch.
     `projector` is the image or audio part that goes with it. What follows comes from manifests:
     `params` in Ollama's names with JSON values, `template` as it was written (Jinja or Go), and
-    `template_file` the file with it where it is Jinja, which llama-server reads.
+    `template_file` the file with it where it is Jinja, which llama-server reads. `parent` is the
+    model or file that it was made from, as it was called.
     `refusal` is the reason why it cannot be loaded, as far as that is known without its header.
     """
 
@@ -46,3 +47,4 @@ class Entry:
     licenses: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=lambda: NOTHING, hash=False)
     refusal: str | None = None
+    parent: str = ""

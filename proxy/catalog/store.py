@@ -21,6 +21,7 @@ from proxy.files import is_regular, read_small, shown
 
 # Manifests are read whole; nothing real comes near.
 MAX_MANIFEST_BYTES: Final = 4 << 20
+LONGEST: Final = 1000  # characters of what a model was made from
 
 
 class Store:
@@ -138,6 +139,7 @@ class Store:
             licenses=tuple(contents.texts(media.LICENSE)),
             config=MappingProxyType(config),
             refusal=refusal,
+            parent=next((layer.from_ for layer in manifest.of_type(media.MODEL)), "")[:LONGEST],
         )
 
     def _files(

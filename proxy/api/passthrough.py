@@ -79,7 +79,10 @@ POSTS: Final[tuple[tuple[str, Mode, bool], ...]] = (
     ("/v1/reranking", "rerank", False),
     ("/rerank", "rerank", False),
     ("/reranking", "rerank", False),
+    ("/v2/rerank", "rerank", False),
 )
+# What is another name of a path of llama-server's: Cohere's, whose answer is the same.
+ALSO: Final = {"/v2/rerank": "/v1/rerank"}
 # Those whose clients are known to read event streams as they are meant.
 COMMENTED: Final = frozenset(
     {
@@ -143,7 +146,8 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
             # The first look skips what it does not want: a number without end, half a character.
             raise BadRequest(f"the body is not valid JSON: {error}") from error
         headers = request_headers(request)
-        target, comments = request.rel_url.raw_path_qs, False
+        path, mark, query = request.rel_url.raw_path_qs.partition("?")
+        target, comments = f"{ALSO.get(path, path)}{mark}{query}", False
         if load is not None:
             comments = load.streams and request.path in COMMENTED
             wanted = replace(wanted, work=work_of(request, load))

@@ -24,6 +24,7 @@ from proxy.dialect.ollama.times import NANOSECONDS, rfc3339
 from proxy.engine.types import CPU
 from proxy.errors import BadRequest, Busy, Hangs, ModelNotFound, ProxyError
 from proxy.pool.state import Backend, BackendState
+from proxy.routing.effective import served_ctx
 from proxy.routing.resolver import Model
 from proxy.split import plain
 from proxy.threads import LISTS, MODELS
@@ -120,7 +121,7 @@ def _show(services: Services, model: Model, body: ShowBody) -> dict[str, Any]:
     answer["capabilities"] = models.capabilities(entry, summary) if entry else []
     answer["modified_at"] = models.modified(entry)
     # Ours, after Ollama's: `details` and `model_info` have the context that it was trained for.
-    answer["context_length"] = served_context(model.policy.ctx, summary)
+    answer["context_length"] = served_ctx(model.policy, summary.context_length)
     return answer
 
 
@@ -134,12 +135,6 @@ def _header(services: Services, model: Model, *, verbose: bool) -> Header | None
         return services.catalog.header(entry)
     except (GgufError, OSError) as error:
         raise ProxyError(f"the file of {model.name} cannot be read: {error}") from error
-
-
-def served_context(ctx: int, summary: Summary) -> int:
-    """How many tokens a request has that asks for no number: a model is never loaded with more than
-    it was trained for."""
-    return min(ctx, summary.context_length or ctx)
 
 
 def _parameters(model: Model) -> dict[str, Any]:

@@ -42,6 +42,8 @@ def test_models(mine: openai.OpenAI) -> None:
     assert mine.models.retrieve(ALIAS) == mine.models.retrieve(TINY) == listed[TINY]
     assert listed[TINY].owned_by == "moe-proxy"
     assert listed[TINY].created > 0
+    created = [entry.created for entry in mine.models.list()]
+    assert created == sorted(created, reverse=True), "the newest first"
     with pytest.raises(openai.NotFoundError, match="did you mean tiny:4l"):
         mine.models.retrieve("tiny:4x")
 

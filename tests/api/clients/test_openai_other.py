@@ -143,8 +143,15 @@ def test_inputs_that_are_longer_than_llama_servers_batch(mine: openai.OpenAI) ->
     answer = mine.embeddings.create(model=MEANS, input="word " * 1500)
 
     assert answer.usage.prompt_tokens > 1500
-    with pytest.raises(openai.APIStatusError, match="too large to process"):
-        mine.embeddings.create(model=MEANS, input="word " * 3000)
+    answer = mine.embeddings.create(model=MEANS, input="word " * 3000)
+    assert answer.usage.prompt_tokens == 2048, "as with Ollama, it is cut"
+
+
+def test_embeddings_with_fewer_dimensions(mine: openai.OpenAI) -> None:
+    answer = mine.embeddings.create(model=ENCODER, input="hello", dimensions=8)
+
+    assert len(answer.data[0].embedding) == 8
+    assert sum(x * x for x in answer.data[0].embedding) == pytest.approx(1, abs=1e-4)
 
 
 async def test_embeddings_async(mine_async: openai.AsyncOpenAI) -> None:

@@ -1,10 +1,12 @@
 """What the catalogue knows of one model, wherever it comes from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
+
+from proxy.files import check_regular
 
 Source = Literal["folder", "policy", "own", "ollama"]
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -48,3 +50,20 @@ class Entry:
     config: Mapping[str, Any] = field(default_factory=lambda: NOTHING, hash=False)
     refusal: str | None = None
     parent: str = ""
+    # Of each file that is loaded, its device and number there: whatever two names have in common
+    # is one file.
+    inodes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def loaded_files(self) -> tuple[Path, ...]:
+        """Those of the model, its projector and its adapters."""
+        return (*self.files, *((self.projector,) if self.projector else ()), *self.adapters)
+
+
+def inodes_of(files: Iterable[Path]) -> tuple[tuple[int, int], ...]:
+    """For `Entry.inodes`; none where one is missing, or no regular file. Blocking."""
+    try:
+        found = [check_regular(file) for file in files]
+    except (OSError, ValueError):
+        return ()
+    return tuple((status.st_dev, status.st_ino) for status in found)

@@ -21,6 +21,7 @@ from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
 
 PATH: Final = "/v1/embeddings"
+NULL: Final = msgspec.Raw(b"null")
 
 
 async def special(
@@ -29,13 +30,15 @@ async def special(
     """The answer, where llama-server alone would not give it; None where it does. Raises
     BadRequest."""
     services = request.app[SERVICES]
+    if model.policy.engine != "hosted":
+        return None  # another server's business
     dimensions = read_dimensions(_field(body, "dimensions"))
     inputs = _inputs(_field(body, "input"))
     limit = await services.planner.longest_input(model, wanted, most_tokens(inputs))
     if not inputs or not (dimensions or limit or "" in inputs):
         return None
-    form = _field(body, "encoding_format")
-    more = {} if form is None else {"encoding_format": form}
+    ours = ("input", "dimensions")
+    more = {name: raw for name, raw in body.fields.items() if name not in ours and raw != NULL}
 
     async def send(lease: Lease) -> web.Response:
         request[REQUEST_LOG].backend = lease.backend.id

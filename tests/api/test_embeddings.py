@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.llama import program
 from tests.support.models import model
 from tests.support.policies import policies
 from tests.support.proxy import Proxy, proxy
@@ -81,6 +82,17 @@ async def test_tokens_are_cut_too(asked: Proxy, given: Any) -> None:
     assert answer["usage"]["prompt_tokens"] in (512, 514)
 
 
+async def test_other_fields_are_passed_on(asked: Proxy) -> None:
+    """null is as good as nothing, and llama-server's own fields are what they are to it."""
+    raw = await embed(asked, "hello", dimensions=8, encoding_format=None, user=None)
+    whole = await embed(asked, "hello", embd_normalize=-1)
+    cut = await embed(asked, LONG, embd_normalize=-1)
+
+    assert len(raw["data"][0]["embedding"]) == 8
+    for answer in (whole, cut):
+        assert sum(x * x for x in answer["data"][0]["embedding"]) > 2, "not of length 1"
+
+
 async def test_answers_say_where_they_come_from(asked: Proxy) -> None:
     for more in ({}, {"dimensions": 8}):
         body = {"model": ENCODER, "input": "hello", **more}
@@ -95,3 +107,14 @@ async def test_what_is_no_input_is_refused(asked: Proxy, given: Any) -> None:
     async with asked.session.post("/v1/embeddings", json=body) as answer:
         assert 400 <= answer.status < 600
         assert "error" in await answer.json()
+
+
+async def test_another_server_does_it_its_own_way(tmp_path: Path) -> None:
+    """It may know more of it, and have other names for its model."""
+    argv = [str(program("llama-server")), "-m", "{model}", "--port", "{port}", "--embeddings"]
+    table = {"path": model("bert", layers=2), "engine": "command", "command": argv}
+    text = policies({ENCODER: table}, catalog={"state": tmp_path / "state"})
+    async with proxy(tmp_path, text) as asked:
+        answer = await embed(asked, "hello", dimensions=8)
+
+    assert len(answer["data"][0]["embedding"]) == 256, "as llama-server has it"

@@ -1,17 +1,17 @@
 """`/api/embed` and the older `/api/embeddings`: texts in, vectors of length 1 out."""
 
-import math
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from aiohttp import web
 
 from proxy.api.bodies import digest_of
 from proxy.api.middleware import REQUEST_LOG
-from proxy.api.ollama.engine_client import Engine, EngineRefused
+from proxy.api.ollama import inputs
+from proxy.api.ollama.engine_client import Engine
+from proxy.api.ollama.inputs import most_tokens
 from proxy.api.ollama.request import ParsedRequest, WarnOnce, parse, read_request
 from proxy.api.ollama.run import backend_headers
 from proxy.api.request_deadline import deadline
@@ -19,15 +19,10 @@ from proxy.api.services import SERVICES
 from proxy.api.turns import work_of
 from proxy.api.wire import json_response
 from proxy.dialect.ollama.requests import EmbedBody, EmbeddingsBody, read
+from proxy.dialect.vectors import read_dimensions, shortened
 from proxy.dialect.workload import Workload
 from proxy.errors import BadRequest
 from proxy.pool.lease import Lease
-
-EMBEDDINGS: Final = "/v1/embeddings"
-# A model that looks at all tokens at once takes no more of them than a batch has, and llama-server
-# says so in words alone.
-BATCH_LIMIT: Final = re.compile(r"too large to process.*current batch size: (\d+)")
-TOO_LONG: Final = "the input length exceeds the context length"
 
 
 async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
@@ -35,14 +30,14 @@ async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     body = read(await read_request(request), EmbedBody)
     texts = body.texts
     asked = await parse(request, body, notes, missing=_missing(body.model))
-    truncate = body.truncate is not False
+    truncate, dimensions = body.truncate is not False, read_dimensions(body.dimensions)
 
     async def send(lease: Lease) -> web.Response:
         loaded_ns = time.monotonic_ns()
         found, tokens = await _embed(request, lease, asked, texts, truncate=truncate)
         answer: dict[str, Any] = {
             "model": asked.shown,
-            "embeddings": [_cut(vector, body.dimensions or 0) for vector in found],
+            "embeddings": [shortened(vector, dimensions) for vector in found],
         }
         if texts:
             answer["total_duration"] = time.monotonic_ns() - started_ns
@@ -87,45 +82,17 @@ async def _embed(
     request[REQUEST_LOG].backend = lease.backend.id
     if not texts:
         return [], 0
-    engine = Engine(lease.backend.engine.address, request.app[SERVICES].calls)
-    try:
-        answer = _read(await engine.post(EMBEDDINGS, {"input": list(texts)}))
-        lease.answered()
-        return answer
-    except EngineRefused as refusal:
-        limit = _limit(refusal)
-        if limit is None:
-            raise
-        if not truncate:
-            raise BadRequest(TOO_LONG, param="input") from refusal
-    inputs = [(await engine.tokens_of(text, begins=True))[:limit] for text in texts]
-    return _read(await engine.post(EMBEDDINGS, {"input": inputs}))
-
-
-def _missing(name: str | None) -> str:
-    return f'model "{name}" not found, try pulling it first' if name else "model '' not found"
-
-
-def _read(answer: Any) -> tuple[list[list[float]], int]:
+    services = request.app[SERVICES]
+    limit = await services.planner.longest_input(asked.model, asked.wanted, most_tokens(texts))
+    engine = Engine(lease.backend.engine.address, services.calls)
+    answer = await inputs.embed(engine, texts, limit, truncate=truncate)
+    lease.answered()
     data = sorted(answer["data"], key=lambda entry: entry["index"])
     return [entry["embedding"] for entry in data], answer["usage"]["prompt_tokens"]
 
 
-def _limit(refusal: EngineRefused) -> int | None:
-    """How many tokens would not have been too many, if there were too many."""
-    if refusal.too_long_for:
-        return refusal.too_long_for - 1
-    match = BATCH_LIMIT.search(refusal.message)
-    return int(match[1]) if match else None
-
-
-def _cut(vector: list[float], dimensions: int) -> list[float]:
-    """The first `dimensions` numbers, again of length 1; 0: all."""
-    if not 0 < dimensions < len(vector):
-        return vector
-    first = vector[:dimensions]
-    length = max(math.hypot(*first), 1e-12)
-    return [number / length for number in first]
+def _missing(name: str | None) -> str:
+    return f'model "{name}" not found, try pulling it first' if name else "model '' not found"
 
 
 def _answer(request: web.Request, body: dict[str, Any], lease: Lease) -> web.Response:

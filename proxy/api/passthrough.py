@@ -2,7 +2,7 @@
 answer is not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
@@ -11,20 +11,23 @@ import msgspec
 from aiohttp import web
 
 from proxy.api.bodies import digest_of, read_body
+from proxy.api.defaults import defaults_of
 from proxy.api.middleware import CLIENT_LEFT, REQUEST_LOG, Handler
-from proxy.api.options import read_model, read_model_request
+from proxy.api.notes import WarnOnce
+from proxy.api.options import read_model, read_model_request, taken_options
 from proxy.api.reply import EVENT_STREAM, Reply
 from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
 from proxy.api.services import SERVICES, Services
 from proxy.api.turns import how_it_stands, work_of
 from proxy.api.wire import BACKEND_HEADER
-from proxy.dialect.body import Body, still_open
+from proxy.dialect.body import Body
 from proxy.dialect.errors import dialect_of, said_by_engine
 from proxy.dialect.limits import check_limits
+from proxy.dialect.logprobs import ask_for_chosen
 from proxy.dialect.media import has_media
-from proxy.dialect.ollama.options import read_options
 from proxy.dialect.preamble import Protocol, add_preamble, preamble_of
-from proxy.dialect.rewrite import Rewrite, Rewriter, engine_error, streamed
+from proxy.dialect.rewrite import Rewrite, Rewriter, chained, engine_error, streamed
+from proxy.dialect.synonyms import Endpoint
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.dialect.workload import workload_of
 from proxy.engine.types import Mode
@@ -112,8 +115,10 @@ class Forward:
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
+    notes = WarnOnce()
     for path, mode, has_params in POSTS:
-        router.add_post(path, _post(mode, has_params=has_params, protocol=_protocol(path)))
+        handle = _post(mode, has_params=has_params, protocol=_protocol(path), notes=notes)
+        router.add_post(path, handle)
     for path in GETS:
         router.add_get(path, _get, allow_head=False)
 
@@ -127,7 +132,9 @@ def _protocol(path: str) -> Protocol | None:
     return "responses" if "/responses" in path else None
 
 
-def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler:
+def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None, notes: WarnOnce) -> Handler:
+    endpoint: Endpoint = protocol if protocol in ("responses", "messages") else "plain"
+
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
         data = await read_body(request, services.policies.current.server.max_body_bytes)
@@ -136,13 +143,15 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
         model = await services.resolve(wanted.model)
         body = Body(data)
         computes = has_params or mode != "generation"
+        asked = request.path if _has_shape(request.path) else ""
+        rewriter = streamed(asked) if asked and dialect_of(asked) == "openai" else None
         load = None
         try:
             check_limits(body)
-            if has_params and (defaults := _defaults(model)):
-                body.add_defaults(defaults)
+            if has_params:
+                _settle(body, model, endpoint, notes)
             if protocol:
-                _adapt(body, model, protocol)
+                rewriter = _adapt(body, model, protocol, rewriter)
             if computes:
                 load = workload_of(body, generates=has_params)
         except msgspec.DecodeError as error:
@@ -153,8 +162,6 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
         if load is not None:
             comments = load.streams and request.path in COMMENTED
             wanted = replace(wanted, work=work_of(request, load))
-        asked = request.path if _has_shape(request.path) else ""
-        rewriter = streamed(asked) if asked and dialect_of(asked) == "openai" else None
         forward = Forward(
             "POST", target, headers, body.encode(), computes, comments, asked, rewriter
         )
@@ -168,21 +175,28 @@ def _has_shape(path: str) -> bool:
     return path.startswith("/v1/") or path.startswith(OF_OPENAI)
 
 
-def _adapt(body: Body, model: Model, protocol: Protocol) -> None:
-    """What a conversation needs that llama-server would not do with it. Raises BadRequest."""
+def _settle(body: Body, model: Model, endpoint: Endpoint, notes: WarnOnce) -> None:
+    """What counts: what the body says by whatever name, then its `options`, then what the model
+    has by default. Raises BadRequest."""
+    options = taken_options(body)
+    notes.options(options)
+    body.add_defaults(options.sampling)
+    body.add_defaults(defaults_of(model))
+    body.name_for(endpoint)
+
+
+def _adapt(
+    body: Body, model: Model, protocol: Protocol, rewriter: Rewriter | None
+) -> Rewriter | None:
+    """What a conversation needs that llama-server would not do with it; how its answer goes out.
+    Raises BadRequest."""
     if not model.takes_media and has_media(body):
         model.check_media()
     add_preamble(body, preamble_of(model.entry), protocol)
     narrow_tools(body, protocol)
-
-
-def _defaults(model: Model) -> Mapping[str, object]:
-    """What requests for a model have unless they say otherwise: its manifest's parameters, then its
-    policy's."""
-    if model.entry is None or not model.entry.params:
-        return model.policy.params
-    own = read_options(model.entry.params).sampling
-    return {**still_open(own, model.policy.params), **model.policy.params}
+    if protocol == "chat" and (chosen := ask_for_chosen(body)):
+        return chained(chosen, rewriter)
+    return rewriter
 
 
 async def _get(request: web.Request) -> web.StreamResponse:

@@ -29,6 +29,7 @@ class Abilities:
     chat: bool = True
     tools: bool = True
     thinking: bool = True
+    thinks: bool = False  # it is known to, and so is asked to
     template: bool = True  # it has one, so that prompts are conversations
     marks: Marks = NO_MARKS  # of its thoughts
 
@@ -49,10 +50,12 @@ def template_of(entry: Entry, header: Header) -> str:
 def abilities(entry: Entry, header: Header) -> Abilities:
     """What the template and the kind of model allow."""
     template = template_of(entry, header)
+    thinks = any(mark in template for mark in THINKING_MARKS)
     return Abilities(
         chat=header.pooling is None,
         tools="tools" in template or "tool_call" in template,
-        thinking=any(mark in template for mark in THINKING_MARKS),
+        thinking=thinks,
+        thinks=thinks,
         template=bool(template),
         marks=marks_of(template),
     )

@@ -10,13 +10,21 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from proxy.catalog.parameters import DROPPED
+from proxy.dialect.body import Body as WholeBody
+from proxy.dialect.ollama.options import LOADING, SAMPLING, Options, context, read_options
 from proxy.errors import BadRequest
 from proxy.policy.units import parse_keep_alive
 from proxy.routing.request import ModelRequest
 from proxy.split import OPTION_NAMES, Split, parse_split
 
 OPTIONS: Final = (*OPTION_NAMES, "num_ctx", "keep_alive")
-MAX_CTX: Final = 2**31 - 1  # llama.cpp counts tokens in 32 bits
+# Ollama's other options, which mean here what they mean there, and those that it once had, which
+# clients still send and which do nothing.
+FORMER: Final = DROPPED.difference(SAMPLING).union(
+    ("embedding_only", "num_gqa", "numa", "rope_frequency_base", "rope_frequency_scale", "tfs_z")
+)
+OLLAMAS: Final = (*SAMPLING, *LOADING, *sorted(FORMER))
 SHOWN_CHARACTERS: Final = 80
 T = TypeVar("T")
 
@@ -71,6 +79,16 @@ def read_model(text: str) -> ModelRequest:
     return ModelRequest(model, split=_one(_query_splits(query)))
 
 
+def taken_options(body: WholeBody) -> Options:
+    """What `options` say of how the answer is made, as in Ollama's own requests. Raises BadRequest
+    that names the option."""
+    raw = body.fields.get("options")
+    given = None if raw is None else msgspec.json.decode(raw)
+    if not isinstance(given, dict):
+        return Options()
+    return read_options({name: given[name] for name in OLLAMAS if name in given})
+
+
 def _decode(body: bytes) -> Body:
     try:
         # Strings that are skipped are not decoded, so their encoding has to be looked at on its
@@ -96,12 +114,13 @@ def _checked_options(options: Any) -> dict[str, Any]:
             f"options: {_shown(options)} is not allowed; use an object", param="options"
         )
     for key in options:
-        if key not in OPTIONS:
-            near = difflib.get_close_matches(key, OPTIONS, n=1)
+        if key not in OPTIONS and key not in OLLAMAS:
+            near = difflib.get_close_matches(key, (*OPTIONS, *OLLAMAS), n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             name = f"options.{key[:SHOWN_CHARACTERS]}"
             raise BadRequest(
-                f"{name} is not an option; {hint}allowed here: {', '.join(OPTIONS)}", param=name
+                f"{name} is not an option; {hint}allowed here: {', '.join(OPTIONS)}, and Ollama's",
+                param=name,
             )
     return options
 
@@ -155,14 +174,14 @@ def _one(given: Iterable[tuple[str, T]]) -> T | None:
     return first[1] if first else None
 
 
-def _ctx(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_CTX:
-        return value
-    raise BadRequest(
-        f"options.num_ctx: {_shown(value)} is not allowed; use a whole number of tokens, "
-        f"from 1 to {MAX_CTX}",
-        param="options.num_ctx",
-    )
+def _ctx(value: Any) -> int | None:
+    try:
+        return context(value)
+    except BadRequest as error:
+        raise BadRequest(
+            f"options.num_ctx: {_shown(value)} is not allowed; use a whole number of tokens",
+            param="options.num_ctx",
+        ) from error
 
 
 def _there_is(models: Iterable[str]) -> str:

@@ -11,23 +11,27 @@ import msgspec
 from aiohttp import web
 
 from proxy.api.bodies import digest_of, read_body
+from proxy.api.defaults import defaults_of
 from proxy.api.middleware import CLIENT_LEFT, REQUEST_LOG, Handler
-from proxy.api.options import read_model, read_model_request
+from proxy.api.notes import WarnOnce
+from proxy.api.options import read_model, read_model_request, taken_options
 from proxy.api.reply import EVENT_STREAM, Reply
 from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
 from proxy.api.services import SERVICES, Services
 from proxy.api.turns import how_it_stands, work_of
 from proxy.api.wire import BACKEND_HEADER
-from proxy.dialect.body import Body, still_open
-from proxy.dialect.errors import message_of
+from proxy.dialect.body import Body
+from proxy.dialect.errors import dialect_of, said_by_engine
 from proxy.dialect.limits import check_limits
+from proxy.dialect.logprobs import ask_for_chosen
 from proxy.dialect.media import has_media
-from proxy.dialect.ollama.options import read_options
 from proxy.dialect.preamble import Protocol, add_preamble, preamble_of
+from proxy.dialect.rewrite import Rewrite, Rewriter, chained, engine_error, streamed
+from proxy.dialect.synonyms import Endpoint
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.dialect.workload import workload_of
 from proxy.engine.types import Mode
-from proxy.errors import BackendDied, BadRequest, EngineSaid, ProxyError
+from proxy.errors import FIRST_ERROR, BackendDied, BadRequest, ProxyError
 from proxy.pool.lease import Lease
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
@@ -52,6 +56,7 @@ ANSWER_ONLY_OURS: Final = HOP_BY_HOP.union(
     ("access-control-expose-headers", "access-control-max-age"),
     ("access-control-allow-private-network",),
 )
+REWRITTEN: Final = ANSWER_ONLY_OURS | {"content-length", "content-type"}
 
 # Paths with a JSON body that names the model. The last column: whether the policy's `params` apply.
 POSTS: Final[tuple[tuple[str, Mode, bool], ...]] = (
@@ -93,6 +98,8 @@ COMMENTED: Final = frozenset(
 COMPUTING: Final = frozenset(
     path for path, mode, has_params in POSTS if has_params or mode != "generation"
 )
+# Paths of OpenAI's that llama-server also has without the version.
+OF_OPENAI: Final = ("/chat/", "/completions", "/responses", "/embeddings")
 GETS: Final = ("/props", "/slots")  # with ?model=
 # Answers a request where llama-server would not, else None.
 Special = Callable[[web.Request, Model, ModelRequest, Body], Awaitable[web.StreamResponse | None]]
@@ -108,13 +115,19 @@ class Forward:
     body: bytes = b""
     computes: bool = False  # the model is run for the answer
     comments: bool = False  # its stream may begin with some
+    asked: str = ""  # the path that the client asked for, where errors are in its protocol's shape
+    rewriter: Rewriter | None = None  # how its answer goes out, where that is not as it comes
 
 
 def add_routes(router: web.UrlDispatcher, special: Mapping[str, Special]) -> None:
     """`special`: who looks first at what is posted to a path."""
+    notes = WarnOnce()
     for path, mode, has_params in POSTS:
-        handler = _post(mode, special.get(path), has_params=has_params, protocol=_protocol(path))
-        router.add_post(path, handler)
+        protocol = _protocol(path)
+        handle = _post(
+            mode, special.get(path), has_params=has_params, protocol=protocol, notes=notes
+        )
+        router.add_post(path, handle)
     for path in GETS:
         router.add_get(path, _get, allow_head=False)
 
@@ -129,8 +142,15 @@ def _protocol(path: str) -> Protocol | None:
 
 
 def _post(
-    mode: Mode, special: Special | None, *, has_params: bool, protocol: Protocol | None
+    mode: Mode,
+    special: Special | None,
+    *,
+    has_params: bool,
+    protocol: Protocol | None,
+    notes: WarnOnce,
 ) -> Handler:
+    endpoint: Endpoint = protocol if protocol in ("responses", "messages") else "plain"
+
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
         data = await read_body(request, services.policies.current.server.max_body_bytes)
@@ -139,13 +159,15 @@ def _post(
         model = await services.resolve(wanted.model)
         body = Body(data)
         computes = has_params or mode != "generation"
+        asked = request.path if _has_shape(request.path) else ""
+        rewriter = streamed(asked) if asked and dialect_of(asked) == "openai" else None
         load = None
         try:
             check_limits(body)
-            if has_params and (defaults := _defaults(model)):
-                body.add_defaults(defaults)
+            if has_params:
+                _settle(body, model, endpoint, notes)
             if protocol:
-                _adapt(body, model, protocol)
+                rewriter = _adapt(body, model, protocol, rewriter)
             if computes:
                 load = workload_of(body, generates=has_params)
         except msgspec.DecodeError as error:
@@ -162,27 +184,41 @@ def _post(
         target, comments = f"{ALSO.get(path, path)}{mark}{query}", False
         if load is not None:
             comments = load.streams and request.path in COMMENTED
-        forward = Forward("POST", target, headers, body.encode(), computes, comments)
+        forward = Forward(
+            "POST", target, headers, body.encode(), computes, comments, asked, rewriter
+        )
         return await answer(request, model, wanted, mode, forward)
 
     return handle
 
 
-def _adapt(body: Body, model: Model, protocol: Protocol) -> None:
-    """What a conversation needs that llama-server would not do with it. Raises BadRequest."""
+def _has_shape(path: str) -> bool:
+    """Whether a path is OpenAI's or Anthropic's, rather than llama-server's own."""
+    return path.startswith("/v1/") or path.startswith(OF_OPENAI)
+
+
+def _settle(body: Body, model: Model, endpoint: Endpoint, notes: WarnOnce) -> None:
+    """What counts: what the body says by whatever name, then its `options`, then what the model
+    has by default. Raises BadRequest."""
+    options = taken_options(body)
+    notes.options(options)
+    body.add_defaults(options.sampling)
+    body.add_defaults(defaults_of(model))
+    body.name_for(endpoint)
+
+
+def _adapt(
+    body: Body, model: Model, protocol: Protocol, rewriter: Rewriter | None
+) -> Rewriter | None:
+    """What a conversation needs that llama-server would not do with it; how its answer goes out.
+    Raises BadRequest."""
     if not model.takes_media and has_media(body):
         model.check_media()
     add_preamble(body, preamble_of(model.entry), protocol)
     narrow_tools(body, protocol)
-
-
-def _defaults(model: Model) -> Mapping[str, object]:
-    """What requests for a model have unless they say otherwise: its manifest's parameters, then its
-    policy's."""
-    if model.entry is None or not model.entry.params:
-        return model.policy.params
-    own = read_options(model.entry.params).sampling
-    return {**still_open(own, model.policy.params), **model.policy.params}
+    if protocol == "chat" and (chosen := ask_for_chosen(body)):
+        return chained(chosen, rewriter)
+    return rewriter
 
 
 async def _get(request: web.Request) -> web.StreamResponse:
@@ -199,7 +235,7 @@ async def answer(
     services = request.app[SERVICES]
     request[REQUEST_LOG].model = model.name
     stands = how_it_stands(services.pool, wanted.work) if forward.comments else None
-    reply = Reply(request, forward.target.partition("?")[0], stands)
+    reply = Reply(request, forward.asked or forward.target.partition("?")[0], stands)
 
     async def send(lease: Lease) -> web.StreamResponse:
         return await _relay(request, services, lease, forward, reply)
@@ -235,13 +271,19 @@ async def _relay(
             if upstream.headers.get("Content-Type") == EVENT_STREAM:
                 # Until the first token there is time for it.
                 await services.warm.renew(backend.engine.address)
-            headers = end_to_end(upstream.headers, ANSWER_ONLY_OURS)
+            rewrite = _rewrite_of(forward, upstream)
+            if rewrite is None:
+                headers = end_to_end(upstream.headers, ANSWER_ONLY_OURS)
+            else:
+                headers = end_to_end(upstream.headers, REWRITTEN)
+                headers.append(("Content-Type", rewrite.content_type))
+                reply.tell_errors(rewrite.fail)
             headers.append((BACKEND_HEADER, backend.id))
             if (split := services.desired.current(backend)) is not None:
                 headers.append((SPLIT_HEADER, str(split)))
             if upstream.status == HTTPStatus.OK:
                 upstream.when_served(lease.yield_place)
-            is_whole = await _pass_on(upstream, headers, reply)
+            is_whole = await _pass_on(upstream, headers, reply, rewrite)
             if not is_whole:
                 lease.broke()
             elif forward.computes and upstream.status == HTTPStatus.OK:
@@ -252,8 +294,21 @@ async def _relay(
     return web.Response(status=CLIENT_LEFT) if reply.response is None else reply.response
 
 
+def _rewrite_of(forward: Forward, upstream: EngineConnection) -> Rewrite | None:
+    """How this answer goes out; None: as it comes."""
+    if forward.asked and upstream.status >= FIRST_ERROR:
+        return engine_error(upstream.status, forward.asked)
+    if forward.rewriter is None:
+        return None
+    streams = upstream.headers.get("Content-Type", "").startswith(EVENT_STREAM)
+    return forward.rewriter(streams)
+
+
 async def _pass_on(
-    upstream: EngineConnection, headers: Sequence[tuple[str, str]], reply: Reply
+    upstream: EngineConnection,
+    headers: Sequence[tuple[str, str]],
+    reply: Reply,
+    rewrite: Rewrite | None,
 ) -> bool:
     """The body, and the head with its first byte: until then an engine may die, and another one
     answer. Raises BackendDied then, and ConnectionResetError where the client leaves. False: the
@@ -264,9 +319,12 @@ async def _pass_on(
             await reply.be_silent()
             if reply.is_early:
                 # A status has no place any more.
-                raise EngineSaid(message_of(await upstream.read()), status=status)
+                raise said_by_engine(await upstream.read(), status)
         while chunk := await upstream.read_chunk():
-            await reply.write(chunk, status, reason, headers)
+            if rewrite is None or (chunk := rewrite.feed(chunk)):
+                await reply.write(chunk, status, reason, headers)
+        if rewrite is not None and (last := rewrite.end()):
+            await reply.write(last, status, reason, headers)
     except BrokenAnswer as error:
         died = BackendDied(f"the engine went away: {error}")
         if not reply.has_begun:

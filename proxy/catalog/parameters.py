@@ -57,18 +57,30 @@ def from_text(name: str, text: str) -> tuple[str, Any]:
 
 
 def from_json(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters as a request has them, under their one names. Raises BadParameter."""
+    """Parameters as a request has them, under their one names. Those that are not known are kept as
+    in a manifest, which is how Ollama has them, or left out. Raises BadParameter.
+    """
     result: dict[str, Any] = {}
     for given_name, value in given.items():
         name = ALIASES.get(given_name, given_name)
         if name in DROPPED or value is None:
             continue
-        kind = _kind(name)
+        if name not in KINDS:
+            if _is_plain(value):
+                result[name] = value
+            continue
+        kind = KINDS[name]
         if isinstance(value, str) and kind != "texts":
             result[name] = from_text(name, value)[1]
         else:
             result[name] = _checked(name, kind, value)
     return result
+
+
+def unknown(given: Mapping[str, Any]) -> list[str]:
+    """What to say of each of a request's parameters that there is not."""
+    names = [name for name in given if name not in DROPPED and name not in ALIASES]
+    return [_not_known(name) for name in names if name not in KINDS]
 
 
 def from_manifest(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,10 +139,14 @@ def _checked(name: str, kind: Kind, value: Any) -> Any:
 
 def _kind(name: str) -> Kind:
     if name not in KINDS:
-        near = difflib.get_close_matches(name, KINDS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise BadParameter(f"unknown parameter {name[:80]!r}{hint}")
+        raise BadParameter(_not_known(name))
     return KINDS[name]
+
+
+def _not_known(name: str) -> str:
+    near = difflib.get_close_matches(name, KINDS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown parameter {name[:80]!r}{hint}"
 
 
 def _wants(kind: Kind) -> str:

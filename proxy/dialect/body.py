@@ -2,21 +2,13 @@
 many look at it, and what nobody changes goes on byte for byte. Pure.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
 
 import msgspec
 
-# How long an answer may be, by all the names that llama-server has for it.
-LENGTHS: Final = ("n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens")
+from proxy.dialect.synonyms import Endpoint, still_open, taken_by
+
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-def still_open(params: Mapping[str, Any], said: Collection[str]) -> dict[str, Any]:
-    """Those of `params` about which nothing is said yet: `said` has the keys of what counts more,
-    where the same may stand by another name."""
-    closed = {*said, *(LENGTHS if any(name in said for name in LENGTHS) else ())}
-    return {key: value for key, value in params.items() if key not in closed}
 
 
 class Body:
@@ -44,11 +36,23 @@ class Body:
         return text in self._data or text in self._front
 
     def add_defaults(self, params: Mapping[str, object]) -> None:
-        """Put those `params` in front that it does not have itself."""
-        if missing := still_open(params, self.fields):
-            self._front = msgspec.json.encode(missing)[1:-1]
-            added = {key: msgspec.Raw(msgspec.json.encode(v)) for key, v in missing.items()}
-            self._fields = {**added, **self.fields}
+        """Put those `params` in front of which it does not say anything itself, by no name."""
+        self._put(still_open(params, self.fields))
+
+    def name_for(self, endpoint: Endpoint) -> None:
+        """Say by names that the endpoint knows what only others say."""
+        self._put(taken_by(endpoint, self.fields))
+
+    def _put(self, missing: Mapping[str, object]) -> None:
+        if not missing:
+            return
+        # A key that is there with null would count, as the last of two.
+        self._is_changed = self._is_changed or any(key in self.fields for key in missing)
+        added = {key: msgspec.Raw(msgspec.json.encode(v)) for key, v in missing.items()}
+        front = msgspec.json.encode(missing)[1:-1]
+        self._front = front + b"," + self._front if self._front else front
+        rest = {key: value for key, value in self.fields.items() if key not in added}
+        self._fields = {**added, **rest}
 
     def change(self, changed: Mapping[str, object]) -> None:
         """Give keys other values, which may be `msgspec.Raw`."""

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from proxy.dialect.body import LENGTHS, Body
+from proxy.dialect.body import Body
+from proxy.dialect.synonyms import LENGTHS
 
 # How many answers are wanted at once.
 COUNTS: Final = ("n", "n_cmpl")

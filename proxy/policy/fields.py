@@ -104,6 +104,11 @@ _LOADING: Final = (
                "then counts for such a model too."),
     Field("defaults.ctx", Kind.COUNT, 8192, RELOAD, low=1, unit="tokens",
           env="OLLAMA_CONTEXT_LENGTH", help="Context that one conversation may use."),
+    Field("defaults.ctx_step", Kind.COUNT, 4096, LIVE, low=1, unit="tokens",
+          help="Where a request's num_ctx needs a model loaded, its context is rounded up to a "
+               "multiple of this, and to one, two, four, eight... times this where that costs no "
+               "experts their place on a device: chats grow, and each larger num_ctx would be one "
+               "more load. 1 loads what is asked for."),
     Field("defaults.parallel", Kind.COUNT, 4, RELOAD, low=1, high=256, unit="conversations",
           env="OLLAMA_NUM_PARALLEL",
           help="Conversations that a backend computes at the same time; further requests wait for "

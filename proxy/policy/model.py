@@ -94,6 +94,7 @@ class ModelPolicy:
     moe_cpu_layers: Split
     dense_cpu_layers: Split | None
     ctx: int
+    ctx_step: int
     parallel: int
     max_queue: int | None
     keep_alive_s: float

@@ -61,7 +61,7 @@ class Batches:
         key = (entry, options, policy.tune, given, devices)
         if (known := self._chosen.get(key)) is not None:
             return known
-        header = await MODELS.run(self._header, entry)
+        header = await MODELS.run(header_of, self._catalog, entry)
         choice = (policy.tune, header, settings_of(options), devices, given)
         try:
             ubatch = await asyncio.to_thread(choose_ubatch, *choice)
@@ -87,15 +87,16 @@ class Batches:
     def _needs_whole_inputs(self, entry: Entry | None, options: LoadOptions) -> bool:
         """Whether an input has to fit one batch: not where its last token alone counts and has
         seen all others."""
-        header = self._header(entry)
+        header = header_of(self._catalog, entry)
         said = [value for name, value in pairwise(options.args) if name == "--pooling"]
         pooling = said[-1] if said else header.pooling if header else None
         causal = header is not None and header.hyper("attention.causal") is not False
         return not (pooling == "last" or (pooling == "rank" and causal))
 
-    def _header(self, entry: Entry | None) -> Header | None:
-        """What is in a model's file; None where that cannot be read."""
-        try:
-            return self._catalog.header(entry) if entry and not entry.refusal else None
-        except (GgufError, OSError):
-            return None
+
+def header_of(catalog: Catalog, entry: Entry | None) -> Header | None:
+    """What is in a model's file; None where that cannot be read. Blocking."""
+    try:
+        return catalog.header(entry) if entry and not entry.refusal else None
+    except (GgufError, OSError):
+        return None

@@ -15,6 +15,7 @@ from proxy.catalog.templates import endless
 from proxy.engine.types import LoadOptions, Mode
 from proxy.files import is_regular
 from proxy.routing.batch_size import Batches, Capacity
+from proxy.routing.context_size import Contexts
 from proxy.routing.load_plan import (
     HeaderFacts,
     LoadPlan,
@@ -45,6 +46,7 @@ class Planner:
         """`capacity` tells what of the devices, with these RPC servers, a model could have."""
         self._catalog = catalog
         self._batches = Batches(catalog, capacity)
+        self._contexts = Contexts(catalog, capacity)
         # What changes: headers that were read, by entry (another file under the same name is
         # another entry), and what requests came to.
         self._facts: LRUCache[Entry, HeaderFacts] = LRUCache(HEADERS_KEPT)
@@ -66,8 +68,19 @@ class Planner:
             self._plans[key] = plan
         return plan
 
+    async def to_load(self, model: Model, plan: LoadPlan) -> LoadPlan:
+        """The plan with what only a load needs: its batch, and where the request names a context,
+        some more of it. Either may take a while to choose."""
+        if "ctx" not in plan.matching.unpinned:
+            facts = await self._facts_of(model)
+            ctx = await self._contexts.choose(
+                model.entry, model.policy, plan.options, facts.trained_ctx
+            )
+            plan = replace(plan, options=replace(plan.options, ctx=ctx))
+        return await self.with_batch(model, plan)
+
     async def with_batch(self, model: Model, plan: LoadPlan) -> LoadPlan:
-        """The plan with its batch, which may take a while to choose."""
+        """The plan with its batch, which may take a while to choose, and just its context."""
         layers = (await self._facts_of(model)).layers
         ubatch = await self._batches.choose(model.entry, model.policy, plan.options, layers)
         return replace(plan, options=replace(plan.options, ubatch=ubatch))

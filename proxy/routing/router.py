@@ -100,7 +100,7 @@ class Router:
         """
         plan = await self._planner.plan(model, request, mode)
         if not self._pool.can_serve(plan.options, plan.matching):
-            plan = await self._planner.with_batch(model, plan)
+            plan = await self._planner.to_load(model, plan)
         lease = await self._acquire(request, plan, insists)
         try:
             if (arrival := self._arriving(lease.backend)) is not None:
@@ -117,7 +117,7 @@ class Router:
             return lease
         # A backend that is loaded with the split takes over.
         lease.release()
-        plan = await self._planner.with_batch(model, fixed)
+        plan = await self._planner.to_load(model, fixed)
         return await self._acquire(request, plan, insists)
 
     async def _reach(self, lease: Lease, model: Model, plan: LoadPlan) -> LoadPlan | None:

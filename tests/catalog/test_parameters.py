@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from proxy.catalog.parameters import BadParameter, from_json
+from proxy.catalog.parameters import BadParameter, from_json, from_manifest, unknown
 
 
 def test_from_json() -> None:
@@ -33,9 +33,26 @@ def test_ranges_of_layers_are_kept_as_text() -> None:
         ({"stop": [1]}, "a list of texts"),
         ({"use_mmap": 1}, "true or false"),
         ({"moe_cpu_layers": -2}, "not allowed"),
-        ({"num_ctz": 1}, "did you mean num_ctx"),
     ],
 )
 def test_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(BadParameter, match=message):
         from_json(given)
+
+
+def test_unknown_ones_are_kept_if_a_manifest_can_have_them() -> None:
+    given = {
+        "num_ctz": 1,
+        "tfs_z": "x",
+        "deep": {"a": 1},
+        "huge": 2**70,
+        "top_k": 5,
+        "f16_kv": True,
+    }
+
+    kept = from_json(given)
+
+    assert kept == {"num_ctz": 1, "tfs_z": "x", "top_k": 5}
+    assert from_manifest(kept) == kept
+    assert unknown(given)[0] == "unknown parameter 'num_ctz'; did you mean num_ctx?"
+    assert len(unknown(given)) == 4

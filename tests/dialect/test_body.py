@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.dialect.body import LENGTHS, Body
+from proxy.dialect.body import Body
+from proxy.dialect.synonyms import LENGTHS
 
 
 def defaulted(data: bytes, params: Mapping[str, object]) -> bytes:

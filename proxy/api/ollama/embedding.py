@@ -9,10 +9,11 @@ from aiohttp import web
 
 from proxy.api.bodies import digest_of
 from proxy.api.middleware import REQUEST_LOG
+from proxy.api.notes import WarnOnce
 from proxy.api.ollama import inputs
 from proxy.api.ollama.engine_client import Engine
 from proxy.api.ollama.inputs import most_tokens
-from proxy.api.ollama.request import ParsedRequest, WarnOnce, parse, read_request
+from proxy.api.ollama.request import ParsedRequest, parse, read_request
 from proxy.api.ollama.run import backend_headers
 from proxy.api.request_deadline import deadline
 from proxy.api.services import SERVICES

@@ -9,9 +9,10 @@ from functools import partial
 from aiohttp import web
 
 from proxy.api.middleware import REQUEST_LOG
+from proxy.api.notes import WarnOnce
 from proxy.api.ollama import prompts
 from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
-from proxy.api.ollama.request import ParsedRequest, WarnOnce, parse, read_request
+from proxy.api.ollama.request import ParsedRequest, parse, read_request
 from proxy.api.ollama.run import JSON, Job, backend_headers, now, run
 from proxy.api.services import SERVICES
 from proxy.dialect.limits import check_schema
@@ -58,6 +59,7 @@ async def generate(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
         body.streams,
         started_ns,
         _tokens(asked),
+        bool(body.top_logprobs),
         prepare=partial(prepare, asked, body),
         context=None if body.raw or body.suffix else after,
     )
@@ -87,7 +89,13 @@ async def chat(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     if not body.messages:
         return await _load(request, asked, "chat")
     messages = bodies.chat_messages(body.messages, asked.preamble)
-    make = partial(bodies.chat, body, params=asked.params, tools=body.tools or ())
+    make = partial(
+        bodies.chat,
+        body,
+        params=asked.params,
+        tools=body.tools or (),
+        can_think=asked.can.thinks,
+    )
 
     async def prepare(_: Engine) -> Generation:
         return Generation(prompts.CHAT, make(messages), read_chat)
@@ -103,6 +111,7 @@ async def chat(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
         body.streams,
         started_ns,
         _tokens(asked),
+        bool(body.top_logprobs),
         prepare=prepare,
         shorten=None if body.truncate is False else shorten,
     )

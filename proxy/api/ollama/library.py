@@ -5,19 +5,21 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from proxy.api.bodies import body_chunks, decode_json, read_body
 from proxy.api.services import SERVICES, Services
 from proxy.api.wire import json_response, start_stream
 from proxy.catalog.entry import Message
-from proxy.catalog.parameters import BadParameter, from_json
+from proxy.catalog.parameters import BadParameter, from_json, unknown
 from proxy.errors import BadRequest, ModelNotFound, ProxyError
 from proxy.hub.create import CreateSpec
 from proxy.hub.hub import Hub, reference_of
 from proxy.hub.progress import Line
 
 T = TypeVar("T")
+log = structlog.get_logger()
 HUB: web.AppKey[Hub] = web.AppKey("hub", Hub)
 MAX_BODY_BYTES = 64 << 20  # templates and licences, never models: those come as blobs
 
@@ -152,6 +154,8 @@ def _recipe(body: CreateBody) -> CreateSpec:
         parameters = from_json(body.parameters or {})
     except BadParameter as error:
         raise BadRequest(str(error), param="parameters") from error
+    for what in unknown(body.parameters or {}):
+        log.warning("create_parameter_unknown", model=_name(body), what=what)
     return CreateSpec(
         name=reference_of(_name(body)),
         source=body.from_ or None,

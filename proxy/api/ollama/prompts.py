@@ -87,4 +87,5 @@ async def shortened(
 
 
 def _conversation(asked: ParsedRequest, body: GenerateBody) -> dict[str, Any]:
-    return bodies.chat(body, bodies.generate_messages(body, asked.preamble), asked.params)
+    messages = bodies.generate_messages(body, asked.preamble)
+    return bodies.chat(body, messages, asked.params, can_think=asked.can.thinks)

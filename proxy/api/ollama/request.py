@@ -5,18 +5,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from aiohttp import web
 
 from proxy.api.bodies import read_body
+from proxy.api.defaults import defaults_of
 from proxy.api.middleware import REQUEST_LOG
+from proxy.api.notes import WarnOnce
 from proxy.api.options import read_model
 from proxy.api.services import SERVICES, Services
 from proxy.catalog.gguf import GgufError
-from proxy.dialect.body import still_open
 from proxy.dialect.ollama.bodies import sampling
 from proxy.dialect.ollama.models import Abilities, abilities
-from proxy.dialect.ollama.options import LOADING, SAMPLING, Options, read_options
+from proxy.dialect.ollama.options import Options
 from proxy.dialect.ollama.requests import Body
 from proxy.dialect.preamble import Preamble, preamble_of
 from proxy.errors import BadRequest, ModelNotFound, ProxyError
@@ -24,8 +24,6 @@ from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
 from proxy.split import Split
 from proxy.threads import MODELS
-
-log = structlog.get_logger()
 
 CLOUD_ENDINGS = (":cloud", "-cloud")
 
@@ -57,25 +55,6 @@ class ParsedRequest:
         return preamble_of(self.model.entry)
 
 
-class WarnOnce:
-    """Says once in the log what is accepted, but not applied."""
-
-    def __init__(self) -> None:
-        self._said: set[str] = set()
-
-    def once(self, what: str, **fields: Any) -> None:
-        if what not in self._said:
-            self._said.add(what)
-            log.warning("ollama_option_not_applied", option=what, **fields)
-
-    def options(self, options: Options) -> None:
-        """Like Ollama: a line for each unknown option of each request."""
-        for name in options.unknown:
-            log.warning("ollama_option_unknown", option=name[:80])
-        for name in options.not_applied:
-            self.once(name, instead=LOADING[name][1])
-
-
 async def read_request(request: web.Request) -> bytes:
     """The body, up to the policies' limit."""
     return await read_body(request, request.app[SERVICES].policies.current.server.max_body_bytes)
@@ -96,10 +75,7 @@ async def parse(
         model,
         await capabilities(services, model),
         options,
-        sampling(
-            {**still_open(_own(model), model.policy.params), **model.policy.params},
-            options.sampling,
-        ),
+        sampling(defaults_of(model), options.sampling),
         ModelRequest(model.name, _agreed(options.split, named), options.ctx, body.keep_alive_s),
     )
 
@@ -129,12 +105,6 @@ async def capabilities(services: Services, model: Model) -> Abilities:
     except (GgufError, OSError):
         return Abilities()
     return abilities(model.entry, header)
-
-
-def _own(model: Model) -> Mapping[str, Any]:
-    """What the model's manifest sets for every request; how it is loaded is the router's."""
-    params = model.entry.params if model.entry else {}
-    return read_options({name: params[name] for name in SAMPLING if name in params}).sampling
 
 
 def _agreed(option: Split | None, named: Split | None) -> Split | None:

@@ -5,8 +5,9 @@ from typing import Final
 
 from aiohttp import web
 
+from proxy.api.notes import WarnOnce
 from proxy.api.ollama import embedding, generation, listing
-from proxy.api.ollama.request import CloudRefused, WarnOnce
+from proxy.api.ollama.request import CloudRefused
 from proxy.api.wire import json_response
 from proxy.version import own_version
 

@@ -44,6 +44,7 @@ class Job:
     stream: bool
     started_ns: int
     tokens: int | None  # that the answer may have at most; None: not said
+    alternatives: bool  # to the tokens chosen are wanted, where their probabilities are
     # May ask the engine before: context that comes as tokens has to become a prompt.
     prepare: Callable[[Engine], Awaitable[Generation]]
     # What to ask instead where the prompt has more tokens than the context; None: nothing fits.
@@ -96,7 +97,9 @@ class _Attempt:
         self._facts = request[REQUEST_LOG]
         self._facts.backend = backend.id
         self._engine = Engine(backend.engine.address, services.calls)
-        self._writer = Writer(job.endpoint, job.shown, stream=job.stream)
+        self._writer = Writer(
+            job.endpoint, job.shown, stream=job.stream, alternatives=job.alternatives
+        )
         self._load_ns = time.monotonic_ns() - job.started_ns
         headers = backend_headers(services, backend)
         headers["Content-Type"] = NDJSON if job.stream else JSON

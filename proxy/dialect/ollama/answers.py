@@ -64,10 +64,15 @@ class GenerateLine(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Writer:
     """Writes one answer of `endpoint` for the model as its client called it."""
 
-    def __init__(self, endpoint: Endpoint, model: str, *, stream: bool) -> None:
+    def __init__(
+        self, endpoint: Endpoint, model: str, *, stream: bool, alternatives: bool = True
+    ) -> None:
+        """`alternatives`: those to the tokens that were chosen are told with their logprobs. The
+        engine gives at least one, whether anybody asked for it or not."""
         self._endpoint = endpoint
         self._model = model
         self._stream = stream
+        self._alternatives = alternatives
         # What has come so far; what was streamed already is only kept of `content`.
         self.content: list[str] = []
         self._thinking: list[str] = []
@@ -142,7 +147,7 @@ class Writer:
         return [_call(call) for call in calls]
 
     def _line(self, text: Text, calls: list[Any], created_at: str) -> ChatLine | GenerateLine:
-        logprobs = [_logprob(entry) for entry in text.logprobs]
+        logprobs = [_logprob(entry, self._alternatives) for entry in text.logprobs]
         if self._endpoint == "generate":
             return GenerateLine(
                 model=self._model,
@@ -187,9 +192,9 @@ def _call(call: ToolCallPart) -> dict[str, Any]:
     return {"id": call.id, "function": function} if call.id else {"function": function}
 
 
-def _logprob(entry: Logprob) -> dict[str, Any]:
-    written = _token(entry.chosen)
-    return written | {"top_logprobs": [_token(t) for t in entry.top]} if entry.top else written
+def _logprob(entry: Logprob, alternatives: bool) -> dict[str, Any]:
+    written, top = _token(entry.chosen), entry.top if alternatives else ()
+    return written | {"top_logprobs": [_token(t) for t in top]} if top else written
 
 
 def _token(token: TokenLogprob) -> dict[str, Any]:

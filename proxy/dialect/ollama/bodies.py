@@ -5,14 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.catalog.entry import Message
-from proxy.dialect.body import still_open
 from proxy.dialect.ollama.messages import to_openai
 from proxy.dialect.ollama.options import DEFAULTS
 from proxy.dialect.ollama.requests import ChatMessage, GenerateBody, Generation
 from proxy.dialect.preamble import Preamble
+from proxy.dialect.synonyms import KWARGS, still_open
 
 # gpt-oss and its like know three levels; Ollama's clients may ask for one more.
-EFFORTS = {"max": "high"}
+LEVELS = {"max": "high"}
 
 
 def sampling(params: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,10 +26,12 @@ def chat(
     params: Mapping[str, Any],
     *,
     tools: Sequence[Any] = (),
+    can_think: bool = False,
 ) -> dict[str, Any]:
-    """For `/v1/chat/completions`, streamed. `params` are from `sampling`."""
+    """For `/v1/chat/completions`, streamed. `params` are from `sampling`. `can_think`: the model is
+    known to think where it is asked to, and so it is, as Ollama does, unless somebody says not."""
     made = {
-        **params,
+        **_thinking(body, _left(body, params), can_think),
         "messages": to_openai(messages),
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -39,8 +41,6 @@ def chat(
     else:
         # Some policies ask for a certain tool; without any that is an error.
         made.pop("tool_choice", None)
-    if body.think is not None:
-        made["chat_template_kwargs"] = {**params.get("chat_template_kwargs", {}), **_kwargs(body)}
     if body.logprobs:
         made["logprobs"] = True
         made["top_logprobs"] = max(body.top_logprobs or 0, 1)
@@ -95,9 +95,19 @@ def drop_oldest(messages: Sequence[ChatMessage], count: int) -> list[ChatMessage
     return [*kept, *messages[count:]]
 
 
+def _left(body: Generation, params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The params without what the request says itself, in words that engines do not have."""
+    said = {
+        "logprobs": body.logprobs,
+        "response_format": None if body.schema is None else body.format,
+    }
+    return still_open(params, said)
+
+
 def _plain(body: Generation, params: Mapping[str, Any]) -> dict[str, Any]:
     of_chats = ("chat_template_kwargs", "tool_choice", "parallel_tool_calls", "response_format")
-    made = {name: value for name, value in params.items() if name not in of_chats}
+    left = _left(body, params)
+    made = {name: value for name, value in left.items() if name not in of_chats}
     made["stream"] = True
     if body.logprobs:
         made["n_probs"] = max(body.top_logprobs or 0, 1)
@@ -106,8 +116,25 @@ def _plain(body: Generation, params: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _kwargs(body: Generation) -> dict[str, Any]:
-    kwargs: dict[str, Any] = {"enable_thinking": body.thinks}
+def _thinking(body: Generation, params: Mapping[str, Any], can_think: bool) -> dict[str, Any]:
+    """The params with what the request says of thinking, by whatever name they say it."""
+    if body.think is None:
+        # What a policy says of it counts more than what Ollama does by itself.
+        asks = can_think and "reasoning_effort" not in params
+        asked = {"enable_thinking": True} if asks else {}
+        return _with_kwargs(params, {**asked, **params.get(KWARGS, {})})
+    effort = params.get("reasoning_effort")
+    left = {name: value for name, value in params.items() if name != "reasoning_effort"}
+    kwargs = dict(params.get(KWARGS, {}))
     if isinstance(body.think, str):
-        kwargs["reasoning_effort"] = EFFORTS.get(body.think, body.think)
-    return kwargs
+        kwargs["reasoning_effort"] = LEVELS.get(body.think, body.think)
+    elif not body.think:
+        kwargs.pop("reasoning_effort", None)
+    elif effort not in (None, "none"):
+        # How much is left to the policy where the request only says that it is to think.
+        kwargs["reasoning_effort"] = effort
+    return _with_kwargs(left, {**kwargs, "enable_thinking": body.thinks})
+
+
+def _with_kwargs(params: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {**params, KWARGS: dict(kwargs)} if kwargs else dict(params)

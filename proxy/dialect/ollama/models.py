@@ -29,6 +29,7 @@ class Abilities:
     chat: bool = True
     tools: bool = True
     thinking: bool = True
+    thinks: bool = False  # it is known to, and so is asked to
     template: bool = True  # it has one, so that prompts are conversations
     marks: Marks = NO_MARKS  # of its thoughts
 
@@ -53,6 +54,7 @@ def abilities(entry: Entry, header: Header) -> Abilities:
         chat=header.pooling is None,
         tools=takes_tools(template),
         thinking=thinks(template),
+        thinks=thinks(template),
         template=bool(template),
         marks=marks_of(template),
     )

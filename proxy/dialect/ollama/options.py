@@ -87,14 +87,19 @@ def read_options(given: Mapping[str, Any] | None) -> Options:
             kind, target = SAMPLING[name]
             sampling[target] = _adapted(target, _checked(name, kind, value))
         elif name == "num_ctx":
-            asked = _checked(name, "integer", value)
-            ctx = min(max(asked, SMALLEST_CTX), MAX_INT) if asked > 0 else None
+            ctx = context(value)
         elif name in LOADING:
             _checked(name, LOADING[name][0], value)
             not_applied.append(name)
         else:
             unknown.append(name)
     return Options(sampling, ctx, _one_split(splits), tuple(not_applied), tuple(unknown))
+
+
+def context(value: Any) -> int | None:
+    """The context that a `num_ctx` asks for; None: whatever there is. Raises BadRequest."""
+    asked = _checked("num_ctx", "integer", value)
+    return min(max(asked, SMALLEST_CTX), MAX_INT) if asked > 0 else None
 
 
 def _checked(name: str, kind: Kind, value: Any) -> Any:
@@ -115,12 +120,21 @@ def _checked(name: str, kind: Kind, value: Any) -> Any:
 
 
 def _adapted(target: str, value: Any) -> Any:
-    """The value in llama-server's terms, which refuses the negative ones that Ollama has."""
+    """The value in llama-server's terms, which refuses the negative ones that Ollama has, and takes
+    zero for something else."""
     match target:
         case "seed" if value > MAX_INT:
             return value % (MAX_INT + 1)  # still the same for the same seed
-        case "n_predict" | "n_keep" if value < -1:
-            return -1  # -2 once was "fill the context", which is where -1 ends here, too
+        case "n_predict" if value <= 0:
+            return -1  # no limit; -2 once was "fill the context", which is where that ends, too
+        case "n_keep" if value < -1:
+            return -1
+        case "repeat_penalty" if value <= 0:
+            return (
+                1.0  # off: clients make it of an OpenAI penalty of 0, and nothing else would work
+            )
+        case "typical_p" if value == 0:
+            return 1.0  # Ollama leaves it out then, and so it is off
         case "repeat_last_n" if value < 0:
             return WHOLE_CONTEXT
         case "top_k" if value < 0:

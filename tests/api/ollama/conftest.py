@@ -17,6 +17,7 @@ from tests.support.policies import policies
 from tests.support.served import served
 
 TINY = "tiny:4l"
+LONG = "long"
 EMBEDDER = "encoder"
 CODER = "coder"
 # Real chat templates, by the name of the model that has it here.
@@ -45,6 +46,7 @@ def policy_text(folder: Path) -> str:
     coder = model(layers=2, vocab="starcoder", sizes=sizes)
     models: dict[str, dict[str, object]] = {
         TINY: tiny,
+        LONG: {"path": model(layers=2, sizes={"context": 32768})},
         EMBEDDER: {"path": model("bert", layers=2)},
         CODER: {"path": coder},
     }

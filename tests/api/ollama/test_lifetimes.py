@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.api.ollama.conftest import TINY
+from tests.api.ollama.conftest import LONG, TINY
 from tests.support.guard import until
 
 pytestmark = pytest.mark.llama
@@ -140,7 +140,25 @@ async def test_a_larger_context_needs_another_load_a_smaller_one_does_not(
     first = await context(2048)
     second = await context(512)
 
-    assert first[1] == 2048
+    assert first[1] == 4096, "a step"
     assert second == first
     async with http.post("/api/generate", json={"model": TINY, "keep_alive": 0}) as answer:
+        assert answer.status == 200
+
+
+async def test_a_chat_that_grows_takes_one_load(http: aiohttp.ClientSession) -> None:
+    """What aider asks for as its chat grows."""
+    used = []
+    for num_ctx in (8993, 9100, 9700, 10300):
+        options = {"num_predict": 1, "num_ctx": num_ctx}
+        body = {"model": LONG, "prompt": "x", "stream": False, "options": options}
+        async with http.post("/api/generate", json=body) as answer:
+            assert answer.status == 200
+            used.append(answer.headers["X-Moe-Proxy-Backend"])
+    async with http.get("/api/ps") as answer:
+        (loaded,) = [m for m in (await answer.json())["models"] if m["model"].startswith(LONG)]
+
+    assert set(used) == {loaded["backend"]}
+    assert loaded["context_length"] in (12288, 16384)
+    async with http.post("/api/generate", json={"model": LONG, "keep_alive": 0}) as answer:
         assert answer.status == 200

@@ -55,6 +55,35 @@ def test_thinking() -> None:
     assert kwargs(None, chat_template_kwargs=policy) == policy
 
 
+def test_who_can_think_is_asked_to_unless_somebody_says_not() -> None:
+    def kwargs(think: Any = None, **params: Any) -> Any:
+        made = bodies.chat(ChatBody(think=think), [USER], params, can_think=True)
+        return made.get("chat_template_kwargs"), made.get("reasoning_effort")
+
+    assert kwargs() == ({"enable_thinking": True}, None)
+    assert kwargs(chat_template_kwargs={"enable_thinking": False}) == (
+        {"enable_thinking": False},
+        None,
+    )
+    assert kwargs(reasoning_effort="none") == (None, "none")
+    # A request's word counts more than a policy's, by whatever name that says it.
+    assert kwargs(True, reasoning_effort="none") == ({"enable_thinking": True}, None)
+    assert kwargs(False, reasoning_effort="high") == ({"enable_thinking": False}, None)
+    low = {"enable_thinking": True, "reasoning_effort": "low"}
+    assert kwargs("low", reasoning_effort="high") == (low, None)
+    assert kwargs(True, reasoning_effort="low") == (low, None)
+
+
+def test_what_a_request_says_in_ollamas_words_counts_more_than_a_policy() -> None:
+    params = {"grammar": "root ::= x", "logprobs": True, "top_logprobs": 5, "n_probs": 5}
+
+    made = bodies.chat(ChatBody(format="json", logprobs=False), [USER], params)
+    assert not {"grammar", "logprobs", "top_logprobs", "n_probs"} & set(made)
+    plain = bodies.completion(GenerateBody(format="json", logprobs=False), "p", params)
+    assert not {"grammar", "logprobs", "top_logprobs", "n_probs"} & set(plain)
+    assert bodies.chat(ChatBody(), [USER], params)["grammar"] == "root ::= x"
+
+
 def test_formats() -> None:
     schema = {"type": "boolean"}
 

@@ -1,0 +1,98 @@
+"""One thing by several names."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from proxy.dialect.body import Body
+from proxy.dialect.synonyms import LENGTHS, SAME, still_open, taken_by
+
+
+def raw(fields: Mapping[str, Any]) -> dict[str, msgspec.Raw]:
+    return {name: msgspec.Raw(json.dumps(value).encode()) for name, value in fields.items()}
+
+
+@pytest.mark.parametrize("group", SAME, ids=lambda group: group[0])
+def test_who_says_a_thing_by_one_name_has_said_it_by_all(group: tuple[str, ...]) -> None:
+    defaults = dict.fromkeys(group, 1) | {"seed": 1}
+
+    for name in group:
+        for said in ({name: "x"}, raw({name: "x"})):
+            assert still_open(defaults, said) == {"seed": 1}
+        assert still_open(defaults, {name: None}) == defaults
+        assert still_open(defaults, raw({name: None})) == defaults
+
+
+@pytest.mark.parametrize(
+    ("defaults", "said", "left"),
+    [
+        # A default of one half breaks a request that says the other one.
+        ({"top_logprobs": 5, "logprobs": True}, {"logprobs": False}, {}),
+        ({"top_logprobs": 5, "logprobs": True}, {"top_logprobs": 1}, {"logprobs": True}),
+        # Whether a model thinks may also stand among its template's arguments.
+        (
+            {"chat_template_kwargs": {"enable_thinking": False, "tone": "dry"}},
+            {"reasoning_effort": "high"},
+            {"chat_template_kwargs": {"tone": "dry"}},
+        ),
+        (
+            {"reasoning_effort": "none"},
+            {"chat_template_kwargs": {"enable_thinking": True}},
+            {},
+        ),
+        (
+            {"reasoning_effort": "none"},
+            {"chat_template_kwargs": {"tone": "dry"}},
+            {"reasoning_effort": "none"},
+        ),
+        ({"grammar": "root ::= x"}, {"response_format": {"type": "text"}}, {}),
+        ({"thinking_budget_tokens": 5}, {"thinking": {"type": "enabled"}}, {}),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}},
+            {"thinking": {"type": "disabled"}},
+            {"chat_template_kwargs": {"enable_thinking": False}},
+        ),
+    ],
+)
+def test_defaults_that_are_left(
+    defaults: dict[str, Any], said: dict[str, Any], left: dict[str, Any]
+) -> None:
+    assert still_open(defaults, said) == left
+    assert still_open(defaults, raw(said)) == left
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_a_length_is_said_by_a_name_that_is_seen(name: str) -> None:
+    seen = {
+        "plain": {"n_predict", "max_tokens", "max_completion_tokens"},
+        "responses": {"n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens"},
+        "messages": {"max_tokens"},
+    }
+
+    for endpoint, names in seen.items():
+        said = {**raw({name: 2}), **taken_by(endpoint, raw({name: 2}))}  # type: ignore[arg-type]
+        assert names & set(said)
+        assert bytes(said[next(iter(names & set(said)))]) == b"2"
+
+
+def test_ollamas_own_name_has_ollamas_zero() -> None:
+    assert taken_by("plain", raw({"num_predict": 0})) == {"n_predict": -1}
+    assert taken_by("messages", {"num_predict": -2}) == {"max_tokens": -1}
+    assert taken_by("plain", raw({"max_output_tokens": 0}))["n_predict"] == msgspec.Raw(b"0")
+
+
+def test_what_is_seen_already_is_not_said_twice() -> None:
+    assert taken_by("plain", raw({"max_tokens": 2, "max_output_tokens": 3})) == {}
+    assert taken_by("plain", raw({"max_tokens": None, "max_output_tokens": 3})) != {}
+    assert taken_by("messages", raw({"stop": ["a"], "stop_sequences": ["b"]})) == {}
+
+
+def test_null_gives_way_to_a_default() -> None:
+    body = Body(b'{"seed": null, "n": 1}')
+    body.add_defaults({"seed": 5})
+
+    assert json.loads(body.encode()) == {"seed": 5, "n": 1}
+    assert body.encode().count(b"seed") == 1

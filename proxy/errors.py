@@ -183,10 +183,23 @@ class EngineSaid(ProxyError):
     where that is told in another way than by passing it on."""
 
     code = "engine_error"
+    by_engine = True
 
-    def __init__(self, message: str, *, status: int) -> None:
+    def __init__(self, message: str, *, status: int, code: str | None = None) -> None:
         super().__init__(message)
         self.status = status if status >= FIRST_ERROR else BackendDied.status
+        self.code = code or self.code
+
+
+class ContextExceeded(EngineSaid):
+    """The prompt has more `tokens` than a conversation may (`ctx`)."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, message: str, *, status: int, tokens: int, ctx: int) -> None:
+        super().__init__(message, status=status)
+        self.tokens = tokens
+        self.ctx = ctx
 
 
 class Busy(ProxyError):

@@ -19,15 +19,16 @@ from proxy.api.services import SERVICES, Services
 from proxy.api.turns import how_it_stands, work_of
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.body import Body, still_open
-from proxy.dialect.errors import message_of
+from proxy.dialect.errors import dialect_of, said_by_engine
 from proxy.dialect.limits import check_limits
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama.options import read_options
 from proxy.dialect.preamble import Protocol, add_preamble, preamble_of
+from proxy.dialect.rewrite import Rewrite, Rewriter, engine_error, streamed
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.dialect.workload import workload_of
 from proxy.engine.types import Mode
-from proxy.errors import BackendDied, BadRequest, EngineSaid, ProxyError
+from proxy.errors import FIRST_ERROR, BackendDied, BadRequest, ProxyError
 from proxy.pool.lease import Lease
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
@@ -52,6 +53,7 @@ ANSWER_ONLY_OURS: Final = HOP_BY_HOP.union(
     ("access-control-expose-headers", "access-control-max-age"),
     ("access-control-allow-private-network",),
 )
+REWRITTEN: Final = ANSWER_ONLY_OURS | {"content-length", "content-type"}
 
 # Paths with a JSON body that names the model. The last column: whether the policy's `params` apply.
 POSTS: Final[tuple[tuple[str, Mode, bool], ...]] = (
@@ -90,6 +92,8 @@ COMMENTED: Final = frozenset(
 COMPUTING: Final = frozenset(
     path for path, mode, has_params in POSTS if has_params or mode != "generation"
 )
+# Paths of OpenAI's that llama-server also has without the version.
+OF_OPENAI: Final = ("/chat/", "/completions", "/responses", "/embeddings")
 GETS: Final = ("/props", "/slots")  # with ?model=
 
 
@@ -103,6 +107,8 @@ class Forward:
     body: bytes = b""
     computes: bool = False  # the model is run for the answer
     comments: bool = False  # its stream may begin with some
+    asked: str = ""  # the path that the client asked for, where errors are in its protocol's shape
+    rewriter: Rewriter | None = None  # how its answer goes out, where that is not as it comes
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -147,10 +153,19 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
         if load is not None:
             comments = load.streams and request.path in COMMENTED
             wanted = replace(wanted, work=work_of(request, load))
-        forward = Forward("POST", target, headers, body.encode(), computes, comments)
+        asked = request.path if _has_shape(request.path) else ""
+        rewriter = streamed(asked) if asked and dialect_of(asked) == "openai" else None
+        forward = Forward(
+            "POST", target, headers, body.encode(), computes, comments, asked, rewriter
+        )
         return await answer(request, model, wanted, mode, forward)
 
     return handle
+
+
+def _has_shape(path: str) -> bool:
+    """Whether a path is OpenAI's or Anthropic's, rather than llama-server's own."""
+    return path.startswith("/v1/") or path.startswith(OF_OPENAI)
 
 
 def _adapt(body: Body, model: Model, protocol: Protocol) -> None:
@@ -184,7 +199,7 @@ async def answer(
     services = request.app[SERVICES]
     request[REQUEST_LOG].model = model.name
     stands = how_it_stands(services.pool, wanted.work) if forward.comments else None
-    reply = Reply(request, forward.target.partition("?")[0], stands)
+    reply = Reply(request, forward.asked or forward.target.partition("?")[0], stands)
 
     async def send(lease: Lease) -> web.StreamResponse:
         return await _relay(request, services, lease, forward, reply)
@@ -220,13 +235,19 @@ async def _relay(
             if upstream.headers.get("Content-Type") == EVENT_STREAM:
                 # Until the first token there is time for it.
                 await services.warm.renew(backend.engine.address)
-            headers = end_to_end(upstream.headers, ANSWER_ONLY_OURS)
+            rewrite = _rewrite_of(forward, upstream)
+            if rewrite is None:
+                headers = end_to_end(upstream.headers, ANSWER_ONLY_OURS)
+            else:
+                headers = end_to_end(upstream.headers, REWRITTEN)
+                headers.append(("Content-Type", rewrite.content_type))
+                reply.tell_errors(rewrite.fail)
             headers.append((BACKEND_HEADER, backend.id))
             if (split := services.desired.current(backend)) is not None:
                 headers.append((SPLIT_HEADER, str(split)))
             if upstream.status == HTTPStatus.OK:
                 upstream.when_served(lease.yield_place)
-            is_whole = await _pass_on(upstream, headers, reply)
+            is_whole = await _pass_on(upstream, headers, reply, rewrite)
             if not is_whole:
                 lease.broke()
             elif forward.computes and upstream.status == HTTPStatus.OK:
@@ -237,8 +258,21 @@ async def _relay(
     return web.Response(status=CLIENT_LEFT) if reply.response is None else reply.response
 
 
+def _rewrite_of(forward: Forward, upstream: EngineConnection) -> Rewrite | None:
+    """How this answer goes out; None: as it comes."""
+    if forward.asked and upstream.status >= FIRST_ERROR:
+        return engine_error(upstream.status, forward.asked)
+    if forward.rewriter is None:
+        return None
+    streams = upstream.headers.get("Content-Type", "").startswith(EVENT_STREAM)
+    return forward.rewriter(streams)
+
+
 async def _pass_on(
-    upstream: EngineConnection, headers: Sequence[tuple[str, str]], reply: Reply
+    upstream: EngineConnection,
+    headers: Sequence[tuple[str, str]],
+    reply: Reply,
+    rewrite: Rewrite | None,
 ) -> bool:
     """The body, and the head with its first byte: until then an engine may die, and another one
     answer. Raises BackendDied then, and ConnectionResetError where the client leaves. False: the
@@ -249,9 +283,12 @@ async def _pass_on(
             await reply.be_silent()
             if reply.is_early:
                 # A status has no place any more.
-                raise EngineSaid(message_of(await upstream.read()), status=status)
+                raise said_by_engine(await upstream.read(), status)
         while chunk := await upstream.read_chunk():
-            await reply.write(chunk, status, reason, headers)
+            if rewrite is None or (chunk := rewrite.feed(chunk)):
+                await reply.write(chunk, status, reason, headers)
+        if rewrite is not None and (last := rewrite.end()):
+            await reply.write(last, status, reason, headers)
     except BrokenAnswer as error:
         died = BackendDied(f"the engine went away: {error}")
         if not reply.has_begun:

@@ -42,6 +42,7 @@ class Reply:
         self.response: web.StreamResponse | None = None
         self.has_begun = False  # a byte of the answer itself went out
         self._tail = b""
+        self._event: Callable[[ProxyError], bytes | None] | None = None
         self._comments = _Comments(self, waiting) if waiting else None
 
     @property
@@ -80,6 +81,10 @@ class Reply:
         await self.response.write_eof()
         self._request[REQUEST_LOG].ended = self.response.status
 
+    def tell_errors(self, event: Callable[[ProxyError], bytes | None]) -> None:
+        """From now on an error is told by this event, where it makes one."""
+        self._event = event
+
     async def fail(self, error: ProxyError) -> web.StreamResponse:
         """Tell that it ends here, where a head has gone out. Raises ConnectionResetError."""
         assert self.response is not None
@@ -88,7 +93,8 @@ class Reply:
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):
                 if streams and (not self.has_begun or self._tail.endswith(EVENT_ENDS)):
-                    await self.response.write(error_event(error, self._path))
+                    event = self._event(error) if self._event else None
+                    await self.response.write(event or error_event(error, self._path))
                 if not self.has_begun:
                     await self.response.write_eof()
                     return self.response

@@ -6,10 +6,11 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from proxy.errors import ProxyError
+from proxy.errors import ContextExceeded, EngineSaid, ProxyError
 
 Dialect = Literal["openai", "anthropic", "ollama"]
 
+TOO_LONG: Final = "exceed_context_size_error"  # llama-server's word for it
 RESPONSES: Final = ("/v1/responses", "/responses")
 
 _OPENAI_TYPES = {
@@ -43,16 +44,16 @@ def error_body(error: ProxyError, dialect: Dialect) -> bytes:
     return msgspec.json.encode(_error_object(error, dialect))
 
 
-def error_event(error: ProxyError, path: str) -> bytes:
+def error_event(error: ProxyError, path: str, number: int = 0) -> bytes:
     """`error` as the last event of a stream that was asked for at `path` (it may have a query).
 
     The client of OpenAI's responses raises by `error`; that protocol's own event has the same
-    fields at its top.
+    fields at its top, and the `number` of events before it.
     """
     path = path.partition("?")[0]
     told = _error_object(error, dialect_of(path))
     if path in RESPONSES:
-        told = {**told["error"], **told, "type": "error"}
+        told = {**told["error"], **told, "type": "error", "sequence_number": number}
     name = b"event: error\n" if "type" in told else b""
     return b"%sdata: %s\n\n" % (name, msgspec.json.encode(told))
 
@@ -66,6 +67,23 @@ def message_of(body: bytes) -> str:
     inner = told.get("error", told) if isinstance(told, dict) else None
     message = inner.get("message") if isinstance(inner, dict) else inner
     return message if isinstance(message, str) and message else "the engine answered with an error"
+
+
+def said_by_engine(body: bytes, status: int) -> EngineSaid:
+    """The error in an engine's body, as one of ours, so that each protocol can have it in its own
+    shape. Its code is the engine's word for it; numbers are no codes."""
+    try:
+        told = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        told = None
+    inner = told.get("error", told) if isinstance(told, dict) else None
+    named = inner if isinstance(inner, dict) else {}
+    message = message_of(body)
+    tokens, ctx = named.get("n_prompt_tokens"), named.get("n_ctx")
+    if named.get("type") == TOO_LONG and isinstance(tokens, int) and isinstance(ctx, int):
+        return ContextExceeded(message, status=status, tokens=tokens, ctx=ctx)
+    words = [word for key in ("code", "type") if isinstance(word := named.get(key), str)]
+    return EngineSaid(message, status=status, code=next(filter(None, words), None))
 
 
 def error_headers(error: ProxyError) -> dict[str, str]:
@@ -88,11 +106,15 @@ def _error_object(error: ProxyError, dialect: Dialect) -> dict[str, Any]:
         )
         return {"type": "error", "error": {"type": kind, "message": error.message}}
     kind = _OPENAI_TYPES.get(error.status, "server_error" if server else "invalid_request_error")
-    return {
-        "error": {
-            "message": error.message,
-            "type": kind,
-            "param": error.param,
-            "code": error.code,
-        }
+    told: dict[str, Any] = {
+        **{"message": error.message, "type": kind},
+        **{"param": error.param, "code": error.code},
     }
+    if isinstance(error, ContextExceeded):
+        # Clients know it by the code, or by OpenAI's words, and cut the conversation.
+        told["message"] = (
+            f"This model's maximum context length is {error.ctx} tokens. However, your request has "
+            f"{error.tokens} tokens: {error.message}"
+        )
+        told |= {"n_prompt_tokens": error.tokens, "n_ctx": error.ctx}
+    return {"error": told}

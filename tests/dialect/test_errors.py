@@ -72,6 +72,9 @@ def test_who_is_not_known_is_told_how_to_be() -> None:
     assert "WWW-Authenticate" not in error_headers(BadRequest("no"))
 
 
+_RESPONSES = {"type", "code", "message", "param", "error", "sequence_number"}
+
+
 def decoded(error: ProxyError, dialect: Any) -> Any:
     return json.loads(error_body(error, dialect))
 
@@ -81,7 +84,7 @@ def decoded(error: ProxyError, dialect: Any) -> Any:
     [
         ("/v1/chat/completions", b"", {"error"}),
         ("/completion?x=1", b"", {"error"}),
-        ("/v1/responses?x=1", b"event: error\n", {"type", "code", "message", "param", "error"}),
+        ("/v1/responses?x=1", b"event: error\n", _RESPONSES),
         ("/v1/messages", b"event: error\n", {"type", "error"}),
     ],
 )

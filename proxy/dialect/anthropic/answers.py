@@ -136,9 +136,7 @@ class MessageStream:
             block = {"type": "tool_use", **named, "input": {}}
             yield from self._next_block(("tool_use", call.index), block)
         if call.function.arguments:
-            yield self._delta(
-                {"type": "input_json_delta", "partial_json": call.function.arguments}
-            )
+            yield self._delta({"type": "input_json_delta", "partial_json": call.function.arguments})
 
     def _next_block(self, opened: tuple[str, int], block: dict[str, Any]) -> Iterator[bytes]:
         yield from self._close()

@@ -18,13 +18,16 @@ from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
 from proxy.api.services import SERVICES, Services
 from proxy.api.turns import how_it_stands, work_of
 from proxy.api.wire import BACKEND_HEADER
+from proxy.dialect.anthropic.translation import translate
 from proxy.dialect.body import Body, still_open
+from proxy.dialect.called import call_rewriter
 from proxy.dialect.errors import dialect_of, said_by_engine
+from proxy.dialect.forced_call import force_call
 from proxy.dialect.limits import check_limits
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama.options import read_options
 from proxy.dialect.preamble import Protocol, add_preamble, preamble_of
-from proxy.dialect.rewrite import Rewrite, Rewriter, engine_error, streamed
+from proxy.dialect.rewrite import Rewrite, Rewriter, chained, engine_error, streamed
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.dialect.workload import workload_of
 from proxy.engine.types import Mode
@@ -121,7 +124,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
 def _protocol(path: str) -> Protocol | None:
     """Whose conversations a path takes; None where it takes none."""
     if path.startswith("/v1/messages"):
-        return "messages"
+        return "chat"  # as which it goes on
     if "/chat/completions" in path or path == "/apply-template":
         return "chat"
     return "responses" if "/responses" in path else None
@@ -136,27 +139,31 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
         model = await services.resolve(wanted.model)
         body = Body(data)
         computes = has_params or mode != "generation"
+        target, asked = request.rel_url.raw_path_qs, request.path
+        rewriter = streamed(asked) if _has_shape(asked) and dialect_of(asked) == "openai" else None
+        defaults = _defaults(model) if has_params else {}
         load = None
         try:
             check_limits(body)
-            if has_params and (defaults := _defaults(model)):
+            if (translated := translate(asked, body)) is not None:
+                target, body, rewriter = translated.target, translated.body, translated.rewriter
+                defaults = {**still_open(translated.defaults, defaults), **defaults}
+            if defaults:
                 body.add_defaults(defaults)
             if protocol:
-                _adapt(body, model, protocol)
+                rewriter = _adapt(body, model, protocol, rewriter)
             if computes:
                 load = workload_of(body, generates=has_params)
         except msgspec.DecodeError as error:
             # The first look skips what it does not want: a number without end, half a character.
             raise BadRequest(f"the body is not valid JSON: {error}") from error
-        headers = request_headers(request)
-        target, comments = request.rel_url.raw_path_qs, False
+        comments = load is not None and load.streams and asked in COMMENTED
         if load is not None:
-            comments = load.streams and request.path in COMMENTED
             wanted = replace(wanted, work=work_of(request, load))
-        asked = request.path if _has_shape(request.path) else ""
-        rewriter = streamed(asked) if asked and dialect_of(asked) == "openai" else None
         forward = Forward(
-            "POST", target, headers, body.encode(), computes, comments, asked, rewriter
+            *("POST", target, request_headers(request), body.encode(), computes, comments),
+            asked=asked if _has_shape(asked) else "",
+            rewriter=rewriter,
         )
         return await answer(request, model, wanted, mode, forward)
 
@@ -168,12 +175,19 @@ def _has_shape(path: str) -> bool:
     return path.startswith("/v1/") or path.startswith(OF_OPENAI)
 
 
-def _adapt(body: Body, model: Model, protocol: Protocol) -> None:
-    """What a conversation needs that llama-server would not do with it. Raises BadRequest."""
+def _adapt(
+    body: Body, model: Model, protocol: Protocol, rewriter: Rewriter | None
+) -> Rewriter | None:
+    """What a conversation needs that llama-server would not do with it; how its answer goes out.
+    Raises BadRequest."""
     if not model.takes_media and has_media(body):
         model.check_media()
     add_preamble(body, preamble_of(model.entry), protocol)
-    narrow_tools(body, protocol)
+    narrow_tools(body)
+    # Other engines do as they are told.
+    if protocol == "chat" and model.policy.engine == "hosted" and force_call(body):
+        return chained(call_rewriter, rewriter)
+    return rewriter
 
 
 def _defaults(model: Model) -> Mapping[str, object]:

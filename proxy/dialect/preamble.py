@@ -14,7 +14,7 @@ from proxy.catalog.entry import Entry, Message
 from proxy.dialect.body import Body
 
 T = TypeVar("T")
-Protocol = Literal["chat", "messages", "responses"]
+Protocol = Literal["chat", "responses"]
 SYSTEM_ROLES: Final = ("system", "developer")
 
 
@@ -82,18 +82,6 @@ def _chat(fields: Fields, preamble: Preamble) -> dict[str, Any]:
     return {"messages": preamble.before(messages, _plain, role=_role)} if messages else {}
 
 
-def _messages(fields: Fields, preamble: Preamble) -> dict[str, Any]:
-    messages = _list(fields.get("messages"))
-    if not messages:
-        return {}
-    changed: dict[str, Any] = {
-        "messages": preamble.before(messages, _plain, role=_role, told=True),
-    }
-    if preamble.system and _empty(fields.get("system")) and _role(messages[0]) != "system":
-        changed["system"] = preamble.system
-    return changed
-
-
 def _responses(fields: Fields, preamble: Preamble) -> dict[str, Any]:
     items = _items(fields.get("input"))
     if not items:
@@ -105,7 +93,7 @@ def _responses(fields: Fields, preamble: Preamble) -> dict[str, Any]:
     return changed
 
 
-_OPENERS: Final = {"chat": _chat, "messages": _messages, "responses": _responses}
+_OPENERS: Final = {"chat": _chat, "responses": _responses}
 
 
 def _list(raw: msgspec.Raw | None) -> Raws:

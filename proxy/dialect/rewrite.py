@@ -60,6 +60,35 @@ class Whole:
         return None
 
 
+class Chain:
+    """An answer that is changed twice."""
+
+    def __init__(self, first: Rewrite, second: Rewrite) -> None:
+        self._first, self._second = first, second
+        self.content_type = second.content_type
+
+    def feed(self, chunk: bytes) -> bytes:
+        changed = self._first.feed(chunk)
+        return self._second.feed(changed) if changed else b""
+
+    def end(self) -> bytes:
+        last = self._first.end()
+        return (self._second.feed(last) if last else b"") + self._second.end()
+
+    def fail(self, error: ProxyError) -> bytes | None:
+        return self._second.fail(error)
+
+
+def chained(first: Rewriter, second: Rewriter | None) -> Rewriter:
+    """Changes by `first`, and then by `second`."""
+
+    def rewriter(streams: bool) -> Rewrite | None:
+        made = [each for each in (first(streams), second and second(streams)) if each]
+        return Chain(*made) if len(made) > 1 else next(iter(made), None)
+
+    return rewriter
+
+
 class Stream:
     """A stream of OpenAI's that passes as it comes, but for the error that may end it."""
 

@@ -32,6 +32,11 @@ class Body:
         self._front = b""
         self._is_changed = False
 
+    @classmethod
+    def of(cls, fields: Mapping[str, object]) -> "Body":
+        """One that is made here."""
+        return cls(msgspec.json.encode(fields))
+
     @property
     def fields(self) -> Mapping[str, msgspec.Raw]:
         """Key -> its value as JSON."""

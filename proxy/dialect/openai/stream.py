@@ -30,6 +30,19 @@ def responding(make: Callable[[], Response], keep: Keep) -> Rewriter:
     return rewriter
 
 
+def counted(streams: bool) -> Rewrite:
+    """For the number of tokens that a request has."""
+    return Whole(_count)
+
+
+def _count(body: bytes) -> bytes:
+    try:
+        told = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise EngineSaid(f"the engine did not count: {error}", status=502) from error
+    return msgspec.json.encode({"object": "response.input_tokens", **told})
+
+
 def whole(body: bytes, response: Response, keep: Keep) -> bytes:
     """A chat's answer in one piece as a response. Raises EngineSaid for what is none."""
     chunk = read_chunk(body)

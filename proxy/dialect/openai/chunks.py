@@ -45,7 +45,7 @@ class Chunk(msgspec.Struct):
     model: str = ""
     usage: dict[str, Any] | None = None
     timings: dict[str, Any] | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 _decoder = msgspec.json.Decoder(Chunk)

@@ -89,8 +89,9 @@ def test_a_tool_is_called_and_answered(mine: openai.OpenAI) -> None:
     goes_on = mine.responses.create(
         **ask, input=[result], previous_response_id=final.id, extra_body=QUIET
     )
+    items: Any = final.output
     spelled = mine.responses.create(
-        **ask, input=[USER | {"content": "hello"}, *final.output, result], extra_body=QUIET
+        **ask, input=[USER | {"content": "hello"}, *items, result], extra_body=QUIET
     )
     assert goes_on.usage is not None
     assert spelled.usage is not None
@@ -103,7 +104,8 @@ def test_thoughts_are_streamed_and_sent_back(mine: openai.OpenAI) -> None:
     with mine.responses.stream(**ask, input="hello") as stream:
         thought = "".join(e.delta for e in stream if e.type == "response.reasoning_text.delta")
         final = stream.get_final_response()
-    again = mine.responses.create(**ask, input=[USER, *final.output, USER], store=False)
+    items: Any = final.output
+    again = mine.responses.create(**ask, input=[USER, *items, USER], store=False)
 
     assert thought.strip() == "I think"
     assert final.output_text == again.output_text == "Rome"

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from proxy.api.abilities import KnownAbilities
 from proxy.api.body_budget import BodyBudget
 from proxy.api.keys import ApiKeys
 from proxy.api.strangers import Strangers
@@ -85,6 +86,10 @@ class Services:
     warm: WarmConnections = field(default_factory=WarmConnections)
     keys: ApiKeys = field(default_factory=ApiKeys)
     bodies: BodyBudget = field(default_factory=BodyBudget)
+
+    @cached_property
+    def abilities(self) -> KnownAbilities:
+        return KnownAbilities(self.catalog)
 
     @cached_property
     def metrics(self) -> Metrics:

@@ -32,6 +32,14 @@ class Body:
         self._front = b""
         self._is_changed = False
 
+    @classmethod
+    def of(cls, values: Mapping[str, object]) -> "Body":
+        """A body that says this; values may be `msgspec.Raw`."""
+        fields = {key: msgspec.Raw(msgspec.json.encode(value)) for key, value in values.items()}
+        made = cls(msgspec.json.encode(fields))
+        made._fields = fields
+        return made
+
     @property
     def fields(self) -> Mapping[str, msgspec.Raw]:
         """Key -> its value as JSON."""

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-import msgspec
-
 from proxy.dialect.anthropic.answers import message_rewriter, whole_count
 from proxy.dialect.anthropic.request import MOST_TOKENS, to_chat
 from proxy.dialect.body import Body
@@ -31,7 +29,7 @@ def translate(path: str, body: Body) -> Translated | None:
     if path not in (MESSAGES, COUNT):
         return None
     chat = to_chat(body.fields)
-    made = Body(msgspec.json.encode(chat))
+    made = Body.of(chat)
     if path == COUNT:
         target = "/v1/chat/completions/input_tokens"
         return Translated(target, made, lambda streams: Whole(whole_count), {})

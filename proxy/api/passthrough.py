@@ -13,13 +13,14 @@ from aiohttp import web
 from proxy.api.abilities import check_generates, check_tools
 from proxy.api.bodies import digest_of, read_body
 from proxy.api.middleware import CLIENT_LEFT, REQUEST_LOG, Handler
+from proxy.api.openai.responses import translate as translate_response
 from proxy.api.options import read_model, read_model_request
 from proxy.api.reply import EVENT_STREAM, Reply
 from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
 from proxy.api.services import SERVICES, Services
 from proxy.api.turns import how_it_stands, work_of
 from proxy.api.wire import BACKEND_HEADER
-from proxy.dialect.anthropic.translation import translate
+from proxy.dialect.anthropic.translation import translate as translate_message
 from proxy.dialect.body import Body, still_open
 from proxy.dialect.called import call_rewriter
 from proxy.dialect.errors import dialect_of, said_by_engine
@@ -28,8 +29,8 @@ from proxy.dialect.limits import check_limits
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama.models import Abilities
 from proxy.dialect.ollama.options import read_options
-from proxy.dialect.preamble import Protocol, add_preamble, preamble_of
-from proxy.dialect.rewrite import Rewrite, Rewriter, chained, engine_error, streamed
+from proxy.dialect.preamble import add_preamble, preamble_of
+from proxy.dialect.rewrite import Rewrite, Rewriter, Translated, chained, engine_error, streamed
 from proxy.dialect.tool_choice import has_tools, narrow_tools
 from proxy.dialect.workload import workload_of
 from proxy.engine.types import Mode
@@ -97,6 +98,7 @@ COMMENTED: Final = frozenset(
 COMPUTING: Final = frozenset(
     path for path, mode, has_params in POSTS if has_params or mode != "generation"
 )
+CHATS: Final = ("/chat/completions", "/responses", "/messages")
 # Paths of OpenAI's that llama-server also has without the version.
 OF_OPENAI: Final = ("/chat/", "/completions", "/responses", "/embeddings")
 GETS: Final = ("/props", "/slots")  # with ?model=
@@ -118,21 +120,17 @@ class Forward:
 
 def add_routes(router: web.UrlDispatcher) -> None:
     for path, mode, has_params in POSTS:
-        router.add_post(path, _post(mode, has_params=has_params, protocol=_protocol(path)))
+        router.add_post(path, _post(mode, has_params=has_params, chats=_chats(path)))
     for path in GETS:
         router.add_get(path, _get, allow_head=False)
 
 
-def _protocol(path: str) -> Protocol | None:
-    """Whose conversations a path takes; None where it takes none."""
-    if path.startswith("/v1/messages"):
-        return "chat"  # as which it goes on
-    if "/chat/completions" in path or path == "/apply-template":
-        return "chat"
-    return "responses" if "/responses" in path else None
+def _chats(path: str) -> bool:
+    """Whether a path takes conversations, which go on as chats."""
+    return path == "/apply-template" or any(part in path for part in CHATS)
 
 
-def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler:
+def _post(mode: Mode, *, has_params: bool, chats: bool) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
         data = await read_body(request, services.policies.current.server.max_body_bytes)
@@ -145,18 +143,18 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
         rewriter = streamed(asked) if _has_shape(asked) and dialect_of(asked) == "openai" else None
         defaults = _defaults(model) if has_params else {}
         can = await services.abilities.of(model)
-        if mode == "generation" and (protocol or has_params):
-            check_generates(model, can, "chat" if protocol else "generate")
+        if mode == "generation" and (chats or has_params):
+            check_generates(model, can, "chat" if chats else "generate")
         load = None
         try:
             check_limits(body)
-            if (translated := translate(asked, body)) is not None:
+            if (translated := _translated(request, body)) is not None:
                 target, body, rewriter = translated.target, translated.body, translated.rewriter
                 defaults = {**still_open(translated.defaults, defaults), **defaults}
             if defaults:
                 body.add_defaults(defaults)
-            if protocol:
-                rewriter = _adapt(body, model, can, protocol, rewriter)
+            if chats:
+                rewriter = _adapt(body, model, can, rewriter)
             if computes:
                 load = workload_of(body, generates=has_params)
         except msgspec.DecodeError as error:
@@ -175,25 +173,27 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
     return handle
 
 
+def _translated(request: web.Request, body: Body) -> Translated | None:
+    """A request of a protocol that engines do not speak, or not as its clients do."""
+    return translate_message(request.path, body) or translate_response(request, body)
+
+
 def _has_shape(path: str) -> bool:
     """Whether a path is OpenAI's or Anthropic's, rather than llama-server's own."""
     return path.startswith("/v1/") or path.startswith(OF_OPENAI)
 
 
-def _adapt(
-    body: Body, model: Model, can: Abilities, protocol: Protocol, rewriter: Rewriter | None
-) -> Rewriter | None:
+def _adapt(body: Body, model: Model, can: Abilities, rewriter: Rewriter | None) -> Rewriter | None:
     """What a conversation needs that llama-server would not do with it; how its answer goes out.
     Raises BadRequest."""
     if not model.takes_media and has_media(body):
         model.check_media()
     if has_tools(body):
         check_tools(model, can)
-    add_preamble(body, preamble_of(model.entry), protocol)
+    add_preamble(body, preamble_of(model.entry))
     narrow_tools(body)
     # Other engines do as they are told.
-    forces = protocol == "chat" and model.policy.engine == "hosted"
-    if forces and force_call(body, can.calling):
+    if model.policy.engine == "hosted" and force_call(body, can.calling):
         return chained(call_rewriter, rewriter)
     return rewriter
 

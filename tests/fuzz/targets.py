@@ -38,7 +38,7 @@ from proxy.dialect.ollama.events import Event, Failure
 from proxy.dialect.ollama.reading import read_chat, read_completion
 from proxy.dialect.ollama.reasoning import FAMILIES, NO_MARKS, telling_apart
 from proxy.dialect.ollama.sse import SseDecoder, SseError
-from proxy.dialect.preamble import Preamble, Protocol, add_preamble
+from proxy.dialect.preamble import Preamble, add_preamble
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.engine.llama_args import refused_config
 from proxy.errors import BadRequest
@@ -210,7 +210,6 @@ def template(data: bytes) -> None:
 
 
 PREAMBLE: Final = Preamble("Be brief.", (Message("user", "Hi"), Message("assistant", "Ho")))
-PROTOCOLS: Final[tuple[Protocol, ...]] = ("chat", "messages", "responses")
 
 
 def body(data: bytes) -> None:
@@ -221,18 +220,17 @@ def body(data: bytes) -> None:
         msgspec.json.encode([error.message, error.param])
         raise
     said = msgspec.json.decode(data)  # what is skipped above may be wrong still
-    for protocol in PROTOCOLS:
-        made = Body(data)
-        with suppress(RecursionError, BadRequest):
-            made.add_defaults({"temperature": 0.5, "top_k": 3})
-            has_media(made)
-            add_preamble(made, PREAMBLE, protocol)
-            narrow_tools(made, protocol)
-            sent = msgspec.json.decode(made.encode())
-            changed = {"messages", "input", "system", "instructions", "tools", "tool_choice"}
-            assert {**sent, **dict.fromkeys(changed)} == {
-                "temperature": 0.5, "top_k": 3, **said, **dict.fromkeys(changed)
-            }  # fmt: skip
+    made = Body(data)
+    with suppress(RecursionError, BadRequest):
+        made.add_defaults({"temperature": 0.5, "top_k": 3})
+        has_media(made)
+        add_preamble(made, PREAMBLE)
+        narrow_tools(made)
+        sent = msgspec.json.decode(made.encode())
+        changed = {"messages", "tools", "tool_choice"}
+        assert {**sent, **dict.fromkeys(changed)} == {
+            "temperature": 0.5, "top_k": 3, **said, **dict.fromkeys(changed)
+        }  # fmt: skip
 
 
 OLLAMA: Final[tuple[type[requests.Body], ...]] = (

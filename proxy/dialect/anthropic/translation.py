@@ -1,27 +1,15 @@
 """Which of an engine's endpoints answers a request for Anthropic's messages, and how. Pure."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from proxy.dialect.anthropic.answers import message_rewriter, whole_count
 from proxy.dialect.anthropic.request import MOST_TOKENS, to_chat
 from proxy.dialect.body import Body
-from proxy.dialect.rewrite import Rewriter, Whole
+from proxy.dialect.rewrite import Translated, Whole
 
 MESSAGES: Final = "/v1/messages"
 COUNT: Final = "/v1/messages/count_tokens"
-
-
-@dataclass(frozen=True, slots=True)
-class Translated:
-    """A request as an engine takes it. `defaults` count least of all."""
-
-    target: str
-    body: Body
-    rewriter: Rewriter
-    defaults: Mapping[str, Any]
 
 
 def translate(path: str, body: Body) -> Translated | None:

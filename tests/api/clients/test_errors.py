@@ -26,10 +26,13 @@ def test_openais(mine: openai.OpenAI) -> None:
         mine.chat.completions.create(model="tiny:4x", messages=[USER])
     with pytest.raises(openai.NotFoundError):
         mine.chat.completions.create(model="tiny:4x", messages=[USER], stream=True)
-    with pytest.raises(openai.BadRequestError, match="context size"):
-        mine.chat.completions.create(
-            model=TINY, messages=[{"role": "user", "content": "word " * 2000}]
-        )
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match="context size") as long:
+            mine.chat.completions.create(
+                model=TINY, messages=[{"role": "user", "content": "word " * 2000}], stream=stream
+            )
+        assert long.value.code == "context_length_exceeded"
+        assert long.value.type == "invalid_request_error"
 
     assert missing.value.code == "model_not_found"
     assert missing.value.param == "model"

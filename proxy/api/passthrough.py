@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from proxy.api.abilities import check_generates, check_tools
 from proxy.api.bodies import digest_of, read_body
 from proxy.api.middleware import CLIENT_LEFT, REQUEST_LOG, Handler
 from proxy.api.openai.responses import translate as translate_response
@@ -26,12 +27,13 @@ from proxy.dialect.errors import dialect_of, said_by_engine
 from proxy.dialect.forced_call import force_call
 from proxy.dialect.limits import check_limits
 from proxy.dialect.media import has_media
+from proxy.dialect.ollama.models import Abilities
 from proxy.dialect.ollama.options import read_options
 from proxy.dialect.openai.checks import check_chat
 from proxy.dialect.openai.completions import translate as translate_completion
 from proxy.dialect.preamble import add_preamble, preamble_of
 from proxy.dialect.rewrite import Rewrite, Rewriter, Translated, chained, engine_error, streamed
-from proxy.dialect.tool_choice import narrow_tools
+from proxy.dialect.tool_choice import has_tools, narrow_tools
 from proxy.dialect.workload import workload_of
 from proxy.engine.types import Mode
 from proxy.errors import FIRST_ERROR, BackendDied, BadRequest, ProxyError
@@ -142,6 +144,9 @@ def _post(mode: Mode, *, has_params: bool, chats: bool) -> Handler:
         target, asked = request.rel_url.raw_path_qs, request.path
         rewriter = streamed(asked) if _has_shape(asked) and dialect_of(asked) == "openai" else None
         defaults = _defaults(model) if has_params else {}
+        can = await services.abilities.of(model)
+        if mode == "generation" and (chats or has_params):
+            check_generates(model, can, "chat" if chats else "generate")
         load = None
         try:
             check_limits(body)
@@ -153,7 +158,7 @@ def _post(mode: Mode, *, has_params: bool, chats: bool) -> Handler:
             if defaults:
                 body.add_defaults(defaults)
             if chats:
-                rewriter = _adapt(body, model, rewriter)
+                rewriter = _adapt(body, model, can, rewriter)
             if computes:
                 load = workload_of(body, generates=has_params)
         except msgspec.DecodeError as error:
@@ -187,15 +192,17 @@ def _has_shape(path: str) -> bool:
     return path.startswith("/v1/") or path.startswith(OF_OPENAI)
 
 
-def _adapt(body: Body, model: Model, rewriter: Rewriter | None) -> Rewriter | None:
+def _adapt(body: Body, model: Model, can: Abilities, rewriter: Rewriter | None) -> Rewriter | None:
     """What a conversation needs that llama-server would not do with it; how its answer goes out.
     Raises BadRequest."""
     if not model.takes_media and has_media(body):
         model.check_media()
+    if has_tools(body):
+        check_tools(model, can)
     add_preamble(body, preamble_of(model.entry))
     narrow_tools(body)
     # Other engines do as they are told.
-    if model.policy.engine == "hosted" and force_call(body):
+    if model.policy.engine == "hosted" and force_call(body, can.calling):
         return chained(call_rewriter, rewriter)
     return rewriter
 

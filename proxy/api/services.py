@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from proxy.api.abilities import KnownAbilities
 from proxy.api.body_budget import BodyBudget
 from proxy.api.keys import ApiKeys
 from proxy.api.openai.kept import KeptResponses
@@ -87,6 +88,10 @@ class Services:
     keys: ApiKeys = field(default_factory=ApiKeys)
     bodies: BodyBudget = field(default_factory=BodyBudget)
     responses: KeptResponses = field(default_factory=KeptResponses)
+
+    @cached_property
+    def abilities(self) -> KnownAbilities:
+        return KnownAbilities(self.catalog)
 
     @cached_property
     def metrics(self) -> Metrics:

@@ -33,9 +33,12 @@ class Body:
         self._is_changed = False
 
     @classmethod
-    def of(cls, fields: Mapping[str, object]) -> "Body":
-        """One that is made here."""
-        return cls(msgspec.json.encode(fields))
+    def of(cls, values: Mapping[str, object]) -> "Body":
+        """A body that says this; values may be `msgspec.Raw`."""
+        fields = {key: msgspec.Raw(msgspec.json.encode(value)) for key, value in values.items()}
+        made = cls(msgspec.json.encode(fields))
+        made._fields = fields
+        return made
 
     @property
     def fields(self) -> Mapping[str, msgspec.Raw]:

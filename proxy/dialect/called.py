@@ -14,10 +14,10 @@ from proxy.dialect.rewrite import EVENT_STREAM, Rewrite, Whole
 from proxy.errors import EngineSaid, ProxyError
 
 HEAD: Final = re.compile(
-    r'[\s,\[]*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*', re.DOTALL
+    r'[\s,\[\]}]*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*', re.DOTALL
 )
 # What may follow the last call, or be the beginning of one that was cut.
-REST: Final = re.compile(r"[\s,\[\]]*(\{.*)?", re.DOTALL)
+REST: Final = re.compile(r"[\s,\[\]}]*(\{.*)?", re.DOTALL)
 # Mistral's templates take no other ids.
 ID_LENGTH: Final = 9
 ID_CHARACTERS: Final = string.ascii_letters + string.digits
@@ -57,13 +57,8 @@ class CallScanner:
         self._held += text
         while self._held:
             if self._in_arguments:
-                at = self._end_of_arguments()
-                arguments, self._held = self._held[:at], self._held[at:]
-                if arguments:
+                if arguments := self._more_arguments():
                     yield Piece(self.calls - 1, arguments=arguments)
-                if not self._in_arguments:
-                    # The brace that closes the call itself.
-                    self._held = self._held.lstrip().removeprefix("}")
             elif head := HEAD.match(self._held):
                 self._held = self._held[head.end() :]
                 self.calls += 1
@@ -76,8 +71,13 @@ class CallScanner:
         """What is no call, at the end."""
         return "" if REST.fullmatch(self._held) else self._held
 
-    def _end_of_arguments(self) -> int:
+    def _more_arguments(self) -> str:
+        """What is there of the arguments, without the blanks around values: some clients read each
+        beginning of it as JSON."""
+        said = []
         for at, character in enumerate(self._held):
+            if self._in_string or not character.isspace():
+                said.append(character)
             if self._in_string:
                 if self._escaped:
                     self._escaped = False
@@ -93,8 +93,10 @@ class CallScanner:
                 self._depth -= 1
                 if self._depth == 0:
                     self._in_arguments = False
-                    return at + 1
-        return len(self._held)
+                    self._held = self._held[at + 1 :]
+                    return "".join(said)
+        self._held = ""
+        return "".join(said)
 
 
 def call_rewriter(streams: bool) -> Rewrite:

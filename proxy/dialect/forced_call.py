@@ -5,6 +5,7 @@ it again. Pure.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -18,20 +19,58 @@ BUDGETS: Final = ("reasoning_budget_tokens", "thinking_budget_tokens")
 COMPOSED: Final = ("type", "$ref", "anyOf", "oneOf", "allOf")
 
 
-def force_call(body: Body) -> bool:
-    """Have the answer be a call, where `tool_choice` says that it has to be; whether it does."""
+@dataclass(frozen=True, slots=True)
+class Calling:
+    """How llama-server is made to begin with a call. `as_json`: by a format for the answer, where
+    `names_choice` says whether it looks at that only while a call is required. `opener`: else by
+    what begins a call in this template, which costs the model its thoughts.
+    """
+
+    as_json: bool = True
+    names_choice: bool = False
+    opener: str = ""
+
+
+# By what stands in a template llama-server knows those that it treats differently.
+FAMILIES: Final = (
+    # gpt-oss: its own grammar lets nothing but thoughts and a preamble come before.
+    ("<|channel|>", Calling(as_json=False)),
+    # Kimi K2 and K3, Ling 3, Functionary 3.2, GigaChat 3.1 and 3
+    ("<|tool_calls_section_begin|>", Calling(False, opener="<|tool_call_begin|>functions.")),
+    ("<|end_of_msg|>", Calling(False, opener="<|open|>tools<|sep|>")),
+    ("<role>ASSISTANT</role>", Calling(False, opener="<tool_call>")),
+    (">>>all", Calling(False)),
+    ("<|function_call|>", Calling()),
+    ("<|role_sep|>", Calling(False, opener="<|message_sep|>\n\nfunction call<|role_sep|>\n")),
+    # DeepSeek 3.2 and 4
+    ("dsml_token", Calling(names_choice=True)),
+)
+PLAIN: Final = Calling()
+
+
+def calling_of(template: str) -> Calling:
+    """What holds for a chat template."""
+    return next((calling for mark, calling in FAMILIES if mark in template), PLAIN)
+
+
+def force_call(body: Body, calling: Calling) -> bool:
+    """Have the answer be a call, where `tool_choice` says that it has to be. Whether that comes as
+    JSON."""
     if not body.mentions(KEY) or _value(body, "tool_choice") != "required":
         return False
     tools = _tools(_value(body, "tools"))
     if not tools or any(_value(body, name) not in (None, "") for name in SHAPES):
         return False
     messages = _value(body, "messages")
-    if isinstance(messages, list) and messages and _role(messages[-1]) == "assistant":
-        return False  # the answer has begun already: how it goes on depends on what was said
+    if not isinstance(messages, list) or not messages or _role(messages[-1]) == "assistant":
+        return False  # an answer that has begun goes on as it began
+    if not calling.as_json:
+        if calling.opener:
+            begun = {"role": "assistant", "content": calling.opener}
+            body.change({"messages": [*messages, begun]})
+        return False
     schema = call_schema(tools, several=_value(body, "parallel_tool_calls") is True)
     changed: dict[str, Any] = {
-        # The template still shows the tools; what it says of calls is not looked for in the answer.
-        "tool_choice": "none",
         "response_format": {
             "type": "json_schema",
             "json_schema": {"name": "call", "schema": schema},
@@ -41,6 +80,9 @@ def force_call(body: Body) -> bool:
     if said and all(_value(body, name) is None for name in BUDGETS):
         # Whoever thinks to the end of what the answer may have does not call.
         changed[BUDGETS[0]] = max(min(said) // 2, 1)
+    if not calling.names_choice:
+        # The template still shows the tools; calls as it writes them are not looked for.
+        changed["tool_choice"] = "none"
     body.change(changed)
     return True
 

@@ -10,6 +10,7 @@ from proxy.dialect.body import Body
 from proxy.errors import BadRequest
 
 KEY: Final = b'"tool_choice"'
+TOOLS: Final = b'"tools"'
 
 
 class _Named(msgspec.Struct):
@@ -27,6 +28,16 @@ class _Named(msgspec.Struct):
 
 _tools = msgspec.json.Decoder(list[msgspec.Raw])
 _named = msgspec.json.Decoder(_Named)
+
+
+def has_tools(body: Body) -> bool:
+    """Whether it offers the model any."""
+    if not body.mentions(TOOLS):
+        return False
+    try:
+        return bool(_tools.decode(body.fields["tools"]))
+    except (KeyError, msgspec.ValidationError):
+        return False
 
 
 def narrow_tools(body: Body) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from proxy.dialect.body import Body
-from proxy.dialect.tool_choice import narrow_tools
+from proxy.dialect.tool_choice import has_tools, narrow_tools
 from proxy.errors import BadRequest
 
 OPENAIS = [{"type": "function", "function": {"name": name}} for name in "ab"]
-OTHERS = [{"name": name} for name in "ab"]
+RESPONSES = [{"name": name} for name in "ab"]
 
 
 def narrowed(data: bytes) -> bytes:
@@ -23,7 +23,7 @@ def narrowed(data: bytes) -> bytes:
     ("tools", "choice"),
     [
         (OPENAIS, {"type": "function", "function": {"name": "b"}}),
-        (OTHERS, {"type": "function", "name": "b"}),
+        (RESPONSES, {"type": "function", "name": "b"}),
     ],
 )
 def test_the_others_are_left_out(tools: Any, choice: Any) -> None:
@@ -31,6 +31,20 @@ def test_the_others_are_left_out(tools: Any, choice: Any) -> None:
     made = json.loads(narrowed(json.dumps(body).encode()))
 
     assert made == {"model": "m", "tools": tools[1:], "tool_choice": "required"}
+
+
+@pytest.mark.parametrize(
+    ("body", "has"),
+    [
+        ({"tools": OPENAIS}, True),
+        ({"tools": []}, False),
+        ({"tools": None}, False),
+        ({"tools": 5}, False),
+        ({"messages": [{"content": '"tools"'}]}, False),
+    ],
+)
+def test_whether_there_are_any(body: Any, has: bool) -> None:
+    assert has_tools(Body(json.dumps(body).encode())) is has
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ class Asked:
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
     folder = tmp_path_factory.mktemp("fuzzed")
     text = policies(
-        {MODEL: {"path": model(layers=4)}},
+        {MODEL: {"path": model(layers=4, template="Qwen-Qwen3-0.6B")}},
         defaults={"ctx": 256, "parallel": 2, "keep_alive": "-1"},
         server={"max_body": "256KiB"},
         catalog={"ollama": False, "state": folder / "state"},

@@ -60,13 +60,14 @@ class MessageStream:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
         self._decoder = SseDecoder()
-        # What changes: what was told of the prompt, whether the message has begun, the block that
-        # is open, as what it is and which call, how many came, by which
-        # word and why it ended, and whether it is told.
+        # What changes: what was told of the prompt; whether the message has begun; the block that
+        # is open, as what it is and which call, how many came, and whether the last one has input;
+        # by which word and why it ended, and whether that was told.
         self._counts = usage(0, 0, 0)
         self._has_begun = False
         self._open: tuple[str, int] | None = None
         self._blocks = 0
+        self._has_input = False
         self._word = ""
         self._stopped: dict[str, Any] | None = None
         self._ended = False

@@ -3,8 +3,6 @@
 from functools import partial
 from typing import Final
 
-import msgspec
-
 from proxy.dialect.anthropic.answers import message_rewriter, whole_count
 from proxy.dialect.anthropic.request import MOST_TOKENS, to_chat
 from proxy.dialect.body import Body
@@ -19,7 +17,7 @@ def translate(path: str, body: Body) -> Translated | None:
     if path not in (MESSAGES, COUNT):
         return None
     chat = to_chat(body.fields)
-    made = Body(msgspec.json.encode(chat))
+    made = Body.of(chat)
     if path == COUNT:
         target = "/v1/chat/completions/input_tokens"
         return Translated(target, made, lambda streams: Whole(whole_count), {})

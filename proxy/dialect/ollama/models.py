@@ -11,6 +11,7 @@ from proxy.catalog.entry import Entry
 from proxy.catalog.gguf import Header
 from proxy.catalog.names import LATEST
 from proxy.catalog.summary import Summary
+from proxy.dialect.forced_call import PLAIN, Calling, calling_of
 from proxy.dialect.ollama.reasoning import NO_MARKS, Marks, marks_of
 from proxy.dialect.ollama.times import NANOSECONDS, rfc3339
 
@@ -31,6 +32,7 @@ class Abilities:
     thinking: bool = True
     template: bool = True  # it has one, so that prompts are conversations
     marks: Marks = NO_MARKS  # of its thoughts
+    calling: Calling = PLAIN  # how it is made to call a tool
 
 
 def display_name(name: str) -> str:
@@ -55,6 +57,7 @@ def abilities(entry: Entry, header: Header) -> Abilities:
         thinking=any(mark in template for mark in THINKING_MARKS),
         template=bool(template),
         marks=marks_of(template),
+        calling=calling_of(template),
     )
 
 

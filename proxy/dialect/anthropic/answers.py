@@ -136,8 +136,14 @@ class MessageStream:
             named = {"id": call.id or "", "name": call.function.name or ""}
             block = {"type": "tool_use", **named, "input": {}}
             yield from self._next_block(("tool_use", call.index), block)
-        if call.function.arguments:
-            yield self._delta({"type": "input_json_delta", "partial_json": call.function.arguments})
+            self._has_input = False
+        arguments = call.function.arguments or ""
+        if not self._has_input:
+            # Anthropic's client reads each beginning as JSON, and blanks alone are none.
+            arguments = arguments.lstrip()
+        if arguments:
+            self._has_input = True
+            yield self._delta({"type": "input_json_delta", "partial_json": arguments})
 
     def _next_block(self, opened: tuple[str, int], block: dict[str, Any]) -> Iterator[bytes]:
         yield from self._close()

@@ -29,6 +29,8 @@ from proxy.dialect.limits import check_limits
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama.models import Abilities
 from proxy.dialect.ollama.options import read_options
+from proxy.dialect.openai.checks import check_chat
+from proxy.dialect.openai.completions import translate as translate_completion
 from proxy.dialect.preamble import add_preamble, preamble_of
 from proxy.dialect.rewrite import Rewrite, Rewriter, Translated, chained, engine_error, streamed
 from proxy.dialect.tool_choice import has_tools, narrow_tools
@@ -100,7 +102,7 @@ COMPUTING: Final = frozenset(
 )
 CHATS: Final = ("/chat/completions", "/responses", "/messages")
 # Paths of OpenAI's that llama-server also has without the version.
-OF_OPENAI: Final = ("/chat/", "/completions", "/responses", "/embeddings")
+OF_OPENAI: Final = ("/chat/completions", "/responses")
 GETS: Final = ("/props", "/slots")  # with ?model=
 
 
@@ -151,6 +153,8 @@ def _post(mode: Mode, *, has_params: bool, chats: bool) -> Handler:
             if (translated := _translated(request, body)) is not None:
                 target, body, rewriter = translated.target, translated.body, translated.rewriter
                 defaults = {**still_open(translated.defaults, defaults), **defaults}
+            elif chats:
+                check_chat(body)
             if defaults:
                 body.add_defaults(defaults)
             if chats:
@@ -175,7 +179,12 @@ def _post(mode: Mode, *, has_params: bool, chats: bool) -> Handler:
 
 def _translated(request: web.Request, body: Body) -> Translated | None:
     """A request of a protocol that engines do not speak, or not as its clients do."""
-    return translate_message(request.path, body) or translate_response(request, body)
+    path = request.path
+    return (
+        translate_message(path, body)
+        or translate_response(request, body)
+        or translate_completion(path, body)
+    )
 
 
 def _has_shape(path: str) -> bool:

@@ -39,6 +39,21 @@ def test_openais(mine: openai.OpenAI) -> None:
     assert missing.value.type == "invalid_request_error"
 
 
+@pytest.mark.llama
+@pytest.mark.parametrize(
+    ("messages", "code"),
+    [([], "empty_array"), ([{"content": "x"}], "missing_required_parameter")],
+)
+def test_a_chat_in_which_nobody_says_anything(
+    mine: openai.OpenAI, messages: Any, code: str
+) -> None:
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as error:
+            mine.chat.completions.create(model=TINY, messages=messages, stream=stream)
+        assert error.value.code == code
+        assert error.value.type == "invalid_request_error"
+
+
 async def test_what_a_server_refuses_for_all(tmp_path: Path) -> None:
     """Keys, sizes and the queue: nothing of it needs a model."""
     (tmp_path / "keys.txt").write_text("secret\n")

@@ -73,11 +73,14 @@ class MessageStream:
         self._ended = False
 
     def feed(self, chunk: bytes) -> bytes:
+        told: list[bytes] = []
         try:
-            told = [event for data in self._decoder.feed(chunk) for event in self._tell(data)]
+            for data in self._decoder.feed(chunk):
+                told += self._tell(data)
         except (SseError, msgspec.DecodeError) as error:
             self._ended = True
-            return error_event(BackendDied(f"the engine's answer made no sense: {error}"), PATH)
+            died = BackendDied(f"the engine's answer made no sense: {error}")
+            told.append(error_event(died, PATH))
         return b"".join(told)
 
     def end(self) -> bytes:

@@ -18,6 +18,8 @@ HEAD: Final = re.compile(
 )
 # What may follow the last call, or be the beginning of one that was cut.
 REST: Final = re.compile(r"[\s,\[\]}]*(\{.*)?", re.DOTALL)
+# What is raised where something else stands than an engine would say.
+NO_ANSWER: Final = (TypeError, KeyError, AttributeError, ValueError, RecursionError)
 # Mistral's templates take no other ids.
 ID_LENGTH: Final = 9
 ID_CHARACTERS: Final = string.ascii_letters + string.digits
@@ -116,7 +118,7 @@ class CallStream:
     def feed(self, chunk: bytes) -> bytes:
         try:
             return b"".join(b"data: %s\n\n" % data for data in self._events(chunk))
-        except SseError as error:
+        except (SseError, *NO_ANSWER) as error:
             raise EngineSaid(f"the engine's answer made no sense: {error}", status=502) from error
 
     def end(self) -> bytes:
@@ -129,20 +131,19 @@ class CallStream:
         for data in self._decoder.feed(chunk):
             try:
                 told = msgspec.json.decode(data)
-                choices = told.get("choices")
-            except (msgspec.DecodeError, AttributeError):
-                choices = None
-            if not choices:
+            except msgspec.DecodeError:
+                told = None  # the mark of the end
+            if not isinstance(told, dict) or not told.get("choices"):
                 yield data
                 continue
-            told["choices"] = [choice for choice in choices if self._change(choice)]
+            told["choices"] = [choice for choice in told["choices"] if self._change(choice)]
             if told["choices"]:
                 yield msgspec.json.encode(told)
 
     def _change(self, choice: dict[str, Any]) -> bool:
         """Whether there is anything left to say."""
         scanner = self._scanners.setdefault(choice.get("index", 0), CallScanner())
-        delta = choice.get("delta") or {}
+        delta = choice["delta"] = choice.get("delta") or {}
         if text := delta.get("content"):
             delta.pop("content")
             if calls := [piece.told() for piece in scanner.feed(text)]:
@@ -158,7 +159,7 @@ def _whole(body: bytes) -> bytes:
         told = msgspec.json.decode(body)
         for choice in told["choices"]:
             _change_whole(choice)
-    except (msgspec.DecodeError, TypeError, KeyError) as error:
+    except (msgspec.DecodeError, *NO_ANSWER) as error:
         raise EngineSaid(f"the engine's answer made no sense: {error}", status=502) from error
     return msgspec.json.encode(told)
 

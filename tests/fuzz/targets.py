@@ -7,6 +7,7 @@ Where there is something to say of the result, the function says it by an assert
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -31,7 +32,11 @@ from proxy.catalog.modelfile import ModelfileError, parse_modelfile
 from proxy.catalog.parameters import BadParameter, from_json, from_manifest
 from proxy.catalog.reference import BadName, parse_reference
 from proxy.catalog.summary import summarise
+from proxy.dialect.anthropic.answers import MessageStream
+from proxy.dialect.anthropic.request import to_chat
 from proxy.dialect.body import Body
+from proxy.dialect.called import CallStream
+from proxy.dialect.forced_call import PLAIN, Calling, force_call
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama import models, requests
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer
@@ -45,6 +50,7 @@ from proxy.dialect.openai.response import Response
 from proxy.dialect.openai.stream import responding
 from proxy.dialect.openai.tools import Tools
 from proxy.dialect.preamble import Preamble, add_preamble
+from proxy.dialect.rewrite import Rewrite
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.engine.llama_args import refused_config
 from proxy.errors import BadRequest, EngineSaid, ProxyError
@@ -240,6 +246,35 @@ def body(data: bytes) -> None:
         }  # fmt: skip
 
 
+def messages(data: bytes) -> None:
+    """A request for a message: a chat that a call can be asked of, in any of the ways."""
+    for calling in (PLAIN, Calling(names_choice=True), Calling(False, opener="<call>")):
+        made = Body.of(to_chat(Body(data).fields))
+        narrow_tools(made)
+        force_call(made, calling)
+        msgspec.json.decode(made.encode())
+
+
+def message_events(data: bytes) -> None:
+    """An engine's answer as a message's events, and as a call: in pieces of any size the same."""
+    for make in (lambda: MessageStream(("x",)), CallStream):
+        whole, pieces = (_rewritten(make(), data, size) for size in (len(data) or 1, 7))
+        assert _without_ids(whole) == _without_ids(pieces)
+
+
+def _rewritten(rewrite: Rewrite, data: bytes, size: int) -> bytes:
+    try:
+        said = [rewrite.feed(data[at : at + size]) for at in range(0, len(data), size)]
+    except EngineSaid:
+        return b""  # what came before depends on how it was cut
+    return b"".join((*said, rewrite.end()))
+
+
+def _without_ids(events: bytes) -> bytes:
+    """The ids of calls are made up."""
+    return re.sub(rb'"id":"\w{9}"', b"", events)
+
+
 OLLAMA: Final[tuple[type[requests.Body], ...]] = (
     requests.GenerateBody,
     requests.ChatBody,
@@ -368,10 +403,32 @@ STREAM: Final = (
     b'"timings":{"prompt_n":3,"prompt_ms":1.5,"predicted_n":3,"predicted_ms":2.5}}\n\n'
     b"data: [DONE]\n\n"
 )
+CALL_STREAM: Final = (
+    b'data: {"choices":[{"delta":{"role":"assistant","content":null}}]}\n\n'
+    b'data: {"choices":[{"delta":{"content":"{\\"name\\": \\"f\\", \\"arguments\\": {"}}]}\n\n'
+    b'data: {"choices":[{"delta":{"content":"\\"a\\": [1, \\"}\\"]}}"}}]}\n\n'
+    b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],"__verbose":{"stopping_word":"x"}}\n\n'
+    b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\ndata: [DONE]\n\n'
+)
 COMPLETION: Final = (
     b'data: {"content":"<|channel|>analysis<|message|>x","stop":false}\r\n\r\n: a comment\n\n'
     b'data: {"content":"","stop":true,"stop_type":"limit","timings":{"cache_n":1,"prompt_n":2}}\n\n'
 )
+
+MESSAGE: Final = {
+    **{"model": "m", "max_tokens": 5, "stream": True, "system": [{"type": "text", "text": "s"}]},
+    "messages": [
+        {"role": "user", "content": [{"type": "image", "source": {"type": "base64", "data": "x"}}]},
+        {
+            "role": "assistant",
+            "content": [{"type": "tool_use", "id": "a", "name": "f", "input": {}}],
+        },
+    ],
+    "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+    "tool_choice": {"type": "any"},
+    "thinking": {"type": "enabled", "budget_tokens": 5},
+    "metadata": {"user_id": "x"},
+}
 
 # What becomes of them is not looked at here, but told by those who decode.
 NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -482,6 +539,20 @@ TARGETS: Final[Mapping[str, Target]] = {
         response_events, (),
         lambda: [STREAM],
         (*JSON_WORDS, b"data: ", b"\n\n", b"\r\n", b"[DONE]", b":\n\n", b'"index":99999999999'),
+    ),
+    "messages": Target(
+        messages, (BadRequest, *NOT_JSON),
+        _json(MESSAGE, {"model": "m", "messages": [{"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": "x"}]},
+            {"type": "document", "source": {"type": "text", "data": "x"}}]}],
+            "output_config": {"format": {"type": "json_schema", "schema": {"$ref": "#/$defs/A"}}},
+            "tool_choice": {"type": "tool", "name": "f"}, "stop_sequences": ["x"]}),
+        (*JSON_WORDS, b'"system":', b'"tools":', b'"thinking":', b'"source":', b'"$ref":', b'"#"'),
+    ),
+    "message_events": Target(
+        message_events, (), lambda: [STREAM, CALL_STREAM],
+        (*JSON_WORDS, b"data: ", b"\n\n", b"\r\n", b"[DONE]", b'"content":', b'"index":',
+         b'"__verbose":', b'"error":', b'\\"name\\":', b'\\"arguments\\":'),
     ),
     "ollama_body": Target(
         ollama_body, (), _json(CHAT, {"model": "m", "prompt": "x", "images": ["eA=="],

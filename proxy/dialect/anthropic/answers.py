@@ -73,11 +73,14 @@ class MessageStream:
         self._ended = False
 
     def feed(self, chunk: bytes) -> bytes:
+        told: list[bytes] = []
         try:
-            told = [event for data in self._decoder.feed(chunk) for event in self._tell(data)]
+            for data in self._decoder.feed(chunk):
+                told += self._tell(data)
         except (SseError, msgspec.DecodeError) as error:
             self._ended = True
-            return error_event(BackendDied(f"the engine's answer made no sense: {error}"), PATH)
+            died = BackendDied(f"the engine's answer made no sense: {error}")
+            told.append(error_event(died, PATH))
         return b"".join(told)
 
     def end(self) -> bytes:
@@ -136,8 +139,14 @@ class MessageStream:
             named = {"id": call.id or "", "name": call.function.name or ""}
             block = {"type": "tool_use", **named, "input": {}}
             yield from self._next_block(("tool_use", call.index), block)
-        if call.function.arguments:
-            yield self._delta({"type": "input_json_delta", "partial_json": call.function.arguments})
+            self._has_input = False
+        arguments = call.function.arguments or ""
+        if not self._has_input:
+            # Anthropic's client reads each beginning as JSON, and blanks alone are none.
+            arguments = arguments.lstrip()
+        if arguments:
+            self._has_input = True
+            yield self._delta({"type": "input_json_delta", "partial_json": arguments})
 
     def _next_block(self, opened: tuple[str, int], block: dict[str, Any]) -> Iterator[bytes]:
         yield from self._close()

@@ -20,11 +20,11 @@ Message = dict[str, Any]
 def messages_of(value: Any) -> list[Message]:
     """The conversation. Raises BadRequest that names the message and the block."""
     if value is None:
-        raise _refused("messages", "Field required")
+        raise refused("messages", "Field required")
     if not isinstance(value, list):
-        raise _refused("messages", "Input should be a valid list")
+        raise refused("messages", "Input should be a valid list")
     if not value:
-        raise _refused("messages", "at least one message is required")
+        raise refused("messages", "at least one message is required")
     return [made for at, message in enumerate(value) for made in _message(message, at)]
 
 
@@ -34,19 +34,25 @@ def text_of(block: Any) -> str:
     return text if isinstance(text, str) else ""
 
 
+def refused(where: str, why: str) -> BadRequest:
+    """The error that `where` something stands in a body is not as it has to be, as Anthropic words
+    it."""
+    return BadRequest(f"{where}: {why}", param=where.partition(".")[0])
+
+
 def _message(message: Any, at: int) -> list[Message]:
     where = f"messages.{at}"
     if not isinstance(message, dict):
-        raise _refused(where, "Input should be an object")
+        raise refused(where, "Input should be an object")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        raise _refused(f"{where}.role", "use user or assistant")
+        raise refused(f"{where}.role", "use user or assistant")
     if isinstance(content, str):
         return [{"role": role, "content": content}]
     if content is None and role == "assistant":
         return []
     if not isinstance(content, list):
-        raise _refused(f"{where}.content", "Input should be a string or a list of blocks")
+        raise refused(f"{where}.content", "Input should be a string or a list of blocks")
     turn = _Turn(role)
     for number, block in enumerate(content):
         turn.add(block, f"{where}.content.{number}")
@@ -66,7 +72,7 @@ class _Turn:
 
     def add(self, block: Any, where: str) -> None:
         if not isinstance(block, dict):
-            raise _refused(where, "Input should be an object")
+            raise refused(where, "Input should be an object")
         kind = block.get("type")
         if kind == "thinking":
             self._thoughts += block["thinking"] if isinstance(block.get("thinking"), str) else ""
@@ -122,10 +128,11 @@ def _parts(block: Any, where: str) -> list[Message]:
     if kind == "document":
         return _document(block.get("source"), where)
     if kind == "search_result":
-        return [_text(text_of(inner)) for inner in block.get("content") or ()]
+        found = block.get("content")
+        return [_text(text_of(inner)) for inner in found] if isinstance(found, list) else []
     if kind in SKIPPED or kind.endswith(SKIPPED_ENDINGS):
         return []
-    raise _refused(f"{where}.type", f"a block of type {kind[:40]!r} is not taken here")
+    raise refused(f"{where}.type", f"a block of type {kind[:40]!r} is not taken here")
 
 
 def _image(source: Any, where: str) -> Message:
@@ -137,7 +144,7 @@ def _image(source: Any, where: str) -> Message:
         case "url":
             url = _string(source.get("url"))
         case _:
-            raise _refused(f"{where}.source", "an image is taken as base64 or url")
+            raise refused(f"{where}.source", "an image is taken as base64 or url")
     return {"type": "image_url", "image_url": {"url": url}}
 
 
@@ -151,7 +158,7 @@ def _document(source: Any, where: str) -> list[Message]:
             return [_text(content)]
         case "content" if isinstance(content, list):
             return [part for inner in content for part in _parts(inner, where)]
-    raise _refused(f"{where}.source", "a document is taken as text; nobody here reads files")
+    raise refused(f"{where}.source", "a document is taken as text; nobody here reads files")
 
 
 def _text(text: str) -> Message:
@@ -160,7 +167,3 @@ def _text(text: str) -> Message:
 
 def _string(value: Any) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _refused(where: str, why: str) -> BadRequest:
-    return BadRequest(f"{where}: {why}", param=where.partition(".")[0])

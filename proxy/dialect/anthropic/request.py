@@ -10,8 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from proxy.dialect.anthropic.conversation import messages_of, text_of
-from proxy.errors import BadRequest
+from proxy.dialect.anthropic.conversation import messages_of, refused, text_of
 
 Fields = Mapping[str, msgspec.Raw]
 
@@ -73,16 +72,16 @@ def _tools(value: Any) -> dict[str, Any]:
     for at, tool in enumerate(_list(value, "tools")):
         where = f"tools.{at}"
         if not isinstance(tool, dict):
-            raise BadRequest(f"{where}: Input should be an object", param="tools")
+            raise refused(where, "Input should be an object")
         kind, name = tool.get("type"), tool.get("name")
         if isinstance(kind, str) and kind.startswith(ELSEWHERE):
             continue
         if not isinstance(name, str) or not name:
-            raise BadRequest(f"{where}.name: Field required", param="tools")
-        schema = tool.get("input_schema")
+            raise refused(f"{where}.name", "Field required")
+        schema, told = tool.get("input_schema"), tool.get("description")
         function = {
             "name": name,
-            "description": tool.get("description") or "",
+            "description": told if isinstance(told, str) else "",
             "parameters": schema if isinstance(schema, dict) else {"type": "object"},
         }
         tools.append({"type": "function", "function": function})
@@ -91,12 +90,12 @@ def _tools(value: Any) -> dict[str, Any]:
 
 def _tool_choice(value: Any) -> dict[str, Any]:
     kind = value.get("type") if isinstance(value, dict) else None
-    if kind == "tool":
-        chosen: Any = {"type": "function", "function": {"name": value.get("name")}}
+    if kind == "tool" and isinstance(value.get("name"), str):
+        chosen: Any = {"type": "function", "function": {"name": value["name"]}}
     elif kind in CHOICES:
         chosen = CHOICES[kind]
     else:
-        raise BadRequest("tool_choice.type: use auto, any, tool or none", param="tool_choice")
+        raise refused("tool_choice", "use auto, any, none, or tool and a name")
     made = {"tool_choice": chosen}
     if value.get("disable_parallel_tool_use") is True:
         made["parallel_tool_calls"] = False
@@ -105,9 +104,7 @@ def _tool_choice(value: Any) -> dict[str, Any]:
 
 def _stop_sequences(value: Any) -> dict[str, Any]:
     if not isinstance(value, list) or not all(isinstance(stop, str) for stop in value):
-        raise BadRequest(
-            "stop_sequences: Input should be a list of strings", param="stop_sequences"
-        )
+        raise refused("stop_sequences", "use a list of strings")
     # Which of them it was llama-server tells only among what it tells in detail.
     return {"stop": value, "verbose": True} if value else {}
 
@@ -127,7 +124,7 @@ def _metadata(value: Any) -> dict[str, Any]:
 
 def _output_config(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BadRequest("output_config: Input should be an object", param="output_config")
+        raise refused("output_config", "Input should be an object")
     made: dict[str, Any] = {}
     if value.get("format") is not None:
         made |= _format(value["format"], "output_config.format")
@@ -139,14 +136,14 @@ def _output_config(value: Any) -> dict[str, Any]:
 def _format(value: Any, name: str = "output_format") -> dict[str, Any]:
     schema = value.get("schema") if isinstance(value, dict) else None
     if not isinstance(schema, dict) or value.get("type") != "json_schema":
-        raise BadRequest(f"{name}: use a json_schema with a schema", param=name.partition(".")[0])
+        raise refused(name, "use a json_schema with a schema")
     wanted = {"name": "answer", "schema": schema}
     return {"response_format": {"type": "json_schema", "json_schema": wanted}}
 
 
 def _list(value: Any, name: str) -> list[Any]:
     if not isinstance(value, list):
-        raise BadRequest(f"{name}: Input should be a valid list", param=name)
+        raise refused(name, "Input should be a valid list")
     return value
 
 

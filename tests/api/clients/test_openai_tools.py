@@ -55,6 +55,20 @@ def test_required(mine: openai.OpenAI, name: str) -> None:
     check(mine.chat.completions.create(**REQUIRED | {"model": name}).choices[0])
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "get_time"}])
+def test_required_of_a_response(mine: openai.OpenAI, choice: Any) -> None:
+    flat: Any = [{"type": "function", **each["function"]} for each in ASK["tools"]]
+    ask: Any = {"model": "qwen3", "input": "hello", "tools": flat, "max_output_tokens": 300}
+    whole = mine.responses.create(**ask, tool_choice=choice)
+    with mine.responses.stream(**ask, tool_choice=choice) as stream:
+        final = stream.get_final_response()
+
+    for response in (whole, final):
+        (call,) = [item for item in response.output if item.type == "function_call"]
+        assert call.name in ("get_time", "get_weather" if choice == "required" else "get_time")
+        assert json.loads(call.arguments)["city"] in ("Rome", "Oslo")
+
+
 def test_required_of_several(mine: openai.OpenAI) -> None:
     for choice in mine.chat.completions.create(**REQUIRED, n=2).choices:
         check(choice)

@@ -38,6 +38,24 @@ class BadRequest(ProxyError):
     code = "invalid_request_error"
 
 
+class MissingParameter(BadRequest):
+    """A field that has to be there is not."""
+
+    code = "missing_required_parameter"
+
+
+class EmptyArray(BadRequest):
+    """A list that has to have something in it is empty."""
+
+    code = "empty_array"
+
+
+class Unsupported(BadRequest):
+    """A field asks for what is not done here."""
+
+    code = "unsupported_parameter"
+
+
 class Unauthorized(ProxyError):
     """An API key is required and was missing or wrong."""
 
@@ -71,6 +89,18 @@ class ModelNotFound(NotFound):
     """The model named in the request is in no catalogue."""
 
     code = "model_not_found"
+
+
+class ItemNotFound(NotFound):
+    """An item that a request refers to is not kept."""
+
+    code = "item_not_found"
+
+
+class PreviousNotFound(BadRequest):
+    """The response that a request goes on from is not kept."""
+
+    code = "previous_response_not_found"
 
 
 class MethodNotAllowed(ProxyError):

@@ -16,7 +16,7 @@ from proxy.api.cors import ALLOWED_ORIGIN, is_preflight, preflight_headers
 from proxy.api.scopes import needs_admin
 from proxy.api.services import SERVICES
 from proxy.api.wire import BACKEND_HEADER
-from proxy.dialect.errors import dialect_of, error_body, error_headers
+from proxy.dialect.errors import Dialect, dialect_of, error_body, error_headers
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
 
 log = structlog.get_logger()
@@ -26,6 +26,7 @@ FIRST_ERROR = 400
 CLIENT_LEFT = 499  # nginx's number for it; nobody is there to be told, so it is only in the log
 _USABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 OPEN_PATHS = frozenset({"/health"})
+SHARED = "/v1/models"  # by clients of OpenAI's and of Anthropic's
 
 
 @dataclass(slots=True)
@@ -161,9 +162,17 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
     return await handler(request)
 
 
+def _dialect_of(request: web.Request) -> Dialect:
+    """Whose errors the client understands. OpenAI and Anthropic share the path of models;
+    Anthropic's clients say what they are."""
+    if "anthropic-version" in request.headers and request.path.startswith(SHARED):
+        return "anthropic"
+    return dialect_of(request.path)
+
+
 def error_response(request: web.Request, error: ProxyError) -> web.Response:
     headers = error_headers(error)
     if error.by_engine and (backend := request[REQUEST_LOG].backend):
         headers[BACKEND_HEADER] = backend
-    body = error_body(error, dialect_of(request.path))
+    body = error_body(error, _dialect_of(request))
     return web.Response(status=error.status, body=body, headers=headers)

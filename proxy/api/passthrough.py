@@ -7,31 +7,23 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
-import msgspec
 from aiohttp import web
 
 from proxy.api.bodies import digest_of, read_body
-from proxy.api.defaults import defaults_of
 from proxy.api.middleware import CLIENT_LEFT, REQUEST_LOG, Handler
 from proxy.api.notes import WarnOnce
-from proxy.api.options import read_model, read_model_request, taken_options
+from proxy.api.options import read_model, read_model_request
+from proxy.api.prepare import Kind, has_shape, prepare
 from proxy.api.reply import EVENT_STREAM, Reply
 from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
 from proxy.api.services import SERVICES, Services
 from proxy.api.turns import how_it_stands, work_of
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.body import Body
-from proxy.dialect.errors import dialect_of, said_by_engine
-from proxy.dialect.limits import check_limits
-from proxy.dialect.logprobs import ask_for_chosen
-from proxy.dialect.media import has_media
-from proxy.dialect.preamble import Protocol, add_preamble, preamble_of
-from proxy.dialect.rewrite import Rewrite, Rewriter, chained, engine_error, streamed
-from proxy.dialect.synonyms import Endpoint
-from proxy.dialect.tool_choice import narrow_tools
-from proxy.dialect.workload import workload_of
+from proxy.dialect.errors import said_by_engine
+from proxy.dialect.rewrite import Rewrite, Rewriter, engine_error
 from proxy.engine.types import Mode
-from proxy.errors import FIRST_ERROR, BackendDied, BadRequest, ProxyError
+from proxy.errors import FIRST_ERROR, BackendDied, ProxyError
 from proxy.pool.lease import Lease
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
@@ -86,8 +78,6 @@ POSTS: Final[tuple[tuple[str, Mode, bool], ...]] = (
     ("/reranking", "rerank", False),
     ("/v2/rerank", "rerank", False),
 )
-# What is another name of a path of llama-server's: Cohere's, whose answer is the same.
-ALSO: Final = {"/v2/rerank": "/v1/rerank"}
 # Those whose clients are known to read event streams as they are meant.
 COMMENTED: Final = frozenset(
     {
@@ -98,8 +88,7 @@ COMMENTED: Final = frozenset(
 COMPUTING: Final = frozenset(
     path for path, mode, has_params in POSTS if has_params or mode != "generation"
 )
-# Paths of OpenAI's that llama-server also has without the version.
-OF_OPENAI: Final = ("/chat/", "/completions", "/responses", "/embeddings")
+CHATS: Final = ("/chat/completions", "/responses", "/messages")
 GETS: Final = ("/props", "/slots")  # with ?model=
 # Answers a request where llama-server would not, else None.
 Special = Callable[[web.Request, Model, ModelRequest, Body], Awaitable[web.StreamResponse | None]]
@@ -123,102 +112,46 @@ def add_routes(router: web.UrlDispatcher, special: Mapping[str, Special]) -> Non
     """`special`: who looks first at what is posted to a path."""
     notes = WarnOnce()
     for path, mode, has_params in POSTS:
-        protocol = _protocol(path)
-        handle = _post(
-            mode, special.get(path), has_params=has_params, protocol=protocol, notes=notes
-        )
+        chats = _chats(path)
+        handle = _post(mode, special.get(path), has_params=has_params, chats=chats, notes=notes)
         router.add_post(path, handle)
     for path in GETS:
         router.add_get(path, _get, allow_head=False)
 
 
-def _protocol(path: str) -> Protocol | None:
-    """Whose conversations a path takes; None where it takes none."""
-    if path.startswith("/v1/messages"):
-        return "messages"
-    if "/chat/completions" in path or path == "/apply-template":
-        return "chat"
-    return "responses" if "/responses" in path else None
+def _chats(path: str) -> bool:
+    """Whether a path takes conversations, which go on as chats."""
+    return path == "/apply-template" or any(part in path for part in CHATS)
 
 
 def _post(
-    mode: Mode,
-    special: Special | None,
-    *,
-    has_params: bool,
-    protocol: Protocol | None,
-    notes: WarnOnce,
+    mode: Mode, special: Special | None, *, has_params: bool, chats: bool, notes: WarnOnce
 ) -> Handler:
-    endpoint: Endpoint = protocol if protocol in ("responses", "messages") else "plain"
-
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
         data = await read_body(request, services.policies.current.server.max_body_bytes)
         wanted = read_model_request(data, models=services.resolver.names)
         request[REQUEST_LOG].model = wanted.model
         model = await services.resolve(wanted.model)
-        body = Body(data)
-        computes = has_params or mode != "generation"
-        asked = request.path if _has_shape(request.path) else ""
-        rewriter = streamed(asked) if asked and dialect_of(asked) == "openai" else None
-        load = None
-        try:
-            check_limits(body)
-            if has_params:
-                _settle(body, model, endpoint, notes)
-            if protocol:
-                rewriter = _adapt(body, model, protocol, rewriter)
-            if computes:
-                load = workload_of(body, generates=has_params)
-        except msgspec.DecodeError as error:
-            # The first look skips what it does not want: a number without end, half a character.
-            raise BadRequest(f"the body is not valid JSON: {error}") from error
-        if load is not None:
-            wanted = replace(wanted, work=work_of(request, load))
+        kind = Kind(mode, has_params=has_params, chats=chats)
+        can = await services.abilities.of(model)
+        ready = prepare(request, Body(data), model, can, kind, notes)
+        if ready.load is not None:
+            wanted = replace(wanted, work=work_of(request, ready.load))
         if special is not None:
-            answered = await special(request, model, wanted, body)
+            answered = await special(request, model, wanted, ready.body)
             if answered is not None:
                 return answered
-        headers = request_headers(request)
-        path, mark, query = request.rel_url.raw_path_qs.partition("?")
-        target, comments = f"{ALSO.get(path, path)}{mark}{query}", False
-        if load is not None:
-            comments = load.streams and request.path in COMMENTED
+        comments = ready.load is not None and ready.load.streams and request.path in COMMENTED
         forward = Forward(
-            "POST", target, headers, body.encode(), computes, comments, asked, rewriter
+            *("POST", ready.target, request_headers(request), ready.body.encode()),
+            *(kind.computes, comments),
+            asked=request.path if has_shape(request.path) else "",
+            rewriter=ready.rewriter,
         )
         return await answer(request, model, wanted, mode, forward)
 
     return handle
-
-
-def _has_shape(path: str) -> bool:
-    """Whether a path is OpenAI's or Anthropic's, rather than llama-server's own."""
-    return path.startswith("/v1/") or path.startswith(OF_OPENAI)
-
-
-def _settle(body: Body, model: Model, endpoint: Endpoint, notes: WarnOnce) -> None:
-    """What counts: what the body says by whatever name, then its `options`, then what the model
-    has by default. Raises BadRequest."""
-    options = taken_options(body)
-    notes.options(options)
-    body.add_defaults(options.sampling)
-    body.add_defaults(defaults_of(model))
-    body.name_for(endpoint)
-
-
-def _adapt(
-    body: Body, model: Model, protocol: Protocol, rewriter: Rewriter | None
-) -> Rewriter | None:
-    """What a conversation needs that llama-server would not do with it; how its answer goes out.
-    Raises BadRequest."""
-    if not model.takes_media and has_media(body):
-        model.check_media()
-    add_preamble(body, preamble_of(model.entry), protocol)
-    narrow_tools(body, protocol)
-    if protocol == "chat" and (chosen := ask_for_chosen(body)):
-        return chained(chosen, rewriter)
-    return rewriter
 
 
 async def _get(request: web.Request) -> web.StreamResponse:

@@ -7,6 +7,7 @@ from aiohttp import web
 from proxy.api import admin, cors, embeddings, llama_swap, metrics, middleware, models, passthrough
 from proxy.api.deadlines import DeadlineRunner
 from proxy.api.ollama import library, routes
+from proxy.api.openai import responses
 from proxy.api.services import SERVICES, Services
 
 # How long a client may take to read the rest of an answer once its handler has been told to end.
@@ -22,7 +23,7 @@ def make_app(services: Services) -> web.Application:
     app.on_response_prepare.append(cors.add_headers)
     app[SERVICES] = services
     passthrough.add_routes(app.router, {embeddings.PATH: embeddings.special})
-    for part in (models, admin, llama_swap, metrics, library):
+    for part in (responses, models, admin, llama_swap, metrics, library):
         part.add_routes(app.router)
     routes.add_routes(app.router)
     app.cleanup_ctx.append(library.hub_context)

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from proxy.api.abilities import KnownAbilities
 from proxy.api.body_budget import BodyBudget
 from proxy.api.keys import ApiKeys
+from proxy.api.openai.kept import KeptResponses
 from proxy.api.strangers import Strangers
 from proxy.catalog.local import Catalog
 from proxy.engine.log_buffer import LogBuffer
@@ -85,6 +87,11 @@ class Services:
     warm: WarmConnections = field(default_factory=WarmConnections)
     keys: ApiKeys = field(default_factory=ApiKeys)
     bodies: BodyBudget = field(default_factory=BodyBudget)
+    responses: KeptResponses = field(default_factory=KeptResponses)
+
+    @cached_property
+    def abilities(self) -> KnownAbilities:
+        return KnownAbilities(self.catalog)
 
     def __post_init__(self) -> None:
         _ = self.metrics  # they count from now on

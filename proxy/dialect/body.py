@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from proxy.dialect.synonyms import Endpoint, still_open, taken_by
+from proxy.dialect.synonyms import by_known_names, still_open
 
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -24,6 +24,14 @@ class Body:
         self._front = b""
         self._is_changed = False
 
+    @classmethod
+    def of(cls, values: Mapping[str, object]) -> "Body":
+        """A body that says this; values may be `msgspec.Raw`."""
+        fields = {key: msgspec.Raw(msgspec.json.encode(value)) for key, value in values.items()}
+        made = cls(msgspec.json.encode(fields))
+        made._fields = fields
+        return made
+
     @property
     def fields(self) -> Mapping[str, msgspec.Raw]:
         """Key -> its value as JSON."""
@@ -39,9 +47,9 @@ class Body:
         """Put those `params` in front of which it does not say anything itself, by no name."""
         self._put(still_open(params, self.fields))
 
-    def name_for(self, endpoint: Endpoint) -> None:
-        """Say by names that the endpoint knows what only others say."""
-        self._put(taken_by(endpoint, self.fields))
+    def say_known_names(self) -> None:
+        """Say by names that llama-server knows what only others say."""
+        self._put(by_known_names(self.fields))
 
     def _put(self, missing: Mapping[str, object]) -> None:
         if not missing:

@@ -104,7 +104,11 @@ def _error_object(error: ProxyError, dialect: Dialect) -> dict[str, Any]:
         kind = _ANTHROPIC_TYPES.get(
             error.status, "api_error" if server else "invalid_request_error"
         )
-        return {"type": "error", "error": {"type": kind, "message": error.message}}
+        message = error.message
+        if isinstance(error, ContextExceeded):
+            # Claude Code knows it by these words, and makes the conversation shorter.
+            message = f"prompt is too long: {error.tokens} tokens > {error.ctx} maximum"
+        return {"type": "error", "error": {"type": kind, "message": message}}
     kind = _OPENAI_TYPES.get(error.status, "server_error" if server else "invalid_request_error")
     told: dict[str, Any] = {
         **{"message": error.message, "type": kind},

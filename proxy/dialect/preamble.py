@@ -1,12 +1,12 @@
 """What a model made from a Modelfile says before every conversation, its SYSTEM and its MESSAGEs,
-and how that gets into the bodies of the other protocols as it does into Ollama's. Pure.
+and how that gets into the chats of the other protocols as it does into Ollama's. Pure.
 
 A system prompt of the request takes the place of the model's own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -14,7 +14,6 @@ from proxy.catalog.entry import Entry, Message
 from proxy.dialect.body import Body
 
 T = TypeVar("T")
-Protocol = Literal["chat", "messages", "responses"]
 SYSTEM_ROLES: Final = ("system", "developer")
 
 
@@ -34,16 +33,12 @@ class Preamble:
         make: Callable[[Message], T],
         *,
         role: Callable[[T], str],
-        told: bool = False,
     ) -> list[T]:
-        """The whole conversation. What a system says stays first, as templates want it.
-
-        `told`: the system prompt has another place in the body, and is no message.
-        """
+        """The whole conversation. What a system says stays first, as templates want it."""
         systems = 0
         while systems < len(conversation) and role(conversation[systems]) in SYSTEM_ROLES:
             systems += 1
-        own = [Message("system", self.system)] if self.system and not (systems or told) else []
+        own = [Message("system", self.system)] if self.system and not systems else []
         opened = [make(message) for message in (*own, *self.messages)]
         return [*conversation[:systems], *opened, *conversation[systems:]]
 
@@ -56,13 +51,13 @@ def preamble_of(entry: Entry | None) -> Preamble:
     return Preamble(entry.system, entry.messages) if entry else NOTHING
 
 
-def add_preamble(body: Body, preamble: Preamble, protocol: Protocol) -> None:
-    """Put it into the body.
+def add_preamble(body: Body, preamble: Preamble) -> None:
+    """Put it into the body of a chat.
 
-    What is not as the protocol wants it is left for the engine to refuse.
+    What is not as a chat has it is left for the engine to refuse.
     """
-    if preamble and (changed := _OPENERS[protocol](body.fields, preamble)):
-        body.change(changed)
+    if preamble and (messages := _list(body.fields.get("messages"))):
+        body.change({"messages": preamble.before(messages, _plain, role=_role)})
 
 
 class _Said(msgspec.Struct):
@@ -72,40 +67,8 @@ class _Said(msgspec.Struct):
 
 
 Raws = list[msgspec.Raw]
-Fields = Mapping[str, msgspec.Raw]
 _raws = msgspec.json.Decoder(Raws)
 _said = msgspec.json.Decoder(_Said)
-
-
-def _chat(fields: Fields, preamble: Preamble) -> dict[str, Any]:
-    messages = _list(fields.get("messages"))
-    return {"messages": preamble.before(messages, _plain, role=_role)} if messages else {}
-
-
-def _messages(fields: Fields, preamble: Preamble) -> dict[str, Any]:
-    messages = _list(fields.get("messages"))
-    if not messages:
-        return {}
-    changed: dict[str, Any] = {
-        "messages": preamble.before(messages, _plain, role=_role, told=True),
-    }
-    if preamble.system and _empty(fields.get("system")) and _role(messages[0]) != "system":
-        changed["system"] = preamble.system
-    return changed
-
-
-def _responses(fields: Fields, preamble: Preamble) -> dict[str, Any]:
-    items = _items(fields.get("input"))
-    if not items:
-        return {}
-    changed: dict[str, Any] = {"input": preamble.before(items, _item, role=_role, told=True)}
-    told = not _empty(fields.get("instructions")) or _role(items[0]) in SYSTEM_ROLES
-    if preamble.system and not told:
-        changed["instructions"] = preamble.system
-    return changed
-
-
-_OPENERS: Final = {"chat": _chat, "messages": _messages, "responses": _responses}
 
 
 def _list(raw: msgspec.Raw | None) -> Raws:
@@ -113,12 +76,6 @@ def _list(raw: msgspec.Raw | None) -> Raws:
         return _raws.decode(raw) if raw is not None else []
     except msgspec.ValidationError:
         return []
-
-
-def _items(raw: msgspec.Raw | None) -> Raws:
-    """The input of a response, where a text alone is what the user says."""
-    value = None if raw is None else msgspec.json.decode(raw)
-    return [_plain(Message("user", value))] if isinstance(value, str) else _list(raw)
 
 
 def _role(raw: msgspec.Raw) -> str:
@@ -129,18 +86,8 @@ def _role(raw: msgspec.Raw) -> str:
     return role if isinstance(role, str) else ""
 
 
-def _empty(raw: msgspec.Raw | None) -> bool:
-    return raw is None or bytes(raw) in (b"null", b'""', b"[]")
-
-
 def _plain(message: Message) -> msgspec.Raw:
     return _raw({"role": message.role, "content": message.content})
-
-
-def _item(message: Message) -> msgspec.Raw:
-    kind = "output_text" if message.role == "assistant" else "input_text"
-    content = [{"type": kind, "text": message.content}]
-    return _raw({"type": "message", "role": message.role, "content": content})
 
 
 def _raw(value: Any) -> msgspec.Raw:

@@ -2,11 +2,13 @@
 Most answers pass as they come, and never get here. Pure: bytes in, bytes out, however they are cut.
 """
 
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
 import msgspec
 
+from proxy.dialect.body import Body
 from proxy.dialect.errors import dialect_of, error_body, error_event, said_by_engine
 from proxy.errors import ProxyError
 
@@ -37,6 +39,16 @@ class Rewrite(Protocol):
 # Makes one for each try: a try that fails before its first byte leaves nothing behind. It is told
 # whether the answer is an event stream; None: such an answer passes as it comes.
 Rewriter = Callable[[bool], Rewrite | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Translated:
+    """A request of another protocol as an engine takes it. `defaults` count least of all."""
+
+    target: str
+    body: Body
+    rewriter: Rewriter
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Whole:

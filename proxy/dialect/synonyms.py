@@ -3,7 +3,7 @@ against it, and by which name an endpoint takes it. Pure.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
@@ -32,21 +32,12 @@ BESIDES: Final[Mapping[str, tuple[str, ...]]] = {
     "n_probs": ("logprobs", "top_logprobs"),
     "top_logprobs": ("n_probs",),
 }
-Endpoint = Literal["plain", "responses", "messages"]
-# By which name an endpoint takes a thing, and the other ones that it would not see.
+# By which name llama-server takes a thing, and the other ones that it would not see.
 UNSEEN: Final[Mapping[str, tuple[str, ...]]] = {
     "n_predict": ("max_output_tokens", "num_predict"),
     "n_keep": ("num_keep",),
     "stop": ("stop_sequences",),
     "repeat_penalty": ("repetition_penalty",),
-}
-TAKEN: Final[Mapping[Endpoint, Mapping[str, tuple[str, ...]]]] = {
-    "plain": UNSEEN,
-    "responses": {**UNSEEN, "n_predict": ("num_predict",)},
-    "messages": {
-        "max_tokens": tuple(name for name in LENGTHS if name != "max_tokens"),
-        "stop_sequences": ("stop",),
-    },
 }
 
 
@@ -63,10 +54,10 @@ def still_open(params: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, 
     return left
 
 
-def taken_by(endpoint: Endpoint, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What `fields` say by names that the endpoint would not see, by those that it does."""
+def by_known_names(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What `fields` say by names that llama-server would not see, by those that it does."""
     found = {}
-    for name, unseen in TAKEN[endpoint].items():
+    for name, unseen in UNSEEN.items():
         there = [n for n in _group(name) if n in fields and not _is_null(fields[n])]
         if there and all(n in unseen for n in there):
             found[name] = _length(there[0], fields[there[0]])

@@ -7,10 +7,10 @@ from typing import Any, Final
 import msgspec
 
 from proxy.dialect.body import Body
-from proxy.dialect.preamble import Protocol
 from proxy.errors import BadRequest
 
 KEY: Final = b'"tool_choice"'
+TOOLS: Final = b'"tools"'
 
 
 class _Named(msgspec.Struct):
@@ -30,7 +30,17 @@ _tools = msgspec.json.Decoder(list[msgspec.Raw])
 _named = msgspec.json.Decoder(_Named)
 
 
-def narrow_tools(body: Body, protocol: Protocol) -> None:
+def has_tools(body: Body) -> bool:
+    """Whether it offers the model any."""
+    if not body.mentions(TOOLS):
+        return False
+    try:
+        return bool(_tools.decode(body.fields["tools"]))
+    except (KeyError, msgspec.ValidationError):
+        return False
+
+
+def narrow_tools(body: Body) -> None:
     """Leave those tools in the body that its `tool_choice` leaves; as it is where that names none.
 
     Raises BadRequest for a choice that is not among the tools.
@@ -42,10 +52,6 @@ def narrow_tools(body: Body, protocol: Protocol) -> None:
         tools = _tools.decode(body.fields["tools"])
     except (KeyError, msgspec.ValidationError):
         return
-    if choice.type == "none":
-        # Anthropic's way to say it, which llama-server does not know.
-        body.change({"tools": []})
-        return
     if choice.tool is None:
         return
     left = [tool for tool in tools if _name(tool) == choice.tool]
@@ -53,8 +59,7 @@ def narrow_tools(body: Body, protocol: Protocol) -> None:
         raise BadRequest(
             f"tool_choice: {choice.tool[:80]!r} is not among the tools", param="tool_choice"
         )
-    only: object = {"type": "any"} if protocol == "messages" else "required"
-    body.change({"tools": left, "tool_choice": only})
+    body.change({"tools": left, "tool_choice": "required"})
 
 
 def _name(tool: msgspec.Raw) -> str | None:

@@ -47,6 +47,9 @@ _SERVER: Final = (
           help="What the conversations of unloaded models may take as files, until their models "
                "are loaded again and go on with them; 0 keeps none. They are beside the workers' "
                "sockets, which is often in RAM, and are gone when the proxy ends."),
+    Field("server.keep_responses", Kind.SIZE, "64MiB", LIVE,
+          help="What the last conversations of /v1/responses may take in memory, for requests that "
+               "go on from one (previous_response_id); 0 keeps none."),
     Field("server.drain", Kind.DURATION, "30s", LIVE,
           help="How long a stop (SIGTERM) waits for running answers."),
 )

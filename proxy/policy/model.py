@@ -28,6 +28,7 @@ class Server:
     max_body_bytes: int
     max_bodies_bytes: int
     keep_prompts_bytes: int
+    keep_responses_bytes: int
     drain_s: float
 
 

@@ -1,5 +1,6 @@
 """What is done once for each request: its model is found, its body is taken apart."""
 
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -9,6 +10,8 @@ from proxy.api import options
 from proxy.dialect import body as body_module
 from proxy.routing.resolver import Model, Resolver
 from tests.api.conftest import MODEL
+from tests.support.models import model
+from tests.support.policies import policies as made
 
 USER = {"role": "user", "content": "hi"}
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "a", "parameters": {}}}
@@ -38,6 +41,15 @@ class Counting:
     def decode(self, data: Any) -> Any:
         self._calls.append("decode")
         return self._decoder.decode(data)
+
+
+@pytest.fixture
+def policies(tmp_path: Path) -> Path:
+    """A model whose template has a place for tools."""
+    file = tmp_path / "policies.toml"
+    path = model(layers=2, template="Qwen-Qwen3-0.6B")
+    file.write_text(made({MODEL: {"path": path}}, defaults={"ctx": 1024}))
+    return file
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a model says before every conversation, in each protocol's body."""
+"""What a model says before every conversation."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from proxy.catalog.entry import Message
 from proxy.dialect.body import Body
-from proxy.dialect.preamble import Preamble, Protocol, add_preamble
+from proxy.dialect.preamble import Preamble, add_preamble
 
 USER = {"role": "user", "content": "hi"}
 KEPT = (Message("user", "a"), Message("assistant", "b"))
@@ -16,62 +16,36 @@ SAID = [{"role": m.role, "content": m.content} for m in KEPT]
 SYSTEM = {"role": "system", "content": "be brief"}
 
 
-def with_preamble(data: bytes, preamble: Preamble, protocol: Protocol) -> bytes:
+def with_preamble(data: bytes, preamble: Preamble) -> bytes:
     body = Body(data)
-    add_preamble(body, preamble, protocol)
+    add_preamble(body, preamble)
     return body.encode()
 
 
-def opened(body: Any, protocol: Protocol, preamble: Preamble = OPENING) -> Any:
-    return json.loads(with_preamble(json.dumps(body).encode(), preamble, protocol))
+def opened(body: Any, preamble: Preamble = OPENING) -> Any:
+    return json.loads(with_preamble(json.dumps(body).encode(), preamble))
 
 
 def test_a_chat() -> None:
     own = {"role": "system", "content": "x"}
     developer = {"role": "developer", "content": "x"}
 
-    assert opened({"messages": [USER]}, "chat")["messages"] == [SYSTEM, *SAID, USER]
+    assert opened({"messages": [USER]})["messages"] == [SYSTEM, *SAID, USER]
     for first in (own, developer):
-        assert opened({"messages": [first, USER]}, "chat")["messages"] == [first, *SAID, USER]
-    late = opened({"messages": [USER, own]}, "chat")["messages"]
+        assert opened({"messages": [first, USER]})["messages"] == [first, *SAID, USER]
+    late = opened({"messages": [USER, own]})["messages"]
     assert late == [SYSTEM, *SAID, USER, own], "as with Ollama, only the first message counts"
 
 
 def test_one_of_the_two_is_enough() -> None:
-    said = opened({"messages": [USER]}, "chat", Preamble("be brief"))["messages"]
+    said = opened({"messages": [USER]}, Preamble("be brief"))["messages"]
     assert said == [SYSTEM, USER]
-    assert opened({"messages": [USER]}, "chat", Preamble(None, KEPT))["messages"] == [*SAID, USER]
+    assert opened({"messages": [USER]}, Preamble(None, KEPT))["messages"] == [*SAID, USER]
 
 
 def test_a_conversation_of_systems_only() -> None:
     own = {"role": "system", "content": "x"}
-    assert opened({"messages": [own]}, "chat")["messages"] == [own, *SAID]
-
-
-def test_messages() -> None:
-    assert opened({"messages": [USER]}, "messages") == {
-        "system": "be brief",
-        "messages": [*SAID, USER],
-    }
-    for own in ("x", [{"type": "text", "text": "x"}]):
-        made = opened({"system": own, "messages": [USER]}, "messages")
-        assert made == {"system": own, "messages": [*SAID, USER]}
-    nothings: list[Any] = ["", None, []]
-    for nothing in nothings:
-        made = opened({"system": nothing, "messages": [USER]}, "messages")
-        assert made["system"] == "be brief"
-
-
-def test_responses() -> None:
-    made = opened({"input": "hi"}, "responses")
-
-    assert made["instructions"] == "be brief"
-    assert [item["role"] for item in made["input"]] == ["user", "assistant", "user"]
-    assert made["input"][1]["content"] == [{"type": "output_text", "text": "b"}]
-    assert made["input"][2] == USER
-    assert opened({"input": [USER], "instructions": "x"}, "responses")["instructions"] == "x"
-    developer = {"role": "developer", "content": "x"}
-    assert "instructions" not in opened({"input": [developer, USER]}, "responses")
+    assert opened({"messages": [own]})["messages"] == [own, *SAID]
 
 
 def test_what_else_there_is_stays_as_it_is() -> None:
@@ -79,27 +53,16 @@ def test_what_else_there_is_stays_as_it_is() -> None:
         b'{ "model":"m",  "seed": 1.50, "messages": [ {"role": "user",  "content": "\\u00e9"} ] }'
     )
 
-    assert with_preamble(body, Preamble(), "chat") == body
-    made = with_preamble(body, OPENING, "chat")
+    assert with_preamble(body, Preamble()) == body
+    made = with_preamble(body, OPENING)
     assert b'"seed":1.50' in made
     assert b'{"role": "user",  "content": "\\u00e9"}' in made
 
 
-@pytest.mark.parametrize(
-    ("body", "protocol"),
-    [
-        (b'{"messages": 5}', "chat"),
-        (b'{"messages": []}', "chat"),
-        (b"{}", "chat"),
-        (b'{"messages": "x"}', "messages"),
-        (b'{"input": 5}', "responses"),
-        (b'{"input": []}', "responses"),
-        (b"{}", "responses"),
-    ],
-)
-def test_what_makes_no_sense_is_left_to_the_engine(body: bytes, protocol: Protocol) -> None:
-    assert with_preamble(body, OPENING, protocol) == body
+@pytest.mark.parametrize("body", [b'{"messages": 5}', b'{"messages": []}', b"{}"])
+def test_what_makes_no_sense_is_left_to_the_engine(body: bytes) -> None:
+    assert with_preamble(body, OPENING) == body
 
 
 def test_messages_of_no_known_shape_are_kept() -> None:
-    assert opened({"messages": [1, {"role": 2}]}, "chat")["messages"][-2:] == [1, {"role": 2}]
+    assert opened({"messages": [1, {"role": 2}]})["messages"][-2:] == [1, {"role": 2}]

@@ -1,10 +1,11 @@
 """Answers that go out changed."""
 
 import json
+import re
 
 import pytest
 
-from proxy.dialect.rewrite import Whole, engine_error, streamed
+from proxy.dialect.rewrite import Whole, chained, engine_error, streamed
 from proxy.errors import DeadlinePassed
 
 TOO_LONG = b"""{"error":{"code":400,"message":"request (2008 tokens) exceeds the available context
@@ -55,7 +56,13 @@ def test_what_is_no_error_that_is_known_is_one_nevertheless(body: bytes) -> None
 
 
 def test_each_protocol_has_its_own_shape() -> None:
-    assert through(400, TOO_LONG, "/v1/messages")["type"] == "error"
+    told = through(400, TOO_LONG.replace(b"\n", b" "), "/v1/messages")
+    message = told["error"]["message"]
+
+    assert told == {"type": "error", "error": {"type": "invalid_request_error", "message": message}}
+    assert re.fullmatch(r"prompt is too long: \d+ tokens > \d+ maximum", message), (
+        "the words by which Claude Code knows it"
+    )
 
 
 def test_an_error_at_the_end_of_a_stream_is_told_like_any_other() -> None:
@@ -78,3 +85,16 @@ def test_an_answer_in_one_piece_is_changed_as_a_whole() -> None:
 
     assert rewrite.feed(b"a") == rewrite.feed(b"b") == b""
     assert rewrite.end() == b"AB"
+
+
+def test_an_answer_that_is_changed_twice() -> None:
+    def shout(streams: bool) -> Whole:
+        return Whole(bytes.upper)
+
+    rewrite = chained(shout, lambda streams: Whole(lambda body: body + b"!"))(True)
+    assert rewrite is not None
+    assert rewrite.feed(b"a") == rewrite.feed(b"b") == b""
+    assert rewrite.end() == b"AB!"
+    for alone in (chained(shout, None), chained(shout, lambda streams: None)):
+        once = alone(False)
+        assert isinstance(once, Whole)

@@ -6,39 +6,45 @@ from typing import Any
 import pytest
 
 from proxy.dialect.body import Body
-from proxy.dialect.preamble import Protocol
-from proxy.dialect.tool_choice import narrow_tools
+from proxy.dialect.tool_choice import has_tools, narrow_tools
 from proxy.errors import BadRequest
 
 OPENAIS = [{"type": "function", "function": {"name": name}} for name in "ab"]
-OTHERS = [{"name": name} for name in "ab"]
+RESPONSES = [{"name": name} for name in "ab"]
 
 
-def narrowed(data: bytes, protocol: Protocol) -> bytes:
+def narrowed(data: bytes) -> bytes:
     body = Body(data)
-    narrow_tools(body, protocol)
+    narrow_tools(body)
     return body.encode()
 
 
 @pytest.mark.parametrize(
-    ("protocol", "tools", "choice", "only"),
+    ("tools", "choice"),
     [
-        ("chat", OPENAIS, {"type": "function", "function": {"name": "b"}}, "required"),
-        ("responses", OTHERS, {"type": "function", "name": "b"}, "required"),
-        ("messages", OTHERS, {"type": "tool", "name": "b"}, {"type": "any"}),
+        (OPENAIS, {"type": "function", "function": {"name": "b"}}),
+        (RESPONSES, {"type": "function", "name": "b"}),
     ],
 )
-def test_the_others_are_left_out(protocol: Protocol, tools: Any, choice: Any, only: Any) -> None:
+def test_the_others_are_left_out(tools: Any, choice: Any) -> None:
     body = {"model": "m", "tools": tools, "tool_choice": choice}
-    made = json.loads(narrowed(json.dumps(body).encode(), protocol))
+    made = json.loads(narrowed(json.dumps(body).encode()))
 
-    assert made == {"model": "m", "tools": tools[1:], "tool_choice": only}
+    assert made == {"model": "m", "tools": tools[1:], "tool_choice": "required"}
 
 
-def test_none_in_anthropics_words() -> None:
-    body = json.dumps({"tools": OTHERS, "tool_choice": {"type": "none"}}).encode()
-
-    assert json.loads(narrowed(body, "messages"))["tools"] == []
+@pytest.mark.parametrize(
+    ("body", "has"),
+    [
+        ({"tools": OPENAIS}, True),
+        ({"tools": []}, False),
+        ({"tools": None}, False),
+        ({"tools": 5}, False),
+        ({"messages": [{"content": '"tools"'}]}, False),
+    ],
+)
+def test_whether_there_are_any(body: Any, has: bool) -> None:
+    assert has_tools(Body(json.dumps(body).encode())) is has
 
 
 @pytest.mark.parametrize(
@@ -54,12 +60,12 @@ def test_none_in_anthropics_words() -> None:
     ],
 )
 def test_other_bodies_stay_as_they_are(body: bytes) -> None:
-    assert narrowed(body, "chat") == body
+    assert narrowed(body) == body
 
 
 def test_a_tool_that_is_not_there() -> None:
     body = b'{"tools": [5, {"name": "a"}], "tool_choice": {"type": "tool", "name": "c"}}'
 
     with pytest.raises(BadRequest, match="'c' is not among the tools") as error:
-        narrowed(body, "messages")
+        narrowed(body)
     assert error.value.param == "tool_choice"

@@ -82,6 +82,8 @@ ROUTES: Final[Mapping[tuple[str, str], Takes]] = {
     **{("POST", path): Takes(CHAT) for path in ("/v1/chat/completions", "/chat/completions")},
     **{("POST", path): Takes(TEXT) for path in ("/v1/completions", "/completions", "/completion")},
     **{("POST", path): Takes(RESPONSE) for path in ("/v1/responses", "/responses")},
+    **{(method, f"{prefix}/responses/{{id}}"): Takes(path={"id": "resp_1"}, query="stream=false")
+       for method in ("GET", "DELETE") for prefix in ("", "/v1")},
     ("POST", "/v1/messages"): Takes(MESSAGE),
     ("POST", "/infill"): Takes(INFILL),
     ("POST", "/v1/messages/count_tokens"): Takes(MESSAGE),
@@ -113,6 +115,8 @@ ROUTES: Final[Mapping[tuple[str, str], Takes]] = {
        for method in ("GET", "HEAD")},
     ("PUT", "/admin/policies/{file}"): Takes(b"[server]\nmax_queue = 3\n",
     {"file": "policies.toml"}),
+    ("GET", "/logs"): Takes(),
+    ("GET", "/logs/{model}"): Takes(path={"model": MODEL}),
     ("GET", "/logs/stream"): Takes(query="no-history", endless=True),
     ("GET", "/logs/stream/{model}"): Takes(path={"model": MODEL}, endless=True),
     ("*", "/upstream/{rest}"): Takes(TEXT, {"rest": f"{MODEL}/v1/completions"}),

@@ -7,11 +7,12 @@ Where there is something to say of the result, the function says it by an assert
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ import msgspec
 
 from proxy.api.hosts import is_ours, names_of, split_host
 from proxy.api.key_file import parse_keys
+from proxy.api.openai.kept import KeptResponses
 from proxy.api.options import read_model, read_model_request
 from proxy.api.origins import Visit, refusal, rules
 from proxy.catalog import templates
@@ -30,7 +32,11 @@ from proxy.catalog.modelfile import ModelfileError, parse_modelfile
 from proxy.catalog.parameters import BadParameter, from_json, from_manifest
 from proxy.catalog.reference import BadName, parse_reference
 from proxy.catalog.summary import summarise, summary_of
+from proxy.dialect.anthropic.answers import MessageStream
+from proxy.dialect.anthropic.request import to_chat
 from proxy.dialect.body import Body
+from proxy.dialect.called import CallStream
+from proxy.dialect.forced_call import PLAIN, Calling, force_call
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama import models, requests
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer
@@ -39,10 +45,16 @@ from proxy.dialect.ollama.modelfile import modelfile as write_modelfile
 from proxy.dialect.ollama.reading import read_chat, read_completion
 from proxy.dialect.ollama.reasoning import FAMILIES, NO_MARKS, telling_apart
 from proxy.dialect.ollama.sse import SseDecoder, SseError
-from proxy.dialect.preamble import Preamble, Protocol, add_preamble
+from proxy.dialect.openai.checks import check_chat
+from proxy.dialect.openai.requests import REPEATED, Asked, read_asked
+from proxy.dialect.openai.response import Response
+from proxy.dialect.openai.stream import responding
+from proxy.dialect.openai.tools import Tools
+from proxy.dialect.preamble import Preamble, add_preamble
+from proxy.dialect.rewrite import Rewrite
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.engine.llama_args import refused_config
-from proxy.errors import BadRequest
+from proxy.errors import BadRequest, EngineSaid, ProxyError
 from proxy.placement.estimate import Settings, estimate
 from proxy.policy.document import parse_document
 from proxy.policy.environment import parse_host, read_environment
@@ -51,6 +63,7 @@ from proxy.policy.local_keys import local_changes
 from proxy.policy.sources import Sources
 from proxy.policy.units import parse_duration, parse_keep_alive, parse_size
 from proxy.split import parse_split, plain
+from tests.fuzz.requests import RESPONSE
 from tests.fuzz.small_gguf import small_header
 from tests.support.models import model
 
@@ -211,7 +224,6 @@ def template(data: bytes) -> None:
 
 
 PREAMBLE: Final = Preamble("Be brief.", (Message("user", "Hi"), Message("assistant", "Ho")))
-PROTOCOLS: Final[tuple[Protocol, ...]] = ("chat", "messages", "responses")
 
 
 def body(data: bytes) -> None:
@@ -222,18 +234,46 @@ def body(data: bytes) -> None:
         msgspec.json.encode([error.message, error.param])
         raise
     said = msgspec.json.decode(data)  # what is skipped above may be wrong still
-    for protocol in PROTOCOLS:
-        made = Body(data)
-        with suppress(RecursionError, BadRequest):
-            made.add_defaults({"temperature": 0.5, "top_k": 3})
-            has_media(made)
-            add_preamble(made, PREAMBLE, protocol)
-            narrow_tools(made, protocol)
-            sent = msgspec.json.decode(made.encode())
-            changed = {"messages", "input", "system", "instructions", "tools", "tool_choice"}
-            assert {**sent, **dict.fromkeys(changed)} == {
-                "temperature": 0.5, "top_k": 3, **said, **dict.fromkeys(changed)
-            }  # fmt: skip
+    made = Body(data)
+    with suppress(RecursionError, BadRequest):
+        made.add_defaults({"temperature": 0.5, "top_k": 3})
+        has_media(made)
+        add_preamble(made, PREAMBLE)
+        narrow_tools(made)
+        sent = msgspec.json.decode(made.encode())
+        changed = {"messages", "tools", "tool_choice"}
+        assert {**sent, **dict.fromkeys(changed)} == {
+            "temperature": 0.5, "top_k": 3, **said, **dict.fromkeys(changed)
+        }  # fmt: skip
+
+
+def messages(data: bytes) -> None:
+    """A request for a message: a chat that a call can be asked of, in any of the ways."""
+    for calling in (PLAIN, Calling(names_choice=True), Calling(False, opener="<call>")):
+        made = Body.of(to_chat(Body(data).fields))
+        narrow_tools(made)
+        force_call(made, calling)
+        msgspec.json.decode(made.encode())
+
+
+def message_events(data: bytes) -> None:
+    """An engine's answer as a message's events, and as a call: in pieces of any size the same."""
+    for make in (lambda: MessageStream(("x",)), CallStream):
+        whole, pieces = (_rewritten(make(), data, size) for size in (len(data) or 1, 7))
+        assert _without_ids(whole) == _without_ids(pieces)
+
+
+def _rewritten(rewrite: Rewrite, data: bytes, size: int) -> bytes:
+    try:
+        said = [rewrite.feed(data[at : at + size]) for at in range(0, len(data), size)]
+    except EngineSaid:
+        return b""  # what came before depends on how it was cut
+    return b"".join((*said, rewrite.end()))
+
+
+def _without_ids(events: bytes) -> bytes:
+    """The ids of calls are made up."""
+    return re.sub(rb'"id":"\w{9}"', b"", events)
 
 
 OLLAMA: Final[tuple[type[requests.Body], ...]] = (
@@ -242,6 +282,37 @@ OLLAMA: Final[tuple[type[requests.Body], ...]] = (
     requests.EmbedBody,
     requests.EmbeddingsBody,
 )
+
+
+def response(data: bytes) -> None:
+    """A request for a response: a chat that is JSON, or a reason why not."""
+    made = Body(data)
+    asked = read_asked(made, partial(KeptResponses().expand, owner="me"))
+    chat = Body.of(asked.chat)
+    msgspec.json.encode(asked.repeats)
+    check_chat(chat)
+    add_preamble(chat, PREAMBLE)
+    has_media(chat)
+
+
+def response_events(data: bytes) -> None:
+    """What an engine streams, in pieces of any size: the same events."""
+    whole, pieces = (_events_of(data, size) for size in (len(data) or 1, 7))
+    assert whole == pieces
+
+
+def _events_of(data: bytes, size: int) -> bytes:
+    asked = Asked({}, [], REPEATED, Tools(custom=frozenset({"get_weather"})))
+    make = partial(Response, asked, lambda prefix: prefix, lambda: 0.0)
+    made = responding(make, lambda kept: None)(True)
+    assert made is not None
+    try:
+        told = [made.feed(data[at : at + size]) for at in range(0, len(data), size)]
+        told.append(made.end())
+    except EngineSaid:
+        return b"refused"
+    # Signs of life pass as they come, in whatever pieces.
+    return b"\n\n".join(e for e in b"".join(told).split(b"\n\n") if e.startswith(b"event:"))
 
 
 def ollama_body(data: bytes) -> None:
@@ -333,10 +404,32 @@ STREAM: Final = (
     b'"timings":{"prompt_n":3,"prompt_ms":1.5,"predicted_n":3,"predicted_ms":2.5}}\n\n'
     b"data: [DONE]\n\n"
 )
+CALL_STREAM: Final = (
+    b'data: {"choices":[{"delta":{"role":"assistant","content":null}}]}\n\n'
+    b'data: {"choices":[{"delta":{"content":"{\\"name\\": \\"f\\", \\"arguments\\": {"}}]}\n\n'
+    b'data: {"choices":[{"delta":{"content":"\\"a\\": [1, \\"}\\"]}}"}}]}\n\n'
+    b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],"__verbose":{"stopping_word":"x"}}\n\n'
+    b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\ndata: [DONE]\n\n'
+)
 COMPLETION: Final = (
     b'data: {"content":"<|channel|>analysis<|message|>x","stop":false}\r\n\r\n: a comment\n\n'
     b'data: {"content":"","stop":true,"stop_type":"limit","timings":{"cache_n":1,"prompt_n":2}}\n\n'
 )
+
+MESSAGE: Final = {
+    **{"model": "m", "max_tokens": 5, "stream": True, "system": [{"type": "text", "text": "s"}]},
+    "messages": [
+        {"role": "user", "content": [{"type": "image", "source": {"type": "base64", "data": "x"}}]},
+        {
+            "role": "assistant",
+            "content": [{"type": "tool_use", "id": "a", "name": "f", "input": {}}],
+        },
+    ],
+    "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+    "tool_choice": {"type": "any"},
+    "thinking": {"type": "enabled", "budget_tokens": 5},
+    "metadata": {"user_id": "x"},
+}
 
 # What becomes of them is not looked at here, but told by those who decode.
 NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -426,6 +519,41 @@ TARGETS: Final[Mapping[str, Target]] = {
     "body": Target(
         body, (BadRequest, *NOT_JSON),
         _json(CHAT, {"model": "m?n_cpu_moe=3", "prompt": "x"}), JSON_WORDS,
+    ),
+    "response": Target(
+        response, (ProxyError, *NOT_JSON),
+        _json({**RESPONSE, "previous_response_id": None, "reasoning": {"summary": "auto"},
+               "include": ["message.output_text.logprobs"], "top_logprobs": 1,
+               "tools": [{"type": "custom", "name": "c", "format": {"definition": "x"}},
+                         {"type": "namespace", "name": "n", "tools": [{"type": "function",
+                                                                       "name": "f"}]}],
+               "tool_choice": {"type": "allowed_tools", "tools": [{"name": "c"}]}},
+              {"model": "m", "input": [
+                  {"role": "assistant", "content": [{"type": "output_text", "text": "x"}]},
+                  {"type": "reasoning", "summary": [], "encrypted_content": "moe-proxy:x"},
+                  {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                  {"type": "function_call_output", "call_id": "c", "output": [{}]}]}),
+        (*JSON_WORDS, b'{"type":"item_reference","id":"x"}', b'"input":', b'"role":',
+         b'"type":', b'"tools":', b'"content":'),
+    ),
+    "response_events": Target(
+        response_events, (),
+        lambda: [STREAM],
+        (*JSON_WORDS, b"data: ", b"\n\n", b"\r\n", b"[DONE]", b":\n\n", b'"index":99999999999'),
+    ),
+    "messages": Target(
+        messages, (BadRequest, *NOT_JSON),
+        _json(MESSAGE, {"model": "m", "messages": [{"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": "x"}]},
+            {"type": "document", "source": {"type": "text", "data": "x"}}]}],
+            "output_config": {"format": {"type": "json_schema", "schema": {"$ref": "#/$defs/A"}}},
+            "tool_choice": {"type": "tool", "name": "f"}, "stop_sequences": ["x"]}),
+        (*JSON_WORDS, b'"system":', b'"tools":', b'"thinking":', b'"source":', b'"$ref":', b'"#"'),
+    ),
+    "message_events": Target(
+        message_events, (), lambda: [STREAM, CALL_STREAM],
+        (*JSON_WORDS, b"data: ", b"\n\n", b"\r\n", b"[DONE]", b'"content":', b'"index":',
+         b'"__verbose":', b'"error":', b'\\"name\\":', b'\\"arguments\\":'),
     ),
     "ollama_body": Target(
         ollama_body, (), _json(CHAT, {"model": "m", "prompt": "x", "images": ["eA=="],

@@ -24,6 +24,7 @@ timeout = "5m"
 max_body = "1MiB"
 max_bodies = "8MiB"
 keep_prompts = "8GiB"
+keep_responses = "1MiB"
 drain = "1m"
 [catalog]
 dirs = ["/models", "~/models", "more"]
@@ -111,6 +112,7 @@ def test_every_key_is_read(valid: Valid, tmp_path: Path, env: dict[str, str]) ->
     assert (server.max_body_bytes, server.drain_s) == (2**20, 60.0)
     assert server.max_bodies_bytes == 2**23
     assert server.keep_prompts_bytes == 2**33
+    assert server.keep_responses_bytes == 2**20
     assert catalog.dirs == (Path("/models"), home / "models", tmp_path / "more")
     assert (catalog.ollama, catalog.ollama_dir) == (False, tmp_path / "store")
     assert catalog.state == home / "state"

@@ -8,6 +8,7 @@ from functools import partial
 
 from aiohttp import web
 
+from proxy.api.abilities import check_tools
 from proxy.api.middleware import REQUEST_LOG
 from proxy.api.notes import WarnOnce
 from proxy.api.ollama import prompts
@@ -81,8 +82,8 @@ async def chat(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     if not body.messages and asked.wanted.keep_alive_s == 0:
         return await _unload(request, asked, "chat")
     _check(asked, body, "chat")
-    if body.tools and not asked.can.tools:
-        raise BadRequest(f"{asked.model.name} does not support tools", param="tools")
+    if body.tools:
+        check_tools(asked.model, asked.can)
     check_schema(body.tools, "tools")
     if any(message.images for message in body.messages or ()):
         asked.model.check_media()

@@ -13,9 +13,8 @@ from proxy.api.middleware import REQUEST_LOG
 from proxy.api.notes import WarnOnce
 from proxy.api.options import read_model
 from proxy.api.services import SERVICES, Services
-from proxy.catalog.gguf import GgufError
 from proxy.dialect.ollama.bodies import sampling
-from proxy.dialect.ollama.models import Abilities, abilities
+from proxy.dialect.ollama.models import Abilities
 from proxy.dialect.ollama.options import Options
 from proxy.dialect.ollama.requests import Body
 from proxy.dialect.preamble import Preamble, preamble_of
@@ -23,7 +22,6 @@ from proxy.errors import BadRequest, ModelNotFound, ProxyError
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
 from proxy.split import Split
-from proxy.threads import MODELS
 
 CLOUD_ENDINGS = (":cloud", "-cloud")
 
@@ -73,7 +71,7 @@ async def parse(
     return ParsedRequest(
         shown,
         model,
-        await capabilities(services, model),
+        await services.abilities.of(model),
         options,
         sampling(defaults_of(model), options.sampling),
         ModelRequest(model.name, _agreed(options.split, named), options.ctx, body.keep_alive_s),
@@ -94,17 +92,6 @@ async def resolve(services: Services, name: str, *, missing: str) -> tuple[Model
     if wanted.model.lower().endswith(CLOUD_ENDINGS):
         raise CloudRefused("remote model")
     raise ModelNotFound(missing + services.resolver.did_you_mean(wanted.model), param="model")
-
-
-async def capabilities(services: Services, model: Model) -> Abilities:
-    """What the model can do, as its file says; where there is none to read, everything."""
-    if model.entry is None:
-        return Abilities(chat=model.policy.mode == "generation")
-    try:
-        header = await MODELS.run(services.catalog.header, model.entry)
-    except (GgufError, OSError):
-        return Abilities()
-    return abilities(model.entry, header)
 
 
 def _agreed(option: Split | None, named: Split | None) -> Split | None:

@@ -14,6 +14,7 @@ from proxy.catalog.gguf import Header
 from proxy.catalog.names import LATEST
 from proxy.catalog.summary import Summary
 from proxy.catalog.templates import takes_tools, thinks
+from proxy.dialect.forced_call import PLAIN, Calling, calling_of
 from proxy.dialect.ollama.reasoning import NO_MARKS, Marks, marks_of
 from proxy.dialect.ollama.times import NANOSECONDS, rfc3339
 
@@ -32,6 +33,7 @@ class Abilities:
     thinks: bool = False  # it is known to, and so is asked to
     template: bool = True  # it has one, so that prompts are conversations
     marks: Marks = NO_MARKS  # of its thoughts
+    calling: Calling = PLAIN  # how it is made to call a tool
 
 
 def display_name(name: str) -> str:
@@ -57,6 +59,7 @@ def abilities(entry: Entry, header: Header) -> Abilities:
         thinks=thinks(template),
         template=bool(template),
         marks=marks_of(template),
+        calling=calling_of(template),
     )
 
 

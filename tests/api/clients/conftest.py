@@ -28,7 +28,23 @@ VARIANT = "tiny-fast"  # the same file with another split
 ENCODER, EMBEDDING_ALIAS = "encoder", "text-embedding-3-small"
 MEANS = "means"  # a chat model whose vectors are the mean of all tokens
 SEER = "seer"  # with a projector
-TEMPLATES = {"qwen3": "Qwen-Qwen3-0.6B", "gpt-oss": "openai-gpt-oss-120b"}
+# Of each way in which llama-server writes the grammar of a call.
+CALLERS = {
+    "qwen3": "Qwen-Qwen3-0.6B",
+    "qwen3-coder": "Qwen3-Coder",
+    "llama3.1": "meta-llama-Llama-3.1-8B-Instruct",
+    "mistral": "mistralai-Mistral-Nemo-Instruct-2407",
+    "gemma4": "google-gemma-4-31B-it",
+    "lfm2": "LFM2-8B-A1B",
+    "deepseek": "deepseek-ai-DeepSeek-V3.2",
+    "gigachat": "GigaChat3-10B-A1.8B",
+}
+# It thinks, and random weights would not stop.
+TEMPLATES = {
+    **CALLERS,
+    "gpt-oss": "openai-gpt-oss-120b",
+    "thoughtful": "Qwen-QwQ-32B",
+}
 THOUGHT = "<think>\\nI think\\n</think>\\n\\nRome"
 USER: Any = {"role": "user", "content": "hello"}
 
@@ -84,7 +100,8 @@ def policy_text(folder: Path, device: str) -> str:
         SEER: {"path": seer},
     }
     for name, template in TEMPLATES.items():
-        models[name] = {"path": model(layers=2, template=template)}
+        # Tools are described at length, and this vocabulary has few words.
+        models[name] = {"path": model(layers=2, template=template), "ctx": 6144}
     thinks = {"grammar": f'root ::= "{THOUGHT}"'}
     return policies(
         {name: {**table, "params": params} for name, table in models.items()}

@@ -1,15 +1,16 @@
 """`anthropic`: messages, blocking and async, streamed and whole."""
 
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import pytest
+from pydantic import BaseModel
 
-from tests.api.clients.conftest import ALIAS, TINY, USER
+from tests.api.clients.conftest import ALIAS, ENCODER, TINY, USER
 
 pytestmark = pytest.mark.llama
+TOO_LONG = r"prompt is too long: \d{4} tokens > 1024 maximum"
 SHORT: Any = {"model": TINY, "messages": [USER], "max_tokens": 6}
-BEGUN = '<tool_call>\n{"name": "'
 
 
 def tool(name: str) -> Any:
@@ -20,12 +21,10 @@ def tool(name: str) -> Any:
 
 CALLING: Any = {
     "model": "qwen3",
-    "messages": [USER, {"role": "assistant", "content": BEGUN}],
-    "max_tokens": 100,
+    "messages": [USER],
+    "max_tokens": 300,
     "tools": [tool("get_weather"), tool("get_time")],
     "tool_choice": {"type": "any"},
-    # The grammar begins where the thoughts end.
-    "extra_body": {"chat_template_kwargs": {"enable_thinking": False}},
 }
 
 
@@ -38,6 +37,11 @@ def test_models(theirs: anthropic.Anthropic) -> None:
     assert (found.type, found.display_name) == ("model", TINY)
     assert found.created_at.year > 2000
     assert theirs.models.retrieve(ALIAS) == theirs.models.retrieve(TINY) == found
+
+
+class Sight(BaseModel):
+    city: Literal["Rome", "Oslo"]
+    stars: Literal[1, 2, 3]
 
 
 def text_of(message: Any) -> str:
@@ -96,11 +100,56 @@ def test_stop_sequences(theirs: anthropic.Anthropic) -> None:
     theirs.messages.create(**SHORT)
     text = text_of(theirs.messages.create(**SHORT))
     stop = text.split()[2]
-    cut = theirs.messages.create(**SHORT, stop_sequences=[stop])
+    cut = theirs.messages.create(**SHORT, stop_sequences=["nowhere", stop])
+    with theirs.messages.stream(**SHORT, stop_sequences=["nowhere", stop]) as stream:
+        final = stream.get_final_message()
+    missed = theirs.messages.create(**SHORT, stop_sequences=["nowhere"])
 
-    assert cut.stop_sequence == stop
-    assert cut.stop_reason == "end_turn", "llama-server's word for it; Anthropic's is stop_sequence"
-    assert text_of(cut) == text[: text.index(stop)]
+    for message in (cut, final):
+        assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", stop)
+        assert text_of(message) == text[: text.index(stop)]
+    assert (missed.stop_reason, missed.stop_sequence) == ("max_tokens", None)
+
+
+def test_a_stream_counts_what_it_read(theirs: anthropic.Anthropic) -> None:
+    """In its first event, as Anthropic does, and in its last, where clients of others look."""
+    whole = theirs.messages.create(**SHORT)
+    events = list(theirs.messages.create(**SHORT, stream=True))
+
+    (start,) = [event.message for event in events if event.type == "message_start"]
+    (delta,) = [event for event in events if event.type == "message_delta"]
+    assert size(start) == size(whole) > 0
+    assert delta.usage.input_tokens is not None
+    assert delta.usage.input_tokens + (delta.usage.cache_read_input_tokens or 0) == size(whole)
+    assert delta.usage.output_tokens == whole.usage.output_tokens == 6
+
+
+def test_blocks_follow_one_another(theirs: anthropic.Anthropic) -> None:
+    events = list(theirs.messages.create(**CALLING, stream=True))
+    told = [(e.type, getattr(e, "index", None)) for e in events]
+
+    blocks = 0
+    for kind, index in told:
+        if index is not None:
+            assert index == blocks, told
+            blocks += kind == "content_block_stop"
+    assert blocks
+    assert [kind for kind, index in told if index is None] == [
+        *("message_start", "message_delta", "message_stop"),
+    ]
+
+
+def test_an_answer_in_a_format(theirs: anthropic.Anthropic) -> None:
+    ask: Any = {"model": "qwen3", "messages": [USER], "max_tokens": 300}
+    parsed = theirs.messages.parse(**ask, output_format=Sight)
+    with theirs.messages.stream(**ask, output_format=Sight) as stream:
+        final = stream.get_final_message()
+    config: Any = {"format": {"type": "json_schema", "schema": Sight.model_json_schema()}}
+    plain = theirs.messages.create(**ask, output_config=config)
+
+    assert isinstance(parsed.parsed_output, Sight)
+    assert isinstance(final.parsed_output, Sight)
+    assert Sight.model_validate_json(text_of(plain))
 
 
 def test_tokens_are_counted(theirs: anthropic.Anthropic) -> None:
@@ -133,7 +182,8 @@ def test_a_named_tool(theirs: anthropic.Anthropic, name: str) -> None:
 
 
 def test_none_makes_text_of_a_call(theirs: anthropic.Anthropic) -> None:
-    none = {"tool_choice": {"type": "none"}, "max_tokens": 4}
+    begun: Any = {"role": "assistant", "content": '<tool_call>\n{"name": "'}
+    none = {"tool_choice": {"type": "none"}, "max_tokens": 4, "messages": [USER, begun]}
     message = theirs.messages.create(**CALLING | none)
 
     assert text_of(message).startswith("<tool_call>")
@@ -190,8 +240,11 @@ def test_errors(theirs: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError, match="did you mean tiny:4l") as missing:
         theirs.messages.create(**SHORT | {"model": "tiny:4x"})
     long: Any = {"role": "user", "content": "word " * 2000}
-    with pytest.raises(anthropic.BadRequestError, match="context size") as bad:
-        theirs.messages.create(**SHORT | {"messages": [long]})
+    # By these words Claude Code knows that it has to make the conversation shorter.
+    for streams in (False, True):
+        with pytest.raises(anthropic.BadRequestError, match=TOO_LONG) as bad:
+            theirs.messages.create(**SHORT | {"messages": [long]}, stream=streams)
+        assert kind_of(bad) == "invalid_request_error"
     with pytest.raises(anthropic.NotFoundError):
         list(theirs.messages.create(**SHORT | {"model": "tiny:4x"}, stream=True))
 
@@ -199,4 +252,33 @@ def test_errors(theirs: anthropic.Anthropic) -> None:
         "type": "error",
         "error": {"type": "not_found_error", "message": missing.value.body["error"]["message"]},  # type: ignore[index]
     }
-    assert bad.value.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"messages": []}, "messages: at least one message is required"),
+        ({"messages": None}, "messages: Field required"),
+        ({"messages": [{"role": "user"}]}, r"messages\.0\.content: "),
+        ({"model": ENCODER}, '"encoder" does not support chat'),
+        ({"extra_body": {"temperature": "hot"}}, "temperature"),  # says llama-server
+        ({"tools": [tool("get_weather")]}, "does not support tools"),
+    ],
+)
+def test_what_is_refused(theirs: anthropic.Anthropic, changed: Any, says: str) -> None:
+    """By whomever: in Anthropic's shape."""
+    for streams in (False, True):
+        with pytest.raises(anthropic.BadRequestError, match=says) as refused:
+            theirs.messages.create(**SHORT | changed, stream=streams)
+        assert kind_of(refused) == "invalid_request_error"
+
+
+def test_a_path_that_openai_has_too(theirs: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError) as missing:
+        theirs.models.retrieve("tiny:4x")
+    assert kind_of(missing) == "not_found_error"
+
+
+def kind_of(error: Any) -> Any:
+    assert error.value.body["type"] == "error"
+    return error.value.body["error"]["type"]

@@ -26,14 +26,32 @@ def test_openais(mine: openai.OpenAI) -> None:
         mine.chat.completions.create(model="tiny:4x", messages=[USER])
     with pytest.raises(openai.NotFoundError):
         mine.chat.completions.create(model="tiny:4x", messages=[USER], stream=True)
-    with pytest.raises(openai.BadRequestError, match="context size"):
-        mine.chat.completions.create(
-            model=TINY, messages=[{"role": "user", "content": "word " * 2000}]
-        )
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match="context size") as long:
+            mine.chat.completions.create(
+                model=TINY, messages=[{"role": "user", "content": "word " * 2000}], stream=stream
+            )
+        assert long.value.code == "context_length_exceeded"
+        assert long.value.type == "invalid_request_error"
 
     assert missing.value.code == "model_not_found"
     assert missing.value.param == "model"
     assert missing.value.type == "invalid_request_error"
+
+
+@pytest.mark.llama
+@pytest.mark.parametrize(
+    ("messages", "code"),
+    [([], "empty_array"), ([{"content": "x"}], "missing_required_parameter")],
+)
+def test_a_chat_in_which_nobody_says_anything(
+    mine: openai.OpenAI, messages: Any, code: str
+) -> None:
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as error:
+            mine.chat.completions.create(model=TINY, messages=messages, stream=stream)
+        assert error.value.code == code
+        assert error.value.type == "invalid_request_error"
 
 
 async def test_what_a_server_refuses_for_all(tmp_path: Path) -> None:

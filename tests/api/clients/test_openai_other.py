@@ -58,10 +58,34 @@ def test_plain_completions(mine: openai.OpenAI) -> None:
     assert whole.choices[0].finish_reason == "length"
     assert whole.usage is not None
     assert whole.usage.completion_tokens == 6
-    assert whole.choices[0].logprobs is not None
+    logprobs = whole.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.tokens is not None
+    assert logprobs.top_logprobs is not None
+    assert logprobs.token_logprobs is not None
+    assert logprobs.text_offset is not None
+    assert "".join(logprobs.tokens) == whole.choices[0].text
+    assert len(logprobs.token_logprobs) == len(logprobs.text_offset) == 6
+    for text, chosen, likeliest in zip(
+        logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True
+    ):
+        assert likeliest[text] == chosen
+        assert len(likeliest) == 2
     assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
+
+
+def test_a_plain_completion_after_its_prompt(mine: openai.OpenAI) -> None:
+    ask: Any = {"model": ALIAS, "prompt": "once upon", "max_tokens": 4}
+    plain = mine.completions.create(**ask).choices[0].text
+
+    assert mine.completions.create(**ask, echo=True).choices[0].text == "once upon" + plain
+    chunks = mine.completions.create(**ask, echo=True, stream=True)
+    assert "".join(c.choices[0].text for c in chunks if c.choices) == "once upon" + plain
+    with pytest.raises(openai.BadRequestError, match="leave out one") as error:
+        mine.completions.create(**ask, echo=True, logprobs=1)
+    assert error.value.code == "unsupported_parameter"
 
 
 def test_responses(mine: openai.OpenAI) -> None:

@@ -1,0 +1,31 @@
+"""Programs from PyPI that want other versions of what this project uses: each in an environment of
+its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.archive import cache_folder
+
+INSTALL_S = 150.0  # a slow index is no fault of ours: the test is skipped
+
+
+def program(name: str, wanted: str) -> Path:
+    """The program `name` of the package `wanted` ("name==version"), kept between runs. Skips the
+    test where it cannot be had."""
+    folder = cache_folder() / f"pypi-{wanted.replace('==', '-')}"
+    done = folder / "installed"
+    if not done.exists():
+        # What is never imported need not be compiled.
+        pip = (folder / "bin" / "python", "-m", "pip", "install", "-q", "--no-compile", wanted)
+        for command in ((sys.executable, "-m", "venv", "--clear", folder), pip):
+            try:
+                ended = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S)
+            except subprocess.TimeoutExpired:
+                pytest.skip(f"pip takes too long to install {wanted}")
+            if ended.returncode:
+                pytest.skip(f"pip cannot install {wanted}: {ended.stderr[-300:]}")
+        done.touch()
+    return folder / "bin" / name

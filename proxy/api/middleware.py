@@ -26,6 +26,7 @@ FIRST_ERROR = 400
 CLIENT_LEFT = 499  # nginx's number for it; nobody is there to be told, so it is only in the log
 _USABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 OPEN_PATHS = frozenset({"/health"})
+SHARED = "/v1/models"  # by clients of OpenAI's and of Anthropic's
 
 
 @dataclass(slots=True)
@@ -162,9 +163,9 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _dialect_of(request: web.Request) -> Dialect:
-    """Whose errors the client understands. OpenAI and Anthropic share some paths, as that of
-    models; Anthropic's clients say what they are."""
-    if "anthropic-version" in request.headers and request.path.startswith("/v1/"):
+    """Whose errors the client understands. OpenAI and Anthropic share the path of models;
+    Anthropic's clients say what they are."""
+    if "anthropic-version" in request.headers and request.path.startswith(SHARED):
         return "anthropic"
     return dialect_of(request.path)
 

@@ -29,7 +29,7 @@ from proxy.dialect.limits import check_limits
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama.models import Abilities
 from proxy.dialect.ollama.options import read_options
-from proxy.dialect.openai.checks import check_chat
+from proxy.dialect.openai.checks import check
 from proxy.dialect.openai.completions import translate as translate_completion
 from proxy.dialect.preamble import add_preamble, preamble_of
 from proxy.dialect.rewrite import Rewrite, Rewriter, Translated, chained, engine_error, streamed
@@ -153,8 +153,8 @@ def _post(mode: Mode, *, has_params: bool, chats: bool) -> Handler:
             if (translated := _translated(request, body)) is not None:
                 target, body, rewriter = translated.target, translated.body, translated.rewriter
                 defaults = {**still_open(translated.defaults, defaults), **defaults}
-            elif chats:
-                check_chat(body)
+            elif model.policy.engine == "hosted":  # another one may take what it likes
+                check(asked, body, chats=chats)
             if defaults:
                 body.add_defaults(defaults)
             if chats:

@@ -80,6 +80,8 @@ ROUTES: Final[Mapping[tuple[str, str], Takes]] = {
     **{("POST", path): Takes(CHAT) for path in ("/v1/chat/completions", "/chat/completions")},
     **{("POST", path): Takes(TEXT) for path in ("/v1/completions", "/completions", "/completion")},
     **{("POST", path): Takes(RESPONSE) for path in ("/v1/responses", "/responses")},
+    **{(method, f"{prefix}/responses/{{id}}"): Takes(path={"id": "resp_1"}, query="stream=false")
+       for method in ("GET", "DELETE") for prefix in ("", "/v1")},
     ("POST", "/v1/messages"): Takes(MESSAGE),
     ("POST", "/infill"): Takes(INFILL),
     ("POST", "/v1/messages/count_tokens"): Takes(MESSAGE),

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ import msgspec
 
 from proxy.api.hosts import is_ours, names_of, split_host
 from proxy.api.key_file import parse_keys
+from proxy.api.openai.kept import KeptResponses
 from proxy.api.options import read_model, read_model_request
 from proxy.api.origins import Visit, refusal, rules
 from proxy.catalog import templates
@@ -43,11 +44,16 @@ from proxy.dialect.ollama.events import Event, Failure
 from proxy.dialect.ollama.reading import read_chat, read_completion
 from proxy.dialect.ollama.reasoning import FAMILIES, NO_MARKS, telling_apart
 from proxy.dialect.ollama.sse import SseDecoder, SseError
+from proxy.dialect.openai.checks import check_chat
+from proxy.dialect.openai.requests import REPEATED, Asked, read_asked
+from proxy.dialect.openai.response import Response
+from proxy.dialect.openai.stream import responding
+from proxy.dialect.openai.tools import Tools
 from proxy.dialect.preamble import Preamble, add_preamble
 from proxy.dialect.rewrite import Rewrite
 from proxy.dialect.tool_choice import narrow_tools
 from proxy.engine.llama_args import refused_config
-from proxy.errors import BadRequest, EngineSaid
+from proxy.errors import BadRequest, EngineSaid, ProxyError
 from proxy.placement.estimate import Settings, estimate
 from proxy.policy.document import parse_document
 from proxy.policy.environment import parse_host, read_environment
@@ -56,6 +62,7 @@ from proxy.policy.local_keys import local_changes
 from proxy.policy.sources import Sources
 from proxy.policy.units import parse_duration, parse_keep_alive, parse_size
 from proxy.split import parse_split, plain
+from tests.fuzz.requests import RESPONSE
 from tests.fuzz.small_gguf import small_header
 from tests.support.models import model
 
@@ -276,6 +283,37 @@ OLLAMA: Final[tuple[type[requests.Body], ...]] = (
 )
 
 
+def response(data: bytes) -> None:
+    """A request for a response: a chat that is JSON, or a reason why not."""
+    made = Body(data)
+    asked = read_asked(made, partial(KeptResponses().expand, owner="me"))
+    chat = Body.of(asked.chat)
+    msgspec.json.encode(asked.repeats)
+    check_chat(chat)
+    add_preamble(chat, PREAMBLE)
+    has_media(chat)
+
+
+def response_events(data: bytes) -> None:
+    """What an engine streams, in pieces of any size: the same events."""
+    whole, pieces = (_events_of(data, size) for size in (len(data) or 1, 7))
+    assert whole == pieces
+
+
+def _events_of(data: bytes, size: int) -> bytes:
+    asked = Asked({}, [], REPEATED, Tools(custom=frozenset({"get_weather"})))
+    make = partial(Response, asked, lambda prefix: prefix, lambda: 0.0)
+    made = responding(make, lambda kept: None)(True)
+    assert made is not None
+    try:
+        told = [made.feed(data[at : at + size]) for at in range(0, len(data), size)]
+        told.append(made.end())
+    except EngineSaid:
+        return b"refused"
+    # Signs of life pass as they come, in whatever pieces.
+    return b"\n\n".join(e for e in b"".join(told).split(b"\n\n") if e.startswith(b"event:"))
+
+
 def ollama_body(data: bytes) -> None:
     for kind in OLLAMA:
         with suppress(BadRequest):
@@ -480,6 +518,27 @@ TARGETS: Final[Mapping[str, Target]] = {
     "body": Target(
         body, (BadRequest, *NOT_JSON),
         _json(CHAT, {"model": "m?n_cpu_moe=3", "prompt": "x"}), JSON_WORDS,
+    ),
+    "response": Target(
+        response, (ProxyError, *NOT_JSON),
+        _json({**RESPONSE, "previous_response_id": None, "reasoning": {"summary": "auto"},
+               "include": ["message.output_text.logprobs"], "top_logprobs": 1,
+               "tools": [{"type": "custom", "name": "c", "format": {"definition": "x"}},
+                         {"type": "namespace", "name": "n", "tools": [{"type": "function",
+                                                                       "name": "f"}]}],
+               "tool_choice": {"type": "allowed_tools", "tools": [{"name": "c"}]}},
+              {"model": "m", "input": [
+                  {"role": "assistant", "content": [{"type": "output_text", "text": "x"}]},
+                  {"type": "reasoning", "summary": [], "encrypted_content": "moe-proxy:x"},
+                  {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                  {"type": "function_call_output", "call_id": "c", "output": [{}]}]}),
+        (*JSON_WORDS, b'{"type":"item_reference","id":"x"}', b'"input":', b'"role":',
+         b'"type":', b'"tools":', b'"content":'),
+    ),
+    "response_events": Target(
+        response_events, (),
+        lambda: [STREAM],
+        (*JSON_WORDS, b"data: ", b"\n\n", b"\r\n", b"[DONE]", b":\n\n", b'"index":99999999999'),
     ),
     "messages": Target(
         messages, (BadRequest, *NOT_JSON),

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
+from proxy.api.middleware import SHARED
 from proxy.api.server import make_app
 from proxy.dialect.errors import dialect_of
 from tests.fuzz.requests import MODEL, NAMED, ROUTES, Sent, Takes, anywhere, requests
@@ -108,7 +109,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
     folder = tmp_path_factory.mktemp("fuzzed")
     text = policies(
         {MODEL: {"path": model(layers=4, template="Qwen-Qwen3-0.6B")}},
-        defaults={"ctx": 256, "parallel": 2, "keep_alive": "-1"},
+        defaults={"ctx": 1024, "parallel": 2, "keep_alive": "-1"},
         server={"max_body": "256KiB"},
         catalog={"ollama": False, "state": folder / "state"},
     )
@@ -137,18 +138,19 @@ def check(asked: Asked, sent: Sent, route: str = "", *, endless: bool = False) -
     if status >= 400 and not theirs and sent.method != "HEAD":
         # What is no HTTP at all has no path, and so no protocol of its own.
         no_http = status == 400 and headers["Connection"] == "close" and NO_HTTP in body
-        check_shape(b"/" if no_http else sent.target, json.loads(body))
+        says_who = any(name.lower() == b"anthropic-version" for name, _ in sent.headers)
+        check_shape(b"/" if no_http else sent.target, json.loads(body), says_who=says_who)
     elif headers.get("Content-Type", "").startswith("application/json") and body:
         json.loads(body)
 
 
-def check_shape(target: bytes, told: Any) -> None:
-    """An error as the clients of this path expect it."""
+def check_shape(target: bytes, told: Any, *, says_who: bool = False) -> None:
+    """An error as the clients of this path expect it. `says_who`: it is one of Anthropic's."""
     path = unquote(urlsplit(target.decode("utf-8", "surrogateescape")).path)
     if told.keys() == {"problems"}:  # of policies: which file, line and key
         assert told["problems"]
         return
-    match dialect_of(path):
+    match "anthropic" if says_who and path.startswith(SHARED) else dialect_of(path):
         case "ollama":
             assert isinstance(told["error"], str)
         case "anthropic":

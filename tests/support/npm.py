@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.archive import cache_folder
-from tests.support.guard import HANG_S
+from tests.support.guard import HANG_S, LLAMA_S
 
 INSTALL_S = 240.0  # a slow registry is no fault of ours: the test is skipped
 
@@ -45,7 +45,7 @@ def run(script: Path, folder: Path, **env: str) -> Any:
     shutil.copyfile(script, copied)
     environment: Mapping[str, str] = os.environ | env
     ended = subprocess.run(
-        ("node", copied), env=environment, capture_output=True, text=True, timeout=HANG_S
+        ("node", copied), env=environment, capture_output=True, text=True, timeout=LLAMA_S - HANG_S
     )
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)

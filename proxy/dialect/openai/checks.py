@@ -7,6 +7,8 @@ import msgspec
 from proxy.dialect.body import Body
 from proxy.errors import BadRequest, EmptyArray, MissingParameter
 
+COMPLETIONS: Final = "/v1/completions"
+NULL: Final = b"null"
 TOOLS: Final = b'"tools"'
 
 
@@ -21,6 +23,14 @@ class _Tool(msgspec.Struct):
 
 _messages = msgspec.json.Decoder(list[_Message])
 _tools = msgspec.json.Decoder(list[_Tool] | None)
+
+
+def check(path: str, body: Body, *, chats: bool) -> None:
+    """Of a request to `path`, which takes chats or not. Raises BadRequest."""
+    if chats:
+        check_chat(body)
+    elif path == COMPLETIONS and bytes(body.fields.get("prompt", NULL)) == NULL:
+        raise MissingParameter("prompt is missing: a text, tokens, or a list", param="prompt")
 
 
 def check_chat(body: Body) -> None:

@@ -20,7 +20,7 @@ from proxy.dialect.rewrite import (
     Whole,
     status_of,
 )
-from proxy.errors import BadRequest, EngineSaid, MissingParameter, ProxyError, Unsupported
+from proxy.errors import BadRequest, EngineSaid, ProxyError, Unsupported
 
 PATH: Final = "/v1/completions"
 DONE: Final = b"[DONE]"
@@ -38,8 +38,6 @@ def translate(path: str, body: Body) -> Translated | None:
     """
     if path != PATH:
         return None
-    if "prompt" not in body.fields:
-        raise MissingParameter("prompt is missing: a text, tokens, or a list", param="prompt")
     if not (body.mentions(b'"logprobs"') or body.mentions(b'"echo"')):
         return None
     most = _count(_value(body, "logprobs"))

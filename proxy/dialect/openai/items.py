@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from proxy.errors import BadRequest
+from proxy.errors import BadRequest, Unsupported
 
 SYSTEM_ROLES: Final = ("system", "developer")
 TEXTS: Final = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
@@ -186,7 +186,7 @@ def _part(part: Any, where: str) -> dict[str, Any]:
     if kind == "input_audio" and part.get("input_audio"):
         return {"type": kind, "input_audio": part["input_audio"]}
     if kind == "input_file" or kind == "input_image":
-        raise BadRequest(f"{where}: {NO_FILES}", param="input")
+        raise Unsupported(f"{where}: {NO_FILES}", param="input")
     raise BadRequest(
         f"{where}: {kind[:80] or 'a part without a type'} is not known, or lacks its value; "
         "there are input_text, output_text, refusal, input_image and input_audio",
@@ -198,9 +198,7 @@ def _says_something(message: Message) -> bool:
     """Whether an answer is more than a thought: such a one would be gone on with."""
     if message["role"] != "assistant":
         return True
-    if not (message.get("content") or message.get("tool_calls")):
-        return False
-    return True
+    return bool(message.get("content") or message.get("tool_calls"))
 
 
 def _with_one_system_prompt(messages: list[Message]) -> list[Message]:

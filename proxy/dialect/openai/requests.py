@@ -89,7 +89,7 @@ def read_asked(body: Body, expand: Callable[[str | None, Items], Items]) -> Aske
     }
     chat |= {key: value for key, value in optional.items() if value is not None}
     if LOGPROBS in include:
-        chat |= {"logprobs": True, "top_logprobs": said.get("top_logprobs", 0)}
+        chat |= {"logprobs": True, "top_logprobs": _likeliest(said)}
     if bytes(fields.get("stream", b"")) == b"true":
         chat["stream_options"] = {"include_usage": True}
     repeated = {key: msgspec.json.decode(fields[key]) for key in REPEATED if key in fields}
@@ -106,6 +106,13 @@ def read_asked(body: Body, expand: Callable[[str | None, Items], Items]) -> Aske
         summarises=bool(reasoning.get("summary") or reasoning.get("generate_summary")),
         seals=SEALED in include,
     )
+
+
+def _likeliest(said: Mapping[str, Any]) -> int:
+    most = said.get("top_logprobs", 0)
+    if isinstance(most, int) and not isinstance(most, bool) and most >= 0:
+        return most
+    raise BadRequest("top_logprobs: use a whole number, 0 or more", param="top_logprobs")
 
 
 def _stores(said: Mapping[str, Any]) -> bool:

@@ -46,7 +46,8 @@ def read_tools(given: Any) -> Tools:
                 custom.add(_name(tool, where))
                 chat.append(_taking_text(tool))
             case "namespace":
-                for each in tool.get("tools") or ():
+                inside = tool.get("tools")
+                for each in inside if isinstance(inside, list) else ():
                     if isinstance(each, dict) and each.get("type") == "function":
                         name = _name(each, where)
                         full = full_name(tool.get("name"), name)
@@ -76,7 +77,7 @@ def read_choice(choice: Any, tools: Tools) -> tuple[Any, Tools]:
             raise _refused(f"{name[:80]!r} is not among the tools")
         return {"type": "function", "function": {"name": name}}, tools
     if kind == "allowed_tools" and isinstance(choice.get("tools"), list):
-        allowed = {tool.get("name") for tool in choice["tools"] if isinstance(tool, dict)}
+        allowed = [tool.get("name") for tool in choice["tools"] if isinstance(tool, dict)]
         left = tuple(tool for tool in tools.chat if tool["function"]["name"] in allowed)
         fewer = Tools(left, tools.told, tools.custom, tools.spaces)
         return read_choice(choice.get("mode", "auto"), fewer)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support import calling_server
-from tests.support.guard import HANG_S
+from tests.support.guard import HANG_S, LLAMA_S
 from tests.support.npm import packages
 from tests.support.policies import policies
 from tests.support.served import served
@@ -50,7 +50,7 @@ def codex(folder: Path, url: str, prompt: str) -> list[Any]:
         env=os.environ | {"CODEX_HOME": str(home), "HOME": str(folder)},
         capture_output=True,
         text=True,
-        timeout=HANG_S,
+        timeout=LLAMA_S - HANG_S,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from proxy.dialect.body import Body
-from proxy.dialect.openai.checks import check_chat
+from proxy.dialect.openai.checks import check, check_chat
 from proxy.errors import BadRequest
 
 USER: Any = {"role": "user", "content": "hi"}
@@ -46,3 +46,14 @@ def test_what_is_none_is_named(fields: Any, param: str, code: str | None) -> Non
         check_chat(Body.of(fields))
     assert error.value.param == param
     assert code in (None, error.value.code)
+
+
+def test_a_completion_of_nothing() -> None:
+    nothings: list[Any] = [{}, {"prompt": None}]
+    for fields in nothings:
+        with pytest.raises(BadRequest, match="prompt is missing"):
+            check("/v1/completions", Body.of(fields), chats=False)
+    check("/v1/completions", Body.of({"prompt": ""}), chats=False)
+    check("/v1/embeddings", Body.of({}), chats=False)
+    with pytest.raises(BadRequest, match="messages is missing"):
+        check("/v1/chat/completions", Body.of({}), chats=True)

@@ -2,8 +2,9 @@
 answer is not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -226,7 +227,8 @@ async def _relay(
                 headers.append((SPLIT_HEADER, str(split)))
             if upstream.status == HTTPStatus.OK:
                 upstream.when_served(lease.yield_place)
-            is_whole = await _pass_on(upstream, headers, reply)
+            cause = partial(services.router.cause_of_end, backend)
+            is_whole = await _pass_on(upstream, headers, reply, cause)
             if not is_whole:
                 lease.broke()
             elif forward.computes and upstream.status == HTTPStatus.OK:
@@ -238,11 +240,14 @@ async def _relay(
 
 
 async def _pass_on(
-    upstream: EngineConnection, headers: Sequence[tuple[str, str]], reply: Reply
+    upstream: EngineConnection,
+    headers: Sequence[tuple[str, str]],
+    reply: Reply,
+    cause: Callable[[], Awaitable[str | None]],
 ) -> bool:
     """The body, and the head with its first byte: until then an engine may die, and another one
     answer. Raises BackendDied then, and ConnectionResetError where the client leaves. False: the
-    answer broke off later."""
+    answer broke off later, of which `cause` tells why."""
     status, reason = upstream.status, upstream.reason
     try:
         if not upstream.headers.get("Content-Type", "").startswith(EVENT_STREAM):
@@ -256,6 +261,7 @@ async def _pass_on(
         died = BackendDied(f"the engine went away: {error}")
         if not reply.has_begun:
             raise died from error
+        died.because(await cause())
         await reply.fail(died)
         return False
     await reply.end(status, reason, headers)

@@ -103,6 +103,10 @@ class CommandEngine:
     def confined(self) -> str | None:
         return NOT_CONFINED
 
+    @property
+    def cause(self) -> str | None:
+        return self._child.cause if self._child else None
+
     async def start(self) -> None:
         """Spawn it and wait until it is ready. Raises LoadFailed."""
         for _ in range(PORTS_TRIED):

@@ -9,6 +9,8 @@ from typing import Final
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.parts import parts_of
 from proxy.engine.types import LoadOptions
+from proxy.errors import Hangs
+from proxy.threads import MODELS
 
 # Of each file that is there: path, inode, time of the last change in nanoseconds, size in bytes.
 Files = tuple[tuple[str, int, int, int], ...]
@@ -20,8 +22,8 @@ async def files_now(options: LoadOptions) -> Files | None:
     """The files that a load of `options` reads, as they are now. None where a disk does not say in
     time, as one that is not reached any more."""
     try:
-        return await asyncio.wait_for(asyncio.to_thread(files_of, options), LOOK_S)
-    except TimeoutError:
+        return await asyncio.wait_for(MODELS.run(files_of, options), LOOK_S)
+    except (TimeoutError, Hangs):
         return None
 
 
@@ -39,12 +41,27 @@ def _seen(options: LoadOptions) -> Iterator[tuple[str, int, int, int]]:
         yield str(path), found.st_ino, found.st_mtime_ns, found.st_size
 
 
+def files_to_read(options: LoadOptions) -> Iterator[tuple[str, Path]]:
+    """The files that llama-server is told to open, with what each is to people. Raises GgufError
+    where a part of the model is missing."""
+    yield from (("file", path) for path in parts_of(options.path))
+    yield from _beside(options)
+
+
+def _beside(options: LoadOptions) -> Iterator[tuple[str, Path]]:
+    if options.projector:
+        yield "projector", options.projector
+    yield from (("adapter", path) for path in options.adapters)
+    if options.template:
+        yield "chat template", options.template
+
+
 def _named(options: LoadOptions) -> Iterator[Path]:
     try:
         yield from parts_of(options.path)
     except (GgufError, OSError, ValueError):  # a part is missing
         yield options.path
-    yield from filter(None, (options.projector, *options.adapters, options.template))
+    yield from (path for _, path in _beside(options))
     if options.libdir:
         yield options.libdir
     if options.command and (program := shutil.which(options.command[0])):

@@ -95,6 +95,7 @@ class _Attempt:
         self._job = job
         self._facts = request[REQUEST_LOG]
         self._facts.backend = backend.id
+        self._cause = services.router.cause_of_end
         self._engine = Engine(backend.engine.address, services.calls)
         self._writer = Writer(job.endpoint, job.shown, stream=job.stream)
         self._load_ns = time.monotonic_ns() - job.started_ns
@@ -167,6 +168,9 @@ class _Attempt:
         self._facts.broken = message
         if broken:
             self._lease.broke()
+            if cause := await self._cause(self._lease.backend):
+                message = f"{message}: {cause}"
+                self._facts.broken = message
         with suppress(ConnectionResetError, TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):  # a client that does not read gets none
                 await self._response.write(error_line(message))

@@ -1,7 +1,9 @@
 """What a load would read from disk, and whether that is still what it was."""
 
 import asyncio
+import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -9,7 +11,7 @@ from typing import Final
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.parts import parts_of
 from proxy.engine.types import LoadOptions
-from proxy.errors import Hangs
+from proxy.errors import Hangs, LoadFailed
 from proxy.threads import MODELS
 
 # Of each file that is there: path, inode, time of the last change in nanoseconds, size in bytes.
@@ -46,6 +48,21 @@ def files_to_read(options: LoadOptions) -> Iterator[tuple[str, Path]]:
     where a part of the model is missing."""
     yield from (("file", path) for path in parts_of(options.path))
     yield from _beside(options)
+
+
+async def refuse_pipes(options: LoadOptions) -> None:
+    """Raises LoadFailed where whoever opens the model would wait for what is written into it, or
+    for its disk. It may be a folder, as some engines read, or not there."""
+    try:
+        mode = await MODELS.run(os.stat, options.path)
+    except (OSError, ValueError):
+        return
+    except Hangs as error:
+        raise LoadFailed(f"model {options.model!r}: {error.message}") from error
+    if not (stat.S_ISREG(mode.st_mode) or stat.S_ISDIR(mode.st_mode)):
+        raise LoadFailed(
+            f"model {options.model!r} cannot be loaded: {options.path} is no regular file"
+        )
 
 
 def _beside(options: LoadOptions) -> Iterator[tuple[str, Path]]:

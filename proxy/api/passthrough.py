@@ -2,9 +2,8 @@
 answer is not.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -17,6 +16,7 @@ from proxy.api.options import read_model, read_model_request
 from proxy.api.reply import EVENT_STREAM, Reply
 from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
 from proxy.api.services import SERVICES, Services
+from proxy.api.short_context import warn_of_refusal
 from proxy.api.turns import how_it_stands, work_of
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.body import Body, still_open
@@ -30,8 +30,10 @@ from proxy.dialect.workload import workload_of
 from proxy.engine.types import Mode
 from proxy.errors import BackendDied, BadRequest, EngineSaid, ProxyError
 from proxy.pool.lease import Lease
+from proxy.pool.state import Backend
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
+from proxy.routing.router import Router
 from proxy.upstream.call import HOP_BY_HOP, Call, end_to_end
 from proxy.upstream.connection import BrokenAnswer, EngineConnection
 
@@ -227,8 +229,7 @@ async def _relay(
                 headers.append((SPLIT_HEADER, str(split)))
             if upstream.status == HTTPStatus.OK:
                 upstream.when_served(lease.yield_place)
-            cause = partial(services.router.cause_of_end, backend)
-            is_whole = await _pass_on(upstream, headers, reply, cause)
+            is_whole = await _pass_on(upstream, headers, reply, backend, services.router)
             if not is_whole:
                 lease.broke()
             elif forward.computes and upstream.status == HTTPStatus.OK:
@@ -243,25 +244,30 @@ async def _pass_on(
     upstream: EngineConnection,
     headers: Sequence[tuple[str, str]],
     reply: Reply,
-    cause: Callable[[], Awaitable[str | None]],
+    backend: Backend,
+    router: Router,
 ) -> bool:
     """The body, and the head with its first byte: until then an engine may die, and another one
     answer. Raises BackendDied then, and ConnectionResetError where the client leaves. False: the
-    answer broke off later, of which `cause` tells why."""
+    answer broke off later."""
     status, reason = upstream.status, upstream.reason
     try:
         if not upstream.headers.get("Content-Type", "").startswith(EVENT_STREAM):
             await reply.be_silent()
             if reply.is_early:
                 # A status has no place any more.
-                raise EngineSaid(message_of(await upstream.read()), status=status)
+                data = await upstream.read()
+                warn_of_refusal(backend.options, data)
+                raise EngineSaid(message_of(data), status=status)
         while chunk := await upstream.read_chunk():
+            if status == HTTPStatus.BAD_REQUEST:
+                warn_of_refusal(backend.options, chunk)
             await reply.write(chunk, status, reason, headers)
     except BrokenAnswer as error:
         died = BackendDied(f"the engine went away: {error}")
         if not reply.has_begun:
             raise died from error
-        died.because(await cause())
+        died.because(await router.cause_of_end(backend))
         await reply.fail(died)
         return False
     await reply.end(status, reason, headers)

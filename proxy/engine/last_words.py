@@ -36,7 +36,8 @@ THROWN: Final = "  what():"
 # What stands before the words: the place in the source; the time, the level, the part and the
 # function; how C++ says it.
 _PREFIXES: Final = re.compile(
-    rf"{_ABORT.pattern}|\d+(?:\.\d+){{3}} [A-Z] (?:\w+ +)?(?:[\w()]+: +)*|{re.escape(THROWN)}"
+    rf"{_ABORT.pattern}|{re.escape(THROWN)}|error: "
+    r"|\d+(?:\.\d+){3} [A-Z] (?:\w+ +)?(?:[\w()]+: +)*"
 )
 _FILE: Final = re.compile(
     r"failed to load (?:multimodal |draft |lora |CLIP )?(?:model|adapter),? (?:from )?"

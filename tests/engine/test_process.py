@@ -300,7 +300,8 @@ async def test_load_failed_quotes_errors_and_the_last_line(run: Run) -> None:
     child = await run(code)
     await child.wait()
 
-    assert child.load_failed("x").message == "x\n0.1 E no room\nerror: so it goes\ndone"
+    message = child.load_failed("x").message
+    assert message == "x: so it goes\n0.1 E no room\nerror: so it goes\ndone"
 
 
 async def test_load_failed_quotes_the_last_lines_where_none_is_an_error(run: Run) -> None:

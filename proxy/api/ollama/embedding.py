@@ -16,6 +16,7 @@ from proxy.api.ollama.request import ParsedRequest, WarnOnce, parse, read_reques
 from proxy.api.ollama.run import backend_headers
 from proxy.api.request_deadline import deadline
 from proxy.api.services import SERVICES
+from proxy.api.short_context import warn_of_prompt
 from proxy.api.turns import work_of
 from proxy.api.wire import json_response
 from proxy.dialect.ollama.requests import EmbedBody, EmbeddingsBody, read
@@ -96,6 +97,7 @@ async def _embed(
         limit = _limit(refusal)
         if limit is None:
             raise
+        warn_of_prompt(lease.backend.options, refusal.prompt_tokens, cut=truncate)
         if not truncate:
             raise BadRequest(TOO_LONG, param="input") from refusal
     inputs = [(await engine.tokens_of(text, begins=True))[:limit] for text in texts]

@@ -16,6 +16,7 @@ from proxy.api.passthrough import SPLIT_HEADER
 from proxy.api.reply import LAST_WORD_S
 from proxy.api.request_deadline import deadline
 from proxy.api.services import SERVICES, Services
+from proxy.api.short_context import warn_of_prompt
 from proxy.api.turns import work_of
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer, error_line
@@ -122,7 +123,11 @@ class _Attempt:
             shorter = None
             if refusal.too_long_for and self._job.shorten is not None:
                 shorter = await self._job.shorten(self._engine, refusal.too_long_for)
-            if shorter is None or self._response.prepared:
+            kept = shorter is not None and not self._response.prepared
+            if refusal.too_long_for:
+                options = self._lease.backend.options
+                warn_of_prompt(options, refusal.prompt_tokens, cut=kept)
+            if shorter is None or not kept:
                 raise
             generation = shorter
             await self._relay(generation)

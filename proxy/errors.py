@@ -162,6 +162,11 @@ class BackendDied(ProxyError):
     status = 502
     code = "backend_error"
 
+    def because(self, cause: str | None) -> None:
+        """What its process said of its end, which is known a moment later; None: nothing."""
+        if cause:
+            self.message = f"{self.message}: {cause}"
+
 
 class KillsWorkers(ProxyError):
     """Two workers crashed over this request, and nobody else can be to blame: it is not asked

@@ -192,3 +192,25 @@ def test_the_index_lists_every_page() -> None:
     pages = [page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md"]
 
     assert [name for name in sorted(pages) if f"]({name})" not in index] == []
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        *("Claude Code", "Codex", "opencode", "Continue", "qwen-code", "Cline", "aider"),
+        *("Open WebUI", "Ollama's command line", "llm", "LiteLLM", "LangChain", "LlamaIndex"),
+        *("pydantic-ai", "instructor", "OpenAI's agents", "smolagents", "dspy", "crewai"),
+        *("outlines", "guidance", "haystack", "autogen", "OpenAI's SDKs", "Anthropic's SDKs"),
+        *("Vercel's AI SDK", "promptfoo", "guidellm", "lm-eval"),
+    ],
+)
+def test_each_client_has_its_words(client: str) -> None:
+    page = (ROOT / "docs" / "clients.md").read_text()
+
+    assert f"**{client}**" in page
+
+
+def test_where_anthropics_clients_find_it_is_said_where_people_begin() -> None:
+    for file in (README, ROOT / "docs" / "clients.md"):
+        assert "ANTHROPIC_BASE_URL=http://127.0.0.1:11434" in file.read_text()
+    assert "clients.md" in README.read_text()

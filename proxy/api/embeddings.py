@@ -1,6 +1,7 @@
 """`/v1/embeddings`, where llama-server does less than Ollama: it makes vectors of one length only,
 and refuses inputs that are too long or empty. All others are passed through as they are."""
 
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +14,7 @@ from proxy.api.ollama.inputs import embed, most_tokens
 from proxy.api.ollama.run import backend_headers
 from proxy.api.request_deadline import deadline
 from proxy.api.services import SERVICES
+from proxy.api.short_context import warn_of_prompt
 from proxy.api.wire import json_response
 from proxy.dialect.body import Body
 from proxy.dialect.vectors import read_dimensions, shortened
@@ -43,7 +45,8 @@ async def special(
     async def send(lease: Lease) -> web.Response:
         request[REQUEST_LOG].backend = lease.backend.id
         engine = Engine(lease.backend.engine.address, services.calls)
-        answer = await embed(engine, inputs, limit, truncate=True, more=more)
+        on_long = partial(warn_of_prompt, lease.backend.options, cut=True)
+        answer = await embed(engine, inputs, limit, truncate=True, on_long=on_long, more=more)
         lease.answered()
         for entry in answer["data"]:
             entry["embedding"] = shortened(entry["embedding"], dimensions)

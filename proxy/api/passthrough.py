@@ -17,6 +17,7 @@ from proxy.api.prepare import Kind, has_shape, prepare
 from proxy.api.reply import EVENT_STREAM, Reply
 from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
 from proxy.api.services import SERVICES, Services
+from proxy.api.short_context import warn_of_refusal
 from proxy.api.turns import how_it_stands, work_of
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.body import Body
@@ -25,8 +26,10 @@ from proxy.dialect.rewrite import Rewrite, Rewriter, engine_error
 from proxy.engine.types import Mode
 from proxy.errors import FIRST_ERROR, BackendDied, ProxyError
 from proxy.pool.lease import Lease
+from proxy.pool.state import Backend
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
+from proxy.routing.router import Router
 from proxy.upstream.call import HOP_BY_HOP, Call, end_to_end
 from proxy.upstream.connection import BrokenAnswer, EngineConnection
 
@@ -216,7 +219,7 @@ async def _relay(
                 headers.append((SPLIT_HEADER, str(split)))
             if upstream.status == HTTPStatus.OK:
                 upstream.when_served(lease.yield_place)
-            is_whole = await _pass_on(upstream, headers, reply, rewrite)
+            is_whole = await _pass_on(upstream, headers, reply, rewrite, backend, services.router)
             if not is_whole:
                 lease.broke()
             elif forward.computes and upstream.status == HTTPStatus.OK:
@@ -242,6 +245,8 @@ async def _pass_on(
     headers: Sequence[tuple[str, str]],
     reply: Reply,
     rewrite: Rewrite | None,
+    backend: Backend,
+    router: Router,
 ) -> bool:
     """The body, and the head with its first byte: until then an engine may die, and another one
     answer. Raises BackendDied then, and ConnectionResetError where the client leaves. False: the
@@ -252,8 +257,12 @@ async def _pass_on(
             await reply.be_silent()
             if reply.is_early:
                 # A status has no place any more.
-                raise said_by_engine(await upstream.read(), status)
+                data = await upstream.read()
+                warn_of_refusal(backend.options, data)
+                raise said_by_engine(data, status)
         while chunk := await upstream.read_chunk():
+            if status == HTTPStatus.BAD_REQUEST:
+                warn_of_refusal(backend.options, chunk)
             if rewrite is None or (chunk := rewrite.feed(chunk)):
                 await reply.write(chunk, status, reason, headers)
         if rewrite is not None and (last := rewrite.end()):
@@ -262,6 +271,7 @@ async def _pass_on(
         died = BackendDied(f"the engine went away: {error}")
         if not reply.has_begun:
             raise died from error
+        died.because(await router.cause_of_end(backend))
         await reply.fail(died)
         return False
     await reply.end(status, reason, headers)

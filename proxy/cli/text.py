@@ -28,7 +28,8 @@ def greeting(version: str, url: str, models: Sequence[str], *, elsewhere: bool) 
     where = f" --url {url}" if elsewhere else ""
     text = [
         f"moe-proxy {version} serves at {url}".replace("  ", " "),
-        f"  OpenAI's clients: OPENAI_BASE_URL={url}/v1, Ollama's: OLLAMA_HOST={url}",
+        f"  OpenAI's clients: OPENAI_BASE_URL={url}/v1, Anthropic's: ANTHROPIC_BASE_URL={url}, "
+        f"Ollama's: OLLAMA_HOST={url}",
     ]
     if models:
         listed = ", ".join(models[:MODELS_GREETED])

@@ -284,6 +284,7 @@ def _what_next(url: str, keep: bool) -> None:
         f"   {command} set {MODEL} --moe-cpu-layers 3 --url {url}   (and: {command} ps --url {url})"
     )
     print(f"   export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=any      # for every OpenAI client")
+    print(f"   export ANTHROPIC_BASE_URL={url}                         # for Claude Code")
     print(
         f"   export OLLAMA_HOST={url}                                # for ollama and its clients"
     )

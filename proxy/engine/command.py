@@ -14,6 +14,7 @@ from proxy.catalog.gguf import GgufError
 from proxy.catalog.gguf_reader import read_header
 from proxy.engine.command_line import fill_in, fill_in_stop, names_pid
 from proxy.engine.environment import with_own
+from proxy.engine.files import refuse_pipes
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.ports import clock_ticks, free_port, ports_of, stranger_at
 from proxy.engine.process import ChildProcess
@@ -103,8 +104,13 @@ class CommandEngine:
     def confined(self) -> str | None:
         return NOT_CONFINED
 
+    @property
+    def cause(self) -> str | None:
+        return self._child.cause if self._child else None
+
     async def start(self) -> None:
         """Spawn it and wait until it is ready. Raises LoadFailed."""
+        await refuse_pipes(self._options)
         for _ in range(PORTS_TRIED):
             if self._ending is not None:
                 raise LoadFailed(f"{self._id} was stopped before it was started")

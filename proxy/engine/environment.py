@@ -37,6 +37,8 @@ _FAMILIES: Final = (
 _SECRET: Final = re.compile(
     r"(?:^|_)(?:\w*KEYS?|\w*TOKENS?|SECRETS?|PASS\w*|CREDENTIALS?|AUTH)(?:_|$)"
 )
+# What llama.cpp prints of its end would stand in the place of its last words.
+NO_STACK_TRACES: Final = {"GGML_NO_BACKTRACE": "1"}
 # What a plain llama-server would read.
 _OF_LLAMA_SERVER: Final = ("LLAMA_", "MTMD_")
 # A value that stands for the one of our own environment.
@@ -60,9 +62,9 @@ def not_seen(env: Mapping[str, str]) -> list[str]:
 def with_own(env: Mapping[str, str], own: Iterable[tuple[str, str]]) -> dict[str, str]:
     """What a program is given that has variables of its `own`, as the policies write them: a value
     of "$NAME" is that of `env`, and where there is none, the variable is left out."""
-    return inherited(env) | {
-        name: value for name, text in own if (value := _filled_in(text, env)) is not None
-    }
+    filled = ((name, _filled_in(text, env)) for name, text in own)
+    given = {name: value for name, value in filled if value is not None}
+    return NO_STACK_TRACES | inherited(env) | given
 
 
 def missing(env: Mapping[str, str], own: Iterable[tuple[str, str]]) -> list[str]:

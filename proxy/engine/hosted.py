@@ -15,15 +15,18 @@ from typing import Any
 
 import msgspec
 
+from proxy.catalog.gguf import GgufError
 from proxy.engine.arguments import server_arguments, slot_arguments
 from proxy.engine.control_client import ANSWER_S, NEWS_S, ControlClient, Event
-from proxy.engine.environment import inherited
+from proxy.engine.environment import NO_STACK_TRACES, inherited
+from proxy.engine.files import files_to_read
 from proxy.engine.llama_args import unsafe_args
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
 from proxy.engine.refusals import refusals
 from proxy.engine.types import Address, Device, LoadOptions, Move, Status
 from proxy.errors import Conflict, Hangs, LoadFailed, NoAnswer, reason_of
+from proxy.files import check_regular
 from proxy.tasks import spawn
 from proxy.threads import MODELS
 
@@ -63,8 +66,7 @@ class HostedEngine:
         self._control = self._folder / "control"
         self._child = ChildProcess(
             self._argv(options),
-            # A stack trace would stand in the place of its last words.
-            inherited(os.environ) | {"TMPDIR": str(self._folder), "GGML_NO_BACKTRACE": "1"},
+            inherited(os.environ) | {"TMPDIR": str(self._folder)} | NO_STACK_TRACES,
             backend_id,
             on_line=lambda line: log_buffer.write(options.model, backend_id, line),
         )
@@ -127,6 +129,10 @@ class HostedEngine:
     def confined(self) -> str | None:
         return self._last.confined
 
+    @property
+    def cause(self) -> str | None:
+        return self._child.cause
+
     async def start(self) -> None:
         """Spawn the worker and wait until it serves. Raises LoadFailed."""
         try:
@@ -151,17 +157,9 @@ class HostedEngine:
     def _prepare(self) -> None:
         """What llama-server would not explain. Raises LoadFailed."""
         options = self._options
-        model, path = options.model, options.path
-        try:
-            path.stat()
-        except FileNotFoundError as error:
-            raise LoadFailed(
-                f"model {model!r} cannot be loaded: its file does not exist: {path} (see `path` "
-                f'under [models."{model}"] of the policies, and whether its disk is mounted)'
-            ) from error
-        except OSError as error:
-            why = f"its file cannot be read: {path}: {reason_of(error)}"
-            raise LoadFailed(f"model {model!r} cannot be loaded: {why}") from error
+        model = options.model
+        if why := _why_unreadable(options):
+            raise LoadFailed(f"model {model!r} cannot be loaded: {why}")
         if found := refusals(options.args, os.environ, unsafe=options.unsafe_args):
             raise LoadFailed("\n".join((f"model {model!r} cannot be loaded:", *found)))
         # A worker that was killed leaves its sockets, and the next of this id could not listen.
@@ -260,6 +258,25 @@ class HostedEngine:
         self._client.close()
         await self._child.stop(grace_s)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+
+def _why_unreadable(options: LoadOptions) -> str | None:
+    """Of a pipe, llama-server would wait for what is written into it."""
+    try:
+        files = [*files_to_read(options)]
+    except GgufError as error:
+        return str(error)
+    for what, path in files:
+        try:
+            check_regular(path)
+        except FileNotFoundError:
+            return (
+                f"its {what} does not exist: {path} (see `path` under "
+                f'[models."{options.model}"] of the policies, and whether its disk is mounted)'
+            )
+        except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+            return f"its {what} cannot be read: {path}: {reason_of(error)}"
+    return None
 
 
 def _why_unconfined(options: LoadOptions) -> str | None:

@@ -38,6 +38,10 @@ class NotStarted:
     def confined(self) -> str | None:
         return None
 
+    @property
+    def cause(self) -> str | None:
+        return None
+
     async def start(self) -> None:
         """Raises LoadFailed: there is nothing that could be."""
         raise LoadFailed(WHY_NOT)

@@ -5,21 +5,18 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 
 from proxy.engine.guardian import forget_group, keep_group
+from proxy.engine.last_words import LastWords, is_error, level_of
 from proxy.engine.line_reader import LineReader
 from proxy.errors import LoadFailed
 from proxy.tasks import spawn
 
 log = structlog.get_logger()
 
-LAST_LINES = 40
-# So many lines of a child are quoted where its load failed; the log has the others.
-QUOTED_LINES = 6
 # Warnings of llama.cpp's that are right for a server of its own, and mean nothing behind us: our
 # sockets are in a folder that only we can enter, and the mapped file and the buffers' sizes are as
 # we want them.
@@ -84,7 +81,7 @@ class ChildProcess:
         called with each line of output."""
         self.argv = tuple(argv)
         self.name = name
-        self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self.words = LastWords()
         self.lines = 0  # how many came so far: whoever waits sees by it that something goes on
         self._env = dict(env)
         self._on_line = on_line
@@ -165,16 +162,18 @@ class ChildProcess:
         await asyncio.shield(self._stop)
 
     def load_failed(self, what: str) -> LoadFailed:
-        """The error for a load that did not succeed: `what` happened, and the child's last
-        words."""
-        return LoadFailed(f"{what}\n{self._last_words()}", killed=self._killed_from_outside)
+        """The error for a load that did not succeed: `what` happened, why it did as far as that is
+        known, and the child's last words."""
+        cause = self.cause
+        because = f": {cause}" if cause else ""
+        return LoadFailed(
+            f"{what}{because}\n{self.words.quoted()}", killed=self._killed_from_outside
+        )
 
-    def _last_words(self) -> str:
-        """What it said as errors, and its very last line; else its last lines."""
-        lines = [line for line in self.last_lines if line.strip()]
-        errors = [line for line in lines[:-1] if _is_error(line)]
-        said = [*errors[1 - QUOTED_LINES :], lines[-1]] if errors else lines[-QUOTED_LINES:]
-        return "\n".join(said) or "it said nothing"
+    @property
+    def cause(self) -> str | None:
+        """Why it has ended, in words for people; None where nobody knows."""
+        return self.words.cause(self.returncode) if self._stop is None else None
 
     @property
     def _killed_from_outside(self) -> bool:
@@ -243,12 +242,13 @@ class ChildProcess:
 
     def quiet(self) -> None:
         """From now on, what it says as mere information is for the debug log: an engine that serves
-        has several lines a request."""
+        has several lines a request. And what it has said until now is not why it will end."""
         self._quiet = True
+        self.words.serves()
 
     def _speak(self, text: str) -> Callable[..., object]:
         """The log's method for one line."""
-        alarming = _is_error(text) or _level(text) == "W"
+        alarming = is_error(text) or level_of(text) == "W"
         name = "warning" if alarming else "debug" if self._quiet else "info"
         if any(words in text for words in NO_CAUSE_FOR_ALARM):
             name = "debug"
@@ -258,16 +258,7 @@ class ChildProcess:
     def _say(self, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip("\r")
         self.lines += 1
-        self.last_lines.append(text)
+        self.words.add(text)
         self._speak(text)("child_says", line=text)
         if self._on_line:
             self._on_line(text)
-
-
-def _level(line: str) -> str:
-    """The letter for the level that llama.cpp writes behind the time."""
-    return "".join(line.split(" ", 2)[1:2])
-
-
-def _is_error(line: str) -> bool:
-    return _level(line) == "E" or line.lower().startswith(("error", "worker:"))

@@ -159,6 +159,11 @@ class Engine(Protocol):
     async def wait_exit(self) -> int:
         """The exit status, once the process is gone (negative: the signal that ended it)."""
 
+    @property
+    def cause(self) -> str | None:
+        """Why its process has ended, in words for people; None where it has not, was told to, or
+        nobody knows."""
+
     def known(self) -> Status:
         """The status as last heard of, without asking."""
 

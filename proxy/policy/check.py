@@ -7,6 +7,7 @@ from proxy.engine.environment import missing
 from proxy.engine.llama_args import refused_args, unsafe_args
 from proxy.policy.build import Settings
 from proxy.policy.model import ModelPolicy, Policies
+from proxy.policy.patterns import is_pattern, overlap, weight
 from proxy.policy.problems import KeyPath, dotted, shown
 from proxy.policy.units import format_size
 from proxy.split import Layers
@@ -37,8 +38,20 @@ def _check_aliases(settings: Settings, policies: Policies) -> None:
             here = ("models", model.name, "aliases", index)
             if alias in places:
                 settings.report(here, f"{shown(alias)} already names {dotted(places[alias])}")
-            else:
-                places[alias] = here
+                continue
+            for other, there in places.items() if is_pattern(alias) else ():
+                if there[1] != model.name and _rival(alias, other):
+                    settings.report(
+                        here,
+                        f"{shown(alias)} could mean the same names as {shown(other)} of "
+                        f"{dotted(there)}, and neither is longer",
+                    )
+            places[alias] = here
+
+
+def _rival(alias: str, other: str) -> bool:
+    """Whether two patterns could fit the same name and neither would win."""
+    return is_pattern(other) and weight(alias) == weight(other) and overlap(alias, other)
 
 
 def _check_bases(settings: Settings, policies: Policies) -> None:

@@ -180,8 +180,9 @@ _MODELS: Final = (
     Field("models.*.base", Kind.TEXT, None, RELOAD, example="gpt-oss",
           help="The model that this one is a variant of: it has its file and settings but for what "
                "is set here, and shares the loaded model where only the split or params differ."),
-    Field("models.*.aliases", Kind.NAMES, [], LIVE, example=["gpt-4o"],
-          help="Other names of this model."),
+    Field("models.*.aliases", Kind.NAMES, [], LIVE, example=["gpt-4o", "claude-*"],
+          help="Other names of this model; * stands for whatever comes there. Where several fit, "
+               "an exact name wins, then the longest."),
     Field("models.*.mode", Kind.CHOICE, "generation", RELOAD,
           choices=("generation", "embedding", "rerank"), help="What the model is loaded for."),
     Field("models.*.rpc", Kind.ADDRESSES, None, RELOAD, local=True, inherits="devices.rpc",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from proxy.policy.patterns import best, is_pattern
 from proxy.split import Split
 
 Mode = Literal["generation", "embedding", "rerank"]
@@ -134,6 +135,17 @@ class Policies:
             if name in model.aliases:
                 return model.name
         return name
+
+    def named_by_pattern(self, name: str) -> str | None:
+        """The name of the model of which an alias with a star fits; None where none does."""
+        owners = {
+            alias: model.name
+            for model in self.models.values()
+            for alias in model.aliases
+            if is_pattern(alias)
+        }
+        found = best(owners, name) if owners and name else None
+        return None if found is None else owners[found]
 
     def for_model(self, name: str) -> ModelPolicy:
         """What holds for the model called `name`, or having it as an alias; defaults otherwise."""

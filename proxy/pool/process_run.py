@@ -111,7 +111,8 @@ class ProcessRun:
         # llama.cpp aborts where a device on another machine goes.
         lost_device = status == -signal.SIGABRT and bool(backend.options.rpc)
         killed = status in ENDED_FROM_OUTSIDE or lost_device
-        self._tell(Exited(*backend.name, f"the worker ended by itself ({how})", killed))
+        because = f": {engine.cause}" if engine.cause else ""
+        self._tell(Exited(*backend.name, f"the worker ended by itself ({how}){because}", killed))
 
     async def _prepare(self) -> bool:
         """Whether the process is to be started now: not if it was stopped meanwhile."""

@@ -1,4 +1,5 @@
-"""Which model a name means: a name or alias of a policy, or what the catalogue finds."""
+"""Which model a name means: a name or alias of a policy, what the catalogue finds, or else an alias
+with a star."""
 
 import difflib
 import threading
@@ -14,6 +15,7 @@ from proxy.catalog.local import Catalog, Entry
 from proxy.catalog.names import fold
 from proxy.errors import BadRequest, ModelNotFound
 from proxy.policy.model import ModelPolicy, Policies
+from proxy.policy.patterns import is_pattern
 from proxy.routing.effective import effective_policy
 from proxy.routing.twins import can_share, shared_policy
 
@@ -125,6 +127,8 @@ class Resolver:
             return self._shared(Model(policy.name, entry.path, policy, entry, policies))
         elif (known := _other_spelling(name, policies)) is not None:
             return self.resolve(known)
+        elif (known := policies.named_by_pattern(fold(name))) is not None:
+            return self.resolve(known)
         raise ModelNotFound(self._not_found(name, policies), param="model")
 
     def _shared(self, model: Model) -> Model:
@@ -165,7 +169,12 @@ class Resolver:
 
     def did_you_mean(self, name: str) -> str:
         """The end of the sentence that there is no such model; empty where no name comes close."""
-        known = [n for p in self._policies().models.values() for n in (p.name, *p.aliases)]
+        known = [
+            known
+            for policy in self._policies().models.values()
+            for known in (policy.name, *policy.aliases)
+            if not is_pattern(known)
+        ]
         near = [*self._catalog.nearest(name), *difflib.get_close_matches(name, known, n=3)]
         names = ", ".join(dict.fromkeys(near))
         return f"; did you mean {names}?" if names else ""

@@ -156,7 +156,7 @@ class Router:
                 # who were next in line find that out one after another.
                 heard = not isinstance(error, NotServing) or error.asked
                 deaths, unheard = deaths + heard, unheard + (not heard)
-                self._check(asked)
+                self._check(asked, error)
                 if deaths > MOST_DEATHS or unheard > MOST_UNHEARD:
                     raise
                 log.warning("request_retried", model=model.name, why=error.message)
@@ -166,12 +166,14 @@ class Router:
                     raise
                 await asyncio.sleep(error.retry_after_s or 0.0)
 
-    def _check(self, asked: Asked) -> None:
+    def _check(self, asked: Asked, last: BackendDied | None = None) -> None:
+        """Raises KillsWorkers; `last` is how it went just now."""
         if self._suspects.deaths(asked) >= ENOUGH:
             log.warning("request_refused", model=asked[0], why="workers crash over it")
             raise KillsWorkers(
                 f"{ENOUGH} workers of {asked[0]} crashed over this request and nothing else, so it "
-                "is not asked again for a while; the log has their last words"
+                "is not asked again for a while; "
+                + (f"the last time: {last.message}" if last else "the log has their last words")
             )
 
     async def _once(
@@ -209,6 +211,12 @@ class Router:
                 self._suspects.clear(asked)
             return answer
 
+    async def cause_of_end(self, backend: Backend) -> str | None:
+        """Why a backend that broke an answer off has ended, in words for people, as soon as that is
+        known; None where it has not ended, or nobody knows."""
+        await self._pool.until_left(backend, DEATH_IS_KNOWN_S)
+        return backend.engine.cause
+
     async def _judge_later(self, backend: Backend, asked: Asked) -> None:
         await self._pool.until_left(backend, DEATH_IS_KNOWN_S)
         self._judge(backend, asked)
@@ -227,6 +235,7 @@ class Router:
             elif isinstance(error, NotServing) or self._breaks_all(backend):
                 self._pool.give_up(backend, error.message)
                 self._broken.pop(backend.name, None)
+            error.because(backend.engine.cause)
         finally:
             lease.release()
 

@@ -17,6 +17,8 @@ BACKENDS = ("cuda", "hip", "musa", "vulkan", "metal", "sycl", "opencl", "cann", 
 # C++ names of functions that have no C one.
 SERVER_MAIN = "_Z12llama_serveriPPc"
 SERVER_TERMINATE = "_Z22llama_server_terminatev"
+LOG = "_Z15common_log_mainv"
+LOG_FLUSH = "_Z16common_log_flushP10common_log"
 GRAPH_RESERVE = "_Z19llama_graph_reserveP13llama_contextjjj"
 MEMORY_BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
 
@@ -154,6 +156,11 @@ class LlamaLibrary:
         )
         self.server_main = _f(self._server, SERVER_MAIN, c.c_int, c.c_int, c.POINTER(text))
         self.server_terminate = _f(self._server, SERVER_TERMINATE, None)
+        self.set_abort_callback = _f(base, "ggml_set_abort_callback", void, void)
+        # Not every build has them.
+        common = loaded["llama-common"]
+        self.log = _optional(common, LOG, void)
+        self.log_flush = _optional(common, LOG_FLUSH, None, void)
         self._base = base
 
     def address(self, *names: str) -> int | None:
@@ -275,3 +282,11 @@ def _f(library: c.CDLL, name: str, result: Any, *arguments: Any) -> Any:
         raise LlamaError(f"{library._name}: no function {name}") from error
     function.restype, function.argtypes = result, arguments
     return function
+
+
+def _optional(library: c.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+    """The same; None where the library lacks it."""
+    try:
+        return _f(library, name, result, *arguments)
+    except LlamaError:
+        return None

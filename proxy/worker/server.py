@@ -16,6 +16,7 @@ from typing import Any, Literal
 from proxy.engine.types import CPU, Device, Layer, Move, Status
 from proxy.memory.host import available_host_bytes, read_host
 from proxy.memory.pressure import HIGH_PRESSURE, LOW_BYTES
+from proxy.worker.abort import write_log_before_abort
 from proxy.worker.experts import Experts
 from proxy.worker.gate import Gate, preload
 from proxy.worker.llama import DEVICE_KINDS, LlamaError, LlamaLibrary
@@ -69,6 +70,7 @@ class EmbeddedServer:
             self._refuse_moves(f"{NO_LIVE_MOVES} is set")
         gate_library = preload() if self.why_no_moves is None else None
         self._llama = LlamaLibrary(libdir)
+        write_log_before_abort(self._llama)
         if gate_library is not None:
             try:
                 self._gate = Gate(gate_library, self._llama, server_socket)

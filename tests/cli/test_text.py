@@ -93,6 +93,9 @@ def test_a_greeting_names_what_can_be_asked() -> None:
     assert "12 models: m0, m1, m2, m3, m4, m5, m6, m7 and 4 more" in said
     assert """/v1/chat/completions -d '{"model": "m0", """ in said
     assert "moe-proxy ps --url http://127.0.0.1:8080;" in said
+    assert "OPENAI_BASE_URL=http://127.0.0.1:8080/v1," in said
+    assert "ANTHROPIC_BASE_URL=http://127.0.0.1:8080," in said
+    assert "OLLAMA_HOST=http://127.0.0.1:8080\n" in said
     assert "--url" not in greeting("1.0", "http://127.0.0.1:11434", models, elsewhere=False)
 
 

@@ -76,7 +76,7 @@ async def test_its_words_and_its_status() -> None:
     await child.start()
 
     assert await child.wait() == 3
-    assert lines == list(child.last_lines) == ["one", "two"]
+    assert lines == list(child.words.lines) == ["one", "two"]
 
 
 async def test_a_line_without_an_end_is_cut_into_pieces() -> None:
@@ -99,7 +99,7 @@ async def test_bytes_that_are_no_text() -> None:
     await child.start()
     await child.wait()
 
-    assert list(child.last_lines) == ["\ufffd\ufffd café"]
+    assert list(child.words.lines) == ["\ufffd\ufffd café"]
 
 
 async def test_the_environment_is_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ async def test_the_environment_is_what_it_is_given(monkeypatch: pytest.MonkeyPat
     await child.start()
     await child.wait()
 
-    assert list(child.last_lines) == ["None 2"]
+    assert list(child.words.lines) == ["None 2"]
     assert "GIVEN" not in os.environ
 
 
@@ -131,7 +131,7 @@ async def test_stop_by_eof(run: Run) -> None:
     await child.stop(grace_s=60.0)
 
     assert await child.wait() == 0
-    assert list(child.last_lines) == ["up", "eof"]
+    assert list(child.words.lines) == ["up", "eof"]
 
 
 async def test_stop_by_sigterm_at_once_where_eof_means_nothing(run: Run) -> None:
@@ -207,7 +207,7 @@ async def test_stop_without_grace_kills_at_once(run: Run) -> None:
     await child.stop(grace_s=0.0)
 
     assert child.returncode == -signal.SIGKILL
-    assert list(child.last_lines) == ["up"]
+    assert list(child.words.lines) == ["up"]
 
 
 async def test_stop_without_grace_hurries_one_that_is_under_way(run: Run) -> None:
@@ -240,7 +240,7 @@ async def test_what_it_started_ends_with_it(run: Run) -> None:
         "print(p.pid, flush=True); time.sleep(600)"
     )
     child = await run(code)
-    grandchild = int(child.last_lines[0])
+    grandchild = int(child.words.lines[0])
     assert alive(grandchild)
 
     os.kill(child.pid or 0, signal.SIGKILL)
@@ -261,21 +261,28 @@ async def test_a_stray_that_keeps_the_pipe_holds_up_nobody(run: Run) -> None:
 
     assert await child.wait() == 0
 
-    os.kill(int(child.last_lines[0]), signal.SIGKILL)
+    os.kill(int(child.words.lines[0]), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
-    ("number", "killed"),
-    [(signal.SIGKILL, True), (signal.SIGTERM, True), (signal.SIGABRT, False)],
+    ("number", "killed", "cause"),
+    [
+        (signal.SIGKILL, True, ": it was killed from outside; where main memory"),
+        (signal.SIGTERM, True, ": it was told to end from outside"),
+        (signal.SIGABRT, False, ""),
+    ],
 )
-async def test_load_failed_tells_a_kill_from_a_crash(run: Run, number: int, killed: bool) -> None:
+async def test_load_failed_tells_a_kill_from_a_crash(
+    run: Run, number: int, killed: bool, cause: str
+) -> None:
     child = await run(DEAF)
     os.kill(child.pid or 0, number)
     await child.wait()
 
     error = child.load_failed("it ended")
 
-    assert (error.message, error.killed) == ("it ended\nup", killed)
+    assert error.message.startswith(f"it ended{cause}")
+    assert (error.message.splitlines()[1:], error.killed) == (["up"], killed)
 
 
 async def test_load_failed_does_not_take_our_own_stop_for_a_kill(run: Run) -> None:
@@ -293,7 +300,8 @@ async def test_load_failed_quotes_errors_and_the_last_line(run: Run) -> None:
     child = await run(code)
     await child.wait()
 
-    assert child.load_failed("x").message == "x\n0.1 E no room\nerror: so it goes\ndone"
+    message = child.load_failed("x").message
+    assert message == "x: so it goes\n0.1 E no room\nerror: so it goes\ndone"
 
 
 async def test_load_failed_quotes_the_last_lines_where_none_is_an_error(run: Run) -> None:
@@ -317,4 +325,4 @@ async def test_signals_that_are_blocked_here_are_not_in_a_child() -> None:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    assert [list(child.last_lines) for child in children] == [[""]] * 3
+    assert [list(child.words.lines) for child in children] == [[""]] * 3

@@ -400,6 +400,24 @@ aliases = ["c", "d", "d", "b"]
     assert [problem.line for problem in loaded.problems] == [2, 4, 4, 4]
 
 
+def test_patterns_that_could_mean_the_same_name_are_told(load_text: LoadText) -> None:
+    """Where one is longer it wins, and a model may have any of its own."""
+    loaded = load_text("""\
+[models.a]
+aliases = ["claude-*", "gpt-*", "x*y", "*", "*o*", "o*"]
+[models.b]
+aliases = ["claude-*", "*-gpt", "claude-haiku*", "x*z", "GPT-**", "gpt-4"]
+""")
+
+    assert [str(problem).partition(": ")[2] for problem in loaded.problems] == [
+        'models.b.aliases[0]: "claude-*" already names models.a.aliases[0]',
+        'models.b.aliases[1]: "*-gpt" could mean the same names as "gpt-*" of models.a.aliases[1], '
+        "and neither is longer",
+        'models.b.aliases[4]: "GPT-**" could mean the same names as "gpt-*" of '
+        "models.a.aliases[1], and neither is longer",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "places"),
     [

@@ -1,5 +1,6 @@
 """Which model a name means."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,40 @@ def test_case_and_latest_make_no_difference_to_aliases_and_variants(
     known = name.lower().removesuffix(":latest")
 
     assert folder.resolver.resolve(name).name == folder.resolver.resolve(known).name
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("claude-sonnet-4-5-20250929", "tiny"),
+        ("CLAUDE-sonnet:latest", "tiny"),
+        ("claude-", "tiny"),
+        ("claude-opus-4-1", "apart"),
+        ("claude-haiku-4", "apart"),
+        ("claude-\nsonnet", "tiny"),
+        ("claude-*", "tiny"),
+        ("gpt-4o", "tiny"),
+    ],
+)
+def test_an_alias_with_a_star_is_every_such_name(folder: Folder, name: str, known: str) -> None:
+    """The longest one that fits wins, by what it says of the name."""
+    assert folder.resolver.resolve(name).name == known
+
+
+def test_an_exact_name_wins_over_any_pattern(folder: Folder, tmp_path: Path) -> None:
+    """Of a policy, or of a file that comes into a folder."""
+    shutil.copyfile(tmp_path / "tiny.gguf", tmp_path / "more/claude-opus-mine.gguf")
+    folder.catalog.refresh()
+
+    assert folder.resolver.resolve("Claude-Opus-Mine").name == "claude-opus-mine"
+    assert folder.resolver.resolve("claude-opus-mine:latest").name == "claude-opus-mine"
+
+
+@pytest.mark.parametrize("name", ["claude", "myclaude-x", "haiku-3", "", "gpt-4o-mini"])
+def test_a_pattern_is_no_beginning_of_a_name(folder: Folder, name: str) -> None:
+    with pytest.raises(ModelNotFound) as error:
+        folder.resolver.resolve(name)
+    assert "*" not in error.value.message.partition("did you mean")[2]
 
 
 def test_a_policy_without_a_file(folder: Folder) -> None:

@@ -22,12 +22,13 @@ ctx = 4096
 keep_alive = "1m"
 [models.tiny]
 path = "tiny.gguf"
-aliases = ["gpt-4o"]
+aliases = ["gpt-4o", "claude-*"]
 moe_cpu_layers = 2
 args = ["--jinja"]
 keep_alive = "-1"
 [models.apart]
 path = "tiny.gguf"
+aliases = ["Claude-Opus*", "*-haiku-4*"]
 split = "separate"
 moe_cpu_layers = 3
 [models.apart-auto]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from proxy.api.ollama.request import ParsedRequest, parse, read_request
 from proxy.api.ollama.run import backend_headers
 from proxy.api.request_deadline import deadline
 from proxy.api.services import SERVICES
+from proxy.api.short_context import warn_of_prompt
 from proxy.api.turns import work_of
 from proxy.api.wire import json_response
 from proxy.dialect.ollama.requests import EmbedBody, EmbeddingsBody, read
@@ -86,7 +88,8 @@ async def _embed(
     services = request.app[SERVICES]
     limit = await services.planner.longest_input(asked.model, asked.wanted, most_tokens(texts))
     engine = Engine(lease.backend.engine.address, services.calls)
-    answer = await inputs.embed(engine, texts, limit, truncate=truncate)
+    on_long = partial(warn_of_prompt, lease.backend.options, cut=truncate)
+    answer = await inputs.embed(engine, texts, limit, truncate=truncate, on_long=on_long)
     lease.answered()
     data = sorted(answer["data"], key=lambda entry: entry["index"])
     return [entry["embedding"] for entry in data], answer["usage"]["prompt_tokens"]

@@ -24,19 +24,27 @@ TOO_LONG: Final = "exceed_context_size_error"  # llama-server's `type` of that e
 class EngineRefused(ProxyError):
     """The engine answered with an error of its own; `kind` is what it calls it.
 
-    `too_long_for`: the context in tokens, where the prompt is longer than that.
+    `too_long_for`: the context in tokens, where the prompt is longer than that, and has
+    `prompt_tokens` if that is known.
     """
 
     code = "engine_error"
     by_engine = True
 
     def __init__(
-        self, message: str, *, status: int, kind: str = "", too_long_for: int | None = None
+        self,
+        message: str,
+        *,
+        status: int,
+        kind: str = "",
+        too_long_for: int | None = None,
+        prompt_tokens: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind
         self.too_long_for = too_long_for
+        self.prompt_tokens = prompt_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,5 +143,6 @@ def _refusal(status: int, data: bytes) -> EngineRefused:
             status=status,
             kind=kind,
             too_long_for=named.get("n_ctx") if kind == TOO_LONG else None,
+            prompt_tokens=named.get("n_prompt_tokens"),
         )
     return EngineRefused(data.decode(errors="replace")[:1000] or "no reason given", status=status)

@@ -2,7 +2,7 @@
 context the model happens to be loaded with."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -31,24 +31,29 @@ async def embed(
     limit: int | None,
     *,
     truncate: bool,
+    on_long: Callable[[int | None], None],
     more: Mapping[str, Any] | None = None,
 ) -> Any:
     """llama-server's answer for inputs, each a text, tokens, or what it takes besides. `limit`: how
-    many tokens each may have; None: what the engine takes. `more` goes along.
+    many tokens each may have; None: what the engine takes. `on_long` is told of one that has more
+    (None: not known how many). `more` goes along.
 
     Raises BadRequest for an input that is too long, unless it is to be cut, and EngineRefused.
     """
     body = dict(more or {})
     try:
-        fitting = [await _fitted(engine, each, limit, truncate=truncate) for each in inputs]
+        fitting = [
+            await _fitted(engine, each, limit, on_long, truncate=truncate) for each in inputs
+        ]
         return await engine.post(EMBEDDINGS, {**body, "input": fitting})
     except EngineRefused as refusal:
         limit = _limit(refusal)
         if limit is None:
             raise
+        on_long(refusal.prompt_tokens)
         if not truncate:
             raise BadRequest(TOO_LONG, param="input") from refusal
-    fitting = [await _fitted(engine, each, limit, truncate=True) for each in inputs]
+    fitting = [await _fitted(engine, each, limit, lambda _: None, truncate=True) for each in inputs]
     return await engine.post(EMBEDDINGS, {**body, "input": fitting})
 
 
@@ -58,7 +63,14 @@ def _most_tokens(given: Any) -> int:
     return len(given) if isinstance(given, list) else 0
 
 
-async def _fitted(engine: Engine, given: Any, limit: int | None, *, truncate: bool) -> Any:
+async def _fitted(
+    engine: Engine,
+    given: Any,
+    limit: int | None,
+    on_long: Callable[[int], None],
+    *,
+    truncate: bool,
+) -> Any:
     if given == "":
         with suppress(EngineRefused):  # other engines need not know how to tell
             return "" if await engine.tokens_of("", begins=True) else BLANK
@@ -67,6 +79,7 @@ async def _fitted(engine: Engine, given: Any, limit: int | None, *, truncate: bo
     tokens = await engine.tokens_of(given, begins=True) if isinstance(given, str) else given
     if len(tokens) <= limit:
         return given
+    on_long(len(tokens))
     if not truncate:
         raise BadRequest(TOO_LONG, param="input")
     return await _cut(engine, given, tokens, limit)

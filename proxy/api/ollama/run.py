@@ -16,6 +16,7 @@ from proxy.api.passthrough import SPLIT_HEADER
 from proxy.api.reply import LAST_WORD_S
 from proxy.api.request_deadline import deadline
 from proxy.api.services import SERVICES, Services
+from proxy.api.short_context import warn_of_prompt
 from proxy.api.turns import work_of
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer, error_line
@@ -96,6 +97,7 @@ class _Attempt:
         self._job = job
         self._facts = request[REQUEST_LOG]
         self._facts.backend = backend.id
+        self._cause = services.router.cause_of_end
         self._engine = Engine(backend.engine.address, services.calls)
         self._writer = Writer(
             job.endpoint, job.shown, stream=job.stream, alternatives=job.alternatives
@@ -124,7 +126,11 @@ class _Attempt:
             shorter = None
             if refusal.too_long_for and self._job.shorten is not None:
                 shorter = await self._job.shorten(self._engine, refusal.too_long_for)
-            if shorter is None or self._response.prepared:
+            kept = shorter is not None and not self._response.prepared
+            if refusal.too_long_for:
+                options = self._lease.backend.options
+                warn_of_prompt(options, refusal.prompt_tokens, cut=kept)
+            if shorter is None or not kept:
                 raise
             generation = shorter
             await self._relay(generation)
@@ -170,6 +176,9 @@ class _Attempt:
         self._facts.broken = message
         if broken:
             self._lease.broke()
+            if cause := await self._cause(self._lease.backend):
+                message = f"{message}: {cause}"
+                self._facts.broken = message
         with suppress(ConnectionResetError, TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):  # a client that does not read gets none
                 await self._response.write(error_line(message))

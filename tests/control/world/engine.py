@@ -39,6 +39,7 @@ class SimEngine:
         self.live_moves, self.moves_by_reload = True, False
         self.why_no_moves: str | None = None
         self.confined: str | None = None
+        self.cause: str | None = None
         self.address = Address(port=1)
         # What the test decides:
         self.hangs = self.refuses = self.cannot_load = False

@@ -1,0 +1,35 @@
+"""What llama.cpp does when it gives up: it writes why, and aborts.
+
+Its log is written by a thread of its own, which dies with the process, and with it what led to
+that: which device had no room, which machine could not be found. So that is written first.
+"""
+
+import ctypes as c
+import os
+import threading
+from typing import Final
+
+from proxy.worker.llama import LlamaLibrary
+
+# Whoever is to read it may not: then it is lost.
+FLUSH_S: Final = 2.0
+
+_Callback = c.CFUNCTYPE(None, c.c_char_p)
+_kept: list[object] = []  # what C has a pointer to
+
+
+def write_log_before_abort(llama: LlamaLibrary) -> None:
+    """Has no effect where a build's log cannot be written by others."""
+    if llama.log is None or llama.log_flush is None:
+        return
+
+    def aborts(why: bytes) -> None:
+        # On a thread, since it may wait for ever.
+        writing = threading.Thread(target=lambda: llama.log_flush(llama.log()), daemon=True)
+        writing.start()
+        writing.join(FLUSH_S)
+        os.write(2, why + b"\n")
+
+    callback = _Callback(aborts)
+    _kept.append(callback)
+    llama.set_abort_callback(callback)

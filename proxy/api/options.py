@@ -18,6 +18,8 @@ from proxy.split import OPTION_NAMES, Split, parse_split
 OPTIONS: Final = (*OPTION_NAMES, "num_ctx", "keep_alive")
 MAX_CTX: Final = 2**31 - 1  # llama.cpp counts tokens in 32 bits
 SHOWN_CHARACTERS: Final = 80
+# Longer than any model's; a name is compared with others, and is in the log.
+MOST_NAME: Final = 1000
 T = TypeVar("T")
 
 
@@ -51,6 +53,7 @@ def read_model_request(body: bytes, *, models: Callable[[], Iterable[str]]) -> M
             f"model: {_shown(fields.model)} is not allowed; use the name of a model, as a string",
             param="model",
         )
+    _check_length(fields.model)
     if "?" not in fields.model and fields == Body(fields.model):
         return ModelRequest(fields.model)  # nothing in particular, as in nearly all
     options = _checked_options(fields.options)
@@ -65,10 +68,19 @@ def read_model_request(body: bytes, *, models: Callable[[], Iterable[str]]) -> M
 
 def read_model(text: str) -> ModelRequest:
     """The same from a model's name alone, as it stands in a query or a path."""
+    _check_length(text)
     model, _, query = text.partition("?")
     if not model:
         raise BadRequest("model: an empty name is not allowed", param="model")
     return ModelRequest(model, split=_one(_query_splits(query)))
+
+
+def _check_length(name: str) -> None:
+    if len(name) > MOST_NAME:
+        raise BadRequest(
+            f"model: a name of {len(name)} characters is not allowed; it may have {MOST_NAME}",
+            param="model",
+        )
 
 
 def _decode(body: bytes) -> Body:
@@ -97,7 +109,7 @@ def _checked_options(options: Any) -> dict[str, Any]:
         )
     for key in options:
         if key not in OPTIONS:
-            near = difflib.get_close_matches(key, OPTIONS, n=1)
+            near = difflib.get_close_matches(key[:SHOWN_CHARACTERS], OPTIONS, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             name = f"options.{key[:SHOWN_CHARACTERS]}"
             raise BadRequest(

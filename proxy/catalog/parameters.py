@@ -127,7 +127,7 @@ def _checked(name: str, kind: Kind, value: Any) -> Any:
 
 def _kind(name: str) -> Kind:
     if name not in KINDS:
-        near = difflib.get_close_matches(name, KINDS, n=1)
+        near = difflib.get_close_matches(name[:80], KINDS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise BadParameter(f"unknown parameter {name[:80]!r}{hint}")
     return KINDS[name]

@@ -11,7 +11,7 @@ from typing import Final
 from cachetools import LRUCache
 
 from proxy.catalog.local import Catalog, Entry
-from proxy.catalog.names import fold
+from proxy.catalog.names import LONGEST_COMPARED, fold
 from proxy.errors import BadRequest, ModelNotFound
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.routing.effective import effective_policy
@@ -146,7 +146,8 @@ class Resolver:
     def did_you_mean(self, name: str) -> str:
         """The end of the sentence that there is no such model; empty where no name comes close."""
         known = [n for p in self._policies().models.values() for n in (p.name, *p.aliases)]
-        near = [*self._catalog.nearest(name), *difflib.get_close_matches(name, known, n=3)]
+        near = list(self._catalog.nearest(name))
+        near += difflib.get_close_matches(name[:LONGEST_COMPARED], known, n=3)
         names = ", ".join(dict.fromkeys(near))
         return f"; did you mean {names}?" if names else ""
 

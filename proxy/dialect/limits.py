@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from proxy.dialect.body import Body
+from proxy.dialect.workload import inputs_of
 from proxy.errors import BadRequest
 
 MOST_GRAMMAR_CHARACTERS: Final = 1 << 18
@@ -23,6 +24,9 @@ MOST_LEVELS: Final = 200
 MOST_VALUES: Final = 50000  # of all kinds, in all schemas of a request
 MOST_CHOICES: Final = 3000
 MOST_OPTIONAL: Final = 1000
+# Of one request, all in the worker's own queue: who comes after them waits for each, also when
+# whoever asked has left long ago. It is what OpenAI takes.
+MOST_INPUTS: Final = 2048
 # Where schemas stand, in each protocol: whole values, since nobody else nests anything in them.
 SCHEMAS: Final = (
     *("json_schema", "response_format", "tools", "functions"),
@@ -41,6 +45,8 @@ def check_limits(body: Body) -> None:
     for name in SCHEMAS:
         if escaped or body.mentions(b'"%s"' % name.encode()):
             check_schema(_value(body, name), name)
+    count, name = inputs_of(body)
+    _check(count, MOST_INPUTS, name, "has {} inputs")
 
 
 def check_schema(value: Any, name: str) -> None:

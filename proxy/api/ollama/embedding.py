@@ -12,12 +12,13 @@ from aiohttp import web
 from proxy.api.bodies import digest_of
 from proxy.api.middleware import REQUEST_LOG
 from proxy.api.ollama.engine_client import Engine, EngineRefused
-from proxy.api.ollama.request import ParsedRequest, WarnOnce, parse, read_request
+from proxy.api.ollama.request import WarnOnce, parse, read_request
 from proxy.api.ollama.run import backend_headers
 from proxy.api.request_deadline import deadline
 from proxy.api.services import SERVICES
 from proxy.api.turns import work_of
 from proxy.api.wire import json_response
+from proxy.dialect.limits import MOST_INPUTS
 from proxy.dialect.ollama.requests import EmbedBody, EmbeddingsBody, read
 from proxy.dialect.workload import Workload
 from proxy.errors import BadRequest
@@ -39,7 +40,7 @@ async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
 
     async def send(lease: Lease) -> web.Response:
         loaded_ns = time.monotonic_ns()
-        found, tokens = await _embed(request, lease, asked, texts, truncate=truncate)
+        found, tokens = await _embed(request, lease, texts, truncate=truncate)
         answer: dict[str, Any] = {
             "model": asked.shown,
             "embeddings": [_cut(vector, body.dimensions or 0) for vector in found],
@@ -65,7 +66,7 @@ async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamRespons
 
     async def send(lease: Lease) -> web.Response:
         texts = [body.prompt] if body.prompt else []
-        found, _ = await _embed(request, lease, asked, texts, truncate=True)
+        found, _ = await _embed(request, lease, texts, truncate=True)
         return _answer(request, {"embedding": found[0] if found else []}, lease)
 
     router = request.app[SERVICES].router
@@ -76,18 +77,25 @@ async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamRespons
 
 
 async def _embed(
-    request: web.Request,
-    lease: Lease,
-    asked: ParsedRequest,
-    texts: Sequence[str],
-    *,
-    truncate: bool,
+    request: web.Request, lease: Lease, texts: Sequence[str], *, truncate: bool
 ) -> tuple[list[list[float]], int]:
     """A vector for each text, and how many tokens they had. No texts: the model is only loaded."""
     request[REQUEST_LOG].backend = lease.backend.id
-    if not texts:
-        return [], 0
     engine = Engine(lease.backend.engine.address, request.app[SERVICES].calls)
+    found: list[list[float]] = []
+    tokens = 0
+    # So many at a time as one request may have: Ollama's clients send all that they have at once.
+    for start in range(0, len(texts), MOST_INPUTS):
+        some = texts[start : start + MOST_INPUTS]
+        vectors, count = await _embed_some(engine, lease, some, truncate=truncate)
+        found += vectors
+        tokens += count
+    return found, tokens
+
+
+async def _embed_some(
+    engine: Engine, lease: Lease, texts: Sequence[str], *, truncate: bool
+) -> tuple[list[list[float]], int]:
     try:
         answer = _read(await engine.post(EMBEDDINGS, {"input": list(texts)}))
         lease.answered()

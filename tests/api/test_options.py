@@ -107,10 +107,13 @@ def test_a_name_is_no_longer_than_names_are(read_it: Any) -> None:
 
 
 def test_what_is_no_option_is_not_compared_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    compared = []
-    monkeypatch.setattr(
-        "difflib.get_close_matches", lambda word, *_, **__: compared.append(word) or []
-    )
+    compared: list[str] = []
+
+    def compare(word: str, *_: object, **__: object) -> list[str]:
+        compared.append(word)
+        return []
+
+    monkeypatch.setattr("difflib.get_close_matches", compare)
     with pytest.raises(BadRequest, match="is not an option"):
         read({"model": "a", "options": {"x" * 30_000_000: 1}})
 

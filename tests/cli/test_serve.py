@@ -71,9 +71,10 @@ async def test_a_hangup_while_it_starts_is_heard_later(tmp_path: Path) -> None:
 
 
 def hears_hangups(pid: int) -> bool:
-    """Whether it has blocked this signal, so that its thread gets it."""
+    """Whether it has a handler for this signal, and has blocked it, so that its thread gets it."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return bool(int(status.split("SigBlk:")[1].split()[0], 16) & 1 << signal.SIGHUP - 1)
+    masks = (int(status.split(f"{name}:")[1].split()[0], 16) for name in ("SigCgt", "SigBlk"))
+    return all(mask & 1 << signal.SIGHUP - 1 for mask in masks)
 
 
 @pytest.mark.parametrize("nohup", [False, True])

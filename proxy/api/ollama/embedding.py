@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
 from aiohttp import web
 
 from proxy.api.bodies import digest_of
@@ -29,6 +30,20 @@ EMBEDDINGS: Final = "/v1/embeddings"
 # says so in words alone.
 BATCH_LIMIT: Final = re.compile(r"too large to process.*current batch size: (\d+)")
 TOO_LONG: Final = "the input length exceeds the context length"
+
+
+class Vector(msgspec.Struct):
+    index: int
+    embedding: list[float]
+
+
+class Usage(msgspec.Struct):
+    prompt_tokens: int
+
+
+class Embeddings(msgspec.Struct):
+    data: list[Vector]
+    usage: Usage
 
 
 async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
@@ -97,7 +112,7 @@ async def _embed_some(
     engine: Engine, lease: Lease, texts: Sequence[str], *, truncate: bool
 ) -> tuple[list[list[float]], int]:
     try:
-        answer = _read(await engine.post(EMBEDDINGS, {"input": list(texts)}))
+        answer = _read(await engine.post(EMBEDDINGS, {"input": list(texts)}, Embeddings))
         lease.answered()
         return answer
     except EngineRefused as refusal:
@@ -107,16 +122,16 @@ async def _embed_some(
         if not truncate:
             raise BadRequest(TOO_LONG, param="input") from refusal
     inputs = [(await engine.tokens_of(text, begins=True))[:limit] for text in texts]
-    return _read(await engine.post(EMBEDDINGS, {"input": inputs}))
+    return _read(await engine.post(EMBEDDINGS, {"input": inputs}, Embeddings))
 
 
 def _missing(name: str | None) -> str:
     return f'model "{name}" not found, try pulling it first' if name else "model '' not found"
 
 
-def _read(answer: Any) -> tuple[list[list[float]], int]:
-    data = sorted(answer["data"], key=lambda entry: entry["index"])
-    return [entry["embedding"] for entry in data], answer["usage"]["prompt_tokens"]
+def _read(answer: Embeddings) -> tuple[list[list[float]], int]:
+    data = sorted(answer.data, key=lambda entry: entry.index)
+    return [entry.embedding for entry in data], answer.usage.prompt_tokens
 
 
 def _limit(refusal: EngineRefused) -> int | None:

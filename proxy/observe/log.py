@@ -11,6 +11,7 @@ import structlog
 from proxy.observe.log_stream import LogStream
 
 LogFormat = Literal["console", "json"]
+BREAKS = "\t\r\n"
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -41,9 +42,10 @@ def setup(
         ]
     else:
         rendering = [
+            _in_plain_text,
             structlog.dev.ConsoleRenderer(
                 colors=target.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
+            ),
         ]
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
@@ -63,6 +65,23 @@ def setup(
     root.handlers[:] = [handler]
     # Libraries speak only when something is wrong: what we decide is in our own lines.
     root.setLevel(max(threshold, logging.WARNING))
+
+
+def _in_plain_text(
+    _: object, __: str, line: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Without what a terminal would act on: paths and names are whatever clients send. Values with
+    line breaks are put into quotes by who writes them."""
+    for key, value in line.items():
+        if isinstance(value, str) and not value.isprintable() and key != "exception":
+            line[key] = "".join(map(_shown, value))
+    return line
+
+
+def _shown(character: str) -> str:
+    if character.isprintable() or character in BREAKS:
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode()
 
 
 def _json(line: object, **_: object) -> str:

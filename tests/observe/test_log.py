@@ -48,6 +48,20 @@ def test_variables_are_in_no_log(log_format: LogFormat, capsys: pytest.CaptureFi
     assert "confidential"[::-1] not in said
 
 
+def test_a_terminal_finds_nothing_to_act_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """Paths and names are whatever clients send: colours, titles, text that runs backwards."""
+    setup("console")
+    text = "/\x1b[2J\x1b]0;t\x07\x9b31m\u202e\x85\u2028\udcffü"
+
+    for said in (text, f"with words {text}", f"{text}\n"):
+        structlog.get_logger().info("seen", path=said)
+
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+    assert "\\x1b[2J\\x1b]0;t\\x07\\x9b31m\\u202e\\x85\\u2028\\udcffü" in lines[0]
+
+
 def test_a_name_that_is_not_utf8_is_written_too(capsys: pytest.CaptureFixture[str]) -> None:
     setup("json")
 

@@ -127,3 +127,11 @@ def test_one_long_input_is_one() -> None:
     check(prompt=[1] * 100_000)
     check(input=[{"role": "user"}] * 3000)
     check(content="a" * 100_000)
+
+
+def test_sequence_breakers() -> None:
+    """10,000 held up all answers of a small model for 5 s; real ones have 75 times the tokens."""
+    check(dry_sequence_breakers=["a"] * 100)
+
+    with pytest.raises(BadRequest, match=r"^dry_sequence_breakers: it has 101 entries"):
+        check(dry_sequence_breakers=["a"] * 101)

@@ -77,8 +77,10 @@ def test_what_looks_like_a_placeholder() -> None:
 )
 def test_a_name_is_no_program(name: str, where: str, place: str) -> None:
     """It can be given over HTTP; what is run cannot."""
-    lines = {"command": ("srv", "{port}"), where: ("sh", "-c", f"cd / && exec srv {place}")}
-    options = LoadOptions(name, Path(name), **lines)
+    script = ("sh", "-c", f"cd / && exec srv {place}")
+    options = LoadOptions(name, Path(name), command=("srv", "{port}"), stop_command=script)
+    if where == "command":
+        options = LoadOptions(name, Path(name), command=script)
 
     with pytest.raises(LoadFailed, match="a model that is called"):
         fill_in(options, 80)

@@ -30,7 +30,7 @@ setup: ## build llama.cpp and install everything into .venv
 	$(PREPARE)
 	@echo "ready: $(BIN)/moe-proxy"
 
-demo: ## show live moves of experts on a small model made here
+demo: ## show live moves of experts on a small model
 	$(PREPARE)
 	@$(BIN)/moe-proxy demo $(ARGS)
 

@@ -122,7 +122,7 @@ class Running:
         log.info(
             "draining",
             drain_s=server.drain_s,
-            pool=repr(self.services.pool),
+            in_flight=sum(backend.in_flight for backend in self.services.pool.backends()),
             hint="a second signal ends it at once",
         )
         await self.services.pool.drain(server.drain_s)

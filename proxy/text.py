@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
@@ -21,9 +21,11 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 
 
 def gib(size_bytes: int | None) -> str:
-    """A size in GiB, with as many digits as a small model needs; "?" where it is not known."""
+    """A size in GiB, a small one in MiB; "?" where it is not known."""
     if size_bytes is None:
         return "?"
+    if 0 < size_bytes < GIB // 10:
+        return f"{size_bytes / MIB:.0f} MiB" if size_bytes >= MIB else "< 1 MiB"
     size = size_bytes / GIB
     return f"{size:.1f} GiB" if size >= 10 else f"{size:.2f} GiB"
 
@@ -33,4 +35,5 @@ def in_words(count: int, noun: str) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return cell.removesuffix(" GiB").replace(".", "", 1).isdecimal()
+    number = cell.removesuffix(" GiB").removesuffix(" MiB").removeprefix("< ").removeprefix("-")
+    return number.replace(".", "", 1).isdecimal()

@@ -46,8 +46,10 @@ WHOSE_SLOTS = (
 def add_routes(router: web.UrlDispatcher) -> None:
     router.add_get("/running", running)
     router.add_get("/unload", unload_all)
+    router.add_get("/logs", recent_logs)
     router.add_get("/logs/stream", stream_logs, allow_head=False)
     router.add_get("/logs/stream/{model:.+}", stream_logs, allow_head=False)
+    router.add_get("/logs/{model:.+}", recent_logs)
     router.add_route("*", "/upstream/{rest:.+}", upstream)
 
 
@@ -61,6 +63,16 @@ async def unload_all(request: web.Request) -> web.Response:
     pool = request.app[SERVICES].pool
     await asyncio.gather(*(pool.unload(b.id) for b in pool.backends()))
     return web.Response(text="OK")
+
+
+async def recent_logs(request: web.Request) -> web.Response:
+    """What is kept of what the engines said, one line each."""
+    services = request.app[SERVICES]
+    model = request.match_info.get("model")
+    if model is not None:
+        model = (await services.resolve(model)).loaded_as
+    lines = services.log_buffer.recent(model)
+    return web.Response(text="".join(f"{line.backend}: {line.text}\n" for line in lines))
 
 
 async def stream_logs(request: web.Request) -> web.StreamResponse:

@@ -2,7 +2,7 @@
 answer is not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
@@ -79,7 +79,10 @@ POSTS: Final[tuple[tuple[str, Mode, bool], ...]] = (
     ("/v1/reranking", "rerank", False),
     ("/rerank", "rerank", False),
     ("/reranking", "rerank", False),
+    ("/v2/rerank", "rerank", False),
 )
+# What is another name of a path of llama-server's: Cohere's, whose answer is the same.
+ALSO: Final = {"/v2/rerank": "/v1/rerank"}
 # Those whose clients are known to read event streams as they are meant.
 COMMENTED: Final = frozenset(
     {
@@ -91,6 +94,8 @@ COMPUTING: Final = frozenset(
     path for path, mode, has_params in POSTS if has_params or mode != "generation"
 )
 GETS: Final = ("/props", "/slots")  # with ?model=
+# Answers a request where llama-server would not, else None.
+Special = Callable[[web.Request, Model, ModelRequest, Body], Awaitable[web.StreamResponse | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +110,11 @@ class Forward:
     comments: bool = False  # its stream may begin with some
 
 
-def add_routes(router: web.UrlDispatcher) -> None:
+def add_routes(router: web.UrlDispatcher, special: Mapping[str, Special]) -> None:
+    """`special`: who looks first at what is posted to a path."""
     for path, mode, has_params in POSTS:
-        router.add_post(path, _post(mode, has_params=has_params, protocol=_protocol(path)))
+        handler = _post(mode, special.get(path), has_params=has_params, protocol=_protocol(path))
+        router.add_post(path, handler)
     for path in GETS:
         router.add_get(path, _get, allow_head=False)
 
@@ -121,7 +128,9 @@ def _protocol(path: str) -> Protocol | None:
     return "responses" if "/responses" in path else None
 
 
-def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler:
+def _post(
+    mode: Mode, special: Special | None, *, has_params: bool, protocol: Protocol | None
+) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
         data = await read_body(request, services.policies.current.server.max_body_bytes)
@@ -142,11 +151,17 @@ def _post(mode: Mode, *, has_params: bool, protocol: Protocol | None) -> Handler
         except msgspec.DecodeError as error:
             # The first look skips what it does not want: a number without end, half a character.
             raise BadRequest(f"the body is not valid JSON: {error}") from error
+        if load is not None:
+            wanted = replace(wanted, work=work_of(request, load))
+        if special is not None:
+            answered = await special(request, model, wanted, body)
+            if answered is not None:
+                return answered
         headers = request_headers(request)
-        target, comments = request.rel_url.raw_path_qs, False
+        path, mark, query = request.rel_url.raw_path_qs.partition("?")
+        target, comments = f"{ALSO.get(path, path)}{mark}{query}", False
         if load is not None:
             comments = load.streams and request.path in COMMENTED
-            wanted = replace(wanted, work=work_of(request, load))
         forward = Forward("POST", target, headers, body.encode(), computes, comments)
         return await answer(request, model, wanted, mode, forward)
 

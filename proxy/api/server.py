@@ -4,7 +4,7 @@ production and tests.
 
 from aiohttp import web
 
-from proxy.api import admin, cors, llama_swap, metrics, middleware, models, passthrough
+from proxy.api import admin, cors, embeddings, llama_swap, metrics, middleware, models, passthrough
 from proxy.api.deadlines import DeadlineRunner
 from proxy.api.ollama import library, routes
 from proxy.api.services import SERVICES, Services
@@ -21,7 +21,8 @@ def make_app(services: Services) -> web.Application:
     )
     app.on_response_prepare.append(cors.add_headers)
     app[SERVICES] = services
-    for part in (passthrough, models, admin, llama_swap, metrics, library):
+    passthrough.add_routes(app.router, {embeddings.PATH: embeddings.special})
+    for part in (models, admin, llama_swap, metrics, library):
         part.add_routes(app.router)
     routes.add_routes(app.router)
     app.cleanup_ctx.append(library.hub_context)

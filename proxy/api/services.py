@@ -17,11 +17,11 @@ from proxy.errors import ModelNotFound
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.observe.events import EventLog
-from proxy.observe.metrics import BackendNumbers, Metrics
+from proxy.observe.metrics import BackendNumbers, DeviceNumbers, KeyNumbers, Metrics
 from proxy.observe.rates import Rates
 from proxy.policy.live import LivePolicies
 from proxy.pool.pool import Pool
-from proxy.pool.state import Backend
+from proxy.pool.state import Backend, BackendState
 from proxy.routing.model_dirs import ModelDirs
 from proxy.routing.planner import Planner
 from proxy.routing.resolver import Model, Resolver
@@ -86,9 +86,12 @@ class Services:
     keys: ApiKeys = field(default_factory=ApiKeys)
     bodies: BodyBudget = field(default_factory=BodyBudget)
 
+    def __post_init__(self) -> None:
+        _ = self.metrics  # they count from now on
+
     @cached_property
     def metrics(self) -> Metrics:
-        return Metrics(self._numbers, lambda: self.pool.queue_length)
+        return Metrics(ServiceNumbers(self), self.events.listen)
 
     async def resolve(self, name: str) -> Model:
         """The model of this name; a file that came just now is found too. Raises ModelNotFound."""
@@ -107,17 +110,49 @@ class Services:
         backends = await self.router.backends_of(model, failed=failed)
         return sum(await asyncio.gather(*(self.pool.unload(b.id) for b in backends)))
 
-    def _numbers(self) -> Iterator[BackendNumbers]:
-        for backend in self.pool.backends():
+
+class ServiceNumbers:
+    """`proxy.observe.metrics.Numbers`."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def backends(self) -> Iterator[BackendNumbers]:
+        services = self._services
+        for backend in services.pool.backends():
             yield BackendNumbers(
                 id=backend.id,
                 model=backend.options.model,
                 state=str(backend.state),
                 in_flight=backend.in_flight,
                 waiting=backend.waiting_for_it,
-                moe_cpu_layers=self.desired.current(backend),
-                tokens_per_second=self.rates.rate(backend.id),
+                moe_cpu_layers=services.desired.current(backend),
+                tokens_per_second=services.rates.rate(backend.id),
+                held=backend.engine.known().held
+                if backend.state in (BackendState.READY, BackendState.DRAINING)
+                else {},
             )
+
+    def devices(self) -> Iterator[DeviceNumbers]:
+        ledger = self._services.ledger
+        for name, reading in self._services.memory.latest().devices.items():
+            yield DeviceNumbers(
+                name=name,
+                total=reading.total_bytes,
+                free=reading.free_bytes,
+                ours=ledger.ours(name),
+                others=ledger.others(name),
+            )
+
+    def keys(self) -> Iterator[KeyNumbers]:
+        for use in self._services.keys.usage():
+            yield KeyNumbers(use["name"], use["requests"], use["refused"])
+
+    def queue_length(self) -> int:
+        return self._services.pool.queue_length
+
+    def host_pressure(self) -> float | None:
+        return self._services.memory.latest().host.pressure
 
 
 SERVICES = web.AppKey("services", Services)

@@ -18,17 +18,17 @@ from proxy.files import read_small
 
 Signature = tuple[int, int, int]
 # A file that was written by other code, with other fields, is of no use.
-VERSION: Final = " ".join(("2", *(field.name for field in fields(Entry))))
+VERSION: Final = " ".join(("3", *(field.name for field in fields(Entry))))
 
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One manifest as it was read; valid while its file's size, time of change and inode stay."""
+    """One manifest as it was read; valid while its file's size, time of change and inode stay, and
+    the files that it leads to are the same."""
 
     signature: Signature
     reference: Reference
     entry: Entry
-    whole: bool  # whether all of its files were there
 
 
 # Thousands of models come to a few megabytes.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.catalog import names
-from proxy.catalog.entry import Entry
+from proxy.catalog.entry import Entry, inodes_of
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.parts import parts_of
 from proxy.files import check_regular, is_regular, shown
@@ -135,7 +135,10 @@ def _with_projector(entry: Entry, projectors: list[str], *, alone: bool) -> Entr
     """The entry with the projector of its folder that goes with it."""
     stem = names.stem_of(entry.path.name)
     chosen = names.pair_projector(stem, projectors, alone=alone)
-    return replace(entry, projector=entry.path.with_name(chosen)) if chosen else entry
+    if not chosen:
+        return entry
+    projector = entry.path.with_name(chosen)
+    return replace(entry, projector=projector, inodes=entry.inodes + inodes_of((projector,)))
 
 
 def _is_one_model(stems: Iterable[str]) -> bool:
@@ -147,7 +150,9 @@ def _entry(path: Path, name: str) -> Entry:
     files = parts_of(path)
     stats = [check_regular(file) for file in files]
     size = sum(stat.st_size for stat in stats)
-    return Entry(name, files[0], files, size, max(stat.st_mtime for stat in stats))
+    inodes = tuple((stat.st_dev, stat.st_ino) for stat in stats)
+    changed = max(stat.st_mtime for stat in stats)
+    return Entry(name, files[0], files, size, changed, inodes=inodes)
 
 
 def _unique(found: list[tuple[Path, Entry]], named: Iterable[str]) -> Iterator[Entry]:

@@ -38,6 +38,7 @@ class _Index:
     spellings: Mapping[str, tuple[Entry, ...]]
     problems: Mapping[str, str]
     origins: Mapping[str, tuple[Store, Reference]]
+    twins: Mapping[tuple[tuple[int, int], ...], tuple[Entry, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Catalog:
         # What changes: where to look (by `use`), what the last scan found, and the headers of
         # files that have not changed since.
         self.places = Places(tuple(dirs), dict(named), tuple(stores))
-        self._index, self._newest = _Index((), {}, {}, {}), 0
+        self._index, self._newest = _Index((), {}, {}, {}, {}), 0
         self._headers: LRUCache[Any, Header] = LRUCache(HEADERS)
         self._headers_lock = threading.Lock()
         if look:
@@ -154,6 +155,11 @@ class Catalog:
         """The store that a model is in and its name there; None for a file in a folder."""
         return self._index.origins.get(entry.name)
 
+    def twins(self, entry: Entry) -> tuple[Entry, ...]:
+        """All names of the files that are loaded for a model, this one among them: what policies
+        name first, then the oldest."""
+        return self._index.twins.get(entry.inodes, (entry,))
+
     def header(self, entry: Entry) -> Header:
         """The header of a model.
 
@@ -196,7 +202,18 @@ def _scan(places: Places) -> _Index:
     folders = scan_folders(places.dirs, taken=taken, names_in_use=in_use, problems=problems)
     spelled.extend((entry, _ways_of_file(entry)) for entry in folders)
     spelled.sort(key=lambda pair: names.fold(pair[0].name))
-    return _Index(tuple(entry for entry, _ in spelled), _spell(spelled), problems, origins)
+    found = tuple(entry for entry, _ in spelled)
+    return _Index(found, _spell(spelled), problems, origins, _twins(found))
+
+
+def _twins(entries: Sequence[Entry]) -> dict[tuple[tuple[int, int], ...], tuple[Entry, ...]]:
+    found: dict[tuple[tuple[int, int], ...], list[Entry]] = {}
+    for entry in entries:
+        if entry.inodes:
+            found.setdefault(entry.inodes, []).append(entry)
+    for twins in found.values():
+        twins.sort(key=lambda entry: (entry.source != "policy", entry.modified_at, entry.name))
+    return {inodes: tuple(twins) for inodes, twins in found.items()}
 
 
 def _ways_of_file(entry: Entry) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Reads Modelfiles, as Ollama writes and reads them, with `PARAMETER moe_cpu_layers` besides."""
 
+import codecs
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +15,8 @@ COMMANDS: Final = (
 ROLES: Final = ("system", "user", "assistant")
 _WORD: Final = re.compile(r"[A-Za-z]+")
 TRIPLE: Final = '"""'
+# Editors on Windows write this, and say so by a mark.
+UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class ModelfileError(ValueError):
@@ -45,6 +48,11 @@ class _Command:
     line: int
     name: str
     value: str
+
+
+def decode_modelfile(data: bytes) -> str:
+    """A file's text: UTF-8, or UTF-16 with its mark. Raises UnicodeDecodeError."""
+    return data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig")
 
 
 def parse_modelfile(text: str) -> Modelfile:
@@ -80,11 +88,12 @@ def parse_modelfile(text: str) -> Modelfile:
 
 
 def _commands(text: str) -> list[_Command]:
-    lines = text.splitlines()
+    # Nothing else ends a line: texts have form feeds, and U+2028 from the web, in them.
+    lines = text.replace("\r\n", "\n").split("\n")
     commands = []
     index = 0
     while index < len(lines):
-        line, number = lines[index].strip(), index + 1
+        line, number = lines[index].lstrip(), index + 1
         index += 1
         if not line or line.startswith("#"):
             continue
@@ -95,7 +104,7 @@ def _commands(text: str) -> list[_Command]:
         rest = line[len(name) :]
         if rest and not rest[0].isspace():
             raise ModelfileError(number, f"{line.split()[0][:40]!r} is no command")
-        head, rest = _head(name, rest.strip(), number)
+        head, rest = _head(name, rest.lstrip(), number)
         value, index = _value(rest, lines, index, number)
         if not value and name != "LICENSE" and not rest:
             raise ModelfileError(number, f"{name} needs a value")
@@ -107,10 +116,10 @@ def _head(name: str, rest: str, number: int) -> tuple[str, str]:
     """What stands before the value: the name of a parameter, the role of a message."""
     if name not in ("PARAMETER", "MESSAGE"):
         return "", rest
-    head, _, rest = rest.partition(" ") if " " in rest else rest.partition("\t")
-    if not head or not rest.strip():
+    words = rest.split(maxsplit=1)
+    if len(words) < 2:
         raise ModelfileError(number, f"{name} needs a name and a value")
-    return head, rest.strip()
+    return words[0], words[1]
 
 
 def _value(rest: str, lines: list[str], index: int, number: int) -> tuple[str, int]:
@@ -128,7 +137,7 @@ def _value(rest: str, lines: list[str], index: int, number: int) -> tuple[str, i
             value.append(last)
             index += 1
         return "\n".join(value).rstrip().removesuffix(quote), index
-    return rest, index
+    return rest.rstrip(), index
 
 
 def _parameter(command: _Command, parameters: dict[str, Any], notes: list[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from proxy.catalog import manifest as media
 from proxy.catalog.cache import CacheEntry
 from proxy.catalog.contents import Contents
-from proxy.catalog.entry import Entry
+from proxy.catalog.entry import Entry, inodes_of
 from proxy.catalog.manifest import Layer, Manifest, hex_of, parse_manifest
 from proxy.catalog.reference import Reference, from_manifest_path
 from proxy.catalog.templates import kind_of
@@ -21,6 +21,7 @@ from proxy.files import is_regular, read_small, shown
 
 # Manifests are read whole; nothing real comes near.
 MAX_MANIFEST_BYTES: Final = 4 << 20
+LONGEST: Final = 1000  # characters of what a model was made from
 
 
 class Store:
@@ -103,16 +104,18 @@ class Store:
         signature = (status.st_size, status.st_mtime_ns, status.st_ino)
         known = self.cache.get(path)
         # A blob may go while the manifest stays; a manifest that was refused may get its blob.
-        if known and known.signature == signature and known.whole == _is_there(known.entry):
-            return known
+        if known and known.signature == signature:
+            if known.entry.inodes == inodes_of(known.entry.loaded_files):
+                return known
         inner = PurePosixPath(path)
         reference = from_manifest_path(inner)
         data = read_small(Path(file.path), MAX_MANIFEST_BYTES)
         entry = self._entry(reference, parse_manifest(data), inner)
         # Ollama shows the digest of a manifest without its kind.
         digest = hex_of(media.digest_of(data))
-        entry = replace(entry, digest=digest, modified_at=status.st_mtime)
-        return CacheEntry(signature, reference, entry, _is_there(entry))
+        inodes = inodes_of(entry.loaded_files)
+        entry = replace(entry, digest=digest, modified_at=status.st_mtime, inodes=inodes)
+        return CacheEntry(signature, reference, entry)
 
     def _entry(self, reference: Reference, manifest: Manifest, path: PurePosixPath) -> Entry:
         contents = Contents(manifest, self.blob)
@@ -138,6 +141,7 @@ class Store:
             licenses=tuple(contents.texts(media.LICENSE)),
             config=MappingProxyType(config),
             refusal=refusal,
+            parent=next((layer.from_ for layer in manifest.of_type(media.MODEL)), "")[:LONGEST],
         )
 
     def _files(
@@ -210,7 +214,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
-
-
-def _is_there(entry: Entry) -> bool:
-    return all(is_regular(file) for file in entry.files)

@@ -1,7 +1,7 @@
-"""The few facts of a header that lists of models show, read fast and kept over restarts.
+"""The few facts of a header that lists of models show, kept over restarts.
 
-They stand before the vocabulary in every file, so that a list of hundreds of models reads a few
-kilobytes of each instead of megabytes.
+The count of weights and the template stand behind the vocabulary, so each header is read as a
+whole, once: a few hundredths of a second with a large vocabulary.
 """
 
 import threading
@@ -14,18 +14,22 @@ import msgspec
 from proxy.catalog.cache import MAX_BYTES, write
 from proxy.catalog.entry import Entry
 from proxy.catalog.ggml_types import FILE_TYPES
-from proxy.catalog.gguf import GgufError, Value
+from proxy.catalog.gguf import POOLING, GgufError, Header, Value
 from proxy.catalog.gguf_reader import read_beginning, read_header
+from proxy.catalog.templates import takes_tools, thinks
 from proxy.files import read_small
 
-VERSION: Final = 2
+VERSION: Final = 3
+FIM_KEYS: Final = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
 Signature = tuple[int, int]
 
 
 class Summary(msgspec.Struct, frozen=True, array_like=True):
-    """`parameters` is for people ("30B-A3B", "7.6B"), `quantization` llama.cpp's name ("Q4_K_M").
+    """`parameters` is their number for people ("30.5B"), `quantization` llama.cpp's word ("Q8_0").
 
-    0 and "" where the file does not say. `embedding` is whether it is made for embeddings.
+    0 and "" where the file does not say. `embedding` is whether it is made for embeddings, `chat`
+    whether it is made to go on with a text. `tools` and `thinking` are what its own chat template
+    has a place for, `insert` is whether its vocabulary knows gaps.
     """
 
     architecture: str = ""
@@ -37,6 +41,11 @@ class Summary(msgspec.Struct, frozen=True, array_like=True):
     embedding_length: int = 0
     expert_count: int = 0
     embedding: bool = False
+    chat: bool = True
+    template: bool = False
+    tools: bool = False
+    thinking: bool = False
+    insert: bool = False
 
 
 class _File(msgspec.Struct):
@@ -99,27 +108,44 @@ def _load(file: Path | None) -> dict[str, tuple[Signature, Summary]]:
 
 def summarise(path: Path) -> Summary:
     """What the file says. Raises GgufError if it is not usable, OSError if it is gone."""
-    found = read_beginning(path)
-    parameters = _text(found, "general.size_label")
+    try:
+        return summary_of(read_header(path))
+    except GgufError:
+        # Of a file that ends too early, or lacks a part, the beginning is better than nothing.
+        return _summary(read_beginning(path))
+
+
+def summary_of(header: Header) -> Summary:
+    """The same of a header that was read."""
+    found = _summary(header.metadata)
+    template = _text(header.metadata, "tokenizer.chat_template")
+    return msgspec.structs.replace(
+        found,
+        parameters=in_words(header.parameter_count),
+        quantization=found.quantization or header.main_type,
+        template=bool(template),
+        tools=takes_tools(template),
+        thinking=thinks(template),
+        insert=any(key in header.metadata for key in FIM_KEYS),
+    )
+
+
+def _summary(found: Mapping[str, Value]) -> Summary:
+    """What the beginning of a header says; for the number of parameters there is only a label."""
     file_type = found.get("general.file_type")
-    quantization = FILE_TYPES.get(file_type, "") if isinstance(file_type, int) else ""
-    if not parameters or not quantization:
-        # Where no label says it, all tensors have to be looked at.
-        header = read_header(path)
-        parameters = parameters or in_words(header.parameter_count)
-        quantization = quantization or header.main_type
     architecture = _text(found, "general.architecture")
     pooling = found.get(f"{architecture}.pooling_type")
     return Summary(
         architecture=architecture,
         name=_text(found, "general.name"),
-        parameters=parameters,
-        quantization=quantization,
+        parameters=_text(found, "general.size_label"),
+        quantization=FILE_TYPES.get(file_type, "") if isinstance(file_type, int) else "",
         layers=_count(found, f"{architecture}.block_count"),
         context_length=_count(found, f"{architecture}.context_length"),
         embedding_length=_count(found, f"{architecture}.embedding_length"),
         expert_count=_count(found, f"{architecture}.expert_count"),
         embedding=isinstance(pooling, int) and pooling in (1, 2, 3),
+        chat=pooling not in POOLING,
     )
 
 

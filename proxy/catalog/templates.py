@@ -1,5 +1,5 @@
-"""Whether a chat template is Jinja, which llama-server reads, or one of Ollama's Go templates; and
-whether it comes to an end.
+"""Whether a chat template is Jinja, which llama-server reads, or one of Ollama's Go templates; what
+it has a place for; and whether it comes to an end.
 """
 
 import re
@@ -18,6 +18,9 @@ _GO: Final = re.compile(
     r"\{\{-?\s*(?:[.$]|(?:if|else|end|range|with|template|block|define|break|continue|len|and|or|not"
     r"|eq|ne|lt|gt|le|ge|index|slice|json|print|printf|currentDate|toTypeScriptType)\b|/\*)"
 )
+TOOL_MARKS: Final = ("tools", "tool_call")
+# What templates of models that think have in them: their tags, or the switch for it.
+THINKING_MARKS: Final = ("</think>", "enable_thinking", "reasoning_effort", "[/THINK]")
 # The longest real ones have 30 KB.
 MAX_TEMPLATE: Final = 1 << 20
 # The trial's word for a template that takes more time or memory than any real one.
@@ -35,6 +38,16 @@ def kind_of(template: str) -> Kind:
     if _GO.search(template):
         return "go"
     return "jinja" if "{{" in template else "text"
+
+
+def takes_tools(template: str) -> bool:
+    """Whether it has a place for tools."""
+    return any(mark in template for mark in TOOL_MARKS)
+
+
+def thinks(template: str) -> bool:
+    """Whether it is that of a model that thinks."""
+    return any(mark in template for mark in THINKING_MARKS)
 
 
 def problem_of_jinja(template: str) -> str | None:

@@ -1,14 +1,23 @@
 """The commands that ask a running proxy."""
 
+import json
+import sys
+import time
 from argparse import Namespace
 from datetime import UTC, datetime
+from typing import Final
 from urllib.parse import quote
 
 from proxy.cli import text
 from proxy.cli.client import Client, default_key, default_url, model_path
-from proxy.cli.output import print_result
+from proxy.cli.output import OK, print_result
 from proxy.split import plain
 from proxy.text import in_words
+
+WATCH_S: Final = 1.0
+CLEAR: Final = "\033[H\033[2J"
+# A log that nobody writes to is silent for as long as it likes.
+LOG_SILENT_S: Final = 7 * 86400.0
 
 
 def client_of(arguments: Namespace) -> Client:
@@ -16,7 +25,24 @@ def client_of(arguments: Namespace) -> Client:
 
 
 def ps(arguments: Namespace) -> int:
-    backends = client_of(arguments).get("/admin/state")["backends"]
+    if arguments.watch:
+        return watch(arguments)
+    return _print_backends(arguments, client_of(arguments))
+
+
+def watch(arguments: Namespace) -> int:
+    """`ps`, again and again until Ctrl-C."""
+    client = client_of(arguments)
+    while True:
+        if sys.stdout.isatty():
+            sys.stdout.write(CLEAR)
+        _print_backends(arguments, client)
+        sys.stdout.flush()
+        time.sleep(WATCH_S)
+
+
+def _print_backends(arguments: Namespace, client: Client) -> int:
+    backends = client.get("/admin/state")["backends"]
     return print_result(arguments, backends, lambda: text.backends(backends, datetime.now(UTC)))
 
 
@@ -36,7 +62,7 @@ def show(arguments: Namespace) -> int:
 
 
 def load_or_unload(arguments: Namespace) -> int:
-    verb = arguments.command
+    verb = "load" if arguments.command == "load" else "unload"
     answer = client_of(arguments).post(model_path(arguments.model, verb))
 
     def said() -> str:
@@ -52,3 +78,33 @@ def set_split(arguments: Namespace) -> int:
     wanted = {"moe_cpu_layers": plain(arguments.moe_cpu_layers)}
     answer = client_of(arguments).put(model_path(arguments.model, "split"), wanted)
     return print_result(arguments, answer, lambda: text.splits(answer["backends"]))
+
+
+def logs(arguments: Namespace) -> int:
+    """What the workers say."""
+    path = "/logs/stream" if arguments.follow else "/logs"
+    if arguments.model:
+        path += "/" + quote(arguments.model, safe="/:")
+    silent_s = LOG_SILENT_S if arguments.follow else None
+    with client_of(arguments).open("GET", path, silent_s=silent_s) as answer:
+        for line in answer:
+            sys.stdout.write(line.decode(errors="replace"))
+            sys.stdout.flush()
+    return OK
+
+
+def rm(arguments: Namespace) -> int:
+    client = client_of(arguments)
+    for name in arguments.models:
+        client.open("DELETE", "/api/delete", json.dumps({"model": name}).encode()).close()
+    return print_result(
+        arguments, arguments.models, lambda: f"removed {', '.join(arguments.models)}"
+    )
+
+
+def cp(arguments: Namespace) -> int:
+    names = {"source": arguments.source, "destination": arguments.destination}
+    client_of(arguments).open("POST", "/api/copy", json.dumps(names).encode()).close()
+    return print_result(
+        arguments, names, lambda: f"{arguments.destination} is what {arguments.source} is"
+    )

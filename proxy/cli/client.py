@@ -120,12 +120,9 @@ def default_url(env: Mapping[str, str] = os.environ) -> str:
     without options."""
     if url := env.get("MOE_PROXY_URL"):
         return url
-    policies = load(None, env).policies
-    if policies is None:
-        raise ClientError(
-            "the policies here have problems (moe-proxy check names them), so nobody knows where a "
-            "proxy listens; use --url"
-        )
+    # Also of policies with problems: the proxy that runs goes on by those before.
+    policies = load(None, env).readable
+    assert policies is not None
     return serving_at(policies.catalog.state) or url_of(policies.server.host, policies.server.port)
 
 
@@ -134,7 +131,7 @@ def default_key(env: Mapping[str, str] = os.environ) -> str | None:
     file that may change something."""
     if key := env.get(KEY_VARIABLE):
         return key
-    policies = load(None, env).policies
+    policies = load(None, env).readable
     file: Path | None = policies.server.api_keys_file if policies else None
     try:
         text = read_small(file, KEYS_BYTES).decode("utf-8-sig", "replace") if file else ""

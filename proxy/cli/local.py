@@ -4,6 +4,7 @@ Each imports what only it needs: `ps` should not take the time to load a server.
 """
 
 import os
+import sys
 from argparse import Namespace
 
 from proxy.cli import output
@@ -32,7 +33,14 @@ def serve(arguments: Namespace) -> int:
 def demo(arguments: Namespace) -> int:
     from proxy.demo.run import main as show
 
-    return int(show(keep=arguments.keep))
+    at_a_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    return int(show(keep=at_a_terminal if arguments.keep is None else arguments.keep))
+
+
+def run(arguments: Namespace) -> int:
+    from proxy.cli.run import run as talk
+
+    return talk(arguments)
 
 
 def check(arguments: Namespace) -> int:

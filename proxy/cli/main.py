@@ -59,8 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--log-format", choices=("console", "json"), default="console")
     serve.add_argument("--log-level", choices=LEVELS, default="info")
 
-    demo = _command(commands, "demo", local.demo, "show the main job on a small generated model")
-    demo.add_argument("--keep", action="store_true", help="leave it running at the end")
+    demo = _command(commands, "demo", local.demo, "show the main job on a small model")
+    demo.add_argument(
+        "--keep",
+        action=argparse.BooleanOptionalAction,
+        help="leave it running at the end (without this: at a terminal)",
+    )
 
     check = _command(commands, "check", local.check, "check the policies")
     options.add_policies(check)
@@ -75,19 +79,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_client_commands(commands: Any) -> None:
-    for name, run, text in (
-        ("ps", admin.ps, "what runs, and where its experts are"),
-        ("models", admin.models, "what models there are"),
+    ps = _command(commands, "ps", admin.ps, "what runs, and where its experts are")
+    ps.add_argument("-w", "--watch", action="store_true", help="again each second, until Ctrl-C")
+    options.add_client(ps)
+    listing = _command(commands, "models", admin.models, "what models there are", ["list", "ls"])
+    options.add_client(listing)
+    for name, also, run, text in (
+        ("show", (), admin.show, "all about one model"),
+        ("load", (), admin.load_or_unload, "load a model"),
+        ("unload", ("stop",), admin.load_or_unload, "unload a model"),
     ):
-        options.add_client(_command(commands, name, run, text))
-    for name, run, text in (
-        ("show", admin.show, "all about one model"),
-        ("load", admin.load_or_unload, "load a model"),
-        ("unload", admin.load_or_unload, "unload a model"),
-    ):
-        command = _command(commands, name, run, text)
+        command = _command(commands, name, run, text, also)
         command.add_argument("model", metavar="MODEL")
         options.add_client(command)
+    remove = _command(commands, "rm", admin.rm, "remove models that were pulled or made here")
+    remove.add_argument("models", metavar="MODEL", nargs="+")
+    options.add_client(remove)
+    copy = _command(commands, "cp", admin.cp, "give a model another name")
+    copy.add_argument("source", metavar="MODEL")
+    copy.add_argument("destination", metavar="NAME")
+    options.add_client(copy)
+    logs = _command(commands, "logs", admin.logs, "what the workers say")
+    logs.add_argument("model", metavar="MODEL", nargs="?", help="of this one only")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
+    options.add_url(logs)
+    _add_run(commands)
     setting = _command(commands, "set", admin.set_split, "move the experts of a model")
     setting.add_argument("model", metavar="MODEL")
     setting.add_argument(
@@ -97,6 +113,17 @@ def _add_client_commands(commands: Any) -> None:
         metavar="N|auto|none|partial|full|0-11,20",
     )
     options.add_client(setting)
+
+
+def _add_run(commands: Any) -> None:
+    chat = _command(commands, "run", local.run, "talk with a model")
+    chat.add_argument("model", metavar="MODEL")
+    chat.add_argument(
+        "prompt", metavar="PROMPT", nargs="*", help="one question; without it, a chat"
+    )
+    chat.add_argument("--moe-cpu-layers", type=options.split, metavar="N|auto|none|partial|full")
+    chat.add_argument("--system", metavar="TEXT", help="what the model is told before it all")
+    options.add_url(chat)
 
 
 def _add_plan(commands: Any) -> None:
@@ -171,11 +198,16 @@ def _add_service(commands: Any) -> None:
 
 
 def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    also: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         # Half a name of an option would mean another one as soon as there are more.
         name,
+        aliases=also,
         help=text,
         description=f"{text[0].upper()}{text[1:]}.",
         allow_abbrev=False,

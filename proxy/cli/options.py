@@ -20,10 +20,14 @@ def add_json(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def add_client(parser: ArgumentParser) -> None:
+def add_url(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--url", help="where the proxy is ($MOE_PROXY_URL, or where the policies say)"
     )
+
+
+def add_client(parser: ArgumentParser) -> None:
+    add_url(parser)
     add_json(parser)
 
 

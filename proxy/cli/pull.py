@@ -13,7 +13,12 @@ from typing import Any, Final
 
 from proxy.catalog import manifest as media
 from proxy.catalog.local import Catalog
-from proxy.catalog.modelfile import Modelfile, ModelfileError, parse_modelfile
+from proxy.catalog.modelfile import (
+    Modelfile,
+    ModelfileError,
+    decode_modelfile,
+    parse_modelfile,
+)
 from proxy.catalog.store import Store, Stores
 from proxy.cli.client import ClientError, Unreachable
 from proxy.cli.pull_remote import Remote
@@ -61,7 +66,7 @@ def create(name: str, file: Path, remote: Remote, show: Show, *, quantize: str |
     except OSError as error:
         raise ClientError(f"{file}: {reason_of(error)}; name the Modelfile with -f FILE") from error
     except UnicodeDecodeError as error:
-        raise ClientError(f"{file}: the text is not UTF-8") from error
+        raise ClientError(f"{file}: the text is neither UTF-8 nor UTF-16") from error
     except ModelfileError as error:
         raise ClientError(f"{file}: {error}") from error
     for note in wanted.notes:
@@ -132,7 +137,7 @@ def _text(file: Path) -> str:
         text = data.read(MODELFILE_BYTES + 1)
     if len(text) > MODELFILE_BYTES:
         raise ClientError(f"{file} is larger than any Modelfile")
-    return text.decode()
+    return decode_modelfile(text)
 
 
 def _path(text: str, folder: Path) -> Path:

@@ -20,6 +20,7 @@ from proxy.cli.signals import Signals, has_terminal
 from proxy.cli.text import greeting
 from proxy.observe import log as logging
 from proxy.observe.log_stream import LogStream
+from proxy.service.journal import goes_to_journal
 from proxy.service.notify import feed_watchdog, notify, watchdog_interval_s
 from proxy.service.passed_sockets import VARIABLES
 from proxy.startup import StartupError, allow_many_files
@@ -42,7 +43,8 @@ def main(settings: Settings) -> NoReturn:
     stream = LogStream(errors)
     signals = Signals(lambda: _last_words(stream))
     signals.hear()
-    logging.setup(settings.log_format, settings.log_level, stream)
+    journal = goes_to_journal(sys.stderr.fileno(), settings.env)
+    logging.setup(settings.log_format, settings.log_level, stream, journal=journal)
     # The watchdog's SIGABRT, or a crash in C code, says where every thread was.
     faulthandler.enable(errors)
     allow_many_files()

@@ -106,9 +106,20 @@ class Migration:
             "from": before.moe_cpu_layers,
             "to": backend.engine.known().moe_cpu_layers,
             "layers": move.layers,
+            "bytes": moved_bytes(before, backend.engine.known()),
             "staged_s": round(move.staged_s, 6),
             "gate_s": round(move.gate_s, 6),
             "short_of_memory": move.short_of_memory,
         }
         self.history.append(record)
         self._events.publish("moved", backend=backend.id, model=backend.options.model, **record)
+
+
+def moved_bytes(before: Status, after: Status) -> int:
+    """Of the experts that are elsewhere now."""
+    places = {layer.index: layer.experts for layer in before.layers}
+    return sum(
+        layer.experts_bytes
+        for layer in after.layers
+        if layer.experts != places.get(layer.index, layer.experts)
+    )

@@ -1,15 +1,15 @@
-"""`moe-proxy demo`: the main job in front of the user's eyes, with the real server on a small
-generated model.
+"""The command `demo`: the main job in front of the user, with the real server on a small model.
 
-It writes a model, starts the proxy as a user would, streams an answer while experts move to the
-device by an edit of `policies.toml` and back by the operator's word, and compares with an answer
-without moves.
+It fetches a model that can talk, or writes one that cannot, starts the proxy as a user would, shows
+an answer while experts move to the device by an edit of `policies.toml` and back by the operator's
+word, and compares with the answer without moves.
 """
 
 import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -22,14 +22,11 @@ import aiohttp
 
 from proxy.demo.model import demo_model
 from proxy.demo.servers import START_S, DemoError, device, half_the_cores, serve, until_up
+from proxy.demo.trained import NotToBeHad, trained_model
 from proxy.engine.ports import free_port
 from proxy.engine.runtime_dir import runtime_dir
 
 MODEL = "demo"
-PROMPT = "Tell me a long story about a river, a mill and a winter without snow."
-TOKENS = 240
-# At which tokens the experts are moved: to the device by the operator, back by the policy file.
-TO_DEVICE_AT, TO_CPU_AT = 40, 140
 POLICY = """\
 # Edited by the demo while it runs: the proxy notices, and moves experts between two tokens.
 [server]
@@ -44,6 +41,19 @@ moe_cpu_layers = {split}
 ctx = 4096
 parallel = 2
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """What a model is asked, and at which tokens of its answer experts move: to the device by the
+    policy file, back by the operator."""
+
+    path: Path
+    prompt: str
+    tokens: int
+    to_device_at: int
+    to_cpu_at: int
+    to_its_end: bool  # of the answer, not of the tokens
 
 
 @dataclass(slots=True)
@@ -81,15 +91,12 @@ async def _demo(keep: bool) -> None:
     assert task is not None
     # Otherwise the server and the device would outlive us.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moe-proxy"
-    print(f"1. A small mixture-of-experts model with random weights, in {cache}")
-    path = await asyncio.to_thread(demo_model, cache)
-    print(f"   {path.name}, {path.stat().st_size / 1e6:.0f} MB")
+    talk = await asyncio.to_thread(_model)
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(runtime_dir(os.environ, infix="demo-"))
         rpc = await device(stack)
         port = free_port()
-        policy = _Policy(folder / "policies.toml", port=port, path=path, rpc=rpc)
+        policy = _Policy(folder / "policies.toml", port=port, path=talk.path, rpc=rpc)
         policy.write(split="full")
         url = f"http://127.0.0.1:{port}"
         print(f"3. moe-proxy serve --policies {folder}")
@@ -98,11 +105,39 @@ async def _demo(keep: bool) -> None:
         session = await stack.enter_async_context(aiohttp.ClientSession(url))
         await until_up(session, server, log)
         print(f"   serves at {url}, its log is {log}")
-        await _show(session, policy)
+        await _show(session, policy, talk)
         _what_next(url, keep)
         if keep:
-            print("\nIt goes on serving until Ctrl-C.")
+            print("\nIt serves until Ctrl-C.")
             await server.wait()
+
+
+def _model() -> Talk:
+    """One that talks sense, or where it cannot be had one that is made here."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moe-proxy"
+    print(f"1. A small mixture-of-experts model, kept in {cache}", flush=True)
+    try:
+        talk = Talk(
+            trained_model(cache),
+            "What is the capital of France, and what is it known for?",
+            tokens=200,
+            to_device_at=12,
+            to_cpu_at=48,
+            to_its_end=True,
+        )
+    except NotToBeHad as error:
+        print(f"   A trained one cannot be had: {error}.")
+        print("   One with random weights stands in. Its words mean nothing.")
+        talk = Talk(
+            demo_model(cache),
+            "Tell me a long story about a river, a mill and a winter without snow.",
+            tokens=240,
+            to_device_at=40,
+            to_cpu_at=140,
+            to_its_end=False,
+        )
+    print(f"   {talk.path.name}, {talk.path.stat().st_size / 1e6:.0f} MB", flush=True)
+    return talk
 
 
 @dataclass(slots=True)
@@ -135,11 +170,12 @@ class _Policy:
         temporary.replace(self.file)
 
 
-async def _show(session: aiohttp.ClientSession, policy: _Policy) -> None:
-    print("\n4. One answer without moves, to compare with. All experts are on the CPU.\n")
+async def _show(session: aiohttp.ClientSession, policy: _Policy, talk: Talk) -> None:
+    print("4. It is loaded with all experts on the CPU, and asked without moves, to compare with.")
     await _settled(session)
-    still = await _stream(session, {})
-    print("\n\n5. The same again, while experts move.\n")
+    still = await _stream(session, talk, {}, print_it=False)
+    print(f"   {len(still.gaps_s) + 1} tokens, one every {still.usual_ms:.0f} ms")
+    print(f"\n5. The same again, while experts move.\n\n> {talk.prompt}\n")
 
     async def by_policy() -> None:
         policy.write(split="none")
@@ -152,28 +188,33 @@ async def _show(session: aiohttp.ClientSession, policy: _Policy) -> None:
 
     moved = await _stream(
         session,
+        talk,
         {
-            TO_DEVICE_AT: ('policies.toml is edited: moe_cpu_layers = "none"', by_policy),
-            TO_CPU_AT: (f"moe-proxy set {MODEL} --moe-cpu-layers full", by_operator),
+            talk.to_device_at: ('policies.toml is saved with moe_cpu_layers = "none"', by_policy),
+            talk.to_cpu_at: (f"moe-proxy set {MODEL} --moe-cpu-layers full", by_operator),
         },
+        print_it=True,
     )
     await _settled(session)
     _report(await _backend(session), still, moved)
 
 
 async def _stream(
-    session: aiohttp.ClientSession, at: dict[int, tuple[str, Callable[[], Awaitable[None]]]]
+    session: aiohttp.ClientSession,
+    talk: Talk,
+    at: dict[int, tuple[str, Callable[[], Awaitable[None]]]],
+    *,
+    print_it: bool,
 ) -> Answer:
-    """Stream one answer to the terminal, and do at a token's number what `at` says, without waiting
-    for it."""
+    """Stream one answer, and do at a token's number what `at` says, without waiting for it."""
     answer = Answer()
     body = {
         "model": MODEL,
-        "messages": [{"role": "user", "content": PROMPT}],
-        "max_tokens": TOKENS,
+        "messages": [{"role": "user", "content": talk.prompt}],
+        "max_tokens": talk.tokens,
         "temperature": 0,
         "stream": True,
-        "ignore_eos": True,
+        "ignore_eos": not talk.to_its_end,
         "cache_prompt": False,
     }
     tasks = []
@@ -193,10 +234,11 @@ async def _stream(
                 answer.gaps_s.append(now - last)
             last, count = now, count + 1
             answer.text += piece
-            print(piece, end="", flush=True)
+            if print_it:
+                print(piece, end="", flush=True)
             if count in at:
                 what, act = at[count]
-                print(f"\n   >> {what}", flush=True)
+                print(f"\n   >> {what}\n", flush=True)
                 tasks.append(asyncio.ensure_future(act()))
     await asyncio.gather(*tasks)
     return answer
@@ -209,7 +251,7 @@ def _report(backend: dict[str, Any], still: Answer, moved: Answer) -> None:
             f"   {move['why']:9} experts of {move['layers']} layers moved, "
             f"moe_cpu_layers {move['from']} -> {move['to']}: "
             f"copied in {move['staged_s'] * 1000:.0f} ms beside the answer, "
-            f"tokens held for {move['gate_s'] * 1000:.1f} ms"
+            f"a pause of {move['gate_s'] * 1000:.1f} ms"
         )
     for name, answer in (("without moves", still), ("with moves", moved)):
         print(
@@ -223,16 +265,23 @@ def _report(backend: dict[str, Any], still: Answer, moved: Answer) -> None:
 
 
 def _what_next(url: str, keep: bool) -> None:
-    print("\n7. Try next" + ("" if keep else ", with moe-proxy demo --keep still running"))
+    ours = sys.argv[0]
+    command = "moe-proxy" if shutil.which("moe-proxy") else os.path.relpath(ours)
+    if not keep:
+        print(
+            f"\n7. Try next: {command} demo --keep, which goes on serving, with a page to look at."
+        )
+        return
     body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": "Hi"}],
         "max_tokens": 40,
         "moe_cpu_layers": 6,
     }
+    print(f"\n7. Try next\n   {url}/ui/   shows it all: where the experts are, and a slider")
     print(f"   curl {url}/v1/chat/completions -d '{json.dumps(body)}'")
     print(
-        f"   moe-proxy set {MODEL} --moe-cpu-layers 3 --url {url}   (and: moe-proxy ps --url {url})"
+        f"   {command} set {MODEL} --moe-cpu-layers 3 --url {url}   (and: {command} ps --url {url})"
     )
     print(f"   export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=any      # for every OpenAI client")
     print(

@@ -17,7 +17,7 @@ from proxy.catalog.gguf_reader import read_beginning, read_header
 from proxy.catalog.local import Catalog
 from proxy.catalog.manifest import BadManifest, Layer, Manifest, encode_manifest
 from proxy.catalog.parts import MAX_PARTS, PART
-from proxy.catalog.reference import Reference
+from proxy.catalog.reference import LATEST, Reference
 from proxy.catalog.templates import kind_of, problem_of_jinja
 from proxy.errors import BadRequest
 from proxy.hub.progress import Report, status
@@ -59,6 +59,11 @@ class _Draft:
     def without(self, *media_types: str) -> "_Draft":
         kept = tuple(layer for layer in self.layers if layer.media_type not in media_types)
         return replace(self, layers=kept)
+
+    def made_from(self, name: str) -> "_Draft":
+        name = name if ":" in name.rpartition("/")[2] else f"{name}:{LATEST}"
+        layers = tuple(msgspec.structs.replace(layer, from_=name) for layer in self.layers)
+        return replace(self, layers=layers)
 
     def first(self, media_type: str) -> Layer | None:
         return next((layer for layer in self.layers if layer.media_type == media_type), None)
@@ -132,7 +137,8 @@ class Creator:
             raise BadRequest(f"{entry.name} cannot be used: {entry.refusal}", param="from")
         if self._catalog.origin(entry) is None:
             report(status(f"hashing {entry.path.name}"))
-        return await WHOLE_MODELS.run(self._of_entry, entry)
+        draft = await WHOLE_MODELS.run(self._of_entry, entry)
+        return draft.made_from(entry.name)
 
     def _of_entry(self, entry: Entry) -> _Draft:
         """The layers of a model, all in our store then."""
@@ -162,6 +168,7 @@ class Creator:
             layer, new = self._writer.adopt(
                 blob, media.PROJECTOR if projector else media.MODEL, files[name]
             )
+            layer = msgspec.structs.replace(layer, from_=PurePosixPath(name).name)
             draft = draft.plus(_named(layer, _part_name(name, found)), new)
         return draft
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import shlex
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from proxy.catalog.store import Store
 from proxy.errors import BadRequest, Conflict, ModelNotFound, reason_of
 from proxy.hub.create import CreateSpec, Creator
 from proxy.hub.jobs import Jobs
-from proxy.hub.progress import Line, PullFailed, Report, status
+from proxy.hub.progress import Line, NotOffered, PullFailed, Report, status
 from proxy.hub.puller import Puller
 from proxy.hub.writer import Writer
 from proxy.threads import STORE
@@ -50,16 +51,32 @@ class Hub:
         await self.end_jobs()
         await self._puller.close()
 
-    def pull(self, name: str, *, insecure: bool = False) -> AsyncGenerator[Line, None]:
-        """The lines of a pull, which is shared by all who ask for it.
+    def pull(
+        self, name: str, *, insecure: bool = False, served_as: str | None = None
+    ) -> AsyncGenerator[Line, None]:
+        """The lines of a pull, which is shared by all who ask for it. `served_as`: the model that
+        has this name already, without being called so in a store.
 
-        Raises BadRequest, PullFailed. Leaving early cancels it unless somebody else follows it.
+        Clients pull what they have just seen in a list. What nobody has to offer, but is here, is a
+        success. Raises BadRequest, PullFailed. Leaving early cancels it unless somebody else
+        follows it.
         """
+        entry = self._catalog.find(name)
+        if served_as is None and entry and self._catalog.origin(entry) is None:
+            served_as = entry.name
+        if served_as is not None:
+            return _here(served_as, "it is not from a registry")
         reference = reference_of(name)
 
         async def work(report: Report) -> None:
-            with _disk_troubles():
-                await self._pull(reference, report, insecure=insecure)
+            try:
+                with _disk_troubles():
+                    await self._pull(reference, report, insecure=insecure)
+            except NotOffered as error:
+                known = self._catalog.find(name)
+                if known is None or known.refusal:
+                    raise
+                report(status(f"{known.name} stays as it is: {error.message}"))
             report(status("success"))
 
         return self._jobs.follow(("pull", reference.folded, insecure), work)
@@ -99,12 +116,12 @@ class Hub:
             raise ModelNotFound(f"model '{name}' not found")
         origin = self._catalog.origin(entry)
         if origin is None:
-            raise Conflict(f"model '{name}' is the file {entry.path}, which is not ours to delete")
-        if entry.source != "own":
             raise Conflict(
-                f"model '{name}' is in Ollama's own store ({origin[0].root}), which is only read "
-                "here; delete it with ollama rm"
+                f"model '{name}' is the file {entry.path}, which is not ours to delete; without "
+                "the file the model is gone"
             )
+        if entry.source != "own":
+            raise Conflict(_ollamas(name, origin[0].root))
         await self._remove(origin[1], name)
 
     async def _remove(self, reference: Reference, name: str) -> None:
@@ -185,6 +202,12 @@ class Hub:
         await STORE.run(self._catalog.refresh)
 
 
+async def _here(name: str, why: str) -> AsyncGenerator[Line, None]:
+    yield status("pulling manifest")
+    yield status(f"{name} stays as it is: {why}")
+    yield status("success")
+
+
 @contextmanager
 def _disk_troubles() -> Iterator[None]:
     """Tells what a disk refuses: it is full, or not ours to write to."""
@@ -193,6 +216,16 @@ def _disk_troubles() -> Iterator[None]:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         raise PullFailed(f"{reason_of(error)}{where}") from error
+
+
+def _ollamas(name: str, root: Path) -> str:
+    """Why a model of Ollama's is not removed, and who can: `ollama rm` alone asks us again."""
+    there = "OLLAMA_HOST=127.0.0.1:11435"
+    return (
+        f"model '{name}' is in Ollama's own store ({root}), which moe-proxy only reads. Ollama "
+        f"itself removes it, on another port: `{there} OLLAMA_MODELS={shlex.quote(str(root))} "
+        f"ollama serve`, and in a second terminal `{there} ollama rm {shlex.quote(name)}`"
+    )
 
 
 def reference_of(name: str, param: str = "model") -> Reference:

@@ -16,7 +16,7 @@ from proxy.catalog.parts import PART
 from proxy.catalog.reference import LATEST, Reference
 from proxy.errors import reason_of
 from proxy.hub.fetch import Remote
-from proxy.hub.progress import PullFailed
+from proxy.hub.progress import NotOffered, PullFailed
 from proxy.hub.registry import NotInRegistry
 
 # What is taken where nobody says which, best first; then whatever there is.
@@ -107,7 +107,7 @@ def _projector(projectors: Sequence[File]) -> File | None:
 
 
 def list_files(reference: Reference) -> tuple[str, list[File]]:
-    """The repository's commit and files. Blocking. Raises NotInRegistry, PullFailed."""
+    """The repository's commit and files. Blocking. Raises NotInRegistry, NotOffered."""
     # It takes a while to import, and most proxies never pull.
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
@@ -122,12 +122,12 @@ def list_files(reference: Reference) -> tuple[str, list[File]]:
             "private (then $HF_TOKEN has to be set)"
         ) from error
     except OfflineModeIsEnabled as error:
-        raise PullFailed("$HF_HUB_OFFLINE is set, so nothing can be pulled") from error
+        raise NotOffered("$HF_HUB_OFFLINE is set, so nothing can be pulled") from error
     except HfHubHTTPError as error:
-        raise PullFailed(f"{endpoint} refuses {repository}: {error}") from error
+        raise NotOffered(f"{endpoint} refuses {repository}: {error}") from error
     except Exception as error:
         # Its HTTP library's errors are not part of its interface; all that is left is the network.
-        raise PullFailed(
+        raise NotOffered(
             f"cannot reach {endpoint}: {reason_of(error)}; is this machine online?"
         ) from error
     files = [

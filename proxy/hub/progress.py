@@ -16,6 +16,10 @@ class PullFailed(ProxyError):
     code = "pull_failed"
 
 
+class NotOffered(PullFailed):
+    """Nobody offers a model of this name: there is none, or who may have it does not answer."""
+
+
 def status(text: str) -> Line:
     return {"status": text}
 

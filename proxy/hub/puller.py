@@ -20,7 +20,7 @@ from proxy.catalog.summary import summarise
 from proxy.hub import huggingface, registry
 from proxy.hub.addresses import Kinds, checked_redirects, may_reach, socket_factory
 from proxy.hub.fetch import Remote, check_room, fetch, partial_of
-from proxy.hub.progress import PullFailed, Report, progress, status
+from proxy.hub.progress import NotOffered, PullFailed, Report, progress, status
 from proxy.hub.writer import Writer
 from proxy.threads import STORE
 
@@ -62,7 +62,8 @@ class Puller:
             try:
                 await self._pull_repository(repository, report, others)
             except PullFailed as other:
-                raise PullFailed(f"{error.message}; {other.message}") from other
+                kind = NotOffered if isinstance(other, NotOffered) else PullFailed
+                raise kind(f"{error.message}; {other.message}") from other
             return
         remotes = registry.blobs_of(reference, manifest, insecure=insecure)
         await self._install(session, reference, data, remotes, report, others)

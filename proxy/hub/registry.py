@@ -18,7 +18,7 @@ from proxy.catalog.manifest import (
 from proxy.catalog.reference import Reference
 from proxy.errors import BadRequest
 from proxy.hub.fetch import Remote, describe_response, unreachable
-from proxy.hub.progress import PullFailed
+from proxy.hub.progress import NotOffered, PullFailed
 
 MAX_MANIFEST_BYTES: Final = 4 << 20
 # Each may be a request, also where it is nothing.
@@ -26,7 +26,7 @@ MAX_LAYERS: Final = 2000
 TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=30)
 
 
-class NotInRegistry(PullFailed):
+class NotInRegistry(NotOffered):
     """There is no model of this name."""
 
 
@@ -35,7 +35,8 @@ async def read_manifest(
 ) -> tuple[bytes, Manifest]:
     """The manifest as the registry has it, byte by byte, and what it says.
 
-    Raises NotInRegistry, PullFailed, and BadRequest for plain HTTP that nobody asked for.
+    Raises NotInRegistry, NotOffered, PullFailed, and BadRequest for plain HTTP that nobody asked
+    for.
     """
     url = f"{_base(reference, insecure=insecure)}/manifests/{reference.tag}"
     try:
@@ -45,7 +46,7 @@ async def read_manifest(
                     f"pull model manifest: file does not exist: there is no {reference.full}"
                 )
             if answer.status != 200:
-                raise PullFailed(
+                raise NotOffered(
                     f"pull model manifest: {reference.host}: {describe_response(answer)}"
                 )
             data = await answer.content.read(MAX_MANIFEST_BYTES + 1)
@@ -54,7 +55,7 @@ async def read_manifest(
             ):
                 data += more
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise PullFailed(f"pull model manifest: {unreachable(url, error)}") from error
+        raise NotOffered(f"pull model manifest: {unreachable(url, error)}") from error
     try:
         manifest = parse_manifest(data)
     except BadManifest as error:

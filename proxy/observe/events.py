@@ -56,6 +56,7 @@ class EventLog:
         self._rings: dict[str, deque[Event]] = {}
         self._last_id = 0
         self._subscribers: set[Subscription] = set()
+        self._listeners: list[Callable[[Event], None]] = []
         self.closed = False
 
     def __repr__(self) -> str:
@@ -73,6 +74,11 @@ class EventLog:
         (log.warning if kind in WARNINGS else log.info)(kind, **fields)
         for subscriber in self._subscribers:
             subscriber.offer(event)
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                log.exception("listener_crashed", kind=kind)
         return event
 
     def since(self, last_seen: int) -> list[Event]:
@@ -100,6 +106,10 @@ class EventLog:
             subscription.backlog.extend(self.since(after if after <= self._last_id else 0))
         self._subscribers.add(subscription)
         return subscription
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Call this at once for each event from now on: for what must not miss one."""
+        self._listeners.append(listener)
 
     def unsubscribe(self, subscription: "Subscription") -> None:
         self._subscribers.discard(subscription)

@@ -9,17 +9,25 @@ import msgspec
 import structlog
 
 from proxy.observe.log_stream import LogStream
+from proxy.observe.words import DETAILS, in_sentences
 
 LogFormat = Literal["console", "json"]
-BREAKS = "\t\r\n"
+# What workers and libraries say; names in it are written as `repr` does.
+OF_SEVERAL_LINES = frozenset(("event", "why", "error", "message", "warning", "reason", "exception"))
 LEVELS = ("debug", "info", "warning", "error")
+# How systemd's journal is told a line's level (sd-daemon(3)); it has the time by itself.
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
 def setup(
-    log_format: LogFormat = "console", level: str = "info", stream: LogStream | None = None
+    log_format: LogFormat = "console",
+    level: str = "info",
+    stream: LogStream | None = None,
+    *,
+    journal: bool = False,
 ) -> None:
     """Configure structlog, and pass what libraries log through the same renderer. `stream`: where
-    it goes, in place of standard error itself.
+    it goes, in place of standard error itself. `journal`: what is for people goes to systemd's.
 
     Tracebacks come without the values of variables, which may be keys and people's prompts.
 
@@ -28,12 +36,13 @@ def setup(
     """
     # The few methods of a text stream that are used here are those of both.
     target = sys.stderr if stream is None else cast(TextIO, stream)
+    threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=log_format == "json"),
     ]
     if log_format == "json":
+        shared.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
         rendering: list[structlog.typing.Processor] = [
             structlog.processors.ExceptionRenderer(
                 structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
@@ -41,13 +50,12 @@ def setup(
             structlog.processors.JSONRenderer(serializer=_json),
         ]
     else:
-        rendering = [
-            _in_plain_text,
-            structlog.dev.ConsoleRenderer(
-                colors=target.isatty(), exception_formatter=structlog.dev.plain_traceback
-            ),
-        ]
-    threshold = logging.getLevelNamesMapping()[level.upper()]
+        rendering = (
+            [in_sentences, *_for_journal()] if journal else [in_sentences, *_for_people(target)]
+        )
+        rendering.insert(0, _in_plain_text)
+        if threshold > logging.DEBUG:
+            rendering.insert(0, _without_details)
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -67,20 +75,56 @@ def setup(
     root.setLevel(max(threshold, logging.WARNING))
 
 
-def _in_plain_text(
+def _for_people(target: TextIO) -> list[structlog.typing.Processor]:
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=target.isatty(),
+        pad_event_to=0,
+        pad_level=False,
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+    return [structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False), renderer]
+
+
+def _for_journal() -> list[structlog.typing.Processor]:
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=False,
+        pad_event_to=0,
+        pad_level=False,
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+
+    def prefixed(logger: object, method: str, line: structlog.typing.EventDict) -> str:
+        priority = _PRIORITIES.get(line.pop("level", "info"), 6)
+        text = renderer(logger, method, line)
+        # The journal makes an entry of each line.
+        return "\n".join(f"<{priority}>{part}" for part in text.split("\n"))
+
+    return [prefixed]
+
+
+def _without_details(
     _: object, __: str, line: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Without what a terminal would act on: paths and names are whatever clients send. Values with
-    line breaks are put into quotes by who writes them."""
-    for key, value in line.items():
-        if isinstance(value, str) and not value.isprintable() and key != "exception":
-            line[key] = "".join(map(_shown, value))
+    if line["event"] in DETAILS and line.get("level") == "info":
+        raise structlog.DropEvent
     return line
 
 
-def _shown(character: str) -> str:
-    if character.isprintable() or character in BREAKS:
-        return character
+def _in_plain_text(
+    _: object, __: str, line: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Without what a terminal would act on, or a journal take for another line: paths and names are
+    whatever clients send."""
+    for key, value in line.items():
+        if isinstance(value, str) and not value.isprintable():
+            kept = "\n" if key in OF_SEVERAL_LINES else ""
+            line[key] = "".join(
+                each if each.isprintable() or each in kept else _escaped(each) for each in value
+            )
+    return line
+
+
+def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode()
 
 

@@ -125,9 +125,11 @@ def _with_remarks(
     if not best.fits:
         for held, budget in zip(best.devices, budgets, strict=True):
             if held.total_bytes > budget.size_bytes:
-                short = held.total_bytes - budget.size_bytes
-                even = ", even with all experts on the CPU" if best.moe_cpu_layers else ""
-                problems.append(f"{held.name}: {gib(short)} short of {gib(held.total_bytes)}{even}")
+                even = " even with all experts on the CPU" if best.moe_cpu_layers else ""
+                problems.append(
+                    f"{held.name}: needs {gib(held.total_bytes)}{even}, and "
+                    f"{gib(budget.size_bytes)} may be used"
+                )
         advice = list(_advice(header, best, budgets))
     if host_free_bytes is not None and best.host_bytes > host_free_bytes:
         problems.append(

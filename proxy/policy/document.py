@@ -11,12 +11,14 @@ import tomli
 
 from proxy.policy.fields import FIELDS, NAME, TREE, Tree
 from proxy.policy.lines import TooDeepError, find_lines
-from proxy.policy.problems import KeyPath, Problem, dotted, shown
+from proxy.policy.problems import KeyPath, Problem, dotted, quoted, shown
 from proxy.policy.schema import Field
 from proxy.policy.values import refusal
 from proxy.split import OPTION_NAMES
 
 _PLACE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+# A name as people write it first, gpt-oss:120b or org/model, which TOML takes only in quotes.
+_UNQUOTED: Final = re.compile(r"""\s*\[\s*models\.([^"'\[\]\s]*[^"'\[\]\s\w.-][^"'\[\]\s]*)\s*\]""")
 _KNOWN_ELSEWHERE: Final = dict.fromkeys(OPTION_NAMES, "moe_cpu_layers")
 
 
@@ -80,6 +82,8 @@ def _syntax_problem(file: Path, text: str, message: str) -> Problem:
     if place := _PLACE.search(message):
         line = int(place[1]) if place[1] else text.rstrip("\n").count("\n") + 1
         message = message[: place.start()]
+        if unquoted := _UNQUOTED.match((*text.split("\n"), "")[line - 1]):
+            message += f"; put the name in quotes: [models.{quoted(unquoted[1])}]"
     return Problem(str(file), line, "", f"not valid TOML: {message}")
 
 
@@ -91,7 +95,12 @@ def _walk(document: Document, table: dict[str, Any], known: Tree, path: KeyPath)
         if isinstance(below, Field):
             document.entries.append(Entry(here, below, value))
         elif below is None and not (own_names and (isinstance(value, dict) or len(known) == 1)):
-            document.problems.append(document.problem(here, _unknown(here, known)))
+            message = _unknown(here, known)
+            if isinstance(value, dict) and here[0] == "models":
+                # [models.qwen3.5], in which TOML sees a table "5" of a model "qwen3".
+                name = quoted(".".join(map(str, here[1:])))
+                message += f"; a name with a dot needs quotes: [models.{name}]"
+            document.problems.append(document.problem(here, message))
         elif not isinstance(value, dict):
             document.problems.append(document.problem(here, refusal(value, "a table")))
         elif below is not None:

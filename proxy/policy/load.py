@@ -16,7 +16,8 @@ from proxy.policy.values import home_of
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """`policies` is None exactly if there are `problems`. `files` are those that were read, `named`
+    """`policies` is None exactly if there are `problems`; `readable` is then what could be read,
+    with defaults for the rest, not to be served by. `files` are those that were read, `named`
     the files and folders that keys name, each with the place where it is named, `notes` what is
     allowed and yet good to know."""
 
@@ -26,6 +27,7 @@ class Loaded:
     sources: Sources = field(repr=False)
     named: tuple[tuple[Path, Problem], ...] = field(default=(), repr=False)
     notes: tuple[Problem, ...] = ()
+    readable: Policies | None = field(default=None, repr=False)
 
 
 def load(path: Path | None, env: Mapping[str, str]) -> Loaded:
@@ -52,6 +54,7 @@ def parse(sources: Sources, env: Mapping[str, str]) -> Loaded:
         sources,
         tuple(named_paths(settings)),
         tuple(_in_order(settings.notes)),
+        policies,
     )
 
 

@@ -221,7 +221,7 @@ class Pool:
         try:
             await asyncio.wait_for(self._until(lambda: not self._runs), timeout_s)
         except TimeoutError:
-            log.warning("drain_timeout", pool=repr(self))
+            log.warning("drain_timeout", after_s=timeout_s)
             self._grace_s = ABORT_GRACE_S
             self._tell(Abort())
             await self._until(lambda: not self._runs)

@@ -72,6 +72,18 @@ class Batches:
         self._chosen[key] = ubatch
         return ubatch
 
+    async def longest_input(
+        self, entry: Entry | None, options: LoadOptions, tokens: int
+    ) -> int | None:
+        """How many tokens an input of an embedding may have, in what is loaded with `options`. None
+        where `tokens` are surely not too many, and where that is the engine's business."""
+        batch = ubatch_of(options.args) or WHOLE_INPUT
+        if options.engine != "hosted" or tokens < min(options.ctx, batch):
+            return None
+        if await MODELS.run(self._needs_whole_inputs, entry, options):
+            return min(options.ctx, batch)
+        return options.ctx - 1  # llama-server takes none that fills all of it
+
     def _needs_whole_inputs(self, entry: Entry | None, options: LoadOptions) -> bool:
         """Whether an input has to fit one batch: not where its last token alone counts and has
         seen all others."""

@@ -22,6 +22,12 @@ def effective_policy(policy: ModelPolicy, entry: Entry | None) -> ModelPolicy:
     return policy
 
 
+def served_ctx(policy: ModelPolicy, trained: int | None) -> int:
+    """How many tokens a request has that asks for no number: a model is never loaded with more than
+    it was `trained` for, which 0 and None leave open."""
+    return min(policy.ctx, trained or policy.ctx)
+
+
 def _split(value: int | str, otherwise: Split) -> Split:
     """A manifest may come from anywhere, and an older one may have words."""
     try:

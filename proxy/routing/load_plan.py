@@ -154,7 +154,7 @@ def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> Load
             args=policy.args,
             split=split,
         )
-    entry = model.entry
+    entry = (model.base or model).entry
     generates = mode == "generation" and policy.mode == "generation"
     return LoadOptions(
         model.loaded_as,

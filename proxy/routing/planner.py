@@ -82,6 +82,13 @@ class Planner:
             plan = await self.with_policy_split(model, plan)
         return (await self.with_batch(model, plan)).options
 
+    async def longest_input(self, model: Model, request: ModelRequest, tokens: int) -> int | None:
+        """How many tokens an input to embed may have, by what is asked for and not by what happens
+        to be loaded. None where `tokens` are surely not too many, and where that is the engine's
+        business. Raises what `plan` raises."""
+        plan = await self.plan(model, request, "embedding")
+        return await self._batches.longest_input(model.entry, plan.options, tokens)
+
     async def with_policy_split(self, model: Model, plan: LoadPlan) -> LoadPlan:
         """The plan for an engine whose experts turned out not to move, by the policy's split."""
         return with_policy_split(plan, model.policy, await self._facts_of(model))

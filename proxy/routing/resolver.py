@@ -15,6 +15,7 @@ from proxy.catalog.names import LONGEST_COMPARED, fold
 from proxy.errors import BadRequest, ModelNotFound
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.routing.effective import effective_policy
+from proxy.routing.twins import can_share, shared_policy
 
 # Clients choose how they spell a name: what was asked for longest ago is forgotten first.
 NAMES_KEPT: Final = 4096
@@ -34,7 +35,7 @@ class Model:
     policy: ModelPolicy
     entry: Entry | None  # None where only a policy knows the model
     policies: Policies  # the set that all of this comes from: one request sees one set
-    base: "Model | None" = None  # where this is a variant that shares its backend
+    base: "Model | None" = None  # whose backend this shares, as a variant or another name of it
 
     @property
     def loaded_as(self) -> str:
@@ -118,13 +119,32 @@ class Resolver:
             if path or own.engine == "command":
                 # A command may know its model by its own means; then the name is all there is to
                 # fill in.
-                return Model(own.name, path or Path(own.name), own, entry, policies)
+                return self._shared(Model(own.name, path or Path(own.name), own, entry, policies))
         elif entry:
             policy = effective_policy(self._policy_of(entry, policies), entry)
-            return Model(policy.name, entry.path, policy, entry, policies)
+            return self._shared(Model(policy.name, entry.path, policy, entry, policies))
         elif (known := _other_spelling(name, policies)) is not None:
             return self.resolve(known)
         raise ModelNotFound(self._not_found(name, policies), param="model")
+
+    def _shared(self, model: Model) -> Model:
+        """The model, as a variant of the first one with the same file that is loaded as it is."""
+        entry = model.entry
+        if entry is None:
+            return model
+        for twin in self._catalog.twins(entry):
+            if twin is entry:
+                break  # the others come after it, and look for it
+            with suppress(ModelNotFound):
+                base = self.resolve(twin.name)
+                base = base.base or base
+                # A policy may have given the twin's name to another file.
+                if base.entry is None or base.entry is entry or base.entry.inodes != entry.inodes:
+                    continue
+                if can_share(entry, model.policy, base.entry, base.policy):
+                    policy = shared_policy(model.policy, base.policy, entry)
+                    return replace(model, path=base.path, policy=policy, base=base)
+        return model
 
     def _policy_of(self, entry: Entry, policies: Policies) -> ModelPolicy:
         """The policy of a file, which may stand under another of its names."""

@@ -15,6 +15,9 @@ from proxy.app import Running
 from proxy.upstream.call import Call
 from tests.api.conftest import ALIAS, MODEL
 from tests.support.guard import until
+from tests.support.models import model
+from tests.support.policies import policies
+from tests.support.proxy import proxy as serving
 
 pytestmark = pytest.mark.llama
 
@@ -176,3 +179,16 @@ async def test_keys(proxy: Running, policies: Path) -> None:
             assert answer.status == 200
         async with session.get("/v1/models", headers={"x-api-key": "secret"}) as answer:
             assert answer.status == 200
+
+
+@pytest.mark.parametrize("path", ["/v2/rerank", "/v2/rerank?x=1"])
+async def test_coheres_name_for_a_path(tmp_path: Path, path: str) -> None:
+    table = {"path": model("bert-rerank", layers=2), "mode": "rerank", "ctx": 512}
+    text = policies({"judge": table}, catalog={"state": tmp_path / "state"})
+    body = {"model": "judge", "query": "water", "documents": ["a river", "a stone"], "top_n": 1}
+    async with serving(tmp_path, text) as asked:
+        answer = await asked.post(path, body)
+        known = await asked.post("/v1/rerank", body)
+
+    assert [set(result) for result in answer["results"]] == [{"index", "relevance_score"}]
+    assert answer["results"] == known["results"]

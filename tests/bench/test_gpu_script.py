@@ -62,7 +62,8 @@ async def test_all_steps_and_going_on(tmp_path: Path) -> None:
     moved = cells[f"moves/{40 << 20}"]
     assert {f"moves/{40 << 20}": moved} == first  # not measured twice
     assert moved["splits"] == [6, 3, 0]
-    assert all(moved["same_text"].values())
+    assert all(text["same"] for text in moved["texts"].values())
+    assert moved["confined"]
     assert moved["tokens_streamed"] >= 400
     returned = moved["used_with_experts_bytes"] - moved["used_after_bytes"]
     assert returned > 0.9 * moved["experts_moved_bytes"]

@@ -1,7 +1,7 @@
 import pytest
 
 from proxy.catalog.entry import Message
-from proxy.catalog.modelfile import ModelfileError, parse_modelfile
+from proxy.catalog.modelfile import ModelfileError, decode_modelfile, parse_modelfile
 
 WHOLE = '''\
 \ufeff# A comment
@@ -73,3 +73,49 @@ def test_everything() -> None:
 def test_errors_name_the_line(text: str, message: str) -> None:
     with pytest.raises(ModelfileError, match=message):
         parse_modelfile(text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_files_of_other_systems(encoding: str) -> None:
+    """`utf-16` writes its mark, as Windows does."""
+    text = "FROM a\r\nSYSTEM Größe 🙂\r\n"
+
+    found = parse_modelfile(decode_modelfile(text.encode(encoding)))
+
+    assert (found.sources, found.system) == (("a",), "Größe 🙂")
+
+
+def test_the_other_order_of_utf_16() -> None:
+    assert decode_modelfile("\ufeffFROM a".encode("utf-16-be")) == "FROM a"
+
+
+@pytest.mark.parametrize("data", [b"FROM \xff", b"\xff\xfeF"])
+def test_what_is_no_text(data: bytes) -> None:
+    with pytest.raises(UnicodeDecodeError):
+        decode_modelfile(data)
+
+
+@pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r"])
+def test_only_ends_of_lines_end_lines(inside: str) -> None:
+    message = f'MESSAGE user """x{inside}y\r\nz"""\n'
+    found = parse_modelfile(f"FROM a\r\nSYSTEM one{inside}two\n{message}")
+
+    assert found.system == f"one{inside}two"
+    assert found.messages == (Message("user", f"x{inside}y\nz"),)
+
+
+@pytest.mark.parametrize("between", [" ", "\t", " \t  ", "\u00a0", "\u3000", "\x0c"])
+def test_any_white_space_stands_between_words(between: str) -> None:
+    lines = ("FROM a", "PARAMETER temperature 0.5", "PARAMETER stop x", "MESSAGE user hi")
+    found = parse_modelfile("\n".join(line.replace(" ", between) for line in lines))
+
+    assert found.sources == ("a",)
+    assert found.parameters == {"temperature": 0.5, "stop": ["x"]}
+    assert found.messages == (Message("user", "hi"),)
+
+
+def test_white_space_inside_a_value_is_no_end_of_the_word_before() -> None:
+    found = parse_modelfile("FROM a\nPARAMETER stop\tone two\nMESSAGE\tuser\tHow are you?")
+
+    assert found.parameters == {"stop": ["one two"]}
+    assert found.messages == (Message("user", "How are you?"),)

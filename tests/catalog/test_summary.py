@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from proxy.catalog.local import Catalog
-from proxy.catalog.summary import Summary, in_words
+from proxy.catalog.summary import Summary, in_words, summarise
 from proxy.demo.gguf_writer import TensorSpec, write_model
 from tests.support.models import model
 
@@ -18,8 +18,7 @@ def test_numbers_in_words(count: int, words: str) -> None:
     assert in_words(count) == words
 
 
-def test_summary(tmp_path: Path) -> None:
-    path = tmp_path / "labelled.gguf"
+def labelled(path: Path) -> None:
     metadata = {
         "general.name": "Labelled",
         "general.size_label": "30B-A3B",
@@ -30,11 +29,38 @@ def test_summary(tmp_path: Path) -> None:
         ".expert_count": 128,
     }
     write_model(path, "qwen3moe", metadata=metadata, tensors=[TensorSpec("a", (4, 64))])
-    catalog = Catalog([tmp_path], {})
 
-    assert catalog.summaries()["labelled"] == Summary(
-        "qwen3moe", "Labelled", "30B-A3B", "Q4_K_M", 48, 40960, 2048, 128, False
+
+def test_summary(tmp_path: Path) -> None:
+    labelled(tmp_path / "m.gguf")
+
+    assert Catalog([tmp_path], {}).summaries()["m"] == Summary(
+        "qwen3moe", "Labelled", "256", "Q4_K_M", 48, 40960, 2048, 128
+    ), "a label is no count of parameters"
+
+
+def test_of_a_file_that_ends_too_early_the_beginning(tmp_path: Path) -> None:
+    labelled(tmp_path / "m.gguf")
+    os.truncate(tmp_path / "m.gguf", (tmp_path / "m.gguf").stat().st_size - 500)
+
+    assert Catalog([tmp_path], {}).summaries()["m"] == Summary(
+        "qwen3moe", "Labelled", "30B-A3B", "Q4_K_M", 48, 40960, 2048, 128
     )
+
+
+@pytest.mark.parametrize(
+    ("template", "tools", "thinking"),
+    [("Qwen-Qwen3-0.6B", True, True), ("meta-llama-Llama-3.1-8B-Instruct", True, False)],
+)
+def test_what_the_template_has_a_place_for(template: str, tools: bool, thinking: bool) -> None:
+    found = summarise(model("qwen3moe", layers=2, template=template))
+
+    assert (found.template, found.tools, found.thinking) == (True, tools, thinking)
+
+
+def test_who_goes_on_with_a_text() -> None:
+    assert summarise(model("qwen3moe", layers=2)).chat
+    assert not summarise(model("bert", layers=2)).chat
 
 
 def test_without_labels_the_tensors_say_it(tmp_path: Path) -> None:

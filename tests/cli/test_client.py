@@ -54,3 +54,23 @@ def test_the_proxy_that_runs_is_found_wherever_it_listens(
     record.close()
 
     assert default_url(env) == "http://127.0.0.1:1234"
+
+
+def test_a_proxy_is_found_though_its_policies_are_broken_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on by the policies before."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policies").mkdir()
+    env = {"HOME": str(tmp_path)}
+    text = f'catalog.state = "{tmp_path / "state"}"\nserver.port = 1234\n'
+    (tmp_path / "policies/p.toml").write_text(text + "server.drain = 'soon'\n")
+    assert default_url(env) == "http://127.0.0.1:1234"
+
+    record = claim(tmp_path / "state")
+    record.say("http://127.0.0.1:5678")
+    assert default_url(env) == "http://127.0.0.1:5678"
+    record.close()
+
+    (tmp_path / "policies/p.toml").write_text("[[")
+    assert default_url(env) == "http://127.0.0.1:11434"

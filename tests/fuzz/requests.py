@@ -95,6 +95,7 @@ ROUTES: Final[Mapping[tuple[str, str], Takes]] = {
     "/embedding")},
     **{("POST", f"{prefix}/{name}"): Takes(RERANK)
        for prefix in ("", "/v1") for name in ("rerank", "reranking")},
+    ("POST", "/v2/rerank"): Takes(RERANK),
     ("GET", "/props"): Takes(query=f"model={MODEL}"),
     ("GET", "/slots"): Takes(query=f"model={MODEL}&fail_on_no_slot=1"),
     **{(method, path): Takes(path=OF_MODEL if "{" in path else {}) for method in ("GET", "HEAD")

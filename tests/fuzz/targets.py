@@ -29,12 +29,13 @@ from proxy.catalog.manifest import BadManifest, encode_manifest, parse_manifest
 from proxy.catalog.modelfile import ModelfileError, parse_modelfile
 from proxy.catalog.parameters import BadParameter, from_json, from_manifest
 from proxy.catalog.reference import BadName, parse_reference
-from proxy.catalog.summary import summarise
+from proxy.catalog.summary import summarise, summary_of
 from proxy.dialect.body import Body
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama import models, requests
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer
 from proxy.dialect.ollama.events import Event, Failure
+from proxy.dialect.ollama.modelfile import modelfile as write_modelfile
 from proxy.dialect.ollama.reading import read_chat, read_completion
 from proxy.dialect.ollama.reasoning import FAMILIES, NO_MARKS, telling_apart
 from proxy.dialect.ollama.sse import SseDecoder, SseError
@@ -106,10 +107,10 @@ def read_gguf(content: bytes, length: int) -> None:
     estimate(header, Settings(ctx=4096))
     entry = Entry("x", path, (path,), length, 0.0)
     models.abilities(entry, header)
-    models.capabilities(entry, header)
-    told = models.model_info(header, verbose=False), models.tensors(header)
+    models.capabilities(entry, summary_of(header))
+    told = models.model_info(header), models.tensors(header)
     msgspec.json.encode(told)
-    models.modelfile("x", entry, models.template_of(entry, header), {})
+    write_modelfile("x", entry, {}, has_template=bool(models.template_of(entry, header)))
 
 
 def manifest(data: bytes) -> None:

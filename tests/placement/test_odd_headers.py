@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from proxy.catalog.entry import Entry
 from proxy.catalog.gguf import Header, Tensor, Value
 from proxy.catalog.gguf_bounds import problem_of
+from proxy.catalog.summary import summary_of
 from proxy.dialect.ollama import models
 from proxy.engine.types import LoadOptions
 from proxy.placement import attention
@@ -78,5 +79,5 @@ def test_every_header_can_be_planned_with(header: Header, dense: bool, sizes: li
     choose_ubatch("prompt", header, asked, budgets)
     footprint(header, LoadOptions("m", FILE, ctx=8192, dense=dense), ["CUDA0"])
     header_facts(header)
-    msgspec.json.encode([models.model_info(header, verbose=True), models.tensors(header)])
-    models.capabilities(entry, header)
+    msgspec.json.encode([models.model_info(header), models.tensors(header)])
+    models.capabilities(entry, summary_of(header))

@@ -495,3 +495,19 @@ def test_any_value_for_any_key_is_taken_or_told(settings: dict[str, object]) -> 
     assert (loaded.policies is None) == bool(loaded.problems)
     assert all(problem.line for problem in loaded.problems)
     assert not any("TOML" in problem.message for problem in loaded.problems)
+
+
+@pytest.mark.parametrize(
+    ("head", "hint"),
+    [
+        ("[models.gpt-oss:120b]", 'put the name in quotes: [models."gpt-oss:120b"]'),
+        ("[models.org/model]", 'put the name in quotes: [models."org/model"]'),
+        ("[models.qwen3.5]", 'a name with a dot needs quotes: [models."qwen3.5"]'),
+    ],
+)
+def test_a_name_without_its_quotes(head: str, hint: str, tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(f"{head}\nctx = 1024\n")
+
+    (problem,) = load(tmp_path, {}).problems
+
+    assert problem.message.endswith(hint)

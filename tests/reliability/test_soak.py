@@ -131,7 +131,8 @@ async def _change(it: Stand, rng: random.Random) -> None:
                 split = {"moe_cpu_layers": rng.randrange(LAYERS + 1)}
                 path = f"/admin/backends/{backend['id']}/split"
                 async with it.session.put(path, json=split) as answer:
-                    assert answer.status in (200, 404, 409, 503), await answer.text()
+                    # 502: the worker was killed while it moved.
+                    assert answer.status in (200, 404, 409, 502, 503), await answer.text()
 
 
 def _memory(it: Stand) -> int:

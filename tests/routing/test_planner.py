@@ -80,6 +80,21 @@ async def test_a_batch_takes_a_whole_input_where_it_has_to(rig: Rig) -> None:
     assert await batch("tiny", "rerank") == 2048
 
 
+async def test_how_long_an_input_to_embed_may_be(rig: Rig) -> None:
+    """By what is asked for; None where there is nothing to look at."""
+
+    async def longest(name: str, tokens: int, ctx: int | None = None) -> int | None:
+        model = rig.resolver.resolve(name)
+        return await rig.planner.longest_input(model, ModelRequest(name, ctx=ctx), tokens)
+
+    assert await longest("encoder", 9999) == 512, "its context"
+    assert await longest("encoder", 9999, ctx=16) == 16
+    assert await longest("averaged", 9999) == 2048, "its batch"
+    assert await longest("tiny", 9999) == 4095, "by its last token: less than its context"
+    assert await longest("encoder", 100) is None, "surely not too long"
+    assert await longest("foreign", 9999) is None, "the engine's business"
+
+
 @pytest.mark.parametrize(("model", "mode"), [("foreign", "generation"), ("tiny", "embedding")])
 async def test_no_batch_is_chosen_where_it_is_the_engines_business(
     rig: Rig, model: str, mode: Mode

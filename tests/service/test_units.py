@@ -19,7 +19,7 @@ def test_a_unit_starts_this_installation_and_is_the_template_otherwise(user: boo
     template, ours = units.template(SERVICE, user=user), unit(SERVICE, PROGRAM, user=user)
 
     (start,) = lines(ours, "ExecStart")
-    assert start.startswith('ExecStart="/srv/moe proxy 100%%/bin/moe-proxy" serve ')
+    assert start.startswith('ExecStart="/srv/moe proxy 100%%/bin/moe-proxy" serve')
     others = [line for line in template.splitlines() if not line.startswith("ExecStart=")]
     assert [line for line in ours.splitlines() if not line.startswith("ExecStart=")][:-1] == others
 

@@ -44,7 +44,7 @@ def model(
     quant = quant or ("MXFP4" if shape == "gpt-oss" else "Q8_0")
     # An encoder marks its input with special tokens that the small vocabulary does not have.
     vocab = vocab or ("bert-bge" if shape in ENCODERS else "small")
-    kinds = {"type" if shape in ("qwen3", *ENCODERS) else "experts_type": Type[quant]}
+    kinds = {"type" if shape in ("qwen3", "llama", *ENCODERS) else "experts_type": Type[quant]}
     chosen = replace(Sizes(layers=layers), **dict(sizes or {}), **kinds)  # type: ignore[arg-type]
     if shape in ENCODERS:
         chosen = replace(chosen, context=min(chosen.context, 512))

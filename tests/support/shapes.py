@@ -82,6 +82,20 @@ def qwen3(sizes: Sizes) -> tuple[str, dict[str, object], Iterator[TensorSpec]]:
     return "qwen3", sizes.common() | {".feed_forward_length": sizes.width * 4}, layers()
 
 
+def llama(sizes: Sizes) -> tuple[str, dict[str, object], Iterator[TensorSpec]]:
+    def layers() -> Iterator[TensorSpec]:
+        for block in blocks(sizes):
+            yield from attention(sizes, block)
+            yield norm(block + "ffn_norm", sizes.width)
+            yield from feed_forward(sizes, block, sizes.width * 4)
+
+    counts = {
+        ".feed_forward_length": sizes.width * 4,
+        ".rope.dimension_count": sizes.head_width,
+    }
+    return "llama", sizes.common() | counts, layers()
+
+
 def mixtral(sizes: Sizes) -> tuple[str, dict[str, object], Iterator[TensorSpec]]:
     """Mixtral files carry the architecture `llama`, and their experts' width as the plain one."""
 
@@ -237,6 +251,7 @@ SHAPES: dict[str, Shape] = {
     "deepseek2": deepseek2,
     "glm4moe": glm4moe,
     "qwen3": qwen3,
+    "llama": llama,
     "bert": bert,
     "bert-rerank": bert_rerank,
 }

@@ -1,19 +1,19 @@
 """`/api/embed` and the older `/api/embeddings`: texts in, vectors of length 1 out."""
 
-import math
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from proxy.api.bodies import digest_of
 from proxy.api.middleware import REQUEST_LOG
-from proxy.api.ollama.engine_client import Engine, EngineRefused
-from proxy.api.ollama.request import WarnOnce, parse, read_request
+from proxy.api.ollama import inputs
+from proxy.api.ollama.engine_client import Engine
+from proxy.api.ollama.inputs import most_tokens
+from proxy.api.ollama.request import ParsedRequest, WarnOnce, parse, read_request
 from proxy.api.ollama.run import backend_headers
 from proxy.api.request_deadline import deadline
 from proxy.api.services import SERVICES
@@ -21,15 +21,10 @@ from proxy.api.turns import work_of
 from proxy.api.wire import json_response
 from proxy.dialect.limits import MOST_INPUTS
 from proxy.dialect.ollama.requests import EmbedBody, EmbeddingsBody, read
+from proxy.dialect.vectors import read_dimensions, shortened
 from proxy.dialect.workload import Workload
-from proxy.errors import BadRequest
+from proxy.errors import BackendDied, BadRequest
 from proxy.pool.lease import Lease
-
-EMBEDDINGS: Final = "/v1/embeddings"
-# A model that looks at all tokens at once takes no more of them than a batch has, and llama-server
-# says so in words alone.
-BATCH_LIMIT: Final = re.compile(r"too large to process.*current batch size: (\d+)")
-TOO_LONG: Final = "the input length exceeds the context length"
 
 
 class Vector(msgspec.Struct):
@@ -51,14 +46,14 @@ async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     body = read(await read_request(request), EmbedBody)
     texts = body.texts
     asked = await parse(request, body, notes, missing=_missing(body.model))
-    truncate = body.truncate is not False
+    truncate, dimensions = body.truncate is not False, read_dimensions(body.dimensions)
 
     async def send(lease: Lease) -> web.Response:
         loaded_ns = time.monotonic_ns()
-        found, tokens = await _embed(request, lease, texts, truncate=truncate)
+        found, tokens = await _embed(request, lease, asked, texts, truncate=truncate)
         answer: dict[str, Any] = {
             "model": asked.shown,
-            "embeddings": [_cut(vector, body.dimensions or 0) for vector in found],
+            "embeddings": [shortened(vector, dimensions) for vector in found],
         }
         if texts:
             answer["total_duration"] = time.monotonic_ns() - started_ns
@@ -81,7 +76,7 @@ async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamRespons
 
     async def send(lease: Lease) -> web.Response:
         texts = [body.prompt] if body.prompt else []
-        found, _ = await _embed(request, lease, texts, truncate=True)
+        found, _ = await _embed(request, lease, asked, texts, truncate=True)
         return _answer(request, {"embedding": found[0] if found else []}, lease)
 
     router = request.app[SERVICES].router
@@ -92,63 +87,41 @@ async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamRespons
 
 
 async def _embed(
-    request: web.Request, lease: Lease, texts: Sequence[str], *, truncate: bool
+    request: web.Request,
+    lease: Lease,
+    asked: ParsedRequest,
+    texts: Sequence[str],
+    *,
+    truncate: bool,
 ) -> tuple[list[list[float]], int]:
     """A vector for each text, and how many tokens they had. No texts: the model is only loaded."""
     request[REQUEST_LOG].backend = lease.backend.id
-    engine = Engine(lease.backend.engine.address, request.app[SERVICES].calls)
+    if not texts:
+        return [], 0
+    services = request.app[SERVICES]
+    limit = await services.planner.longest_input(asked.model, asked.wanted, most_tokens(texts))
+    engine = Engine(lease.backend.engine.address, services.calls)
     found: list[list[float]] = []
     tokens = 0
     # So many at a time as one request may have: Ollama's clients send all that they have at once.
     for start in range(0, len(texts), MOST_INPUTS):
         some = texts[start : start + MOST_INPUTS]
-        vectors, count = await _embed_some(engine, lease, some, truncate=truncate)
-        found += vectors
-        tokens += count
+        answer = _read(await inputs.embed(engine, some, limit, truncate=truncate))
+        lease.answered()
+        found += [entry.embedding for entry in sorted(answer.data, key=lambda entry: entry.index)]
+        tokens += answer.usage.prompt_tokens
     return found, tokens
 
 
-async def _embed_some(
-    engine: Engine, lease: Lease, texts: Sequence[str], *, truncate: bool
-) -> tuple[list[list[float]], int]:
+def _read(answer: Any) -> Embeddings:
     try:
-        answer = _read(await engine.post(EMBEDDINGS, {"input": list(texts)}, Embeddings))
-        lease.answered()
-        return answer
-    except EngineRefused as refusal:
-        limit = _limit(refusal)
-        if limit is None:
-            raise
-        if not truncate:
-            raise BadRequest(TOO_LONG, param="input") from refusal
-    inputs = [(await engine.tokens_of(text, begins=True))[:limit] for text in texts]
-    return _read(await engine.post(EMBEDDINGS, {"input": inputs}, Embeddings))
+        return msgspec.convert(answer, Embeddings)
+    except msgspec.ValidationError as error:
+        raise BackendDied(f"the engine's answer made no sense: {error}") from error
 
 
 def _missing(name: str | None) -> str:
     return f'model "{name}" not found, try pulling it first' if name else "model '' not found"
-
-
-def _read(answer: Embeddings) -> tuple[list[list[float]], int]:
-    data = sorted(answer.data, key=lambda entry: entry.index)
-    return [entry.embedding for entry in data], answer.usage.prompt_tokens
-
-
-def _limit(refusal: EngineRefused) -> int | None:
-    """How many tokens would not have been too many, if there were too many."""
-    if refusal.too_long_for:
-        return refusal.too_long_for - 1
-    match = BATCH_LIMIT.search(refusal.message)
-    return int(match[1]) if match else None
-
-
-def _cut(vector: list[float], dimensions: int) -> list[float]:
-    """The first `dimensions` numbers, again of length 1; 0: all."""
-    if not 0 < dimensions < len(vector):
-        return vector
-    first = vector[:dimensions]
-    length = max(math.hypot(*first), 1e-12)
-    return [number / length for number in first]
 
 
 def _answer(request: web.Request, body: dict[str, Any], lease: Lease) -> web.Response:

@@ -8,11 +8,11 @@ import msgspec
 from aiohttp import web
 
 from proxy.api.bodies import body_chunks, decode_json, read_body
-from proxy.api.services import SERVICES
+from proxy.api.services import SERVICES, Services
 from proxy.api.wire import json_response, start_stream
 from proxy.catalog.entry import Message
 from proxy.catalog.parameters import BadParameter, from_json
-from proxy.errors import BadRequest, ProxyError
+from proxy.errors import BadRequest, ModelNotFound, ProxyError
 from proxy.hub.create import CreateSpec
 from proxy.hub.hub import Hub, reference_of
 from proxy.hub.progress import Line
@@ -82,7 +82,9 @@ async def end_jobs(app: web.Application) -> None:
 
 async def pull(request: web.Request) -> web.StreamResponse:
     body = await _body(request, PullBody)
-    lines = request.app[HUB].pull(_name(body), insecure=bool(body.insecure))
+    name = _name(body)
+    served_as = await _served_as(request.app[SERVICES], name)
+    lines = request.app[HUB].pull(name, insecure=bool(body.insecure), served_as=served_as)
     return await _answer(request, lines, stream=body.stream is not False)
 
 
@@ -118,6 +120,16 @@ async def post_blob(request: web.Request) -> web.Response:
 async def push(request: web.Request) -> web.Response:
     """Refused: it needs a key that is registered with Ollama, and only Ollama has that."""
     raise BadRequest("moe-proxy does not push models; push them with ollama, which has the key")
+
+
+async def _served_as(services: Services, name: str) -> str | None:
+    """The model that a policy gives this name: an alias, a variant, another server."""
+    try:
+        model = await services.resolve(name)
+    except ModelNotFound:
+        return None
+    found = services.catalog.find(name)
+    return None if found is not None and found is model.entry else model.name
 
 
 async def _body(request: web.Request, kind: type[T]) -> T:

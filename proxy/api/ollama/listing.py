@@ -17,13 +17,16 @@ from proxy.catalog.gguf import GgufError, Header
 from proxy.catalog.gguf_reader import read_header
 from proxy.catalog.summary import Summary
 from proxy.dialect.ollama import models
+from proxy.dialect.ollama.modelfile import modelfile
 from proxy.dialect.ollama.options import SAMPLING
 from proxy.dialect.ollama.requests import ShowBody, read
 from proxy.dialect.ollama.times import NANOSECONDS, rfc3339
 from proxy.engine.types import CPU
 from proxy.errors import BadRequest, Busy, Hangs, ModelNotFound, ProxyError
 from proxy.pool.state import Backend, BackendState
+from proxy.routing.effective import served_ctx
 from proxy.routing.resolver import Model
+from proxy.split import plain
 from proxy.threads import LISTS, MODELS
 
 LOADED: Final = (BackendState.READY, BackendState.DRAINING)
@@ -65,12 +68,12 @@ async def ps(request: web.Request) -> web.Response:
     """What is loaded, the one that stays longest first."""
     services = request.app[SERVICES]
     loaded = [backend for backend in services.pool.backends() if backend.state in LOADED]
-    loaded.sort(key=lambda backend: backend.ttl_s, reverse=True)
+    now_s = time.time()
+    loaded.sort(key=lambda backend: _expires_s(backend, now_s), reverse=True)
     names = [backend.options.model for backend in loaded]
     known = await MODELS.run(_known, services, names)
-    return json_response(
-        {"models": [_running(services, each, *known[each.options.model]) for each in loaded]}
-    )
+    shown = [_running(services, each, *known[each.options.model], now_s) for each in loaded]
+    return json_response({"models": shown})
 
 
 def _tags(services: Services, summaries: Mapping[str, Summary]) -> list[dict[str, Any]]:
@@ -100,7 +103,9 @@ def _show(services: Services, model: Model, body: ShowBody) -> dict[str, Any]:
     answer: dict[str, Any] = {}
     if entry and entry.licenses:
         answer["license"] = "\n".join(entry.licenses)
-    answer["modelfile"] = models.modelfile(model.name, entry, template, params)
+    answer["modelfile"] = modelfile(
+        model.name, entry, _own_parameters(model), has_template=summary.template
+    )
     if params:
         answer["parameters"] = models.parameters(params)
     if template:
@@ -110,11 +115,13 @@ def _show(services: Services, model: Model, body: ShowBody) -> dict[str, Any]:
     answer["details"] = models.details(entry, summary)
     if entry and entry.messages:
         answer["messages"] = [{"role": m.role, "content": m.content} for m in entry.messages]
-    answer["model_info"] = models.model_info(header, verbose=bool(body.verbose)) if header else {}
+    answer["model_info"] = models.model_info(header) if header else {}
     if header and body.verbose:
         answer["tensors"] = models.tensors(header)
-    answer["capabilities"] = models.capabilities(entry, header) if entry and header else []
+    answer["capabilities"] = models.capabilities(entry, summary) if entry else []
     answer["modified_at"] = models.modified(entry)
+    # Ours, after Ollama's: `details` and `model_info` have the context that it was trained for.
+    answer["context_length"] = served_ctx(model.policy, summary.context_length)
     return answer
 
 
@@ -131,7 +138,16 @@ def _header(services: Services, model: Model, *, verbose: bool) -> Header | None
 
 
 def _parameters(model: Model) -> dict[str, Any]:
-    """What holds for requests to this model, in Ollama's names, and what it is loaded with."""
+    """What somebody has set for requests to this model, and for how it is loaded."""
+    policy = model.policy
+    split = plain(policy.moe_cpu_layers)
+    by_policy = {"moe_cpu_layers": split} if "moe_cpu_layers" in policy.written else {}
+    return {**_own_parameters(model), **by_policy}
+
+
+def _own_parameters(model: Model) -> dict[str, Any]:
+    """What of that a Modelfile should say, in Ollama's names. Where experts are is this machine's
+    business, and no PARAMETER to Ollama, so it is only there where the model's own one said it."""
     policy = model.policy
     own = dict(model.entry.params) if model.entry else {}
     set_by_policy = {
@@ -139,12 +155,8 @@ def _parameters(model: Model) -> dict[str, Any]:
         for name, (_, target) in SAMPLING.items()
         if target in policy.params
     }
-    return {
-        **own,
-        **set_by_policy,
-        "num_ctx": policy.ctx,
-        "moe_cpu_layers": policy.moe_cpu_layers,
-    }
+    ctx = {"num_ctx": policy.ctx} if "ctx" in policy.written else {}
+    return {**own, **set_by_policy, **ctx}
 
 
 def _known(services: Services, names: Iterable[str]) -> dict[str, tuple[Entry | None, Summary]]:
@@ -159,7 +171,7 @@ def _known(services: Services, names: Iterable[str]) -> dict[str, tuple[Entry | 
 
 
 def _running(
-    services: Services, backend: Backend, entry: Entry | None, summary: Summary
+    services: Services, backend: Backend, entry: Entry | None, summary: Summary, now_s: float
 ) -> dict[str, Any]:
     options = backend.options
     status = backend.engine.known()
@@ -172,7 +184,7 @@ def _running(
         "size": size,
         "digest": models.digest(options.model, entry),
         "details": models.details(entry, summary),
-        "expires_at": _expires(backend),
+        "expires_at": _expires(backend, now_s),
         "size_vram": sum(held for device, held in sizes.items() if device != CPU),
         "context_length": options.ctx,
         "moe_cpu_layers": services.desired.current(backend),
@@ -181,10 +193,14 @@ def _running(
     }
 
 
-def _expires(backend: Backend) -> str:
-    """When it goes: as far as the calendar for one that stays, and from now on while in use."""
+def _expires(backend: Backend, now_s: float) -> str:
+    """When it goes; for ever is as far as the calendar."""
+    at_s = _expires_s(backend, now_s)
+    return models.NEVER if math.isinf(at_s) else rfc3339(round(at_s * NANOSECONDS))
+
+
+def _expires_s(backend: Backend, now_s: float) -> float:
+    """The same in seconds since the epoch: from now on while it is in use."""
     if backend.expires_at is not None:
-        return rfc3339(round(backend.expires_at.timestamp() * NANOSECONDS))
-    if math.isinf(backend.ttl_s):
-        return models.NEVER
-    return rfc3339(time.time_ns() + round(backend.ttl_s * NANOSECONDS))
+        return backend.expires_at.timestamp()
+    return now_s + backend.ttl_s

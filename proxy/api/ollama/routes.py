@@ -11,7 +11,7 @@ from proxy.api.wire import json_response
 from proxy.version import own_version
 
 # Clients look for features by it: the version of Ollama whose API this is.
-OLLAMA_VERSION: Final = "0.30.0"
+OLLAMA_VERSION: Final = "0.33.0"
 # Routes that only serve Ollama's cloud, and what to call what they do.
 CLOUD: Final = (
     ("POST", "/api/me", "an account"),

@@ -1,7 +1,9 @@
 """Models as Ollama lists and describes them. Pure: values of the catalogue in, JSON objects out."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import math
+import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,14 +13,12 @@ from proxy.catalog.entry import Entry
 from proxy.catalog.gguf import Header
 from proxy.catalog.names import LATEST
 from proxy.catalog.summary import Summary
+from proxy.catalog.templates import takes_tools, thinks
 from proxy.dialect.ollama.reasoning import NO_MARKS, Marks, marks_of
 from proxy.dialect.ollama.times import NANOSECONDS, rfc3339
 
-# Longer arrays are left empty in answers that do not ask for everything.
-SHORT_ARRAY: Final = 5
-FIM_KEYS: Final = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
-# What templates of models that think have in them: their tags, or the switch for it.
-THINKING_MARKS: Final = ("</think>", "enable_thinking", "reasoning_effort", "[/THINK]")
+# Digits that tell any two numbers of 32 bits apart.
+FLOAT_DIGITS: Final = 9
 NEVER: Final = "9999-12-31T23:59:59Z"
 
 
@@ -51,23 +51,27 @@ def abilities(entry: Entry, header: Header) -> Abilities:
     template = template_of(entry, header)
     return Abilities(
         chat=header.pooling is None,
-        tools="tools" in template or "tool_call" in template,
-        thinking=any(mark in template for mark in THINKING_MARKS),
+        tools=takes_tools(template),
+        thinking=thinks(template),
         template=bool(template),
         marks=marks_of(template),
     )
 
 
-def capabilities(entry: Entry, header: Header) -> list[str]:
-    """The same as Ollama's words for it."""
-    can = abilities(entry, header)
+def capabilities(entry: Entry, summary: Summary) -> list[str]:
+    """The same as Ollama's words for it; none for a file that could not be read."""
+    if not summary.architecture:
+        return []
+    own = (entry.template or "") if entry.template_file else None
+    tools = summary.tools if own is None else takes_tools(own)
+    thinking = summary.thinking if own is None else thinks(own)
     words = {
-        "completion": can.chat,
-        "embedding": not can.chat,
+        "completion": summary.chat,
+        "embedding": not summary.chat,
         "vision": entry.projector is not None,
-        "tools": can.chat and can.tools,
-        "insert": can.chat and any(key in header.metadata for key in FIM_KEYS),
-        "thinking": can.chat and can.thinking,
+        "tools": summary.chat and tools,
+        "insert": summary.chat and summary.insert,
+        "thinking": summary.chat and thinking,
     }
     return [word for word, has in words.items() if has]
 
@@ -77,12 +81,17 @@ def details(entry: Entry | None, summary: Summary) -> dict[str, Any]:
     config = entry.config if entry else {}
     family = str(config.get("model_family") or summary.architecture)
     families = config.get("model_families") or ([family] if family else [])
+    # What Ollama counted counts; other configurations may have a label ("30B-A3B"), which is no
+    # count.
+    size = [summary.parameters, str(config.get("model_type") or "")]
+    if entry and entry.source == "ollama":
+        size.reverse()
     made: dict[str, Any] = {
-        "parent_model": "",
+        "parent_model": entry.parent if entry else "",
         "format": str(config.get("model_format") or ("gguf" if entry else "")),
         "family": family,
         "families": families,
-        "parameter_size": str(config.get("model_type") or summary.parameters),
+        "parameter_size": next(filter(None, size), ""),
         "quantization_level": str(summary.quantization or config.get("file_type") or ""),
     }
     if summary.context_length:
@@ -116,20 +125,38 @@ def tag(name: str, entry: Entry | None, summary: Summary) -> dict[str, Any]:
         "size": entry.size_bytes if entry else 0,
         "digest": digest(name, entry),
         "details": details(entry, summary),
+        **({"capabilities": words} if entry and (words := capabilities(entry, summary)) else {}),
     }
 
 
-def model_info(header: Header, *, verbose: bool) -> dict[str, Any]:
-    """The header's metadata by key, without the name and template that are told elsewhere."""
+def model_info(header: Header) -> dict[str, Any]:
+    """The header's metadata by key, without the name and template that are told elsewhere. Long
+    arrays that were not kept are null, as in Ollama."""
     info: dict[str, Any] = dict.fromkeys(header.array_lengths)
-    info.update(header.metadata)
-    for key, value in info.items():
-        if value is None or (isinstance(value, tuple) and len(value) > SHORT_ARRAY and not verbose):
-            info[key] = []
-    info["general.parameter_count"] = sum(_elements(tensor.shape) for tensor in header.tensors)
+    info.update((key, _as_written(value)) for key, value in header.metadata.items())
+    info["general.parameter_count"] = header.parameter_count
     for key in ("general.name", "tokenizer.chat_template"):
         info.pop(key, None)
     return dict(sorted(info.items()))
+
+
+def _as_written(value: Any) -> Any:
+    """A number of 32 bits in as many digits as it was written with, where Python shows those of 64:
+    1e-06, not 9.999999974752427e-07. A whole one as such."""
+    if isinstance(value, tuple):
+        return [_as_written(item) for item in value]
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    if value.is_integer():
+        return int(value)
+    try:
+        bits = struct.pack("<f", value)
+    except OverflowError:
+        return value
+    if struct.unpack("<f", bits)[0] != value:
+        return value  # it has 64 bits
+    shorter = (float(f"{value:.{digits}g}") for digits in range(1, FLOAT_DIGITS + 1))
+    return next(number for number in shorter if struct.pack("<f", number) == bits)
 
 
 def tensors(header: Header) -> list[dict[str, Any]]:
@@ -145,33 +172,7 @@ def parameters(params: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:<30} {value}" for name, value in _written(params))
 
 
-def modelfile(name: str, entry: Entry | None, template: str, params: Mapping[str, Any]) -> str:
-    """A Modelfile that would make this model again."""
-    lines = [
-        "# Modelfile generated by moe-proxy",
-        "# To build a new Modelfile based on this one, replace the FROM line with:",
-        f"# FROM {display_name(name)}",
-        "",
-        f"FROM {entry.path if entry else name}",
-    ]
-    if template:
-        lines.append(f'TEMPLATE """{template}"""')
-    if entry:
-        lines += [f'SYSTEM """{entry.system}"""'] if entry.system else []
-        lines += [f"ADAPTER {adapter}" for adapter in entry.adapters]
-        lines += [f'MESSAGE {message.role} """{message.content}"""' for message in entry.messages]
-    lines += [f"PARAMETER {name} {value}" for name, value in _written(params)]
-    return "\n".join(lines) + "\n"
-
-
 def _written(params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in params.items():
         for one in value if isinstance(value, list | tuple) else [value]:
             yield name, msgspec.json.encode(one).decode()
-
-
-def _elements(shape: Iterable[int]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count

@@ -29,6 +29,17 @@ CALLING: Any = {
 }
 
 
+def test_models(theirs: anthropic.Anthropic) -> None:
+    """They ask for pages, and all are on the first one."""
+    listed = {entry.id: entry for entry in theirs.models.list(limit=1)}
+
+    assert {TINY, "qwen3"} <= listed.keys()
+    found = listed[TINY]
+    assert (found.type, found.display_name) == ("model", TINY)
+    assert found.created_at.year > 2000
+    assert theirs.models.retrieve(ALIAS) == theirs.models.retrieve(TINY) == found
+
+
 def text_of(message: Any) -> str:
     return "".join(block.text for block in message.content if block.type == "text")
 

@@ -42,6 +42,8 @@ def test_models(mine: openai.OpenAI) -> None:
     assert mine.models.retrieve(ALIAS) == mine.models.retrieve(TINY) == listed[TINY]
     assert listed[TINY].owned_by == "moe-proxy"
     assert listed[TINY].created > 0
+    created = [entry.created for entry in mine.models.list()]
+    assert created == sorted(created, reverse=True), "the newest first"
     with pytest.raises(openai.NotFoundError, match="did you mean tiny:4l"):
         mine.models.retrieve("tiny:4x")
 
@@ -141,8 +143,15 @@ def test_inputs_that_are_longer_than_llama_servers_batch(mine: openai.OpenAI) ->
     answer = mine.embeddings.create(model=MEANS, input="word " * 1500)
 
     assert answer.usage.prompt_tokens > 1500
-    with pytest.raises(openai.APIStatusError, match="too large to process"):
-        mine.embeddings.create(model=MEANS, input="word " * 3000)
+    answer = mine.embeddings.create(model=MEANS, input="word " * 3000)
+    assert answer.usage.prompt_tokens == 2048, "as with Ollama, it is cut"
+
+
+def test_embeddings_with_fewer_dimensions(mine: openai.OpenAI) -> None:
+    answer = mine.embeddings.create(model=ENCODER, input="hello", dimensions=8)
+
+    assert len(answer.data[0].embedding) == 8
+    assert sum(x * x for x in answer.data[0].embedding) == pytest.approx(1, abs=1e-4)
 
 
 async def test_embeddings_async(mine_async: openai.AsyncOpenAI) -> None:

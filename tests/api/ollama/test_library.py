@@ -17,6 +17,7 @@ from tests.hub import servers
 from tests.hub.servers import digest
 from tests.support.guard import HANG_S
 from tests.support.models import model
+from tests.support.policies import policies
 
 
 @pytest.fixture
@@ -91,6 +92,58 @@ async def test_pull_refusals(client: aiohttp.ClientSession, server: servers.Hub)
         assert "invalid model name" in (await answer.json())["error"]
     async with client.post("/api/pull") as answer:
         assert (answer.status, await answer.json()) == (400, {"error": "missing request body"})
+
+
+async def test_what_is_served_already_is_pulled_at_once(
+    tmp_path: Path, server: servers.Hub
+) -> None:
+    """Clients pull what they have just seen in the list: a file, and whatever a policy names."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for layers, name in enumerate(("Tiny 1-Q8_0.gguf", "named.gguf"), 1):
+        (folder / name).symlink_to(model(layers=layers))
+    models: dict[str, dict[str, Any]] = {
+        "gpt-oss:20b": {"path": folder / "named.gguf", "aliases": ["gpt-4o"]},
+        "fast": {"base": "gpt-oss:20b"},
+        "elsewhere": {"engine": "command", "command": ["server", "{port}"]},
+    }
+    file = tmp_path / "policies.toml"
+    file.write_text(policies(models, catalog={"dirs": [folder], "state": tmp_path / "state"}))
+    settings = Settings(port=0, policies=file, env={"HOME": str(tmp_path)})
+    async with running(settings) as proxy, aiohttp.ClientSession(proxy.url) as client:
+        listed = names(proxy)
+        assert listed == ["gpt-oss:20b", "Tiny 1-Q8_0"]
+        for name in (*listed, "tiny 1", "gpt-4o", "fast", "elsewhere"):
+            async with client.post("/api/pull", json={"model": name}) as answer:
+                assert answer.status == 200
+                lines = await told(answer)
+            assert lines[0] == {"status": "pulling manifest"}, name
+            assert lines[-1] == {"status": "success"}, name
+        assert names(proxy) == listed
+
+
+async def test_what_no_registry_has_stays_as_it_is(
+    proxy: Running, client: aiohttp.ClientSession, server: servers.Hub
+) -> None:
+    """A model that was made here, by whatever name, is there as long as nobody has a newer one."""
+    data = model(layers=2).read_bytes()
+    await client.post(f"/api/blobs/{digest(data)}", data=io.BytesIO(data))
+    name = f"{server.host}/library/mine"
+    body = {"model": name, "files": {"a.gguf": digest(data)}, "system": "x", "stream": False}
+    await client.post("/api/create", json=body)
+
+    async with client.post("/api/pull", json={"model": name}) as answer:
+        lines = await told(answer)
+
+    assert lines[0] == {"status": "pulling manifest"}
+    assert "mine:latest stays as it is: pull model manifest: file does not" in lines[-2]["status"]
+    assert lines[-1] == {"status": "success"}
+    server.add_model("library/mine:latest", [("model", data), ("system", b"newer")], {})
+    async with client.post("/api/pull", json={"model": name, "stream": False}) as answer:
+        assert await answer.json() == {"status": "success"}
+    entry = proxy.services.catalog.find(name)
+    assert entry is not None
+    assert entry.system == "newer"
 
 
 async def test_create_copy_delete(
@@ -180,7 +233,12 @@ async def test_ollamas_own_store_is_served_and_only_read(tmp_path: Path) -> None
         assert (found["id"], found["meta"]["ctx"]) == ("llama3:latest", 1024)
         async with client.delete("/api/delete", json={"model": "llama3"}) as answer:
             assert answer.status == 409
-            assert "Ollama's own store" in (await answer.json())["error"]
+            error = (await answer.json())["error"]
+        root = tmp_path / ".ollama/models"
+        assert f"Ollama's own store ({root})" in error
+        # `ollama rm` alone is what has just asked.
+        assert f"`OLLAMA_HOST=127.0.0.1:11435 OLLAMA_MODELS={root} ollama serve`" in error
+        assert "`OLLAMA_HOST=127.0.0.1:11435 ollama rm llama3`" in error
         put(tmp_path / ".ollama/models", "registry.ollama.ai/library/new/1b", model=b"GGUF")
         async with client.get("/v1/models/new:1b") as answer:
             assert answer.status == 200

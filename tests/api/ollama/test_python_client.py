@@ -199,7 +199,7 @@ def test_list_and_show(client: ollama.Client) -> None:
     assert client.show("qwen3").capabilities == ["completion", "tools", "thinking"]
     assert shown.modelinfo
     assert shown.modelinfo["qwen3moe.block_count"] == 4
-    assert shown.modelinfo["tokenizer.ggml.tokens"] == []
+    assert shown.modelinfo["tokenizer.ggml.tokens"] is None
     assert "im_start" in (shown.template or "")
 
 

@@ -172,9 +172,15 @@ def test_tags(raw: Raw) -> None:
             {**entry, "details": {name: entry["details"][name] for name in DETAILS}},
             {
                 **{"name": str, "model": str, "modified_at": TIME, "size": int, "digest": str},
-                "details": DETAILS,
+                **{"details": DETAILS, "capabilities": [str]},
             },
         )
+    capabilities = {entry["name"]: entry["capabilities"] for entry in answer["models"]}
+    assert capabilities[TINY] == ["completion"]
+    assert capabilities["encoder:latest"] == ["embedding"]
+    assert capabilities["qwen3:latest"] == ["completion", "tools", "thinking"]
+    for name, words in capabilities.items():
+        assert raw.post("/api/show", model=name).json()["capabilities"] == words
 
 
 def test_show(raw: Raw) -> None:
@@ -182,13 +188,18 @@ def test_show(raw: Raw) -> None:
     full = raw.post("/api/show", model=TINY, verbose=True).json()
     by_old_name = raw.post("/api/show", name=TINY).json()
 
-    fields = ["modelfile", "parameters", "template", "details", "model_info"]
-    assert list(short) == [*fields, "capabilities", "modified_at"]
-    assert list(full) == [*fields, "tensors", "capabilities", "modified_at"]
+    fields = ["modelfile", "template", "details", "model_info"]
+    # Ours, after Ollama's.
+    ours = ["context_length"]
+    assert list(short) == [*fields, "capabilities", "modified_at", *ours]
+    assert list(full) == [*fields, "tensors", "capabilities", "modified_at", *ours]
+    assert short["context_length"] == 1024, "what is served"
+    assert short["details"]["context_length"] > 1024, "what it was trained for"
     assert by_old_name == short
     assert_shape(full["tensors"], [{"name": str, "type": str, "shape": [int]}])
     assert len(full["model_info"]["tokenizer.ggml.tokens"]) > 1000
-    assert short["model_info"]["tokenizer.ggml.tokens"] == []
+    assert short["model_info"]["tokenizer.ggml.tokens"] is None
+    assert short["model_info"]["qwen3moe.attention.layer_norm_rms_epsilon"] == 1e-06
     assert list(short["model_info"]) == sorted(short["model_info"])
     assert short["model_info"]["general.parameter_count"] > 1_000_000
     assert "general.name" not in short["model_info"]

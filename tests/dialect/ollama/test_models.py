@@ -1,13 +1,16 @@
 """Models as Ollama describes them."""
 
+import math
+import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from proxy.catalog.entry import Entry, Message
+from proxy.catalog.entry import Entry, Source
 from proxy.catalog.gguf_reader import read_header
-from proxy.catalog.summary import Summary
+from proxy.catalog.summary import Summary, summary_of
 from proxy.dialect.ollama import models
 from tests.support.models import model
 
@@ -36,6 +39,7 @@ def test_a_plain_file(entry: Entry) -> None:
     tag = models.tag("m", entry, summary)
 
     assert tag["modified_at"] == "2023-11-14T22:13:20.5Z"
+    assert tag["capabilities"] == ["completion"]
     assert tag["details"] == {
         "parent_model": "",
         "format": "gguf",
@@ -59,6 +63,17 @@ def test_a_manifest_knows_better(entry: Entry) -> None:
     assert (details["context_length"], details["embedding_length"]) == (7, 8)
 
 
+@pytest.mark.parametrize(("source", "size"), [("ollama", "7B"), ("own", "7.2B")])
+def test_who_counts_the_parameters(entry: Entry, source: Source, size: str) -> None:
+    """Ollama has counted; another one's configuration may have a label."""
+    own = replace(entry, source=source, config={"model_type": "7B"}, parent="base:latest")
+
+    found = models.details(own, Summary(parameters="7.2B"))
+
+    assert (found["parameter_size"], found["parent_model"]) == (size, "base:latest")
+    assert models.details(own, Summary())["parameter_size"] == "7B"
+
+
 def test_a_model_that_only_a_policy_knows() -> None:
     tag = models.tag("remote", None, Summary())
 
@@ -75,10 +90,11 @@ def test_what_templates_allow(entry: Entry) -> None:
 
     assert (plain.chat, plain.tools, plain.thinking) == (True, False, False)
     assert models.abilities(own, header).thinking
-    assert models.capabilities(own, header) == ["completion", "tools", "thinking"]
+    assert models.capabilities(own, summary_of(header)) == ["completion", "tools", "thinking"]
+    assert models.capabilities(entry, Summary()) == [], "its file cannot be read"
     assert models.abilities(go, header) == plain, "llama-server does not use a Go template"
     seeing = replace(entry, projector=Path("mmproj.gguf"))
-    assert models.capabilities(seeing, header) == ["completion", "vision"]
+    assert models.capabilities(seeing, summary_of(header)) == ["completion", "vision"]
 
 
 @pytest.mark.parametrize(
@@ -99,14 +115,8 @@ def test_who_thinks(entry: Entry, template: str, thinks: bool) -> None:
     assert models.abilities(entry, header).thinking is thinks
 
 
-def test_parameters_and_modelfile(entry: Entry) -> None:
+def test_parameters() -> None:
     params = {"temperature": 0.5, "stop": ["a", "b"], "moe_cpu_layers": "auto"}
-    own = replace(
-        entry,
-        system="be brief",
-        adapters=(Path("/a.gguf"),),
-        messages=(Message("user", "hi"),),
-    )
 
     assert models.parameters(params).splitlines() == [
         "temperature                    0.5",
@@ -114,16 +124,6 @@ def test_parameters_and_modelfile(entry: Entry) -> None:
         'stop                           "b"',
         'moe_cpu_layers                 "auto"',
     ]
-    text = models.modelfile("m", own, "{{ x }}", params)
-    assert f"FROM {entry.path}\n" in text
-    assert 'TEMPLATE """{{ x }}"""\n' in text
-    assert 'SYSTEM """be brief"""\n' in text
-    assert 'PARAMETER stop "b"\n' in text
-    assert "ADAPTER /a.gguf\n" in text
-    assert 'MESSAGE user """hi"""\n' in text
-    bare = models.modelfile("m", replace(entry, system=None), "", {})
-    assert bare.endswith(f"FROM {entry.path}\n")
-    assert models.modelfile("remote", None, "", {}).endswith("FROM remote\n")
 
 
 def test_tensors(entry: Entry) -> None:
@@ -132,11 +132,47 @@ def test_tensors(entry: Entry) -> None:
     assert {"name": "output_norm.weight", "type": "F32", "shape": [256]} in listed
 
 
-def test_long_arrays_are_left_empty(entry: Entry) -> None:
-    short = models.model_info(read_header(entry.path), verbose=False)
-    full = models.model_info(read_header(entry.path, keep=1 << 20), verbose=True)
+def test_long_arrays_are_null(entry: Entry) -> None:
+    short = models.model_info(read_header(entry.path))
+    full = models.model_info(read_header(entry.path, keep=1 << 20))
 
-    assert short["tokenizer.ggml.tokens"] == []
+    assert short["tokenizer.ggml.tokens"] is None
     assert len(full["tokenizer.ggml.tokens"]) > 1000
     assert list(short) == sorted(short)
     assert short.keys() == full.keys()
+
+
+def test_arrays_that_are_kept_are_shown(entry: Entry) -> None:
+    """Ollama leaves out what has more than 1024 elements."""
+    tags = tuple(f"tag{number}" for number in range(20))
+    header = replace(
+        read_header(entry.path), metadata={"general.tags": tags}, array_lengths={"general.tags": 20}
+    )
+
+    assert models.model_info(header)["general.tags"] == list(tags)
+
+
+def of_32_bits(value: float) -> float:
+    (found,) = struct.unpack("<f", struct.pack("<f", value))
+    return float(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (of_32_bits(1e-6), 1e-6),
+        (of_32_bits(0.1), 0.1),
+        (of_32_bits(123.456), 123.456),
+        (1000000.0, 1000000),
+        (-0.5, -0.5),
+        (1 / 3, 1 / 3),  # with 64 bits
+        (1e300, 1e300),
+        (math.inf, math.inf),
+        (True, True),
+        ((of_32_bits(0.7), 2.0), [0.7, 2]),
+    ],
+)
+def test_numbers_are_shown_as_they_were_written(entry: Entry, value: Any, shown: Any) -> None:
+    header = replace(read_header(entry.path), metadata={"x": value}, array_lengths={})
+
+    assert repr(models.model_info(header)["x"]) == repr(int(1e300) if shown == 1e300 else shown)

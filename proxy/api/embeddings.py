@@ -1,0 +1,70 @@
+"""`/v1/embeddings`, where llama-server does less than Ollama: it makes vectors of one length only,
+and refuses inputs that are too long or empty. All others are passed through as they are."""
+
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from proxy.api.bodies import digest_of
+from proxy.api.middleware import REQUEST_LOG
+from proxy.api.ollama.engine_client import Engine
+from proxy.api.ollama.inputs import embed, most_tokens
+from proxy.api.ollama.run import backend_headers
+from proxy.api.request_deadline import deadline
+from proxy.api.services import SERVICES
+from proxy.api.wire import json_response
+from proxy.dialect.body import Body
+from proxy.dialect.vectors import read_dimensions, shortened
+from proxy.pool.lease import Lease
+from proxy.routing.request import ModelRequest
+from proxy.routing.resolver import Model
+
+PATH: Final = "/v1/embeddings"
+NULL: Final = msgspec.Raw(b"null")
+
+
+async def special(
+    request: web.Request, model: Model, wanted: ModelRequest, body: Body
+) -> web.StreamResponse | None:
+    """The answer, where llama-server alone would not give it; None where it does. Raises
+    BadRequest."""
+    services = request.app[SERVICES]
+    if model.policy.engine != "hosted":
+        return None  # another server's business
+    dimensions = read_dimensions(_field(body, "dimensions"))
+    inputs = _inputs(_field(body, "input"))
+    limit = await services.planner.longest_input(model, wanted, most_tokens(inputs))
+    if not inputs or not (dimensions or limit or "" in inputs):
+        return None
+    ours = ("input", "dimensions")
+    more = {name: raw for name, raw in body.fields.items() if name not in ours and raw != NULL}
+
+    async def send(lease: Lease) -> web.Response:
+        request[REQUEST_LOG].backend = lease.backend.id
+        engine = Engine(lease.backend.engine.address, services.calls)
+        answer = await embed(engine, inputs, limit, truncate=True, more=more)
+        lease.answered()
+        for entry in answer["data"]:
+            entry["embedding"] = shortened(entry["embedding"], dimensions)
+        response = json_response(answer)
+        response.headers.update(backend_headers(services, lease.backend))
+        return response
+
+    async with deadline(request):
+        return await services.router.with_retry(
+            model, wanted, "embedding", send, digest_of(request)
+        )
+
+
+def _field(body: Body, name: str) -> Any:
+    raw = body.fields.get(name)
+    return None if raw is None else msgspec.json.decode(raw)
+
+
+def _inputs(given: Any) -> list[Any]:
+    """One by one; of what is no input, nothing."""
+    if not isinstance(given, list):
+        return [given] if isinstance(given, str) else []
+    is_tokens = any(isinstance(each, int) for each in given)
+    return [given] if is_tokens else given

@@ -1,0 +1,114 @@
+"""Counts how backends' starts came out and why they ended, and what moved, from the events that say
+so."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from proxy.observe.events import Event
+
+# Why a backend was told to go -> the reason of its unload.
+UNLOADS: Final[Mapping[str, str]] = {
+    "keep_alive": "idle",
+    "unload": "requested",
+    "room": "made_way",
+    "replaced": "replaced",
+    "drain": "shutdown",
+    "abort": "shutdown",
+}
+_NO_MEMORY: Final = re.compile(r"out of (\w+ )?memory|(failed|unable) to allocate", re.IGNORECASE)
+# A pause is one to a hundred milliseconds; a device of another machine takes longer.
+PAUSE_BUCKETS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+
+def unload_reason(told: str | None, message: str) -> str:
+    """`told`: why it was to go, before it was gone, if it was told so; `message`: what became of
+    it."""
+    if (reason := UNLOADS.get(told or "")) is not None:
+        return reason
+    return "out_of_memory" if _NO_MEMORY.search(message) else "crashed"
+
+
+class Lives:
+    """Listens to an event log."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._loads = Counter(
+            "moe_proxy_loads",
+            "Starts of backends, by what came of them: loaded, failed, unwanted.",
+            ("model", "outcome"),
+            registry=registry,
+        )
+        self._unloads = Counter(
+            "moe_proxy_unloads",
+            "Loaded backends that went, by reason: idle, requested, made_way, replaced, shutdown, "
+            "crashed, out_of_memory.",
+            ("model", "reason"),
+            registry=registry,
+        )
+        self._restarts = Counter(
+            "moe_proxy_worker_restarts",
+            "Workers that were started in place of one that ended by its own fault.",
+            ("model",),
+            registry=registry,
+        )
+        labels = ("model", "reason")
+        self._moves = Counter(
+            "moe_proxy_moves", "Times that experts moved, by reason.", labels, registry=registry
+        )
+        self._layers = Counter(
+            "moe_proxy_moved_layers", "Layers whose experts moved.", labels, registry=registry
+        )
+        self._bytes = Counter(
+            "moe_proxy_moved_bytes", "Bytes of experts that moved.", labels, registry=registry
+        )
+        self._pauses = Histogram(
+            "moe_proxy_pause_seconds",
+            "The longest time that a move held the next token.",
+            labels,
+            buckets=PAUSE_BUCKETS_S,
+            registry=registry,
+        )
+        # What changes: why those are going that are not gone yet, and the models whose worker
+        # ended by its own fault and has no successor yet.
+        self._told: dict[tuple[str, int], str] = {}
+        self._fell: set[str] = set()
+
+    def __call__(self, event: Event) -> None:
+        fields = event.fields
+        match event.kind:
+            case "backend_starting" if fields["model"] in self._fell:
+                self._fell.discard(fields["model"])
+                self._restarts.labels(fields["model"]).inc()
+            case "backend_ready" if fields["was"] == "starting":
+                self._loads.labels(fields["model"], "loaded").inc()
+            case "backend_draining" | "backend_stopping":
+                self._told.setdefault((fields["backend"], fields["generation"]), fields["why"])
+                if fields["was"] == "starting":
+                    self._loads.labels(fields["model"], "unwanted").inc()
+            case "backend_gone":
+                self._gone(fields)
+            case "moved":
+                self._moved(fields)
+
+    def _gone(self, fields: Mapping[str, Any]) -> None:
+        model, told = (
+            fields["model"],
+            self._told.pop((fields["backend"], fields["generation"]), None),
+        )
+        if fields["was"] == "starting":
+            self._loads.labels(model, "failed").inc()
+            return
+        reason = unload_reason(told, f"{told} {fields['why']}")
+        self._unloads.labels(model, reason).inc()
+        if reason in ("crashed", "out_of_memory"):
+            self._fell.add(model)
+
+    def _moved(self, fields: Mapping[str, Any]) -> None:
+        labels = fields["model"], fields["why"]
+        self._moves.labels(*labels).inc()
+        self._layers.labels(*labels).inc(fields["layers"])
+        self._bytes.labels(*labels).inc(fields["bytes"])
+        self._pauses.labels(*labels).observe(fields["gate_s"])

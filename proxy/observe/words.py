@@ -1,0 +1,157 @@
+"""The log as people read it: what happened in a sentence, with the model's name before it. Pure.
+
+Machines get the events and their fields as they are (`--log-format json`).
+"""
+
+import string
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any, Final
+
+from proxy.text import gib, in_words
+
+Line = MutableMapping[str, Any]
+
+# Why something moved or went, as the code calls it -> as its owner would say it.
+REASONS: Final[Mapping[str, str]] = {
+    "request": "a request asked for it",
+    "operator": "you set it",
+    "policy": "you saved the policy",
+    "pressure": "a device ran short of memory",
+    "room": "another model needs the room",
+    "free": "there is room for them",
+    "use": "the model in use gets the room",
+    "keep_alive": "nobody asked for it any more",
+    "unload": "it was told to",
+    "replaced": "it is loaded anew with other options",
+    "drain": "the proxy ends",
+    "abort": "the proxy ends",
+}
+# What is of use to who looks for a fault, and noise to all others.
+DETAILS: Final = frozenset(
+    {"backend_stopping", "balance", "child_gone", "child_says", "device_did_not_show"}
+)
+# Of any line: what says no more than its sentence does.
+ALWAYS_HIDDEN: Final = frozenset({"generation", "at", "request_id"})
+
+
+class _Words(string.Formatter):
+    """Formats of its own: {bytes:gib}, {seconds:s}, {seconds:ms}, {count:n layer}, {why:why},
+    {names:list}. Keeps in `used` what it took from the line."""
+
+    def __init__(self) -> None:
+        self.used: set[str] = set()
+
+    def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        self.used.add(str(key))
+        return kwargs[str(key)]
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        kind, _, noun = format_spec.partition(" ")
+        match kind:
+            case "gib":
+                return gib(value)
+            case "s":
+                return f"{value:.1f} s"
+            case "ms":
+                return f"{value * 1000:.1f} ms"
+            case "n":
+                return in_words(value, noun)
+            case "why":
+                return REASONS.get(value, str(value))
+            case "list":
+                return ", ".join(map(str, value)) or "nothing"
+        return str(value)
+
+
+def _policies_changed(line: Mapping[str, Any]) -> str:
+    found = [*line["keys"]]
+    found += [f"{key} of {name}" for name, keys in line["models"].items() for key in keys]
+    found += [f"{key} of all models" for key in line["defaults"]]
+    return f"policies read again; changed: {', '.join(found) or 'nothing'}"
+
+
+def _policies_refused(line: Mapping[str, Any]) -> str:
+    told = []
+    for problem in line["problems"]:
+        place = problem["file"] + (f":{problem['line']}" if problem["line"] else "")
+        told.append(": ".join(part for part in (place, problem["key"], problem["message"]) if part))
+    return "\n    ".join(("the policies are not used, and the old ones stay:", *told))
+
+
+def _gone(line: Mapping[str, Any]) -> str:
+    if line["was"] == "stopping":
+        return f"{line['model']}: unloaded"
+    did = "could not be loaded" if line["was"] == "starting" else "its worker is gone"
+    return f"{line['model']}: {did}: {line['why']}"
+
+
+def _room_missing(line: Mapping[str, Any]) -> str:
+    short = ", ".join(f"{gib(size)} on {device}" for device, size in line["missing"].items())
+    then = "it waits" if line["unloads"] is None else f"{line['unloads']} is unloaded for it"
+    return f"{line['model']}: has no room yet, {short} are missing; {then}"
+
+
+def _draining(line: Mapping[str, Any]) -> str:
+    if not line["in_flight"]:
+        return "ending"
+    answers = in_words(line["in_flight"], "answer")
+    return f"waiting up to {line['drain_s']:g} s for {answers}; Ctrl-C again ends it now"
+
+
+# Event -> its sentence, or what makes it, and the fields that it makes needless.
+SENTENCES: Final[Mapping[str, tuple[str | Callable[[Mapping[str, Any]], str], frozenset[str]]]] = {
+    event: (sentence, frozenset(needless.split()))
+    for event, sentence, needless in (
+        ("serving", "serving {models:n model} at {url}", ""),
+        ("stopping", "told to end ({signal})", ""),
+        ("draining", _draining, "drain_s in_flight pool hint"),
+        ("killing", "told to end again ({signal}): now", ""),
+        ("files_read_again", "files read again: {models:n model}", ""),
+        ("policies_changed", _policies_changed, "keys models defaults"),
+        ("policies_refused", _policies_refused, "problems"),
+        ("policies_wait_for_restart", "changed, but only with a restart: {keys:list}", ""),
+        ("policy_warning", "{warning}", ""),
+        ("backend_starting", "{model}: loading", "backend"),
+        ("backend_ready", "{model}: loaded, as {backend}", "was why"),
+        ("backend_draining", "{model}: leaves once its answers are done: {why:why}", "backend was"),
+        ("backend_stopping", "{model}: unloading", "backend was why"),
+        ("backend_gone", _gone, "model backend was why"),
+        ("backend_reloading", "{backend}: loading anew, as these changed: {keys:list}", ""),
+        ("backend_hangs", "{backend}: {why}; its process is ended", "pid"),
+        ("backend_given_up", "{backend}: takes no more requests, and is ended: {why}", ""),
+        (
+            "moved",
+            "{model}: experts of {layers:n layer} moved in {staged_s:s}, {from} -> {to} layers on"
+            " the CPU; pause {gate_s:ms} ({why:why})",
+            "backend bytes",
+        ),
+        ("move_failed", "{backend}: experts did not move: {error} ({why:why})", ""),
+        ("no_live_moves", "{backend}: its experts stay where they are: {why}", ""),
+        ("room_missing", _room_missing, "model backend missing unloads"),
+        ("host_memory_short", "{model}: {message}", "backend cpu_bytes available_bytes"),
+        ("host_pressure", "{message}", "pressure available_bytes"),
+        ("host_pressure_over", "host memory is enough again: {available_bytes:gib}", ""),
+        ("request_retried", "{model}: asked again, as its worker went away: {why}", ""),
+        ("request", "{method} {path} {status} in {duration_s:s}", "first_byte_s bytes_sent"),
+        ("drain_timeout", "answers are cut off, as {after_s:s} are over", ""),
+        ("model_not_usable", "not usable: {where}: {why}", ""),
+        ("ctx_clamped", "{model}: context {asked} is more than the {trained} of its training", ""),
+        ("api_keys_read", "{keys:n API key} read from {file}", ""),
+    )
+}
+
+
+def in_sentences(_: object, method: str, line: Line) -> Line:
+    """A processor for structlog. A line that is not what its sentence expects stays as it is."""
+    found = SENTENCES.get(line["event"])
+    if found is None:
+        return line
+    sentence, needless = found
+    words = _Words()
+    try:
+        said = words.vformat(sentence, (), line) if isinstance(sentence, str) else sentence(line)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return line
+    dropped = words.used | needless | ALWAYS_HIDDEN
+    kept = {key: value for key, value in line.items() if key not in dropped and value is not None}
+    return kept | {"event": said}

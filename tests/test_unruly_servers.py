@@ -162,6 +162,13 @@ async def test_one_that_breaks_whatever_is_asked_is_given_up(
 # --- in the middle ---
 
 
+async def test_an_answer_of_another_kind_is_no_error_of_ours(tmp_path: Path) -> None:
+    async with served(tmp_path, "nonsense") as there:
+        said = await there.post("/api/embed", {"model": "m", "input": "hi"}, status=502)
+
+        assert "the engine's answer made no sense: Expected `object`" in said["error"]
+
+
 @pytest.mark.parametrize("how", ["stops in the middle", "broken chunks"])
 async def test_who_is_in_the_middle_of_an_answer_gets_an_error(how: str, tmp_path: Path) -> None:
     async with served(tmp_path, how) as there:

@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator
 from typing import Final, TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
+from proxy.api.encoding import Decoder
 from proxy.api.services import SERVICES
 from proxy.errors import BadRequest, BodyTooLarge, TooSlow
 from proxy.policy.units import format_size
@@ -32,7 +33,8 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
     services = request.app[SERVICES]
     budget, most = services.bodies, services.policies.current.server.max_bodies_bytes
     broken = request.content.exception() is not None
-    if request.content.is_eof() and not broken:  # it came with its head, as most do
+    encoded = hdrs.CONTENT_ENCODING in request.headers
+    if request.content.is_eof() and not broken and not encoded:  # it came with its head, as most do
         body = request.content.read_nowait()
         if len(body) > max_bytes:
             raise _too_large(max_bytes)
@@ -53,8 +55,10 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
 
 
 async def body_chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
-    """A body as it comes. Raises TooSlow where nothing comes for a while, or hardly anything."""
+    """A body as it comes, without its encoding. Raises TooSlow where nothing comes for a while, or
+    hardly anything, and BadRequest for what is not as its headers say."""
     loop = asyncio.get_running_loop()
+    decoder = Decoder(request.headers.get(hdrs.CONTENT_ENCODING, ""))
     began_s, size = loop.time(), 0
     while True:
         # Who sends a byte now and then would stay for days otherwise.
@@ -67,9 +71,13 @@ async def body_chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
         except web.RequestPayloadError as error:
             raise BadRequest("the body is broken: not what its headers say that it is") from error
         if not chunk:
+            decoder.end()
             return
         size += len(chunk)
-        yield chunk
+        for piece in decoder.pieces(chunk):
+            yield piece
+            if not decoder.is_plain:
+                await asyncio.sleep(0)  # a little may stand for much: others are served meanwhile
 
 
 def decode_json(body: bytes, kind: type[T]) -> T:

@@ -4,14 +4,13 @@ path that could be known, so the answer is in OpenAI's shape.
 What is wrong with them is not logged: it may be in the middle of a key or a prompt.
 """
 
-import zlib
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDictProxy
 
@@ -23,12 +22,10 @@ log = structlog.get_logger()
 NOT_HTTP: Final = (
     "this is not HTTP/1.1 as it has to be: a line or header of the request is malformed"
 )
-NOT_DECODED: Final = (
-    "malformed: the body has a Content-Encoding that is not known here; gzip and deflate are"
-)
 # Errors of whoever sends, which aiohttp tells of where it has nobody else to tell.
-OF_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError, zlib.error)
+OF_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError)
 CONTINUE: Final = "100-continue"
+NO_HOST: Final = "invalid"  # which by RFC 2606 is no machine's name
 
 
 class TolerantConnection(web.RequestHandler):
@@ -39,7 +36,7 @@ class TolerantConnection(web.RequestHandler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         assert self._request_factory is not None
-        self._request_factory = _without_expectations(self._request_factory)
+        self._request_factory = _tolerant(self._request_factory)
 
     def handle_error(
         self,
@@ -54,8 +51,7 @@ class TolerantConnection(web.RequestHandler):
         error: ProxyError
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             log.info("malformed_request", status=status, kind=type(exc).__name__)
-            known = isinstance(exc, ContentEncodingError)
-            error = BadRequest(NOT_DECODED if known else NOT_HTTP)
+            error = BadRequest(NOT_HTTP)
         else:
             log.error("request_failed", exc_info=exc)
             error = ProxyError("an internal error; the log has the details")
@@ -71,10 +67,12 @@ class TolerantConnection(web.RequestHandler):
             super().log_exception(*args, **kw)
 
 
-def _without_expectations(
+def _tolerant(
     factory: Callable[..., web.BaseRequest],
 ) -> Callable[..., web.BaseRequest]:
-    """Only `100-continue` has ever been something to expect. HTTP lets a server overlook others;
+    """What makes requests, but of all that a server can put up with.
+
+    Only `100-continue` has ever been something to expect. HTTP lets a server overlook others;
     aiohttp refuses them before our own refusals could have the protocol's shape."""
 
     def make(message: RawRequestMessage, *args: Any) -> web.BaseRequest:
@@ -85,6 +83,11 @@ def _without_expectations(
                 headers = message.headers.copy()
                 headers.popall(hdrs.EXPECT)
                 message = message._replace(headers=CIMultiDictProxy(headers))
-        return factory(message, *args)
+        try:
+            return factory(message, *args)
+        except ValueError:
+            # A host in its target that no name can be written as (`http://xn--/`). aiohttp would
+            # leave its connection open, and nobody would ever look at it again.
+            return factory(message._replace(url=message.url.with_host(NO_HOST)), *args)
 
     return make

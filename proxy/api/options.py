@@ -26,6 +26,8 @@ FORMER: Final = DROPPED.difference(SAMPLING).union(
 )
 OLLAMAS: Final = (*SAMPLING, *LOADING, *sorted(FORMER))
 SHOWN_CHARACTERS: Final = 80
+# Longer than any model's; a name is compared with others, and is in the log.
+MOST_NAME: Final = 1000
 T = TypeVar("T")
 
 
@@ -59,6 +61,7 @@ def read_model_request(body: bytes, *, models: Callable[[], Iterable[str]]) -> M
             f"model: {_shown(fields.model)} is not allowed; use the name of a model, as a string",
             param="model",
         )
+    _check_length(fields.model)
     if "?" not in fields.model and fields == Body(fields.model):
         return ModelRequest(fields.model)  # nothing in particular, as in nearly all
     options = _checked_options(fields.options)
@@ -73,6 +76,7 @@ def read_model_request(body: bytes, *, models: Callable[[], Iterable[str]]) -> M
 
 def read_model(text: str) -> ModelRequest:
     """The same from a model's name alone, as it stands in a query or a path."""
+    _check_length(text)
     model, _, query = text.partition("?")
     if not model:
         raise BadRequest("model: an empty name is not allowed", param="model")
@@ -87,6 +91,14 @@ def taken_options(body: WholeBody) -> Options:
     if not isinstance(given, dict):
         return Options()
     return read_options({name: given[name] for name in OLLAMAS if name in given})
+
+
+def _check_length(name: str) -> None:
+    if len(name) > MOST_NAME:
+        raise BadRequest(
+            f"model: a name of {len(name)} characters is not allowed; it may have {MOST_NAME}",
+            param="model",
+        )
 
 
 def _decode(body: bytes) -> Body:
@@ -115,7 +127,7 @@ def _checked_options(options: Any) -> dict[str, Any]:
         )
     for key in options:
         if key not in OPTIONS and key not in OLLAMAS:
-            near = difflib.get_close_matches(key, (*OPTIONS, *OLLAMAS), n=1)
+            near = difflib.get_close_matches(key[:SHOWN_CHARACTERS], (*OPTIONS, *OLLAMAS), n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             name = f"options.{key[:SHOWN_CHARACTERS]}"
             raise BadRequest(

@@ -23,6 +23,9 @@ ALLOWED: Final = (
 )
 # Ways in which one gets here that are not from a page of another site.
 OWN_SITES: Final = frozenset({"", "same-origin", "same-site", "none"})
+# A neighbour, as blog.example.com is of llm.example.com, is no friend: it may look as any page may,
+# and not have things done.
+NEAR: Final = "same-site"
 # Pages for people, which a link on any page may open.
 PAGES: Final = ("/ui", "/ui/")
 # What does something although it is a GET: these unload and load models.
@@ -91,6 +94,8 @@ def refusal(rules: Rules, visit: Visit) -> str | None:
         return None if _may(rules, visit, visit.origin) else _not_allowed(_shown(visit.origin))
     if visit.site.lower() not in OWN_SITES and not _is_opened(visit):
         return _not_allowed("another site")
+    if visit.site.lower() == NEAR and visit.place == "action" and not _refers(rules, visit):
+        return _not_allowed("another host of the same site, which does not say which,")
     if _acts_unasked(rules, visit):
         return (
             "a browser asks without saying for which page, as it does where an address is neither "
@@ -128,8 +133,12 @@ def _acts_unasked(rules: Rules, visit: Visit) -> bool:
     neither loopback nor https, browsers do not say which site asks, so the page has to say it."""
     if visit.site or visit.place != "action" or not visit.agent.startswith("Mozilla/"):
         return False
-    origin = "/".join(visit.referer.split("/", 3)[:3])
-    return not _may(rules, visit, origin)
+    return not _refers(rules, visit)
+
+
+def _refers(rules: Rules, visit: Visit) -> bool:
+    """Whether it says that a page asks which may."""
+    return _may(rules, visit, "/".join(visit.referer.split("/", 3)[:3]))
 
 
 def _not_allowed(who: str) -> str:

@@ -41,4 +41,5 @@ def make_runner(services: Services) -> web.AppRunner:
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_S,
         keepalive_timeout=75.0,
+        auto_decompress=False,  # see encoding.py
     )

@@ -8,7 +8,7 @@ import structlog
 from aiohttp import hdrs, web
 from multidict import CIMultiDictProxy, istr
 
-from proxy.api.origins import Place, Rules, Visit, place_of, refusal, rules
+from proxy.api.origins import NEAR, Place, Rules, Visit, place_of, refusal, rules
 from proxy.errors import Forbidden
 from proxy.policy.model import Server
 
@@ -53,7 +53,7 @@ def said_by(request: web.Request) -> Said:
     place, site = place_of(request.method, path), _all(headers, SITE)
     if place == "page" and site:
         mode, dest = _all(headers, MODE), _all(headers, DEST)
-    elif place == "action" and not site:
+    elif place == "action" and site.lower() in ("", NEAR):
         agent, referer = _all(headers, hdrs.USER_AGENT), _all(headers, hdrs.REFERER)
     host, origin = _all(headers, hdrs.HOST), _all(headers, hdrs.ORIGIN)
     return host, request.host, origin, site, place, mode, dest, agent, referer

@@ -144,7 +144,7 @@ def _kind(name: str) -> Kind:
 
 
 def _not_known(name: str) -> str:
-    near = difflib.get_close_matches(name, KINDS, n=1)
+    near = difflib.get_close_matches(name[:80], KINDS, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown parameter {name[:80]!r}{hint}"
 

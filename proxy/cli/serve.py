@@ -85,8 +85,10 @@ async def _serve(settings: Settings, signals: Signals, stream: LogStream) -> Non
     had_terminal = has_terminal()
 
     def give_up(number: signal.Signals) -> None:
-        if number is not signal.SIGHUP or not has_terminal():
+        if number is not signal.SIGHUP or (had_terminal and not has_terminal()):
             loop.call_soon_threadsafe(starting.cancel)
+        else:  # what it has read by now may be old; it is read again once it serves
+            loop.call_soon_threadsafe(heard.put_nowait, number)
 
     signals.tell(give_up)
     async with running(settings) as proxy:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from proxy.dialect.body import Body
+from proxy.dialect.workload import inputs_of
 from proxy.errors import BadRequest
 
 MOST_GRAMMAR_CHARACTERS: Final = 1 << 18
@@ -19,10 +20,16 @@ MOST_GRAMMAR_CHARACTERS: Final = 1 << 18
 MOST_IN_GRAMMAR: Final = (("(", 5000), ("::=", 5000), ("|", 10000))
 MOST_TRIGGERS: Final = 64
 MOST_TRIGGER_CHARACTERS: Final = 1000
+# Each is compared with all tokens that a model has, while all of its answers wait.
+BREAKERS: Final = "dry_sequence_breakers"
+MOST_BREAKERS: Final = 100
 MOST_LEVELS: Final = 200
 MOST_VALUES: Final = 50000  # of all kinds, in all schemas of a request
 MOST_CHOICES: Final = 3000
 MOST_OPTIONAL: Final = 1000
+# Of one request, all in the worker's own queue: who comes after them waits for each, also when
+# whoever asked has left long ago. It is what OpenAI takes.
+MOST_INPUTS: Final = 2048
 # Where schemas stand, in each protocol: whole values, since nobody else nests anything in them.
 SCHEMAS: Final = (
     *("json_schema", "response_format", "tools", "functions"),
@@ -38,9 +45,14 @@ def check_limits(body: Body) -> None:
         if isinstance(grammar := _value(body, "grammar"), str):
             _check_grammar(grammar)
         _check_triggers(_value(body, "grammar_triggers"))
+    if escaped or body.mentions(BREAKERS.encode()):
+        if isinstance(breakers := _value(body, BREAKERS), list):
+            _check(len(breakers), MOST_BREAKERS, BREAKERS, "has {} entries")
     for name in SCHEMAS:
         if escaped or body.mentions(b'"%s"' % name.encode()):
             check_schema(_value(body, name), name)
+    count, name = inputs_of(body)
+    _check(count, MOST_INPUTS, name, "has {} inputs")
 
 
 def check_schema(value: Any, name: str) -> None:

@@ -36,7 +36,7 @@ def workload_of(body: Body, *, generates: bool = True) -> Workload:
         raw = fields.get(name)
         return None if raw is None else _small(raw)
 
-    inputs = max((_length(name, fields[name]) for name in INPUTS if name in fields), default=1)
+    inputs, _ = inputs_of(body)
     if not generates:
         # A vector for each is not worth more than a token.
         return Workload(slots=inputs, tokens=1)
@@ -49,6 +49,13 @@ def workload_of(body: Body, *, generates: bool = True) -> Workload:
         min(tokens, default=None),
         user[:MOST_NAME] if isinstance(user, str) and user else None,
     )
+
+
+def inputs_of(body: Body) -> tuple[int, str]:
+    """How many inputs it has, and the name of the field where they stand; "" where there is none.
+    Raises msgspec.DecodeError."""
+    counts = ((_length(name, body.fields[name]), name) for name in INPUTS if name in body.fields)
+    return max(counts, default=(1, ""))
 
 
 def _is_count(value: object) -> bool:
@@ -66,6 +73,7 @@ def _length(name: str, raw: msgspec.Raw) -> int:
     if bytes(raw)[:1] != b"[":
         return 1
     entries = msgspec.json.decode(raw, type=list[msgspec.Raw])
-    # Tokens are one input, and so are the items of a conversation.
-    several = name in DOCUMENTS or bytes(entries[0])[:1] in b'"[' if entries else False
+    # Tokens are one input, and so are the items of a conversation. A prompt may be an object too.
+    begins = b'"[{' if name == "prompt" else b'"['
+    several = name in DOCUMENTS or bytes(entries[0])[:1] in begins if entries else False
     return len(entries) if several else 1

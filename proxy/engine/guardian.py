@@ -10,6 +10,7 @@ is started when it is first needed.
 import atexit
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from proxy.engine.environment import inherited
 
 log = structlog.get_logger()
 
+TOLD_WITHIN_S: Final = 1.0  # it takes a moment to begin
 PROGRAM: Final = Path(__file__).with_name("guardian_process.py")
 
 
@@ -77,18 +79,27 @@ class _Guardian:
         except OSError as error:
             log.error("no_guardian", reason=str(error), hint="kill -9 would leave workers behind")
             return
-        for what, kind in self._kept.items():
-            self._tell(f"+{kind} {what}\n")
+        # One that does not listen from its first moment on is given up, for all that is left.
+        if not all(self._tell(f"+{kind} {what}\n") for what, kind in self._kept.items()):
+            log.error("guardian_not_told", hint="kill -9 would leave workers behind")
 
     def _tell(self, order: str) -> bool:
         if self._process is None or self._process.stdin is None:
             return False
-        told = order.encode()
-        try:
-            # Unbuffered. It reads all the time, so that only a stopped one is not told everything.
-            return os.write(self._process.stdin.fileno(), told) == len(told)
-        except OSError:
-            return False
+        pipe, left = self._process.stdin.fileno(), order.encode()
+        ready = select.poll()
+        ready.register(pipe, select.POLLOUT)
+        while left:
+            try:
+                left = left[os.write(pipe, left) :]  # unbuffered
+            except BlockingIOError:
+                # More than the pipe holds, as a long environment may be. It reads all the time, so
+                # that only a stopped one is not told everything.
+                if not ready.poll(TOLD_WITHIN_S * 1000):
+                    return False
+            except OSError:
+                return False
+        return True
 
 
 _guardian = _Guardian()

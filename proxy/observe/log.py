@@ -12,6 +12,8 @@ from proxy.observe.log_stream import LogStream
 from proxy.observe.words import DETAILS, in_sentences
 
 LogFormat = Literal["console", "json"]
+# What workers and libraries say; names in it are written as `repr` does.
+OF_SEVERAL_LINES = frozenset(("event", "why", "error", "message", "warning", "reason", "exception"))
 LEVELS = ("debug", "info", "warning", "error")
 # How systemd's journal is told a line's level (sd-daemon(3)); it has the time by itself.
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
@@ -51,6 +53,7 @@ def setup(
         rendering = (
             [in_sentences, *_for_journal()] if journal else [in_sentences, *_for_people(target)]
         )
+        rendering.insert(0, _in_plain_text)
         if threshold > logging.DEBUG:
             rendering.insert(0, _without_details)
     structlog.configure(
@@ -105,6 +108,24 @@ def _without_details(
     if line["event"] in DETAILS and line.get("level") == "info":
         raise structlog.DropEvent
     return line
+
+
+def _in_plain_text(
+    _: object, __: str, line: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Without what a terminal would act on, or a journal take for another line: paths and names are
+    whatever clients send."""
+    for key, value in line.items():
+        if isinstance(value, str) and not value.isprintable():
+            kept = "\n" if key in OF_SEVERAL_LINES else ""
+            line[key] = "".join(
+                each if each.isprintable() or each in kept else _escaped(each) for each in value
+            )
+    return line
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode()
 
 
 def _json(line: object, **_: object) -> str:

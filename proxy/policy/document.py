@@ -128,5 +128,5 @@ def _unknown(path: KeyPath, known: Tree) -> str:
 
 
 def _nearest(key: str, names: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(key.lower().replace("-", "_"), list(names), n=1)
+    matches = difflib.get_close_matches(key[:80].lower().replace("-", "_"), list(names), n=1)
     return matches[0] if matches else ""

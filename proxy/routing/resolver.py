@@ -12,7 +12,7 @@ from typing import Final
 from cachetools import LRUCache
 
 from proxy.catalog.local import Catalog, Entry
-from proxy.catalog.names import fold
+from proxy.catalog.names import LONGEST_COMPARED, fold
 from proxy.errors import BadRequest, ModelNotFound
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.patterns import is_pattern
@@ -175,7 +175,8 @@ class Resolver:
             for known in (policy.name, *policy.aliases)
             if not is_pattern(known)
         ]
-        near = [*self._catalog.nearest(name), *difflib.get_close_matches(name, known, n=3)]
+        near = list(self._catalog.nearest(name))
+        near += difflib.get_close_matches(name[:LONGEST_COMPARED], known, n=3)
         names = ", ".join(dict.fromkeys(near))
         return f"; did you mean {names}?" if names else ""
 

@@ -4,6 +4,7 @@ parser is llhttp's."""
 import asyncio
 import errno
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, cast
@@ -18,6 +19,8 @@ MOST_BUFFERED_BYTES: Final = 1 << 18
 FIRST_FINAL_STATUS: Final = 200
 # What an engine may send before its answer begins.
 MOST_HEAD_BYTES: Final = 1 << 20
+# What the parser lets through and no answer of ours may have.
+_NO_TEXT: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class BrokenAnswer(Exception):
@@ -143,6 +146,8 @@ class EngineConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._break(f"it did not speak HTTP: {error}")
+        except httptools.HttpParserUpgrade:
+            self._break("it went over to another protocol, which nobody asked for")
         if not self.head.done() and self.received_bytes > MOST_HEAD_BYTES:
             self._break("the head of its answer has no end")
         if self._broken is not None:
@@ -164,7 +169,7 @@ class EngineConnection(asyncio.Protocol):
     # --- the parser's side ----------------------------------------------------------------------
 
     def on_status(self, reason: bytes) -> None:
-        self.reason = reason.decode("latin-1")
+        self.reason = _NO_TEXT.sub(" ", reason.decode("latin-1"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.add(name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))

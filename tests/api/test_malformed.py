@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,30 @@ async def test_a_body_that_nobody_can_unpack_is_no_error_of_ours(path: bytes, ur
     assert status in (400, 404)
     assert told["error"]
     assert url.said("Unhandled exception", "request_failed") == []
+
+
+async def test_what_is_too_much_is_not_unpacked_to_its_end(url: Served) -> None:
+    """2 GB in 2 MB: the refusal came soon, but the rest was unpacked for ten seconds, and nobody
+    else was served."""
+    made = zlib.compressobj(wbits=31)
+    bits = [made.compress(bytes(1 << 24)) + made.flush(zlib.Z_FULL_FLUSH) for _ in range(2)]
+    bomb = bits[0] + 127 * bits[1]
+    before = cpu_ticks(url)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\n"
+
+    status, told = await answer(url, head, bomb)
+
+    assert status == 413
+    assert told["error"]["message"]
+    assert cpu_ticks(url) - before < 100
+
+
+@pytest.mark.parametrize("host", [b"xn--", b"xn--zz--", b"a.xn--.b:80"])
+async def test_a_target_without_a_name_is_refused(host: bytes, url: Served) -> None:
+    """Its connection stayed open for ever, and nothing was said of it."""
+    head = b"GET http://%s/health HTTP/1.1\r\nHost: localhost\r\n" % host
+
+    assert (await answer(url, head))[0] == 403
 
 
 async def test_a_host_that_is_no_text_is_no_error_of_ours(url: Served) -> None:

@@ -91,3 +91,34 @@ def test_long_lists_of_models_are_cut_short() -> None:
 
 def test_a_model_in_a_path_may_carry_a_split() -> None:
     assert read_model("a/b?moe_cpu_layers=2") == ModelRequest("a/b", 2)
+
+
+@pytest.mark.parametrize(
+    "read_it",
+    [
+        lambda name: read({"model": name}),
+        lambda name: read({"model": name, "options": {}}),
+        read_model,
+    ],
+)
+def test_a_name_is_no_longer_than_names_are(read_it: Any) -> None:
+    """It is compared with all others, which takes half a minute where it has 30 MB."""
+    assert read_it("a" * 1000).model == "a" * 1000
+    with pytest.raises(BadRequest, match="a name of 1001 characters is not allowed") as error:
+        read_it("a" * 1001)
+
+    assert error.value.param == "model"
+
+
+def test_what_is_no_option_is_not_compared_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+
+    def compare(word: str, *_: object, **__: object) -> list[str]:
+        compared.append(word)
+        return []
+
+    monkeypatch.setattr("difflib.get_close_matches", compare)
+    with pytest.raises(BadRequest, match="is not an option"):
+        read({"model": "a", "options": {"x" * 30_000_000: 1}})
+
+    assert [len(word) for word in compared] == [80]

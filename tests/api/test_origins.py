@@ -258,3 +258,24 @@ def test_a_page_cannot_choose_an_origin_that_takes_long_to_compare() -> None:
     assert why(replace(NOBODY, origin="https://x.a.b.example.com"), *patterns) is None
     assert why(replace(NOBODY, origin="https://example.com"), patterns[0]) is not None
     assert why(replace(NOBODY, origin="app-x://a-b-c"), patterns[2]) is None
+
+
+@pytest.mark.parametrize(
+    ("referer", "allowed"),
+    [
+        ("https://llm.example.com/ui/", True),  # its own
+        ("http://localhost:3000/", True),
+        ("https://blog.example.com/post", False),
+        ("https://blog.example.com", False),
+        ("", False),
+    ],
+)
+def test_a_neighbour_has_nothing_done_by_an_image(referer: str, allowed: bool) -> None:
+    """A page of another host of the same site, behind a web server that passes on what it says."""
+    host = "llm.example.com"
+    image = Visit(host, host, "", "same-site", "action", agent=BROWSER, referer=referer)
+
+    assert (why(image, names=(host,)) is None) is allowed
+    assert (why(replace(image, site="Same-Site"), names=(host,)) is None) is allowed
+    assert why(replace(image, site="same-origin"), names=(host,)) is None
+    assert why(replace(image, place=""), names=(host,)) is None, "it may look"

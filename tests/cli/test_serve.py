@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.support.guard import HANG_S
+from tests.support.guard import HANG_S, until
 from tests.support.serving import serving, with_policies
 from tests.support.systemd import service
 
@@ -55,6 +55,26 @@ async def test_a_hangup_has_it_read_its_files_again(tmp_path: Path) -> None:
     assert read["models"] == 1
     assert told[0] == told[2] == b"READY=1"
     assert told[1].startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+
+
+async def test_a_hangup_while_it_starts_is_heard_later(tmp_path: Path) -> None:
+    """It ended it, where there was no terminal: as when a file is written in the moment of a
+    restart, and somebody has it read."""
+    arguments = with_policies(tmp_path)
+    async with serving(tmp_path, *arguments, start_new_session=True) as proxy:
+        await until(lambda: hears_hangups(proxy.pid), "it hears signals")
+        proxy.process.send_signal(signal.SIGHUP)
+        await proxy.url()
+        assert (await proxy.logged("files_read_again"))["models"] == 1
+        proxy.process.send_signal(signal.SIGTERM)
+        assert await proxy.ended() == 0
+
+
+def hears_hangups(pid: int) -> bool:
+    """Whether it has a handler for this signal, and has blocked it, so that its thread gets it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = (int(status.split(f"{name}:")[1].split()[0], 16) for name in ("SigCgt", "SigBlk"))
+    return all(mask & 1 << signal.SIGHUP - 1 for mask in masks)
 
 
 @pytest.mark.parametrize("nohup", [False, True])

@@ -102,3 +102,36 @@ def test_a_single_value_of_another_protocol() -> None:
     check_schema("json", "format")
     with pytest.raises(BadRequest, match=r"^format: "):
         check_schema(nested(201), "format")
+
+
+@pytest.mark.parametrize(
+    ("field", "item"),
+    [
+        ("prompt", "a"),
+        ("prompt", [1]),
+        ("prompt", {"prompt_string": "a"}),
+        ("input", "a"),
+        ("documents", {"text": "a"}),
+    ],
+)
+def test_inputs_that_keep_a_worker_busy(field: str, item: Any) -> None:
+    check(**{field: [item] * limits.MOST_INPUTS})
+
+    with pytest.raises(BadRequest, match=f"^{field}: it has 2049 inputs") as error:
+        check(**{field: [item] * (limits.MOST_INPUTS + 1)})
+
+    assert error.value.param == field
+
+
+def test_one_long_input_is_one() -> None:
+    check(prompt=[1] * 100_000)
+    check(input=[{"role": "user"}] * 3000)
+    check(content="a" * 100_000)
+
+
+def test_sequence_breakers() -> None:
+    """10,000 held up all answers of a small model for 5 s; real ones have 75 times the tokens."""
+    check(dry_sequence_breakers=["a"] * 100)
+
+    with pytest.raises(BadRequest, match=r"^dry_sequence_breakers: it has 101 entries"):
+        check(dry_sequence_breakers=["a"] * 101)

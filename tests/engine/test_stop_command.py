@@ -149,9 +149,8 @@ from proxy.engine.types import LoadOptions
 async def main():
     command = ("sh", "-c", '"$@"; true', "sh", *sys.argv[3:])
     stop = ("sh", "-c", "echo $WHO {name} > " + sys.argv[2])
-    options = LoadOptions(
-        "m", Path("no.gguf"), command=command, stop_command=stop, env=(("WHO", "you"),)
-    )
+    env = (("WHO", "you"), ("LONG", "x" * 100_000))  # more than a pipe holds
+    options = LoadOptions("m", Path("no.gguf"), command=command, stop_command=stop, env=env)
     engine = CommandEngine("b1", options, log_buffer=LogBuffer())
     await engine.start()
     Path(sys.argv[1]).write_text(str(engine.pid))

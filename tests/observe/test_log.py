@@ -48,6 +48,23 @@ def test_variables_are_in_no_log(log_format: LogFormat, capsys: pytest.CaptureFi
     assert "confidential"[::-1] not in said
 
 
+@pytest.mark.parametrize("journal", [False, True])
+def test_what_clients_send_is_text_and_no_more(
+    journal: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No colours and titles of a terminal, no text that runs backwards, no lines of its own."""
+    setup("console", journal=journal)
+    text = "/\x1b[2J\x1b]0;t\x07\x9b31m\u202e\x85\u2028\udcffü\r\n12:00:00 [error] all is lost"
+
+    structlog.get_logger().info("seen", path=text, words="of more")
+    structlog.get_logger().info("request", method="GET", path=text, status=404, duration_s=0.1)
+
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+    assert "\\x1b[2J\\x1b]0;t\\x07\\x9b31m\\u202e\\x85\\u2028\\udcffü\\r\\n12:00" in lines[1]
+
+
 def test_a_name_that_is_not_utf8_is_written_too(capsys: pytest.CaptureFixture[str]) -> None:
     setup("json")
 

@@ -28,7 +28,7 @@ LOADS = ("exits", "daemonizes", "silent", "talks", "loading", "elsewhere", "mute
 SERVES = (
     *("hangs", "hangs on requests", "head only", "stops in the middle", "closes", "garbage"),
     *("endless head", "broken chunks", "refuses", "sick", "floods", "forks", "ignores SIGTERM"),
-    "busy",
+    *("busy", "nonsense"),
 )
 HOW = (*LOADS, *SERVES)
 
@@ -89,6 +89,9 @@ class Server:
             while True:
                 writer.write(b"X: %s\r\n" % (b"x" * 1000))
                 await writer.drain()
+        if self.how == "nonsense":
+            writer.write(OK + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n[]")
+            return
         streams = b'"stream"' in await reader.read(1 << 16)
         if self.how == "head only":
             writer.write(STREAM)

@@ -46,3 +46,35 @@ async def test_a_place_among_those_that_wait_for_an_engine_is_waited_for(tmp_pat
     ends = await asyncio.gather(*asked, return_exceptions=True)
     assert {type(end) for end in ends} <= {BackendDied, NotServing}
     assert repr(calls) == "<OpenCalls 0>"
+
+
+async def said(answer: bytes) -> tuple[int, str]:
+    """The status and the reason of what an engine answers so."""
+
+    async def answer_it(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(answer_it, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        async with Call(Address(port=port), "GET", "/") as answered:
+            return answered.status, answered.reason
+
+
+async def test_a_reason_can_be_passed_on() -> None:
+    """A control character in it was an internal error."""
+    end = b"\r\nContent-Length: 0\r\n\r\n"
+    assert await said(b"HTTP/1.1 200 O\x01K \xe9\x7f" + end) == (200, "O K \xe9 ")
+
+
+async def test_another_protocol_is_no_answer() -> None:
+    loop, failed = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: failed.append(context))
+
+    with pytest.raises(BackendDied, match="another protocol"):
+        await said(b"HTTP/1.1 101 S\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nxyz")
+
+    assert failed == []

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from proxy.api.bodies import digest_of
@@ -21,11 +22,26 @@ from proxy.api.services import SERVICES
 from proxy.api.short_context import warn_of_prompt
 from proxy.api.turns import work_of
 from proxy.api.wire import json_response
+from proxy.dialect.limits import MOST_INPUTS
 from proxy.dialect.ollama.requests import EmbedBody, EmbeddingsBody, read
 from proxy.dialect.vectors import read_dimensions, shortened
 from proxy.dialect.workload import Workload
-from proxy.errors import BadRequest
+from proxy.errors import BackendDied, BadRequest
 from proxy.pool.lease import Lease
+
+
+class Vector(msgspec.Struct):
+    index: int
+    embedding: list[float]
+
+
+class Usage(msgspec.Struct):
+    prompt_tokens: int
+
+
+class Embeddings(msgspec.Struct):
+    data: list[Vector]
+    usage: Usage
 
 
 async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
@@ -89,10 +105,23 @@ async def _embed(
     limit = await services.planner.longest_input(asked.model, asked.wanted, most_tokens(texts))
     engine = Engine(lease.backend.engine.address, services.calls)
     on_long = partial(warn_of_prompt, lease.backend.options, cut=truncate)
-    answer = await inputs.embed(engine, texts, limit, truncate=truncate, on_long=on_long)
-    lease.answered()
-    data = sorted(answer["data"], key=lambda entry: entry["index"])
-    return [entry["embedding"] for entry in data], answer["usage"]["prompt_tokens"]
+    found: list[list[float]] = []
+    tokens = 0
+    # So many at a time as one request may have: Ollama's clients send all that they have at once.
+    for start in range(0, len(texts), MOST_INPUTS):
+        some = texts[start : start + MOST_INPUTS]
+        answer = _read(await inputs.embed(engine, some, limit, truncate=truncate, on_long=on_long))
+        lease.answered()
+        found += [entry.embedding for entry in sorted(answer.data, key=lambda entry: entry.index)]
+        tokens += answer.usage.prompt_tokens
+    return found, tokens
+
+
+def _read(answer: Any) -> Embeddings:
+    try:
+        return msgspec.convert(answer, Embeddings)
+    except msgspec.ValidationError as error:
+        raise BackendDied(f"the engine's answer made no sense: {error}") from error
 
 
 def _missing(name: str | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from proxy.upstream.connection import BrokenAnswer, EngineConnection
 from proxy.upstream.open_calls import OpenCalls
 
 JSON_HEADERS: Final = (("Content-Type", "application/json"),)
+T = TypeVar("T")
 TOO_LONG: Final = "exceed_context_size_error"  # llama-server's `type` of that error
 
 
@@ -47,6 +48,22 @@ class EngineRefused(ProxyError):
         self.prompt_tokens = prompt_tokens
 
 
+class Prompt(msgspec.Struct):
+    prompt: str
+
+
+class TokenCount(msgspec.Struct):
+    input_tokens: int
+
+
+class Tokens(msgspec.Struct):
+    tokens: list[int]
+
+
+class Content(msgspec.Struct):
+    content: str
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """What to ask the engine, and how to read its answer."""
@@ -65,8 +82,8 @@ class Engine:
     def __init__(self, address: Address, calls: OpenCalls) -> None:
         self._address, self._calls = address, calls
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The JSON that it answers."""
+    async def post(self, path: str, body: Mapping[str, Any], kind: type[T]) -> T:
+        """What it answers, as JSON of this kind."""
         async with self._ask(path, body) as answer:
             try:
                 data = await answer.read()
@@ -75,7 +92,7 @@ class Engine:
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer.status, data)
         try:
-            return msgspec.json.decode(data)
+            return msgspec.json.decode(data, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BackendDied(f"the engine's answer made no sense: {error}") from error
 
@@ -102,22 +119,22 @@ class Engine:
 
     async def prompt_of(self, chat: Mapping[str, Any]) -> str:
         """A chat as the text that the model gets."""
-        answer = await self.post("/apply-template", {**chat, "stream": False})
-        return str(answer["prompt"])
+        answer = await self.post("/apply-template", {**chat, "stream": False}, Prompt)
+        return answer.prompt
 
     async def tokens_of_chat(self, chat: Mapping[str, Any]) -> int:
         """How many tokens the prompt of a chat has."""
-        answer = await self.post("/v1/chat/completions/input_tokens", chat)
-        return int(answer["input_tokens"])
+        answer = await self.post("/v1/chat/completions/input_tokens", chat, TokenCount)
+        return answer.input_tokens
 
     async def tokens_of(self, text: str, *, begins: bool) -> list[int]:
         """A text as tokens, with what a prompt begins with if it `begins` one."""
-        answer = await self.post("/tokenize", {"content": text, "add_special": begins})
-        return list(answer["tokens"])
+        answer = await self.post("/tokenize", {"content": text, "add_special": begins}, Tokens)
+        return answer.tokens
 
     async def text_of(self, tokens: Sequence[int]) -> str:
-        answer = await self.post("/detokenize", {"tokens": list(tokens)})
-        return str(answer["content"])
+        answer = await self.post("/detokenize", {"tokens": list(tokens)}, Content)
+        return answer.content
 
     def _ask(
         self, path: str, body: Mapping[str, Any]

@@ -45,7 +45,7 @@ async def embed(
         fitting = [
             await _fitted(engine, each, limit, on_long, truncate=truncate) for each in inputs
         ]
-        return await engine.post(EMBEDDINGS, {**body, "input": fitting})
+        return await engine.post(EMBEDDINGS, {**body, "input": fitting}, dict[str, Any])
     except EngineRefused as refusal:
         limit = _limit(refusal)
         if limit is None:
@@ -54,7 +54,7 @@ async def embed(
         if not truncate:
             raise BadRequest(TOO_LONG, param="input") from refusal
     fitting = [await _fitted(engine, each, limit, lambda _: None, truncate=True) for each in inputs]
-    return await engine.post(EMBEDDINGS, {**body, "input": fitting})
+    return await engine.post(EMBEDDINGS, {**body, "input": fitting}, dict[str, Any])
 
 
 def _most_tokens(given: Any) -> int:

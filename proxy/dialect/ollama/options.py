@@ -57,6 +57,7 @@ LOADING: Final[Mapping[str, tuple[Kind, str]]] = {
 }
 SMALLEST_CTX: Final = 4
 MAX_INT: Final = 2**31 - 1  # llama-server's integers have 32 bits
+MAX_LONG: Final = 2**63 - 1  # and seeds of Ollama's have so many
 # "As long as the context": Ollama's -1, which llama-server does not take here.
 WHOLE_CONTEXT: Final = MAX_INT
 
@@ -104,6 +105,9 @@ def context(value: Any) -> int | None:
 
 def _checked(name: str, kind: Kind, value: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    # As long as somebody likes to write it; a float would not hold it, nor would anything below.
+    if number and isinstance(value, int):
+        value = max(min(value, MAX_LONG), -MAX_LONG)
     match kind:
         case "integer" if number and math.isfinite(value):
             return int(value)  # JSON in Go has only floats, so Ollama cuts off what is behind

@@ -5,6 +5,7 @@ import json
 import ollama
 import pytest
 
+from proxy.dialect.limits import MOST_INPUTS
 from tests.api.ollama.conftest import CODER, EMBEDDER, TINY, Raw
 
 pytestmark = pytest.mark.llama
@@ -156,6 +157,18 @@ async def test_embed_async(async_client: ollama.AsyncClient) -> None:
 
     assert len(answer.embeddings) == 2
     assert len((await async_client.embeddings(EMBEDDER, "a")).embedding) == 256
+
+
+def test_more_texts_than_llama_server_is_given_at_a_time(client: ollama.Client) -> None:
+    """Its clients send all that they have, and get all of it in its order."""
+    texts = ["first", *["a"] * (MOST_INPUTS + 3), "last"]
+    found = client.embed(EMBEDDER, texts)
+
+    assert len(found.embeddings) == len(texts)
+    assert (found.prompt_eval_count or 0) >= len(texts)
+    for index in (0, 1, MOST_INPUTS - 1, MOST_INPUTS, -1):
+        (alone,) = client.embed(EMBEDDER, texts[index]).embeddings
+        assert found.embeddings[index] == pytest.approx(alone, abs=1e-4)
 
 
 def test_text_that_is_too_long_to_embed(client: ollama.Client) -> None:

@@ -114,3 +114,13 @@ def test_every_option_is_documented() -> None:
     rows = [[cell.strip("` ") for cell in line.split("|")] for line in text.splitlines()]
     shown = {row[2]: row[3] for row in rows if len(row) > 4}
     assert {name: float(shown[name]) for name in DEFAULTS} == DEFAULTS
+
+
+@pytest.mark.parametrize("name", [*(name for name in SAMPLING if name != "stop"), "num_ctx"])
+def test_a_number_of_any_length_is_one(name: str) -> None:
+    """JSON has numbers of 400 digits, which no float holds."""
+    for value in (10**400, -(10**400)):
+        read_options({name: value})
+
+    assert read_options({"num_ctx": 10**400}).ctx == MAX_INT
+    assert read_options({"temperature": 10**400}).sampling == {"temperature": float(2**63)}

@@ -14,7 +14,7 @@ from proxy.api.bodies import digest_of, read_body
 from proxy.api.defaults import defaults_of
 from proxy.api.middleware import CLIENT_LEFT, REQUEST_LOG, Handler
 from proxy.api.notes import WarnOnce
-from proxy.api.options import read_model, read_model_request, taken_options
+from proxy.api.options import read_model_request, taken_options
 from proxy.api.reply import EVENT_STREAM, Reply
 from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
 from proxy.api.services import SERVICES, Services
@@ -22,6 +22,7 @@ from proxy.api.turns import how_it_stands, work_of
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.body import Body
 from proxy.dialect.errors import dialect_of, said_by_engine
+from proxy.dialect.lenient import as_meant
 from proxy.dialect.limits import check_limits
 from proxy.dialect.logprobs import ask_for_chosen
 from proxy.dialect.media import has_media
@@ -57,6 +58,11 @@ ANSWER_ONLY_OURS: Final = HOP_BY_HOP.union(
     ("access-control-allow-private-network",),
 )
 REWRITTEN: Final = ANSWER_ONLY_OURS | {"content-length", "content-type"}
+
+# What llama-server reads of a request's head; longer ones it refuses.
+LONGEST_HEADER: Final = 8000
+MOST_HEADERS: Final = 90
+LONGEST_TARGET: Final = 32000
 
 # Paths with a JSON body that names the model. The last column: whether the policy's `params` apply.
 POSTS: Final[tuple[tuple[str, Mode, bool], ...]] = (
@@ -100,7 +106,6 @@ COMPUTING: Final = frozenset(
 )
 # Paths of OpenAI's that llama-server also has without the version.
 OF_OPENAI: Final = ("/chat/", "/completions", "/responses", "/embeddings")
-GETS: Final = ("/props", "/slots")  # with ?model=
 # Answers a request where llama-server would not, else None.
 Special = Callable[[web.Request, Model, ModelRequest, Body], Awaitable[web.StreamResponse | None]]
 
@@ -128,8 +133,6 @@ def add_routes(router: web.UrlDispatcher, special: Mapping[str, Special]) -> Non
             mode, special.get(path), has_params=has_params, protocol=protocol, notes=notes
         )
         router.add_post(path, handle)
-    for path in GETS:
-        router.add_get(path, _get, allow_head=False)
 
 
 def _protocol(path: str) -> Protocol | None:
@@ -154,10 +157,15 @@ def _post(
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
         data = await read_body(request, services.policies.current.server.max_body_bytes)
-        wanted = read_model_request(data, models=services.resolver.names)
+        body = as_meant(data)
+        wanted = read_model_request(
+            body.encode(),
+            models=services.resolver.names,
+            only=services.only_model,
+            knows=services.resolver.knows,
+        )
         request[REQUEST_LOG].model = wanted.model
         model = await services.resolve(wanted.model)
-        body = Body(data)
         computes = has_params or mode != "generation"
         asked = request.path if _has_shape(request.path) else ""
         rewriter = streamed(asked) if asked and dialect_of(asked) == "openai" else None
@@ -180,7 +188,7 @@ def _post(
             if answered is not None:
                 return answered
         headers = request_headers(request)
-        path, mark, query = request.rel_url.raw_path_qs.partition("?")
+        path, mark, query = target_of(request).partition("?")
         target, comments = f"{ALSO.get(path, path)}{mark}{query}", False
         if load is not None:
             comments = load.streams and request.path in COMMENTED
@@ -219,13 +227,6 @@ def _adapt(
     if protocol == "chat" and (chosen := ask_for_chosen(body)):
         return chained(chosen, rewriter)
     return rewriter
-
-
-async def _get(request: web.Request) -> web.StreamResponse:
-    wanted = read_model(request.query.get("model", ""))
-    model = await request.app[SERVICES].resolve(wanted.model)
-    forward = Forward("GET", request.rel_url.raw_path_qs, request_headers(request))
-    return await answer(request, model, wanted, "generation", forward)
 
 
 async def answer(
@@ -336,4 +337,14 @@ async def _pass_on(
 
 
 def request_headers(request: web.Request) -> list[tuple[str, str]]:
-    return end_to_end(request.headers, REQUEST_ONLY_OURS)
+    """Those that go on to the engine; what would be too much for llama-server says nothing to
+    it."""
+    headers = end_to_end(request.headers, REQUEST_ONLY_OURS)
+    short = [pair for pair in headers if len(pair[0]) + len(pair[1]) <= LONGEST_HEADER]
+    return short[:MOST_HEADERS]
+
+
+def target_of(request: web.Request) -> str:
+    """What the engine is asked for: path and query, where it takes a query of this length."""
+    target = request.rel_url.raw_path_qs
+    return target if len(target) <= LONGEST_TARGET else request.rel_url.raw_path

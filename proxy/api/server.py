@@ -4,13 +4,25 @@ production and tests.
 
 from aiohttp import web
 
-from proxy.api import admin, cors, embeddings, llama_swap, metrics, middleware, models, passthrough
+from proxy.api import (
+    admin,
+    cors,
+    embeddings,
+    llama_swap,
+    metrics,
+    middleware,
+    models,
+    nameless,
+    passthrough,
+)
 from proxy.api.deadlines import DeadlineRunner
 from proxy.api.ollama import library, routes
 from proxy.api.services import SERVICES, Services
 
 # How long a client may take to read the rest of an answer once its handler has been told to end.
 SHUTDOWN_S = 2.0
+# Of an address or a header: browsers send to one port of a machine what all others left there.
+LONGEST_LINE = 1 << 16
 
 
 def make_app(services: Services) -> web.Application:
@@ -22,7 +34,7 @@ def make_app(services: Services) -> web.Application:
     app.on_response_prepare.append(cors.add_headers)
     app[SERVICES] = services
     passthrough.add_routes(app.router, {embeddings.PATH: embeddings.special})
-    for part in (models, admin, llama_swap, metrics, library):
+    for part in (nameless, models, admin, llama_swap, metrics, library):
         part.add_routes(app.router)
     routes.add_routes(app.router)
     app.cleanup_ctx.append(library.hub_context)
@@ -39,5 +51,8 @@ def make_runner(services: Services) -> web.AppRunner:
         access_log=None,
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_S,
+        auto_decompress=False,  # what is wrong with a body is told by whoever reads it
+        max_line_size=LONGEST_LINE,
+        max_field_size=LONGEST_LINE,
         keepalive_timeout=75.0,
     )

@@ -68,7 +68,8 @@ FIELDS: Final = frozenset(
     top_logprobs logit_bias echo user encoding_format instructions reasoning reasoning_effort text
     query documents top_n content tokens moe_cpu_layers num_cpu_moe n_cpu_moe num_moe_offload
     role thinking tool_calls tool_call_id tool_name function arguments description type id
-    reasoning_content image_url url input_audio data detail""".split()
+    reasoning_content image_url url input_audio data detail media_type include_usage tool_use_id
+    is_error effort json_schema""".split()
 )
 # Where conversations and tools stand.
 _PARTS: Final = frozenset(

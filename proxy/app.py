@@ -58,7 +58,7 @@ from proxy.startup import (
     listening_sockets,
     sockets_folder,
     sockets_from_systemd,
-    url_of,
+    url_of_listening,
     url_of_socket,
 )
 from proxy.tasks import Loops
@@ -282,7 +282,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         listener = Listener(runner, sockets, inherited=bool(passed))
         stack.push_async_callback(runner.cleanup)
         await listener.start()
-        urls = [*map(url_of_socket, passed)] or [url_of(host, sockets[0].getsockname()[1])]
+        urls = [*map(url_of_socket, passed)] or [url_of_listening(host, sockets)]
         url = urls[0]
         files = [str(file) for file in policies.newest.files]
         # Commands ask over TCP.

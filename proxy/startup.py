@@ -15,6 +15,7 @@ from proxy.errors import Hangs, reason_of
 from proxy.observe.record import Record, Taken, claim
 from proxy.policy.load import Loaded, load
 from proxy.policy.warnings import warnings_of
+from proxy.service.listening import EVERYWHERE, hosts_of, listen
 from proxy.service.passed_sockets import NotListening, passed_sockets
 from proxy.threads import POLICIES, STORE
 
@@ -102,30 +103,18 @@ def listening_sockets(host: str, port: int, *, keys: bool) -> list[socket.socket
     return sockets
 
 
-def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets for all addresses of `host`. Raises OSError; nothing is left open then."""
-    sockets: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(
-            socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        ):
-            sock = socket.socket(family, kind, protocol)
-            sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-            sock.listen(1024)
-            sock.setblocking(False)
-    except OSError:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets
+def url_of_listening(host: str, sockets: Sequence[socket.socket]) -> str:
+    """The URL of those that `listening_sockets` has made for `host`."""
+    first = hosts_of(host)[0]
+    if first in EVERYWHERE:  # which family there is, is known only now
+        return url_of_socket(sockets[0])
+    return url_of(first, sockets[0].getsockname()[1])
 
 
 def url_of(host: str, port: int) -> str:
-    """The URL for a listening address; one that means every interface is reached on loopback."""
+    """The URL for a `server.host`, the first where it has several; one that means every interface
+    is reached on loopback."""
+    host = hosts_of(host)[0]
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

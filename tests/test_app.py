@@ -105,6 +105,33 @@ async def test_people_are_told_where_it_is_and_what_to_do_next(tmp_path: Path) -
     assert "  no models yet: " in said
 
 
+async def test_every_address_answers_whichever_family_a_client_takes(tmp_path: Path) -> None:
+    arguments = with_policies(tmp_path)
+    answering = []
+    async with serving(tmp_path, *arguments, env={"OLLAMA_HOST": "[::]:0"}) as proxy:
+        url = await proxy.url()
+        port = url.rpartition(":")[2]
+        async with aiohttp.ClientSession() as session:
+            for host in ("127.0.0.1", "[::1]"):
+                with contextlib.suppress(aiohttp.ClientConnectorError):  # there may be no IPv6
+                    async with session.get(f"http://{host}:{port}/api/version") as answer:
+                        answering.append((host, answer.status))
+
+    assert ("127.0.0.1", 200) in answering
+    assert (":" in url.removeprefix("http://").rpartition(":")[0]) == (("[::1]", 200) in answering)
+
+
+async def test_several_addresses_answer_and_their_names_are_known(tmp_path: Path) -> None:
+    arguments = with_policies(tmp_path, server={"host": ["127.0.0.1", "127.0.0.2"]})
+    async with serving(tmp_path, *arguments) as proxy:
+        url = await proxy.url()
+        assert url.startswith("http://127.0.0.1:")
+        async with aiohttp.ClientSession() as session:
+            for host in ("127.0.0.1", "127.0.0.2"):
+                async with session.get(url.replace("127.0.0.1", host) + "/health") as answer:
+                    assert answer.status == 200
+
+
 def test_who_may_come_from_elsewhere_without_a_key_is_told() -> None:
     with structlog.testing.capture_logs() as logged:
         for host, keys in (("127.0.0.1", False), ("0.0.0.0", True)):

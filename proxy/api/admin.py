@@ -21,7 +21,6 @@ from proxy.split import parse_split
 from proxy.threads import POLICIES
 
 HEARTBEAT_S = 15.0
-MAX_ADMIN_BODY_BYTES = 1 << 20
 _EVENT_ID = re.compile(r"[0-9]{1,18}")
 
 
@@ -31,6 +30,7 @@ class SplitBody(msgspec.Struct, forbid_unknown_fields=True):
 
 def add_routes(router: web.UrlDispatcher) -> None:
     router.add_get("/health", health)
+    router.add_get("/v1/health", health)
     router.add_get("/admin/state", get_state)
     router.add_get("/admin/events", get_events, allow_head=False)
     router.add_put("/admin/backends/{id}/split", put_split)
@@ -97,7 +97,7 @@ async def put_model_split(request: web.Request) -> web.Response:
 
 async def load(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    asked = read_model(request.match_info["name"])
+    asked = read_model(request.match_info["name"], knows=services.resolver.knows)
     model = await services.resolve(asked.model)
     route = services.router.route(model, asked, model.policy.mode, insists=True)
     async with await route as lease:
@@ -129,15 +129,18 @@ async def put_policy_file(request: web.Request) -> web.Response:
         write_policy_file,
         policies.newest,
         request.match_info["file"],
-        await read_body(request, MAX_ADMIN_BODY_BYTES),
+        await _read(request),
         every_key=server.remote_policies and server.api_keys_file is not None,
     )
     return json_response({"problems": problems}, status=status)
 
 
 async def _read_split(request: web.Request) -> Any:
-    body = decode_json(await read_body(request, MAX_ADMIN_BODY_BYTES), SplitBody)
-    return parse_split(body.moe_cpu_layers)
+    return parse_split(decode_json(await _read(request), SplitBody).moe_cpu_layers)
+
+
+async def _read(request: web.Request) -> bytes:
+    return await read_body(request, request.app[SERVICES].policies.current.server.max_body_bytes)
 
 
 def _known_backend(services: Services, backend_id: str) -> Backend:
@@ -158,9 +161,7 @@ def _last_event_id(request: web.Request) -> int | None:
     if given is None:
         return None
     if not _EVENT_ID.fullmatch(given):
-        raise BadRequest(
-            f"Last-Event-ID: {given!r} is not the id of an event", param="Last-Event-ID"
-        )
+        raise BadRequest("Last-Event-ID: this is not the id of an event", param="Last-Event-ID")
     return int(given)
 
 

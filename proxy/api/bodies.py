@@ -10,8 +10,8 @@ from typing import Final, TypeVar
 import msgspec
 from aiohttp import hdrs, web
 
-from proxy.api.encoding import Decoder
 from proxy.api.services import SERVICES
+from proxy.api.unpack import unpacker_of
 from proxy.errors import BadRequest, BodyTooLarge, TooSlow
 from proxy.policy.units import format_size
 
@@ -32,9 +32,8 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
         raise _too_large(max_bytes)
     services = request.app[SERVICES]
     budget, most = services.bodies, services.policies.current.server.max_bodies_bytes
-    broken = request.content.exception() is not None
-    encoded = hdrs.CONTENT_ENCODING in request.headers
-    if request.content.is_eof() and not broken and not encoded:  # it came with its head, as most do
+    plain = request.content.exception() is None and hdrs.CONTENT_ENCODING not in request.headers
+    if request.content.is_eof() and plain:  # it came with its head, as most do
         body = request.content.read_nowait()
         if len(body) > max_bytes:
             raise _too_large(max_bytes)
@@ -55,10 +54,22 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
 
 
 async def body_chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
-    """A body as it comes, without its encoding. Raises TooSlow where nothing comes for a while, or
-    hardly anything, and BadRequest for what is not as its headers say."""
+    """A body as it comes, unpacked. Raises TooSlow where nothing comes for a while, or hardly
+    anything, and BadRequest for what cannot be unpacked."""
+    unpacker = unpacker_of(", ".join(request.headers.getall(hdrs.CONTENT_ENCODING, ())))
+    async for chunk in _sent_chunks(request):
+        if unpacker is None:
+            yield chunk
+            continue
+        for piece in unpacker.pieces(chunk):
+            yield piece
+            await asyncio.sleep(0)  # others have their turn meanwhile
+    if unpacker is not None:
+        unpacker.end()
+
+
+async def _sent_chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
     loop = asyncio.get_running_loop()
-    decoder = Decoder(request.headers.get(hdrs.CONTENT_ENCODING, ""))
     began_s, size = loop.time(), 0
     while True:
         # Who sends a byte now and then would stay for days otherwise.
@@ -71,13 +82,9 @@ async def body_chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
         except web.RequestPayloadError as error:
             raise BadRequest("the body is broken: not what its headers say that it is") from error
         if not chunk:
-            decoder.end()
             return
         size += len(chunk)
-        for piece in decoder.pieces(chunk):
-            yield piece
-            if not decoder.is_plain:
-                await asyncio.sleep(0)  # a little may stand for much: others are served meanwhile
+        yield chunk
 
 
 def decode_json(body: bytes, kind: type[T]) -> T:

@@ -47,7 +47,7 @@ def is_ours(text: str, names: Set[str]) -> bool:
 
 
 def own_names(listening: str) -> frozenset[str]:
-    """The names of this machine, and the one on which the proxy was told to listen. What DNS says
+    """The names of this machine, and those on which the proxy was told to listen. What DNS says
     of it does not count: that is for whoever runs the network to say."""
     try:
         hosts = HOSTS_FILE.read_text(errors="replace")
@@ -61,7 +61,8 @@ def names_of(hostname: str, hosts_file: str, listening: str) -> frozenset[str]:
     `hosts_file`, the text of /etc/hosts."""
     hostname = hostname.lower()
     short = hostname.partition(".")[0]
-    names = {hostname, short, f"{short}.local", listening.lower()}
+    names = {hostname, short, f"{short}.local"}
+    names.update(each.strip() for each in listening.lower().split(","))
     for line in hosts_file.lower().splitlines():
         of_one_address = line.partition("#")[0].split()[1:]
         if hostname in of_one_address:

@@ -8,20 +8,22 @@ from typing import Any
 from urllib.parse import unquote
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from proxy.api.bodies import read_body
+from proxy.api.nameless import check_slots
 from proxy.api.passthrough import COMPUTING, Forward, answer, request_headers
-from proxy.api.scopes import acts_on_slots
 from proxy.api.services import SERVICES, Services
 from proxy.api.turns import work_of
 from proxy.api.wire import json_response, start_stream
 from proxy.dialect.body import Body
+from proxy.dialect.form import KIND as FORM
+from proxy.dialect.form import check_form, form_fields
+from proxy.dialect.lenient import mend_text
 from proxy.dialect.limits import check_limits
 from proxy.dialect.workload import Workload, workload_of
-from proxy.engine.arguments import names_slot_folder
 from proxy.engine.types import Mode
-from proxy.errors import BadRequest, Forbidden, ModelNotFound
+from proxy.errors import BadRequest, ModelNotFound
 from proxy.pool.state import Backend, BackendState
 from proxy.pool.work import Work
 from proxy.routing.request import ModelRequest
@@ -37,10 +39,6 @@ EMBEDDING_PATHS = ("/v1/embeddings", "/embeddings", "/embedding")
 RERANK_PATHS = ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking")
 # Parts of a name: whoever asks chooses how many slashes there are, and each is a name to look up.
 MOST_PARTS = 16
-WHOSE_SLOTS = (
-    "slots of this model are saved and restored by the proxy alone, in a folder of its own; a "
-    "--slot-save-path in its args gives them another folder, and leaves them to you"
-)
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -98,11 +96,14 @@ async def upstream(request: web.Request) -> web.StreamResponse:
     # As it was sent: what is decoded may hold a line break, and must not get into a request's head.
     raw = request.rel_url.raw_path.removeprefix("/upstream/")
     model, path = split_upstream(services, raw)
-    theirs = model.policy.engine != "hosted" or names_slot_folder(model.policy.args)
-    if acts_on_slots(request.method, path) and not theirs:
-        raise Forbidden(WHOSE_SLOTS)
+    check_slots(request.method, path, model)
     limit = services.policies.current.server.max_body_bytes
     body = await read_body(request, limit) if request.can_read_body else b""
+    kind = request.headers.get(hdrs.CONTENT_TYPE, "")
+    if kind.strip().lower().startswith(FORM):
+        check_form(form_fields(kind, body))
+    elif body.lstrip()[:1] in (b"{", b"["):
+        body = mend_text(body)
     _check_limits(body)
     query = request.rel_url.raw_query_string
     target = f"{path}?{query}" if query else path

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDictProxy
 
+from proxy.api.paths import plain_path
 from proxy.dialect.errors import error_body, error_headers
 from proxy.errors import BadRequest, ProxyError
 
@@ -21,6 +22,9 @@ log = structlog.get_logger()
 
 NOT_HTTP: Final = (
     "this is not HTTP/1.1 as it has to be: a line or header of the request is malformed"
+)
+TOO_LONG: Final = (
+    "malformed: a line of the request's head, its address or a header, is longer than 64 KiB"
 )
 # Errors of whoever sends, which aiohttp tells of where it has nobody else to tell.
 OF_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError)
@@ -36,7 +40,7 @@ class TolerantConnection(web.RequestHandler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         assert self._request_factory is not None
-        self._request_factory = _tolerant(self._request_factory)
+        self._request_factory = _as_meant(self._request_factory)
 
     def handle_error(
         self,
@@ -51,7 +55,7 @@ class TolerantConnection(web.RequestHandler):
         error: ProxyError
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             log.info("malformed_request", status=status, kind=type(exc).__name__)
-            error = BadRequest(NOT_HTTP)
+            error = BadRequest(TOO_LONG if isinstance(exc, LineTooLong) else NOT_HTTP)
         else:
             log.error("request_failed", exc_info=exc)
             error = ProxyError("an internal error; the log has the details")
@@ -67,22 +71,18 @@ class TolerantConnection(web.RequestHandler):
             super().log_exception(*args, **kw)
 
 
-def _tolerant(
-    factory: Callable[..., web.BaseRequest],
-) -> Callable[..., web.BaseRequest]:
-    """What makes requests, but of all that a server can put up with.
-
-    Only `100-continue` has ever been something to expect. HTTP lets a server overlook others;
-    aiohttp refuses them before our own refusals could have the protocol's shape."""
+def _as_meant(factory: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """Requests for the path that is meant, before anybody looks at it."""
 
     def make(message: RawRequestMessage, *args: Any) -> web.BaseRequest:
         # What stands for a request that could not be read has no headers of this kind.
-        if isinstance(message.headers, CIMultiDictProxy) and hdrs.EXPECT in message.headers:
-            expected = message.headers.getall(hdrs.EXPECT)
-            if any(each.lower() != CONTINUE for each in expected):
-                headers = message.headers.copy()
-                headers.popall(hdrs.EXPECT)
-                message = message._replace(headers=CIMultiDictProxy(headers))
+        if isinstance(message.headers, CIMultiDictProxy):
+            if hdrs.EXPECT in message.headers:
+                message = _without_expectations(message)
+            sent = message.url.raw_path
+            if (path := plain_path(sent)) != sent:
+                url = message.url.with_path(path, encoded=True, keep_query=True)
+                message = message._replace(url=url)
         try:
             return factory(message, *args)
         except ValueError:
@@ -91,3 +91,13 @@ def _tolerant(
             return factory(message._replace(url=message.url.with_host(NO_HOST)), *args)
 
     return make
+
+
+def _without_expectations(message: RawRequestMessage) -> RawRequestMessage:
+    """Only `100-continue` has ever been something to expect. HTTP lets a server overlook others;
+    aiohttp refuses them before our own refusals could have the protocol's shape."""
+    if all(each.lower() == CONTINUE for each in message.headers.getall(hdrs.EXPECT)):
+        return message
+    headers = message.headers.copy()
+    headers.popall(hdrs.EXPECT)
+    return message._replace(headers=CIMultiDictProxy(headers))

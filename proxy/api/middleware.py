@@ -25,7 +25,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 FIRST_ERROR = 400
 CLIENT_LEFT = 499  # nginx's number for it; nobody is there to be told, so it is only in the log
 _USABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-OPEN_PATHS = frozenset({"/health"})
+OPEN_PATHS = frozenset({"/health", "/v1/health"})
 SHARED = "/v1/models"  # by clients of OpenAI's and of Anthropic's
 
 

@@ -48,24 +48,33 @@ class Body(msgspec.Struct):
 _decoder = msgspec.json.Decoder(Body)
 
 
-def read_model_request(body: bytes, *, models: Callable[[], Iterable[str]]) -> ModelRequest:
-    """Parse a body. `models` is asked for what exists only where the body names no model.
+def read_model_request(
+    body: bytes,
+    *,
+    models: Callable[[], Iterable[str]],
+    only: Callable[[], str | None] = lambda: None,
+    knows: Callable[[str], bool] = lambda _: False,
+) -> ModelRequest:
+    """Parse a body. Where it names no model, `only` is asked for one that can be meant, and
+    `models` for what exists; `knows`, whether there is a model that is called so.
 
     Raises BadRequest that names the field, its value and what is allowed.
     """
     fields = _decode(body)
     if fields.model is None:
-        raise BadRequest(f'"model" is missing; {_there_is(models())}', param="model")
-    if not isinstance(fields.model, str) or not fields.model:
+        fields.model = only()
+    if fields.model is None:
+        raise no_model(models())
+    if not isinstance(fields.model, str):
         raise BadRequest(
             f"model: {_shown(fields.model)} is not allowed; use the name of a model, as a string",
             param="model",
         )
     _check_length(fields.model)
-    if "?" not in fields.model and fields == Body(fields.model):
+    if "?" not in fields.model and fields == Body(fields.model) and fields.model.strip():
         return ModelRequest(fields.model)  # nothing in particular, as in nearly all
     options = _checked_options(fields.options)
-    model, _, query = fields.model.partition("?")
+    model, query = _split_name(fields.model, knows)
     return ModelRequest(
         model,
         split=_one(_splits(fields, options, query)),
@@ -74,12 +83,10 @@ def read_model_request(body: bytes, *, models: Callable[[], Iterable[str]]) -> M
     )
 
 
-def read_model(text: str) -> ModelRequest:
+def read_model(text: str, *, knows: Callable[[str], bool] = lambda _: False) -> ModelRequest:
     """The same from a model's name alone, as it stands in a query or a path."""
     _check_length(text)
-    model, _, query = text.partition("?")
-    if not model:
-        raise BadRequest("model: an empty name is not allowed", param="model")
+    model, query = _split_name(text, knows)
     return ModelRequest(model, split=_one(_query_splits(query)))
 
 
@@ -99,6 +106,26 @@ def _check_length(name: str) -> None:
             f"model: a name of {len(name)} characters is not allowed; it may have {MOST_NAME}",
             param="model",
         )
+
+
+def no_model(models: Iterable[str]) -> BadRequest:
+    """What to say where no model is named, and `models` are there."""
+    return BadRequest(f'"model" is missing; {_there_is(models)}', param="model")
+
+
+def _split_name(text: str, knows: Callable[[str], bool]) -> tuple[str, str]:
+    """A model's name, and what is asked of it behind a `?`, which names of files may have too.
+    Raises BadRequest, in Ollama's words, where there is no name."""
+    model, _, query = text.partition("?")
+    if query or model != text:
+        front, _, last = text.rpartition("?")
+        if knows(text):
+            model, query = text, ""
+        elif knows(front):
+            model, query = front, last
+    if not model.strip():
+        raise BadRequest("model is required", param="model")
+    return model, query
 
 
 def _decode(body: bytes) -> Body:

@@ -29,7 +29,7 @@ NEAR: Final = "same-site"
 # Pages for people, which a link on any page may open.
 PAGES: Final = ("/ui", "/ui/")
 # What does something although it is a GET: these unload and load models.
-ACTIONS: Final = ("/unload", "/upstream/", "/props", "/slots")
+ACTIONS: Final = ("/unload", "/upstream/", "/props", "/slots", "/lora-adapters")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 # Web pages cannot choose their origin; of apps there is no saying what they send.

@@ -12,7 +12,7 @@ from aiohttp import web
 from proxy.api.bodies import digest_of, read_body
 from proxy.api.middleware import CLIENT_LEFT, REQUEST_LOG, Handler
 from proxy.api.notes import WarnOnce
-from proxy.api.options import read_model, read_model_request
+from proxy.api.options import read_model_request
 from proxy.api.prepare import Kind, has_shape, prepare
 from proxy.api.reply import EVENT_STREAM, Reply
 from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
@@ -22,6 +22,7 @@ from proxy.api.turns import how_it_stands, work_of
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.body import Body
 from proxy.dialect.errors import said_by_engine
+from proxy.dialect.lenient import as_meant
 from proxy.dialect.rewrite import Rewrite, Rewriter, engine_error
 from proxy.engine.types import Mode
 from proxy.errors import FIRST_ERROR, BackendDied, ProxyError
@@ -52,6 +53,10 @@ ANSWER_ONLY_OURS: Final = HOP_BY_HOP.union(
     ("access-control-allow-private-network",),
 )
 REWRITTEN: Final = ANSWER_ONLY_OURS | {"content-length", "content-type"}
+
+# What llama-server reads of a request's head; longer ones it refuses.
+LONGEST_HEADER: Final = 8000
+MOST_HEADERS: Final = 90
 
 # Paths with a JSON body that names the model. The last column: whether the policy's `params` apply.
 POSTS: Final[tuple[tuple[str, Mode, bool], ...]] = (
@@ -92,7 +97,6 @@ COMPUTING: Final = frozenset(
     path for path, mode, has_params in POSTS if has_params or mode != "generation"
 )
 CHATS: Final = ("/chat/completions", "/responses", "/messages")
-GETS: Final = ("/props", "/slots")  # with ?model=
 # Answers a request where llama-server would not, else None.
 Special = Callable[[web.Request, Model, ModelRequest, Body], Awaitable[web.StreamResponse | None]]
 
@@ -118,8 +122,6 @@ def add_routes(router: web.UrlDispatcher, special: Mapping[str, Special]) -> Non
         chats = _chats(path)
         handle = _post(mode, special.get(path), has_params=has_params, chats=chats, notes=notes)
         router.add_post(path, handle)
-    for path in GETS:
-        router.add_get(path, _get, allow_head=False)
 
 
 def _chats(path: str) -> bool:
@@ -133,12 +135,18 @@ def _post(
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
         data = await read_body(request, services.policies.current.server.max_body_bytes)
-        wanted = read_model_request(data, models=services.resolver.names)
+        body = as_meant(data)
+        wanted = read_model_request(
+            body.encode(),
+            models=services.resolver.names,
+            only=services.only_model,
+            knows=services.resolver.knows,
+        )
         request[REQUEST_LOG].model = wanted.model
         model = await services.resolve(wanted.model)
         kind = Kind(mode, has_params=has_params, chats=chats)
         can = await services.abilities.of(model)
-        ready = prepare(request, Body(data), model, can, kind, notes)
+        ready = prepare(request, body, model, can, kind, notes)
         if ready.load is not None:
             wanted = replace(wanted, work=work_of(request, ready.load))
         if special is not None:
@@ -155,13 +163,6 @@ def _post(
         return await answer(request, model, wanted, mode, forward)
 
     return handle
-
-
-async def _get(request: web.Request) -> web.StreamResponse:
-    wanted = read_model(request.query.get("model", ""))
-    model = await request.app[SERVICES].resolve(wanted.model)
-    forward = Forward("GET", request.rel_url.raw_path_qs, request_headers(request))
-    return await answer(request, model, wanted, "generation", forward)
 
 
 async def answer(
@@ -279,4 +280,8 @@ async def _pass_on(
 
 
 def request_headers(request: web.Request) -> list[tuple[str, str]]:
-    return end_to_end(request.headers, REQUEST_ONLY_OURS)
+    """Those that go on to the engine; what would be too much for llama-server says nothing to
+    it."""
+    headers = end_to_end(request.headers, REQUEST_ONLY_OURS)
+    short = [pair for pair in headers if len(pair[0]) + len(pair[1]) <= LONGEST_HEADER]
+    return short[:MOST_HEADERS]

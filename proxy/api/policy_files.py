@@ -9,13 +9,14 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from proxy.errors import NotFound, reason_of
+from proxy.errors import BadRequest, NotFound, reason_of
 from proxy.files import read_small
 from proxy.policy.live import problem_to_json
 from proxy.policy.load import Loaded, parse
 from proxy.policy.local_keys import local_changes
 from proxy.policy.problems import Problem
 from proxy.policy.sources import MOST_BYTES, Sources
+from proxy.policy.units import format_size
 
 
 def find_policy_file(files: Iterable[Path], name: str) -> Path:
@@ -42,9 +43,11 @@ def write_policy_file(
     """Put `text` in the place of the file, in one step, if the whole set is good with it, and if it
     changes no key that is changed in its file alone, or `every_key` may be changed.
 
-    Returns the problems otherwise; then nothing was written.
+    Returns the problems otherwise; then nothing was written. Raises BadRequest.
     """
     target = find_policy_file(newest.files, name)
+    if len(text) > MOST_BYTES:
+        raise BadRequest(f"a policy file has at most {format_size(MOST_BYTES)}")
     before = read_policy_file(newest.files, name)
     if not every_key and (forbidden := local_changes(target, before, text)):
         return HTTPStatus.FORBIDDEN, _to_json(forbidden)

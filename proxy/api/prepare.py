@@ -35,6 +35,8 @@ from proxy.routing.resolver import Model
 
 # Paths of OpenAI's that llama-server also has without the version.
 OF_OPENAI: Final = ("/chat/completions", "/responses")
+# What llama-server reads of a request's first line.
+LONGEST_TARGET: Final = 32000
 # What is another name of a path of llama-server's: Cohere's, whose answer is the same.
 ALSO: Final = {"/v2/rerank": "/v1/rerank"}
 
@@ -78,6 +80,12 @@ def prepare(
         raise BadRequest(f"the body is not valid JSON: {error}") from error
 
 
+def target_of(request: web.Request) -> str:
+    """What the engine is asked for: path and query, where it takes a query of this length."""
+    target = request.rel_url.raw_path_qs
+    return target if len(target) <= LONGEST_TARGET else request.rel_url.raw_path
+
+
 def has_shape(path: str) -> bool:
     """Whether a path is OpenAI's or Anthropic's, rather than llama-server's own."""
     return path.startswith("/v1/") or path.startswith(OF_OPENAI)
@@ -87,7 +95,7 @@ def _prepare(
     request: web.Request, body: Body, model: Model, can: Abilities, kind: Kind, notes: WarnOnce
 ) -> Prepared:
     asked = request.path
-    path, mark, query = request.rel_url.raw_path_qs.partition("?")
+    path, mark, query = target_of(request).partition("?")
     target = f"{ALSO.get(path, path)}{mark}{query}"
     rewriter = streamed(asked) if has_shape(asked) and dialect_of(asked) == "openai" else None
     check_limits(body)

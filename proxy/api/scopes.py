@@ -3,15 +3,19 @@
 from typing import Final
 from urllib.parse import unquote
 
-# What Ollama's API changes. `/api/generate` and the like load and unload models as they need them.
+# What is changed by Ollama's API, and by llama-server's. `/api/generate` and the like load and
+# unload models as they need them.
 _CHANGES: Final = frozenset(
-    {"/api/pull", "/api/create", "/api/copy", "/api/delete", "/api/push", "/api/blobs/{digest}"}
+    {
+        *("/api/pull", "/api/create", "/api/copy", "/api/delete", "/api/push"),
+        *("/api/blobs/{digest}", "/lora-adapters", "/slots/{id}"),
+    }
 )
 # Paths of llama-server, whatever stands before them.
 _ANSWERS: Final = (
     "/completions", "/completion", "/responses", "/messages", "/infill", "/tokenize",
     "/detokenize", "/apply-template", "/embeddings", "/embedding", "/rerank", "/reranking",
-    "/count_tokens", "/input_tokens",
+    "/count_tokens", "/input_tokens", "/audio/transcriptions",
 )  # fmt: skip
 _LOOKS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 # And those where a GET is more than a look: one has programs listed and run, the other asks whom it
@@ -26,7 +30,7 @@ def needs_admin(method: str, route: str, path: str) -> bool:
         return True  # they also have what is asked of them by GET
     if route.startswith("/upstream/"):
         # As the model's server reads it, which knows %uXXXX too, and then as it was sent.
-        if "%u" in path.lower() or unquote(path).endswith(_DOES):
+        if "%u" in path.lower() or unquote(path).rstrip("/").endswith(_DOES):
             return True
         return method not in _LOOKS and not _is_use(path)
     if method in _LOOKS:

@@ -4,7 +4,17 @@ production and tests.
 
 from aiohttp import web
 
-from proxy.api import admin, cors, embeddings, llama_swap, metrics, middleware, models, passthrough
+from proxy.api import (
+    admin,
+    cors,
+    embeddings,
+    llama_swap,
+    metrics,
+    middleware,
+    models,
+    nameless,
+    passthrough,
+)
 from proxy.api.deadlines import DeadlineRunner
 from proxy.api.ollama import library, routes
 from proxy.api.openai import responses
@@ -12,6 +22,8 @@ from proxy.api.services import SERVICES, Services
 
 # How long a client may take to read the rest of an answer once its handler has been told to end.
 SHUTDOWN_S = 2.0
+# Of an address or a header: browsers send to one port of a machine what all others left there.
+LONGEST_LINE = 1 << 16
 
 
 def make_app(services: Services) -> web.Application:
@@ -23,7 +35,7 @@ def make_app(services: Services) -> web.Application:
     app.on_response_prepare.append(cors.add_headers)
     app[SERVICES] = services
     passthrough.add_routes(app.router, {embeddings.PATH: embeddings.special})
-    for part in (responses, models, admin, llama_swap, metrics, library):
+    for part in (nameless, responses, models, admin, llama_swap, metrics, library):
         part.add_routes(app.router)
     routes.add_routes(app.router)
     app.cleanup_ctx.append(library.hub_context)
@@ -40,6 +52,8 @@ def make_runner(services: Services) -> web.AppRunner:
         access_log=None,
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_S,
+        auto_decompress=False,  # what is wrong with a body is told by whoever reads it
+        max_line_size=LONGEST_LINE,
+        max_field_size=LONGEST_LINE,
         keepalive_timeout=75.0,
-        auto_decompress=False,  # see encoding.py
     )

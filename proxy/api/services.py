@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 
@@ -14,8 +14,9 @@ from proxy.api.keys import ApiKeys
 from proxy.api.openai.kept import KeptResponses
 from proxy.api.strangers import Strangers
 from proxy.catalog.local import Catalog
+from proxy.catalog.reference import BadName, parse_reference
 from proxy.engine.log_buffer import LogBuffer
-from proxy.errors import ModelNotFound
+from proxy.errors import BadRequest, ModelNotFound
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.observe.events import EventLog
@@ -32,6 +33,8 @@ from proxy.split import Split
 from proxy.tasks import Loops
 from proxy.upstream.open_calls import OpenCalls
 from proxy.upstream.warm import WarmConnections
+
+SERVING: Final = (BackendState.STARTING, BackendState.READY)
 
 
 class Controller(Protocol):
@@ -101,12 +104,26 @@ class Services:
         return Metrics(ServiceNumbers(self), self.events.listen)
 
     async def resolve(self, name: str) -> Model:
-        """The model of this name; a file that came just now is found too. Raises ModelNotFound."""
+        """The model of this name; a file that came just now is found too. Raises ModelNotFound, and
+        BadRequest for what no model can be called."""
         try:
             return self.resolver.resolve(name)
         except ModelNotFound:
             await self.dirs.look_again()
-        return self.resolver.resolve(name)
+        try:
+            return self.resolver.resolve(name)
+        except ModelNotFound:
+            check_name(name, self.resolver.did_you_mean(name))
+            raise
+
+    def only_model(self) -> str | None:
+        """The model that is meant by whoever names none: the only one that is loaded, else the only
+        one that there is. None where there are several."""
+        loaded = {b.options.model for b in self.pool.backends() if b.state in SERVING}
+        if len(loaded) == 1:
+            return loaded.pop()
+        there = {model.loaded_as for model in self.resolver.all()}
+        return there.pop() if len(there) == 1 else None
 
     async def unload(self, model: Model, *, failed: bool = False) -> int:
         """Unload what serves `model`, once nobody uses it; returns how many, when they are gone.
@@ -160,6 +177,15 @@ class ServiceNumbers:
 
     def host_pressure(self) -> float | None:
         return self._services.memory.latest().host.pressure
+
+
+def check_name(name: str, hint: str = "") -> None:
+    """Raise BadRequest, in Ollama's words and with a `hint` behind them, for what cannot be a
+    model's name."""
+    try:
+        parse_reference(name)
+    except BadName as error:
+        raise BadRequest(f"invalid model name{hint}", param="model") from error
 
 
 SERVICES = web.AppKey("services", Services)

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", dest="command")
 
     serve = _command(commands, "serve", local.serve, "serve models")
-    serve.add_argument("--host", help="address to listen on")
+    serve.add_argument("--host", help="address to listen on, or several: A,B")
     serve.add_argument("--port", type=options.port, help="port to listen on")
     options.add_policies(serve)
     serve.add_argument("--log-format", choices=("console", "json"), default="console")

@@ -68,6 +68,11 @@ class Body:
         self._fields = {**self.fields, **raw}
         self._is_changed = True
 
+    def replace(self, fields: Mapping[str, msgspec.Raw]) -> None:
+        """Have these fields, and no others."""
+        self._fields = dict(fields)
+        self._is_changed = True
+
     def encode(self) -> bytes:
         """The text to send."""
         if self._is_changed:

@@ -2,9 +2,10 @@
 
 import asyncio
 import hashlib
+import json
 import shlex
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -95,8 +96,10 @@ class Hub:
 
     async def copy(self, source: str, destination: str) -> None:
         """Raises ModelNotFound, BadRequest."""
-        name = reference_of(destination, "destination")
         entry = self._catalog.find(source)
+        if entry is None:
+            reference_of(source, "source")
+        name = reference_of(destination, "destination")
         if entry is None:
             raise ModelNotFound(f"model {source!r} not found")
         if entry.refusal:
@@ -110,10 +113,8 @@ class Hub:
         entry = self._catalog.find(name)
         if entry is None:
             # What cannot be listed, since it is broken, is there all the same.
-            with suppress(BadRequest):
-                await self._remove(reference_of(name), name)
-                return
-            raise ModelNotFound(f"model '{name}' not found")
+            await self._remove(reference_of(name, "name"), name)
+            return
         origin = self._catalog.origin(entry)
         if origin is None:
             raise Conflict(
@@ -233,4 +234,7 @@ def reference_of(name: str, param: str = "model") -> Reference:
     try:
         return parse_reference(name)
     except BadName as error:
-        raise BadRequest(f"invalid model name: {error}", param=param) from error
+        # Ollama's words, which its clients know.
+        named = param in ("name", "source", "destination")
+        told = f"{param} {json.dumps(name)} is invalid" if named else "invalid model name"
+        raise BadRequest(told, param=param) from error

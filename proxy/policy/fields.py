@@ -17,8 +17,9 @@ NAME: Final = "*"  # in a key, stands for a name that the user chooses
 LIVE, RELOAD, RESTART = Effect.LIVE, Effect.RELOAD, Effect.RESTART
 
 _SERVER: Final = (
-    Field("server.host", Kind.TEXT, "127.0.0.1", RESTART, local=True, env="OLLAMA_HOST",
-          help='Address to listen on; "0.0.0.0" is every IPv4 address of this machine.'),
+    Field("server.host", Kind.LISTEN, "127.0.0.1", RESTART, local=True, env="OLLAMA_HOST",
+          help='Address to listen on, or several; "0.0.0.0" and "::" are every address of this '
+               "machine, IPv4 and IPv6."),
     Field("server.port", Kind.COUNT, 11434, RESTART, local=True, high=65535, env="OLLAMA_HOST",
           help="Port to listen on; 0 takes any free one."),
     Field("server.api_keys_file", Kind.PATH, None, LIVE, local=True, example="keys.txt",

@@ -18,7 +18,7 @@ Mode = Literal["generation", "embedding", "rerank"]
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    host: str
+    host: str  # or several, with commas between them
     port: int
     api_keys_file: Path | None
     hosts: tuple[str, ...]

@@ -30,6 +30,7 @@ class Kind(Enum):
     TEXTS = ("a list of strings", "")
     NAMES = ("a list of model names, without '?'", "")
     ADDRESSES = ('a list of "host:port"', "")
+    LISTEN = ("an address or a name, or a list of them", "")
     HOSTS = ("a list of host names, without a port", "")
     ORIGINS = ('a list of "scheme://host:port" with * for any part, "null" or "*"', "")
     MEMORY = ('"nvml", "nvml:PCI-BUS-ID", "nvml:UUID", "sysfs", "sysfs:CARD" or "ggml"', "")

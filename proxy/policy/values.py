@@ -84,12 +84,20 @@ def _scalar(field: Field, value: object, folders: Folders) -> Any:
             return _require(value in field.choices, value)
         case Kind.PATH:
             return folders.path_of(_text(value))
+        case Kind.LISTEN:
+            return ", ".join(map(_address, value if isinstance(value, list) and value else [value]))
         case Kind.MEMORY:
             return _require(_MEMORY.fullmatch(_text(value)) is not None, value)
         case Kind.READY_PATH:
             return _require(_READY_PATH.fullmatch(_text(value)) is not None, value)
         case _:
             return _text(value)
+
+
+def _address(value: object) -> str:
+    names = [name.strip() for name in _text(value).split(",")]
+    _require(not any(" " in name or not name for name in names), value)
+    return ", ".join(names)
 
 
 def _items(field: Field, value: object, folders: Folders, report: Report) -> tuple[Any, ...]:

@@ -107,6 +107,13 @@ class Resolver:
                 self._found[name] = model
         return model
 
+    def knows(self, name: str) -> bool:
+        """Whether there is a model that is called just so. Costs less than to find that there is
+        none."""
+        policies = self._policies()
+        own = policies.own_name(name)
+        return own in policies.models or self._catalog.find(own) is not None
+
     def _resolve(self, name: str) -> Model:
         policies = self._policies()
         own = policies.models.get(policies.own_name(name))

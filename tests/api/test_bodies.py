@@ -2,6 +2,8 @@
 
 import asyncio
 import gzip
+import hashlib
+import io
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from proxy.api import bodies
 from tests.support.guard import HANG_S, until
+from tests.support.policies import policies
 from tests.support.proxy import Proxy, proxy
 
 POLICIES = '[server]\nmax_body = "256KiB"\nmax_bodies = "512KiB"\n[catalog]\nollama = false\n'
@@ -132,3 +135,53 @@ async def test_a_body_that_unpacks_to_too_much_is_refused(asked: Proxy) -> None:
     for data, status in ((gzip.compress(bytes(64 << 20)), 413), (b"no gzip at all", 400)):
         async with asked.session.post("/v1/completions", data=data, headers=headers) as answer:
             assert answer.status == status
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/completions"),
+        ("POST", "/v1/audio/transcriptions"),
+        ("POST", "/api/chat"),
+        ("POST", "/api/create"),
+        ("POST", "/api/copy"),
+        ("DELETE", "/api/delete"),
+        ("PUT", "/admin/policies/policies.toml"),
+        ("PUT", "/admin/models/m/split"),
+    ],
+)
+async def test_only_what_is_over_the_limit_is_too_large(
+    method: str, path: str, asked: Proxy
+) -> None:
+    """Some had a limit of their own, and told people to change another one."""
+    for size, large in ((256 << 10, False), ((256 << 10) + 1, True)):
+        async with asked.session.request(method, path, data=b" " * size) as answer:
+            assert (answer.status == 413) is large
+            assert large is False or "max_body" in await answer.text()
+
+
+async def test_the_limit_may_be_raised_for_all(tmp_path: Path) -> None:
+    text = policies({}, server={"max_body": "128MiB"}, catalog={"state": tmp_path / "state"})
+    much = b'{"model": "m", "system": "%s"' % (b"x" * (65 << 20))
+    async with proxy(tmp_path, text) as asked:
+        for method, path, status in (
+            ("POST", "/api/create", 400),
+            ("POST", "/api/show", 400),
+            ("PUT", "/admin/models/m/split", 400),
+            ("PUT", "/admin/policies/policies.toml", 400),
+        ):
+            async with asked.session.request(method, path, data=io.BytesIO(much)) as answer:
+                assert answer.status == status, (path, await answer.text())
+
+
+async def test_files_that_come_as_blobs_have_no_limit_but_the_disk(asked: Proxy) -> None:
+    data = bytes(5 << 20)
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), 100_000):
+            yield data[start : start + 100_000]
+
+    for body in (io.BytesIO(data), pieces()):
+        async with asked.session.post(f"/api/blobs/{digest}", data=body) as answer:
+            assert answer.status in (200, 201), await answer.text()

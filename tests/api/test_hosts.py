@@ -112,6 +112,7 @@ def test_a_machine_has_its_name_short_and_long_and_the_one_it_listens_on() -> No
         "box.example.com",
         "llm.lan",
     }
+    assert {"llm.lan", "127.0.0.1", "::1"} < names_of("box", "", "LLM.lan, 127.0.0.1, [::1]")
     assert names_of("box.example.com", "", "::") == {"box.example.com", "box", "box.local", "::"}
 
 

@@ -58,7 +58,9 @@ def test_what_is_asked(body: Any, asked: ModelRequest) -> None:
         (b"{}", '"model" is missing; there is a, b'),
         (b'{"model": null}', '"model" is missing'),
         (b'{"model": 5}', "model: 5 is not allowed"),
-        (b'{"model": ""}', 'model: "" is not allowed'),
+        (b'{"model": ""}', "model is required"),
+        (b'{"model": " "}', "model is required"),
+        (b'{"model": "?moe_cpu_layers=1"}', "model is required"),
         (b'{"model": "a?x=1"}', "only ?moe_cpu_layers=N"),
         (b'{"model": "a", "options": []}', "options: [] is not allowed; use an object"),
         (b'{"model": "a", "options": {"moe_layers": 1}}', "did you mean moe_cpu_layers"),
@@ -82,6 +84,33 @@ def test_what_is_refused(body: bytes, says: str) -> None:
         read_model_request(body, models=lambda: ["b", "a"])
 
     assert says in refusal.value.message
+
+
+def test_where_no_model_is_named_the_only_one_is_meant() -> None:
+    for body in (b"{}", b'{"model": null, "moe_cpu_layers": 3}'):
+        asked = read_model_request(body, models=list, only=lambda: "a")
+        assert asked.model == "a"
+    with pytest.raises(BadRequest, match="model is required"):
+        read_model_request(b'{"model": ""}', models=list, only=lambda: "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("why?", ModelRequest("why?")),
+        ("a?b=c", ModelRequest("a?b=c")),
+        ("why??moe_cpu_layers=2", ModelRequest("why?", 2)),
+        ("m?moe_cpu_layers=2", ModelRequest("m", 2)),
+        ("other?", ModelRequest("other")),
+    ],
+)
+def test_a_name_of_a_file_may_have_a_question_mark(text: str, asked: ModelRequest) -> None:
+    knows = {"why?", "a?b=c", "m"}.__contains__
+
+    assert read_model(text, knows=knows) == asked
+    assert (
+        read_model_request(json.dumps({"model": text}).encode(), models=list, knows=knows) == asked
+    )
 
 
 def test_long_lists_of_models_are_cut_short() -> None:

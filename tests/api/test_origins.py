@@ -17,6 +17,7 @@ BROWSER = "Mozilla/5.0 (X11; Linux x86_64)"
 READS = {
     "/",
     "/health",
+    "/v1/health",
     "/metrics",
     "/running",
     "/logs/stream",
@@ -227,6 +228,7 @@ def test_where_browsers_do_not_say_the_site_the_page_has_to(referer: str, allowe
         ("GET", "/unload", "action"),
         ("HEAD", "/unload", "action"),
         ("GET", "/upstream/m/slots", "action"),
+        ("HEAD", "/lora-adapters", "action"),
         ("GET", "/api/tags", ""),
         ("POST", "/upstream/m/v1/chat/completions", ""),
     ],

@@ -119,7 +119,8 @@ async def test_a_client_that_leaves_ends_its_generation(
     ("body", "status", "says"),
     [
         (b"not json", 400, "not valid JSON"),
-        (b"{}", 400, f"there is {MODEL}"),
+        (b'{"model": ""}', 400, "model is required"),
+        (b'{"model": "no name"}', 400, "invalid model name"),
         (b'{"model": "nobody"}', 404, "model 'nobody' not found"),
         (b'{"model": "%b", "options": {"x": 1}}' % MODEL.encode(), 400, "options.x"),
         (b'{"model": "%b", "messages": 5}' % MODEL.encode(), 400, "messages"),

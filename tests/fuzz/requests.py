@@ -52,6 +52,10 @@ GENERATE: Final = {**NAMED, "prompt": "Hi", "suffix": "", "system": "s", "raw": 
                    "context": [1], "images": [], "logprobs": True, "top_logprobs": 1}  # fmt: skip
 OLLAMA_CHAT: Final = {**NAMED, "messages": [{"role": "user", "content": "Hi", "tool_calls": []}],
                       "tools": [], "options": OPTIONS, "stream": True, "format": {}}  # fmt: skip
+FORM: Final = (
+    b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n%s\r\n--x\r\nContent-Disposition: '
+    b'form-data; name="file"; filename="x.wav"\r\n\r\nRIFF\r\n--x--\r\n' % MODEL.encode()
+)
 SPLIT: Final = {"moe_cpu_layers": "0-1"}
 # Nothing of a registry is there to be had: where these names lead, nobody listens.
 NOWHERE: Final = "127.0.0.1:9/a/b:c"
@@ -98,13 +102,19 @@ ROUTES: Final[Mapping[tuple[str, str], Takes]] = {
     **{("POST", f"{prefix}/{name}"): Takes(RERANK)
        for prefix in ("", "/v1") for name in ("rerank", "reranking")},
     ("POST", "/v2/rerank"): Takes(RERANK),
-    ("GET", "/props"): Takes(query=f"model={MODEL}"),
-    ("GET", "/slots"): Takes(query=f"model={MODEL}&fail_on_no_slot=1"),
+    **{(method, "/props"): Takes(query=f"model={MODEL}") for method in ("GET", "HEAD")},
+    **{(method, "/slots"): Takes(query=f"model={MODEL}&fail_on_no_slot=1")
+       for method in ("GET", "HEAD")},
+    **{(method, "/lora-adapters"): Takes(query=f"model={MODEL}") for method in ("GET", "HEAD")},
+    ("POST", "/lora-adapters"): Takes(b'[{"id": 0, "scale": 1.0}]', query=f"model={MODEL}"),
+    ("POST", "/slots/{id}"): Takes(b'{"filename": "x"}', {"id": "0"},
+                                   f"action=save&model={MODEL}"),
+    **{("POST", f"{prefix}/audio/transcriptions"): Takes(FORM) for prefix in ("", "/v1")},
     **{(method, path): Takes(path=OF_MODEL if "{" in path else {}) for method in ("GET", "HEAD")
        for path in ("/v1/models", "/v1/models/{name}", "/models", "/models/{name}")},
     **{(method, path): NOTHING for method in ("GET", "HEAD")
-       for path in ("/health", "/admin/state", "/running", "/metrics", "/", "/api/version",
-                    "/api/status", "/api/tags", "/api/ps")},
+       for path in ("/health", "/v1/health", "/admin/state", "/running", "/metrics", "/",
+                    "/api/version", "/api/status", "/api/tags", "/api/ps")},
     **{(method, "/unload"): Takes(slow=True) for method in ("GET", "HEAD")},
     ("GET", "/admin/events"): Takes(query="after=1", endless=True),
     ("PUT", "/admin/backends/{id}/split"): Takes(SPLIT, {"id": "tiny-1"}),

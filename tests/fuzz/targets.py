@@ -5,10 +5,12 @@ fuzzer look for others as long as one likes.
 Where there is something to say of the result, the function says it by an assertion.
 """
 
+import gzip
 import json
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from proxy.api.key_file import parse_keys
 from proxy.api.openai.kept import KeptResponses
 from proxy.api.options import read_model, read_model_request
 from proxy.api.origins import Visit, refusal, rules
+from proxy.api.paths import plain_path
+from proxy.api.unpack import MOST_AT_ONCE, unpacker_of
 from proxy.catalog import templates
 from proxy.catalog.entry import Entry, Message
 from proxy.catalog.gguf import GgufError
@@ -37,6 +41,8 @@ from proxy.dialect.anthropic.request import to_chat
 from proxy.dialect.body import Body
 from proxy.dialect.called import CallStream
 from proxy.dialect.forced_call import PLAIN, Calling, force_call
+from proxy.dialect.form import check_form, form_fields
+from proxy.dialect.lenient import mend_text, read_object
 from proxy.dialect.media import has_media
 from proxy.dialect.ollama import models, requests
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer
@@ -189,6 +195,41 @@ def hosts(data: bytes) -> None:
     split_host(text)
     is_ours(text, frozenset({"name"}))
     names_of("name", text, text[:200])
+
+
+def lenient(data: bytes) -> None:
+    """What is taken is JSON, and means the same when it is read again."""
+    text = mend_text(data)
+    text.decode()
+    assert mend_text(text) == text
+    read = read_object(data).encode()
+    assert read_object(read).encode() == read
+
+
+def form(data: bytes) -> None:
+    """The first line is the Content-Type."""
+    kind, _, rest = data.partition(b"\n")
+    with suppress(BadRequest):
+        check_form(form_fields(kind.decode("utf-8", "surrogateescape"), rest))
+
+
+def paths(data: bytes) -> None:
+    path = "/" + data.decode("utf-8", "surrogateescape")
+    plain_one = plain_path(path)
+    assert plain_one.startswith("/")
+    assert not plain_one.startswith("//")
+    # Whoever judges the first one judges all.
+    assert plain_path(plain_one) == plain_one
+
+
+def packed(data: bytes) -> None:
+    for encoding in ("gzip", "deflate"):
+        unpacker = unpacker_of(encoding)
+        assert unpacker is not None
+        with suppress(BadRequest):
+            for piece in unpacker.pieces(data):
+                assert 0 < len(piece) <= MOST_AT_ONCE
+            unpacker.end()
 
 
 def keys(data: bytes) -> None:
@@ -490,6 +531,31 @@ TARGETS: Final[Mapping[str, Target]] = {
         hosts, (),
         lambda: [b"127.0.0.1 name name.local # x", b"[fe80::1%eth0]:80", b"localhost.:11434"],
         (b"." * 2000, b"a." * 2000, b"[", b"]", b"%", b":", b"::", b"\xff", b"0x7f", b"9" * 4000),
+    ),
+    "lenient": Target(
+        lenient, NOT_JSON,
+        _json(CHAT, {"Model": "m", "Messages": [{"Role": "user", "Content": None}]}),
+        (*JSON_WORDS, b"\\ud83d", b"\\ude00", b"\\\\", b"\xe9", b":null", b'"Role"', b'"MODEL":',
+         b"}", b"{" * 50),
+    ),
+    "form": Target(
+        form, (),
+        lambda: [b"multipart/form-data; boundary=x\n--x\r\nContent-Disposition: form-data; "
+                 b'name="model"\r\n\r\nm\r\n--x\r\nContent-Disposition: form-data; name="f"; '
+                 b'filename="a"\r\n\r\nRIFF\r\n--x--\r\n'],
+        (b"--x\r\n", b"\r\n\r\n", b'name="', b"filename*=utf-8''x", b";", b"boundary=", b'"',
+         b"\xff", b"\n", b"a: b\r\n" * 200),
+    ),
+    "paths": Target(
+        paths, (),
+        lambda: [b"v1/chat/completions/", b"/api//v1/models/a", b"v1/api/api/chat",
+                 b"upstream/m//slots/", b"ui/"],
+        (b"/", b"//", b"v1/", b"api/", b"/v1/api" * 500, b"/" * 5000, b"%2F", b"..", b"\xff"),
+    ),
+    "packed": Target(
+        packed, (),
+        lambda: [gzip.compress(b"{}" * 1000), zlib.compress(b"{}" * 1000), gzip.compress(b"") * 9],
+        (b"\x1f\x8b\x08", b"\x78\x9c", b"\0" * 9, b"\xff" * 9),
     ),
     "keys": Target(
         keys, (),

@@ -224,7 +224,7 @@ async def test_what_cannot_be_pulled_is_said(hub: Hub, server: servers.Hub) -> N
         await pulled(hub, "127.0.0.1:9/library/tiny")
     with pytest.raises(BadRequest, match="insecure"):
         await pulled(hub, "http://192.0.2.1/library/tiny")
-    with pytest.raises(BadRequest, match="is not a model's name"):
+    with pytest.raises(BadRequest, match="invalid model name"):
         await pulled(hub, "../../etc/passwd")
 
 

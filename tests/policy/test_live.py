@@ -19,7 +19,7 @@ from tests.policy.conftest import LoadText
 from tests.support.guard import HANG_S
 
 AT_START = [field for field in FIELDS if field.effect is Effect.RESTART]
-OTHER = {Kind.TEXT: "'0.0.0.0'", Kind.COUNT: "1", Kind.PATH: "'/elsewhere'"}
+OTHER = {Kind.LISTEN: "'0.0.0.0'", Kind.COUNT: "1", Kind.PATH: "'/elsewhere'"}
 
 
 class Heard:

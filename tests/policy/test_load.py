@@ -99,6 +99,26 @@ def lines_and_keys(loaded: Loaded) -> list[tuple[int | None, str]]:
     return [(problem.line, problem.key) for problem in loaded.problems]
 
 
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ('"0.0.0.0"', "0.0.0.0"),
+        ('"127.0.0.1,::1"', "127.0.0.1, ::1"),
+        ('["127.0.0.1", " 192.168.1.5"]', "127.0.0.1, 192.168.1.5"),
+    ],
+)
+def test_it_may_listen_on_several_addresses(text: str, host: str, valid: Valid) -> None:
+    assert valid(f"[server]\nhost = {text}\n").server.host == host
+
+
+@pytest.mark.parametrize("text", ["[]", '""', '["a", ""]', '"a,,b"', '"a b"', "1", '[["a"]]'])
+def test_what_is_no_address_is_told(text: str, load_text: LoadText) -> None:
+    loaded = load_text(f"[server]\nhost = {text}\n")
+
+    assert lines_and_keys(loaded) == [(2, "server.host")]
+    assert "an address or a name, or a list of them" in loaded.problems[0].message
+
+
 def test_every_key_is_read(valid: Valid, tmp_path: Path, env: dict[str, str]) -> None:
     policies = valid(EVERYTHING)
 

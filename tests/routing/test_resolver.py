@@ -78,6 +78,14 @@ def test_a_command_that_knows_its_model_itself(folder: Folder) -> None:
     assert folder.resolver.resolve("elsewhere").path == Path("elsewhere")
 
 
+def test_whether_a_name_is_known_is_cheap_to_ask(folder: Folder) -> None:
+    known = ("tiny", "Tiny:latest", "gpt-4o", "Folded-Q8_0", "folded:q8_0", "ghost")
+
+    assert [name for name in (*known, "tinny", "tiny?", "") if folder.resolver.knows(name)] == [
+        *known
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "near"),
     [("tinny", "tiny"), ("gpt-4", "gpt-4o"), ("foldet", "folded")],

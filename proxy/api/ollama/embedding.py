@@ -73,7 +73,7 @@ async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
 
 async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     body = read(await read_request(request), EmbeddingsBody)
-    if not body.model:
+    if not (body.model or "").strip():
         raise BadRequest("model is required", param="model")
     asked = await parse(request, body, notes, missing=_missing(body.model))
 

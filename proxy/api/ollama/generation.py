@@ -76,7 +76,7 @@ async def chat(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     started_ns = time.monotonic_ns()
     body = read(await read_request(request), ChatBody)
     body.check()
-    if not body.model:
+    if not (body.model or "").strip():
         raise BadRequest("model is required", param="model")
     asked = await parse(request, body, notes, missing=f"model '{body.model}' not found")
     if not body.messages and asked.wanted.keep_alive_s == 0:

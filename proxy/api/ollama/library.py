@@ -8,20 +8,21 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from proxy.api.bodies import body_chunks, decode_json, read_body
+from proxy.api.bodies import body_chunks
+from proxy.api.ollama.request import read_request
 from proxy.api.services import SERVICES, Services
 from proxy.api.wire import json_response, start_stream
 from proxy.catalog.entry import Message
 from proxy.catalog.parameters import BadParameter, from_json, unknown
+from proxy.dialect.ollama.requests import read
 from proxy.errors import BadRequest, ModelNotFound, ProxyError
 from proxy.hub.create import CreateSpec
 from proxy.hub.hub import Hub, reference_of
 from proxy.hub.progress import Line
 
-T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 log = structlog.get_logger()
 HUB: web.AppKey[Hub] = web.AppKey("hub", Hub)
-MAX_BODY_BYTES = 64 << 20  # templates and licences, never models: those come as blobs
 
 
 class PullBody(msgspec.Struct):
@@ -104,6 +105,8 @@ async def copy(request: web.Request) -> web.Response:
 
 async def delete(request: web.Request) -> web.Response:
     body = await _body(request, DeleteBody)
+    if not _name(body).strip():
+        raise BadRequest("model is required", param="model")
     await request.app[HUB].delete(_name(body))
     return web.Response()
 
@@ -121,6 +124,8 @@ async def post_blob(request: web.Request) -> web.Response:
 
 async def push(request: web.Request) -> web.Response:
     """Refused: it needs a key that is registered with Ollama, and only Ollama has that."""
+    if not _name(await _body(request, DeleteBody)).strip():
+        raise BadRequest("model is required", param="model")
     raise BadRequest("moe-proxy does not push models; push them with ollama, which has the key")
 
 
@@ -134,11 +139,8 @@ async def _served_as(services: Services, name: str) -> str | None:
     return None if found is not None and found is model.entry else model.name
 
 
-async def _body(request: web.Request, kind: type[T]) -> T:
-    data = await read_body(request, MAX_BODY_BYTES)
-    if not data:
-        raise BadRequest("missing request body")
-    return decode_json(data, kind)
+async def _body(request: web.Request, kind: type[S]) -> S:
+    return read(await read_request(request), kind)
 
 
 def _name(body: PullBody | DeleteBody | CreateBody) -> str:

@@ -49,8 +49,8 @@ async def tags(request: web.Request) -> web.Response:
 async def show(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     body = read(await read_request(request), ShowBody)
-    name = body.model or body.name
-    if not name:
+    name = body.model or body.name or ""
+    if not name.strip():
         raise BadRequest("model is required", param="model")
     missing = f"model '{models.display_name(name)}' not found"
     model, _ = await resolve(services, name, missing=missing)

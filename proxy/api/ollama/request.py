@@ -84,9 +84,9 @@ async def resolve(services: Services, name: str, *, missing: str) -> tuple[Model
     Raises CloudRefused, and ModelNotFound with the text `missing` and behind it the names that come
     close: clients look at the status, or for Ollama's words somewhere in the text.
     """
-    if not name:
+    if not name.strip():
         raise ModelNotFound(missing, param="model")
-    wanted = read_model(name)
+    wanted = read_model(name, knows=services.resolver.knows)
     with suppress(ModelNotFound):
         return await services.resolve(wanted.model), wanted.split
     if wanted.model.lower().endswith(CLOUD_ENDINGS):

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from proxy.dialect.lenient import read_object
 from proxy.dialect.ollama.options import Options, read_options
 from proxy.errors import BadRequest
 from proxy.policy.units import parse_keep_alive
@@ -170,7 +171,7 @@ def read(body: bytes, kind: type[S]) -> S:
     if not body.strip():
         raise BadRequest("missing request body")
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(read_object(body).encode(), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not what is expected here: {error}") from error
     except RecursionError as error:

@@ -36,9 +36,7 @@ def test_what_is_not_known_is_not_looked_at() -> None:
     assert read(b'{"model":"m","later":[1]}', ChatBody) == ChatBody(model="m")
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"  \n", b"{", b"[]", b'{"model":1}', b'{"model":"\xff"}', DEEP]
-)
+@pytest.mark.parametrize("body", [b"", b"  \n", b"{", b"[]", b'{"model":1}', b'"\xff"', DEEP])
 def test_bodies_that_are_none(body: bytes) -> None:
     with pytest.raises(BadRequest):
         read(body, ChatBody)

@@ -17,6 +17,7 @@ from proxy.api.scopes import needs_admin
 from proxy.api.services import SERVICES
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.errors import Dialect, dialect_of, error_body, error_headers
+from proxy.dialect.spent import NOTHING, Spent
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
 
 log = structlog.get_logger()
@@ -38,6 +39,8 @@ class RequestLog:
     bytes_sent: int = 0
     first_byte_s: float | None = None  # since the request came
     broken: str | None = None  # why the answer ended early
+    moe_cpu_layers: int | None = None
+    spent: Spent = NOTHING
     ended: int | None = None  # the status of an answer that has no more to come
     started_s: float = field(default_factory=time.monotonic)
 
@@ -48,8 +51,10 @@ class RequestLog:
         self.bytes_sent += size_bytes
 
     def known(self) -> dict[str, Any]:
-        names = ("model", "backend", "bytes_sent", "first_byte_s", "broken")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        names = ("model", "backend", "moe_cpu_layers", "bytes_sent", "first_byte_s", "broken")
+        found = {name: getattr(self, name) for name in names}
+        found["prompt_tokens"], found["cached_tokens"], found["tokens"] = self.spent
+        return {name: value for name, value in found.items() if value is not None}
 
 
 KEY_NAME: web.RequestKey[str] = web.RequestKey("key_name", str)
@@ -100,6 +105,7 @@ def _count(request: web.Request, request_log: RequestLog, status: int) -> None:
         status,
         request_log.bytes_sent,
         request_log.first_byte_s,
+        request_log.spent,
     )
 
 

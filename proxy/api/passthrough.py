@@ -24,6 +24,7 @@ from proxy.dialect.body import Body
 from proxy.dialect.errors import said_by_engine
 from proxy.dialect.lenient import as_meant
 from proxy.dialect.rewrite import Rewrite, Rewriter, engine_error
+from proxy.dialect.spent import Tail
 from proxy.engine.types import Mode
 from proxy.errors import FIRST_ERROR, BackendDied, ProxyError
 from proxy.pool.lease import Lease
@@ -218,9 +219,15 @@ async def _relay(
             headers.append((BACKEND_HEADER, backend.id))
             if (split := services.desired.current(backend)) is not None:
                 headers.append((SPLIT_HEADER, str(split)))
+                request_log.moe_cpu_layers = split
+            tail = Tail()
             if upstream.status == HTTPStatus.OK:
                 upstream.when_served(lease.yield_place)
-            is_whole = await _pass_on(upstream, headers, reply, rewrite, backend, services.router)
+            is_whole = await _pass_on(
+                upstream, headers, reply, rewrite, tail, backend, services.router
+            )
+            if forward.computes:
+                request_log.spent = tail.spent()
             if not is_whole:
                 lease.broke()
             elif forward.computes and upstream.status == HTTPStatus.OK:
@@ -246,6 +253,7 @@ async def _pass_on(
     headers: Sequence[tuple[str, str]],
     reply: Reply,
     rewrite: Rewrite | None,
+    tail: Tail,
     backend: Backend,
     router: Router,
 ) -> bool:
@@ -264,6 +272,7 @@ async def _pass_on(
         while chunk := await upstream.read_chunk():
             if status == HTTPStatus.BAD_REQUEST:
                 warn_of_refusal(backend.options, chunk)
+            tail.feed(chunk)
             if rewrite is None or (chunk := rewrite.feed(chunk)):
                 await reply.write(chunk, status, reason, headers)
         if rewrite is not None and (last := rewrite.end()):

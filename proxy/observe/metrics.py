@@ -91,17 +91,36 @@ class Metrics:
             ("model",),
             registry=self._registry,
         )
+        self._tokens = Counter(
+            "moe_proxy_tokens",
+            "Tokens, by kind: read, cached (of prompts, and not read again), generated.",
+            ("model", "kind"),
+            registry=self._registry,
+        )
         self._registry.register(_Snapshot(numbers))
 
     def count(
-        self, path: str, model: str, status: int, bytes_sent: int, first_byte_s: float | None
+        self,
+        path: str,
+        model: str,
+        status: int,
+        bytes_sent: int,
+        first_byte_s: float | None,
+        tokens: tuple[int | None, int | None, int | None] = (None, None, None),
     ) -> None:
         """One request has ended. `path` is a route's and `model` one that exists, so that there are
-        few of each.
+        few of each. `tokens`: of the whole prompt, cached ones of these, generated ones.
         """
         self._requests.labels(path, model, str(status)).inc()
         if model:
             self._bytes.labels(model).inc(bytes_sent)
+            prompt, cached, generated = (count or 0 for count in tokens)
+            for kind, count in (
+                ("read", max(prompt - cached, 0)),
+                ("cached", cached),
+                ("generated", generated),
+            ):
+                self._tokens.labels(model, kind).inc(count)
         if first_byte_s is not None:
             self._first_byte_s.labels(model).observe(first_byte_s)
 

@@ -132,7 +132,11 @@ SENTENCES: Final[Mapping[str, tuple[str | Callable[[Mapping[str, Any]], str], fr
         ("host_pressure", "{message}", "pressure available_bytes"),
         ("host_pressure_over", "host memory is enough again: {available_bytes:gib}", ""),
         ("request_retried", "{model}: asked again, as its worker went away: {why}", ""),
-        ("request", "{method} {path} {status} in {duration_s:s}", "first_byte_s bytes_sent"),
+        (
+            "request",
+            "{method} {path} {status} in {duration_s:s}",
+            "first_byte_s bytes_sent backend",
+        ),
         ("drain_timeout", "answers are cut off, as {after_s:s} are over", ""),
         ("model_not_usable", "not usable: {where}: {why}", ""),
         ("ctx_clamped", "{model}: context {asked} is more than the {trained} of its training", ""),

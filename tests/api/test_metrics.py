@@ -68,6 +68,7 @@ WHAT_WAS_DONE: list[tuple[str, dict[str, str], float]] = [
     ("moe_proxy_requests_total", {"path": "/v1/completions", "status": "200"}, 2),
     ("moe_proxy_first_byte_seconds_count", {"model": "m"}, 2),
     ("moe_proxy_queue_length", {}, 0),
+    ("moe_proxy_tokens_total", {"kind": "generated"}, 8),
 ]
 
 

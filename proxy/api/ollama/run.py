@@ -97,6 +97,7 @@ class _Attempt:
         self._job = job
         self._facts = request[REQUEST_LOG]
         self._facts.backend = backend.id
+        self._facts.moe_cpu_layers = services.desired.current(backend)
         self._cause = services.router.cause_of_end
         self._engine = Engine(backend.engine.address, services.calls)
         self._writer = Writer(
@@ -142,6 +143,7 @@ class _Attempt:
                 context = await self._job.context(self._engine, generation, text)
         total_ns = time.monotonic_ns() - self._job.started_ns
         durations = Durations(total_ns, self._load_ns)
+        self._facts.spent = self._writer.spent
         await self._send(self._writer.end(now(), durations, context=context))
 
     async def _relay(self, generation: Generation) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from proxy.dialect.ollama.events import Counts, Finish, Logprob, Text, TokenLogprob, ToolCallPart
+from proxy.dialect.spent import Spent
 
 Endpoint = Literal["chat", "generate"]
 
@@ -86,6 +87,11 @@ class Writer:
     def finished(self) -> bool:
         """Whether the engine said that this is all."""
         return self._finish is not None
+
+    @property
+    def spent(self) -> Spent:
+        """Tokens, as far as the engine has told."""
+        return Spent(self._counts.prompt, None, self._counts.generated)
 
     def write(self, event: Text | ToolCallPart | Finish | Counts, created_at: str) -> bytes:
         """The line that `event` makes now: none, where it waits for more."""

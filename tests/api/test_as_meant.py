@@ -22,7 +22,8 @@ SAID = b'"messages": [{"role": "user", "content": "%s"}]'
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder: Path = tmp_path_factory.mktemp("as_meant")
-    models = {M: {"path": model(layers=2)}, ENCODER: {"path": model("bert", layers=2)}}
+    talks = model(layers=2, template="Qwen-Qwen3-0.6B")
+    models = {M: {"path": talks}, ENCODER: {"path": model("bert", layers=2)}}
     with served(folder, policies(models, catalog={"state": folder / "state"})) as address:
         yield address
 

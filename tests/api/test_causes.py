@@ -31,7 +31,8 @@ NOBODY = "127.0.0.1:1"
 
 
 async def told(server: Proxy, path: str, where: tuple[str, ...]) -> str:
-    async with server.session.post(path, json=CHAT | {"input": "hi", "prompt": "hi"}) as answer:
+    asked = {"input": "hi"} if path == "/v1/responses" else {"prompt": "hi"}
+    async with server.session.post(path, json=CHAT | asked) as answer:
         found = await answer.json()
         assert answer.status >= 500, found
     for key in where:

@@ -20,6 +20,8 @@ READS = {
     "/v1/health",
     "/metrics",
     "/running",
+    "/logs",
+    "/logs/{model}",
     "/logs/stream",
     "/logs/stream/{model}",
     "/admin/state",
@@ -31,6 +33,8 @@ READS = {
     "/api/ps",
     "/v1/models",
     "/v1/models/{name}",
+    "/v1/responses/{id}",
+    "/responses/{id}",
     "/models",
     "/models/{name}",
 }

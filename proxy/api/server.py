@@ -4,7 +4,17 @@ production and tests.
 
 from aiohttp import web
 
-from proxy.api import admin, cors, embeddings, llama_swap, metrics, middleware, models, passthrough
+from proxy.api import (
+    admin,
+    admin_policies,
+    cors,
+    embeddings,
+    llama_swap,
+    metrics,
+    middleware,
+    models,
+    passthrough,
+)
 from proxy.api.deadlines import DeadlineRunner
 from proxy.api.ollama import library, routes
 from proxy.api.openai import responses
@@ -23,9 +33,10 @@ def make_app(services: Services) -> web.Application:
     app.on_response_prepare.append(cors.add_headers)
     app[SERVICES] = services
     passthrough.add_routes(app.router, {embeddings.PATH: embeddings.special})
-    for part in (responses, models, admin, llama_swap, metrics, library):
+    for part in (responses, models, admin, admin_policies, llama_swap, metrics, library):
         part.add_routes(app.router)
     routes.add_routes(app.router)
+    app.cleanup_ctx.append(admin.live_context)
     app.cleanup_ctx.append(library.hub_context)
     app.on_shutdown.append(library.end_jobs)
     return app

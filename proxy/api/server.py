@@ -14,6 +14,7 @@ from proxy.api import (
     middleware,
     models,
     passthrough,
+    ui,
 )
 from proxy.api.deadlines import DeadlineRunner
 from proxy.api.ollama import library, routes
@@ -33,7 +34,7 @@ def make_app(services: Services) -> web.Application:
     app.on_response_prepare.append(cors.add_headers)
     app[SERVICES] = services
     passthrough.add_routes(app.router, {embeddings.PATH: embeddings.special})
-    for part in (responses, models, admin, admin_policies, llama_swap, metrics, library):
+    for part in (responses, models, admin, admin_policies, llama_swap, metrics, library, ui):
         part.add_routes(app.router)
     routes.add_routes(app.router)
     app.cleanup_ctx.append(admin.live_context)

@@ -128,6 +128,8 @@ ROUTES: Final[Mapping[tuple[str, str], Takes]] = {
        for method in ("GET", "HEAD")},
     **{("POST", f"/admin/models/{{name}}/{verb}"): Takes(path=OF_MODEL)
        for verb in ("pin", "unpin")},
+    **{(method, path): Takes(path={"file": "js/main.js"} if "{" in path else {})
+       for method in ("GET", "HEAD") for path in ("/ui", "/ui/needs-key", "/ui/{file}")},
     ("GET", "/logs"): Takes(),
     ("GET", "/logs/{model}"): Takes(path={"model": MODEL}),
     ("GET", "/logs/stream"): Takes(query="no-history", endless=True),

@@ -26,7 +26,8 @@ from proxy.control.assembly import Surroundings, assemble, floor_by_bench, footp
 from proxy.control.capacity import capacity
 from proxy.control.hang_watch import HangWatch
 from proxy.control.headroom import serving
-from proxy.control.slot_progress import busy_backends, slots_progress
+from proxy.control.slot_progress import busy_backends, noted, slots_progress
+from proxy.control.split_table import SplitTable
 from proxy.control.worker_devices import WorkerDevices
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.maker import engine_maker
@@ -38,6 +39,7 @@ from proxy.observe import log as logging
 from proxy.observe.events import EventLog
 from proxy.observe.rates import Rates
 from proxy.observe.record import Record
+from proxy.observe.split_speeds import SplitSpeeds
 from proxy.placement.budget import Budget
 from proxy.policy.diff import Changes
 from proxy.policy.live import LivePolicies
@@ -185,7 +187,14 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         catalog = await _catalog(policies.current, stores)
         await stack.enter_async_context(loops.background(partial(watch, catalog), name="catalog"))
         resolver = Resolver(lambda: policies.current, catalog)
-        rates = Rates(lambda: busy_backends(pool), slots_progress(pool), clock=clock)
+        speeds = SplitSpeeds()
+
+        rates = Rates(
+            lambda: busy_backends(pool),
+            slots_progress(pool),
+            clock=clock,
+            wrote=noted(pool, lambda backend: control.desired.current(backend), speeds),
+        )
         await stack.enter_async_context(loops.background(rates.run, name="rates"))
 
         dirs = ModelDirs(catalog, stores)
@@ -275,6 +284,12 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             hangs=hangs,
             calls=calls,
             strangers=Strangers(own_names(host)),
+            split_table=SplitTable(
+                desired=control.desired,
+                headroom=control.headroom,
+                speeds=speeds,
+                state=lambda: policies.current.catalog.state,
+            ),
             started_s=time.monotonic(),
         )
         stack.callback(services.warm.close)

@@ -206,8 +206,20 @@ class Hangs(ProxyError):
     code = "storage_timeout"
 
 
-class DeadlinePassed(ProxyError):
-    """The request has taken as long as it may; what was computed for it has ended."""
+class CutShort(ProxyError):
+    """The request was ended before its answer was; what was computed for it has ended too."""
+
+
+class Cancelled(CutShort):
+    """Somebody at the proxy ended it. Clients ask no second time where they did something wrong,
+    and so this is told."""
+
+    status = 400
+    code = "request_cancelled"
+
+
+class DeadlinePassed(CutShort):
+    """The request has taken as long as it may."""
 
     status = 504
     code = "deadline_exceeded"

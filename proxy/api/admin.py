@@ -1,4 +1,4 @@
-"""The operator's routes: state, events, splits, loading and unloading, policy files."""
+"""The operator's routes: state, events, requests, splits, loading and unloading."""
 
 import asyncio
 import re
@@ -10,17 +10,18 @@ from aiohttp import web
 
 from proxy.api.admin_state import state
 from proxy.api.bodies import decode_json, read_body
+from proxy.api.live import Live
 from proxy.api.options import read_model
-from proxy.api.policy_files import read_policy_file, write_policy_file
+from proxy.api.request_state import requests_state
 from proxy.api.services import SERVICES, Services
 from proxy.api.wire import json_response, sse_frame, start_stream
 from proxy.errors import BadRequest, NotFound
 from proxy.observe.events import Event, Subscription
 from proxy.pool.state import Backend, BackendState
 from proxy.split import parse_split
-from proxy.threads import POLICIES
 
 HEARTBEAT_S = 15.0
+LIVE: web.AppKey[Live] = web.AppKey("live", Live)
 _EVENT_ID = re.compile(r"[0-9]{1,18}")
 
 
@@ -33,13 +34,24 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_get("/v1/health", health)
     router.add_get("/admin/state", get_state)
     router.add_get("/admin/events", get_events, allow_head=False)
+    router.add_get("/admin/requests", get_requests)
+    router.add_post("/admin/requests/{id}/cancel", cancel_request)
     router.add_put("/admin/backends/{id}/split", put_split)
+    router.add_get("/admin/backends/{id}/splits", get_splits)
     # Names have slashes and colons; the verb is what comes after the last slash.
     router.add_post("/admin/models/{name:.+}/load", load)
     router.add_post("/admin/models/{name:.+}/unload", unload)
+    router.add_post("/admin/models/{name:.+}/pin", pin)
+    router.add_post("/admin/models/{name:.+}/unpin", unpin)
     router.add_put("/admin/models/{name:.+}/split", put_model_split)
-    router.add_get("/admin/policies/{file:.+}", get_policy_file)
-    router.add_put("/admin/policies/{file:.+}", put_policy_file)
+
+
+async def live_context(app: web.Application) -> AsyncIterator[None]:
+    """What changes is told as long as the application is there (for its `cleanup_ctx`)."""
+    services = app[SERVICES]
+    app[LIVE] = live = Live(services)
+    async with services.loops.background(live.run, name="live"):
+        yield
 
 
 async def health(request: web.Request) -> web.Response:
@@ -55,20 +67,37 @@ async def get_state(request: web.Request) -> web.Response:
 
 
 async def get_events(request: web.Request) -> web.StreamResponse:
-    """Events as they happen; with `Last-Event-ID`, from the next one on, as far as kept."""
+    """Events as they happen; with `Last-Event-ID`, from the next one on, as far as kept. With
+    `?state`, first an event with all that the patches are to be put on."""
     services = request.app[SERVICES]
     after = _last_event_id(request)
+    state = request.app[LIVE].everything() if "state" in request.query else None
     with services.events.subscribe(after=after) as subscription:
         response = await start_stream(request, "text/event-stream")
         # Says at once that it is connected, and where the story goes on from.
         await response.write(b": connected, last event %d\n\n" % services.events.last_id)
+        if state is not None:
+            await response.write(sse_frame(state, event="state"))
         async for event in _with_heartbeats(subscription):
             await response.write(
-                sse_frame(event.to_json(), event_id=event.id, event=event.kind)
+                sse_frame(event.to_json(), event_id=event.id or None, event=event.kind)
                 if event
                 else b": still here\n\n"
             )
     return response
+
+
+async def get_requests(request: web.Request) -> web.Response:
+    found = requests_state(request.app[SERVICES])
+    return json_response({"requests": list(found.values())})
+
+
+async def cancel_request(request: web.Request) -> web.Response:
+    """End a request, waiting or under way: its client gets an error, its generation ends."""
+    request_id = request.match_info["id"]
+    if not request.app[SERVICES].requests.cancel(request_id):
+        raise NotFound(f"there is no request {request_id!r}; it may have ended")
+    return json_response({"cancelled": request_id})
 
 
 async def put_split(request: web.Request) -> web.Response:
@@ -79,6 +108,13 @@ async def put_split(request: web.Request) -> web.Response:
     _known_backend(services, backend_id)
     await services.controller.operator(backend_id, split)
     return json_response(await _backend_json(services, backend_id))
+
+
+async def get_splits(request: web.Request) -> web.Response:
+    """What each split of a backend would give."""
+    services = request.app[SERVICES]
+    backend = _known_backend(services, request.match_info["id"])
+    return json_response(await services.split_table.of(backend))
 
 
 async def put_model_split(request: web.Request) -> web.Response:
@@ -111,28 +147,25 @@ async def unload(request: web.Request) -> web.Response:
     return json_response({"unloaded": await services.unload(model, failed=True)})
 
 
-async def get_policy_file(request: web.Request) -> web.Response:
+async def pin(request: web.Request) -> web.Response:
+    """Have a model stay loaded, which has to be: neither its keep-alive time nor another model
+    unloads it. It holds until it is unloaded all the same, or the proxy ends."""
+    return await _pin(request, pinned=True)
+
+
+async def unpin(request: web.Request) -> web.Response:
+    return await _pin(request, pinned=False)
+
+
+async def _pin(request: web.Request, *, pinned: bool) -> web.Response:
     services = request.app[SERVICES]
-    text = await POLICIES.run(
-        read_policy_file, services.policies.newest.files, request.match_info["file"]
-    )
-    return web.Response(body=text, content_type="application/toml")
-
-
-async def put_policy_file(request: web.Request) -> web.Response:
-    """Replace one policy file, if the whole set is good with the new text and nothing is in it that
-    is not changed over HTTP; the watcher then applies it.
-    """
-    policies = request.app[SERVICES].policies
-    server = policies.current.server
-    status, problems = await POLICIES.run(
-        write_policy_file,
-        policies.newest,
-        request.match_info["file"],
-        await _read(request),
-        every_key=server.remote_policies and server.api_keys_file is not None,
-    )
-    return json_response({"problems": problems}, status=status)
+    model = await services.resolve(request.match_info["name"])
+    ids = [backend.id for backend in await services.router.backends_of(model)]
+    if not ids:
+        raise NotFound(f"{model.name!r} is not loaded")
+    for backend_id in ids:
+        services.pool.pin(backend_id, pinned=pinned)
+    return json_response({"pinned": pinned, "backends": ids})
 
 
 async def _read_split(request: web.Request) -> Any:

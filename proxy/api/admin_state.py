@@ -4,6 +4,7 @@ line read.
 
 import time
 from itertools import islice
+from math import isinf
 from typing import Any
 
 from proxy.api.services import Services
@@ -28,9 +29,9 @@ def state(services: Services) -> dict[str, Any]:
     return {
         "version": own_version() or "unknown",
         "uptime_s": round(time.monotonic() - services.started_s, 3),
-        "devices": _devices(services),
+        "devices": devices(services),
         "host": host(services),
-        "backends": [_backend(services, backend) for backend in services.pool.backends()],
+        "backends": [backend_state(services, backend) for backend in services.pool.backends()],
         "queue": {"waiting": services.pool.queue_length, "max": services.pool.max_queue},
         "policies": services.policies.to_json(),
         "keys": services.keys.usage(),
@@ -38,19 +39,23 @@ def state(services: Services) -> dict[str, Any]:
             {"where": where, "why": why}
             for where, why in islice(services.catalog.problems.items(), MOST_TOLD)
         ],
-        "degraded": [
-            {"loop": failure.loop, "since": failure.since.isoformat(), "error": failure.error}
-            for failure in services.loops.degraded()
-        ]
-        + [
-            {
-                "loop": hanging.lane,
-                "since": hanging.since.isoformat(),
-                "error": f"hangs, in {in_words(hanging.threads, 'thread')}: {hanging.what}",
-            }
-            for hanging in stuck()
-        ],
+        "degraded": degraded(services),
     }
+
+
+def degraded(services: Services) -> list[dict[str, Any]]:
+    """What does not do well, of what is to go on as long as the proxy does."""
+    return [
+        {"loop": failure.loop, "since": failure.since.isoformat(), "error": failure.error}
+        for failure in services.loops.degraded()
+    ] + [
+        {
+            "loop": hanging.lane,
+            "since": hanging.since.isoformat(),
+            "error": f"hangs, in {in_words(hanging.threads, 'thread')}: {hanging.what}",
+        }
+        for hanging in stuck()
+    ]
 
 
 def host(services: Services) -> dict[str, Any]:
@@ -67,13 +72,15 @@ def host(services: Services) -> dict[str, Any]:
     }
 
 
-def _backend(services: Services, backend: Backend) -> dict[str, Any]:
+def backend_state(services: Services, backend: Backend) -> dict[str, Any]:
+    """What is known of one backend."""
     status: Status | None = backend.engine.known() if backend.state in ASKABLE else None
     options = backend.options
     there = backend.state is not BackendState.GONE
     failure = services.pool.failure_of(backend)
     answers = services.hangs.answers(backend) if status else None
     current, asked = services.desired.current(backend), services.desired.split(backend)
+    goal = services.desired.goal(backend)
     return {
         "id": backend.id,
         "model": options.model,
@@ -92,6 +99,8 @@ def _backend(services: Services, backend: Backend) -> dict[str, Any]:
                 "experts": layer.experts,
                 "experts_bytes": layer.experts_bytes,
                 "home": layer.attention_device,
+                # Where they are on their way to.
+                "to": to if (to := goal.get(layer.index)) != layer.experts else None,
             }
             for layer in (status.layers if status else ())
         ],
@@ -106,6 +115,9 @@ def _backend(services: Services, backend: Backend) -> dict[str, Any]:
         "waiting": backend.waiting_for_it,
         "line": [_standing(each) for each in islice(services.pool.lines.of(backend), MOST_IN_LINE)],
         "tokens_per_second": round(services.rates.rate(backend.id), 2),
+        "prompt_tokens_per_second": round(services.rates.prompt_rate(backend.id), 2),
+        "pinned": backend.pinned,
+        "keep_alive_s": None if isinf(backend.ttl_s) else backend.ttl_s,
         "expires_at": backend.expires_at.isoformat() if backend.expires_at else None,
         "last_error": backend.last_error,
         "failures": failure.count if failure else 0,
@@ -126,7 +138,7 @@ def _standing(standing: Standing) -> dict[str, Any]:
     }
 
 
-def _devices(services: Services) -> list[dict[str, Any]]:
+def devices(services: Services) -> list[dict[str, Any]]:
     """The devices that workers have reported, as their source tells of them now."""
     found = []
     for name, reading in services.memory.latest().devices.items():
@@ -141,6 +153,7 @@ def _devices(services: Services) -> list[dict[str, Any]]:
                 "ours_bytes": services.ledger.ours(name),
                 "others_bytes": services.ledger.others(name),
                 "reserve_bytes": policy.reserve_bytes,
+                "low_bytes": services.policies.current.devices.low_bytes,
                 "limit_bytes": policy.limit_bytes,
                 "integrated": reading.integrated,
                 "spills": reading.spills,

@@ -43,7 +43,7 @@ async def special(
     more = {name: raw for name, raw in body.fields.items() if name not in ours and raw != NULL}
 
     async def send(lease: Lease) -> web.Response:
-        request[REQUEST_LOG].backend = lease.backend.id
+        request[REQUEST_LOG].asks(lease.backend.id)
         engine = Engine(lease.backend.engine.address, services.calls)
         on_long = partial(warn_of_prompt, lease.backend.options, cut=True)
         answer = await embed(engine, inputs, limit, truncate=True, on_long=on_long, more=more)
@@ -54,7 +54,7 @@ async def special(
         response.headers.update(backend_headers(services, lease.backend))
         return response
 
-    async with deadline(request):
+    async with deadline(request, wanted):
         return await services.router.with_retry(
             model, wanted, "embedding", send, digest_of(request)
         )

@@ -13,6 +13,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from proxy.api.cors import ALLOWED_ORIGIN, is_preflight, preflight_headers
+from proxy.api.open_requests import OpenRequest
 from proxy.api.scopes import needs_admin
 from proxy.api.services import SERVICES
 from proxy.api.wire import BACKEND_HEADER
@@ -28,12 +29,15 @@ CLIENT_LEFT = 499  # nginx's number for it; nobody is there to be told, so it is
 _USABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 OPEN_PATHS = frozenset({"/health", "/v1/health"})
 SHARED = "/v1/models"  # by clients of OpenAI's and of Anthropic's
+# The page has no data in it, and asks for a key itself.
+PAGE = "/ui"
 
 
 @dataclass(slots=True)
 class RequestLog:
     """What is known of one request at its end, for its log line. The handlers fill it in."""
 
+    id: str = ""
     model: str | None = None
     backend: str | None = None
     bytes_sent: int = 0
@@ -42,7 +46,14 @@ class RequestLog:
     moe_cpu_layers: int | None = None
     spent: Spent = NOTHING
     ended: int | None = None  # the status of an answer that has no more to come
+    open: OpenRequest | None = None  # while a model is run for it
     started_s: float = field(default_factory=time.monotonic)
+
+    def asks(self, backend: str) -> None:
+        """A backend is asked, as far as it is known the one that will answer."""
+        self.backend = backend
+        if self.open is not None:
+            self.open.asks(backend)
 
     def sent(self, size_bytes: int) -> None:
         """Some of the answer is on its way."""
@@ -68,11 +79,12 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """
     given = request.headers.get("X-Request-Id")
     # Unlike any other, which is all that it has to be; a UUID would ask the kernel each time.
-    usable = given is not None and _USABLE_ID.fullmatch(given)
-    request_id = given if usable else f"{random.getrandbits(128):032x}"
+    request_id = f"{random.getrandbits(128):032x}"
+    if given is not None and _USABLE_ID.fullmatch(given):
+        request_id = given
     # Each request has a task of its own, so nothing of an earlier one is bound.
     structlog.contextvars.bind_contextvars(request_id=request_id)
-    request_log = request[REQUEST_LOG] = RequestLog()
+    request_log = request[REQUEST_LOG] = RequestLog(request_id)
     status = CLIENT_LEFT
     try:
         answer = await handler(request)
@@ -155,7 +167,7 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
         # Browsers ask this without a key.
         if is_preflight(request.method, request.headers):
             return web.Response(status=204, headers=preflight_headers(request.headers))
-    if request.path not in OPEN_PATHS:
+    if not _is_open(request.path):
         resource = request.match_info.route.resource
         route = resource.canonical if resource else ""
         key = services.keys.check(
@@ -174,6 +186,10 @@ def _dialect_of(request: web.Request) -> Dialect:
     if "anthropic-version" in request.headers and request.path.startswith(SHARED):
         return "anthropic"
     return dialect_of(request.path)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path == PAGE or path.startswith(f"{PAGE}/")
 
 
 def error_response(request: web.Request, error: ProxyError) -> web.Response:

@@ -179,7 +179,7 @@ async def answer(
         return await _relay(request, services, lease, forward, reply)
 
     try:
-        async with deadline(request):
+        async with deadline(request, wanted):
             return await services.router.with_retry(model, wanted, mode, send, digest_of(request))
     except ProxyError as error:
         await reply.be_silent()
@@ -195,7 +195,7 @@ async def _relay(
 ) -> web.StreamResponse:
     """Pass one answer through. Raises BackendDied as long as nothing of it was sent."""
     request_log, backend = request[REQUEST_LOG], lease.backend
-    request_log.backend = backend.id
+    request_log.asks(backend.id)
     async with Call(
         backend.engine.address,
         forward.method,

@@ -4,7 +4,7 @@ good ones.
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -38,25 +38,42 @@ def read_policy_file(files: Iterable[Path], name: str) -> bytes:
 
 
 def write_policy_file(
-    newest: Loaded, name: str, text: bytes, *, every_key: bool
+    newest: Loaded,
+    name: str,
+    text: bytes,
+    *,
+    every_key: bool,
+    keep: Callable[[Path, bytes], None],
 ) -> tuple[HTTPStatus, list[dict[str, Any]]]:
     """Put `text` in the place of the file, in one step, if the whole set is good with it, and if it
     changes no key that is changed in its file alone, or `every_key` may be changed.
 
-    Returns the problems otherwise; then nothing was written. Raises BadRequest.
+    Returns the problems otherwise; then nothing was written. Raises BadRequest. `keep` is given the
+    file and the text that it had.
     """
-    target = find_policy_file(newest.files, name)
     if len(text) > MOST_BYTES:
         raise BadRequest(f"a policy file has at most {format_size(MOST_BYTES)}")
-    before = read_policy_file(newest.files, name)
-    if not every_key and (forbidden := local_changes(target, before, text)):
+    forbidden, checked = parsed_with(newest, name, text, every_key=every_key)
+    if forbidden:
         return HTTPStatus.FORBIDDEN, _to_json(forbidden)
-    texts = tuple((file, text if file == target else old) for file, old in newest.sources.texts)
-    checked = parse(Sources(texts, newest.sources.failed), os.environ)
     if checked.problems:
         return HTTPStatus.BAD_REQUEST, _to_json(checked.problems)
+    target = find_policy_file(newest.files, name)
+    keep(target, read_policy_file(newest.files, name))
     _replace(target.resolve(), text)  # a link stays a link
     return HTTPStatus.OK, []
+
+
+def parsed_with(
+    newest: Loaded, name: str, text: bytes, *, every_key: bool
+) -> tuple[list[Problem], Loaded]:
+    """What may not be changed over HTTP, unless `every_key` may, and the whole set with `text` in
+    the place of the file. Raises NotFound."""
+    target = find_policy_file(newest.files, name)
+    before = read_policy_file(newest.files, name)
+    forbidden = [] if every_key else local_changes(target, before, text)
+    texts = tuple((file, text if file == target else old) for file, old in newest.sources.texts)
+    return forbidden, parse(Sources(texts, newest.sources.failed), os.environ)
 
 
 def _to_json(problems: Sequence[Problem]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ _DOES: Final = ("/tools", "/cors-proxy")
 def needs_admin(method: str, route: str, path: str) -> bool:
     """Whether a request needs the scope `admin`. `route` is how the application writes the `path`
     that was asked for, empty for one that it has not; `path` is as it was sent."""
-    if route in ("/unload", "/admin/policies/{file}"):
+    if route == "/unload" or route.startswith("/admin/policies/"):
         return True  # they also have what is asked of them by GET
     if route.startswith("/upstream/"):
         # As the model's server reads it, which knows %uXXXX too, and then as it was sent.

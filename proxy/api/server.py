@@ -6,6 +6,7 @@ from aiohttp import web
 
 from proxy.api import (
     admin,
+    admin_policies,
     cors,
     embeddings,
     llama_swap,
@@ -14,6 +15,7 @@ from proxy.api import (
     models,
     nameless,
     passthrough,
+    ui,
 )
 from proxy.api.deadlines import DeadlineRunner
 from proxy.api.ollama import library, routes
@@ -35,9 +37,11 @@ def make_app(services: Services) -> web.Application:
     app.on_response_prepare.append(cors.add_headers)
     app[SERVICES] = services
     passthrough.add_routes(app.router, {embeddings.PATH: embeddings.special})
-    for part in (nameless, responses, models, admin, llama_swap, metrics, library):
+    parts = (nameless, responses, models, admin, admin_policies, llama_swap, metrics, library, ui)
+    for part in parts:
         part.add_routes(app.router)
     routes.add_routes(app.router)
+    app.cleanup_ctx.append(admin.live_context)
     app.cleanup_ctx.append(library.hub_context)
     app.on_shutdown.append(library.end_jobs)
     return app

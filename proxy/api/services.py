@@ -1,7 +1,7 @@
 """What the handlers work with. `proxy.app` builds the parts and puts them together here."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Protocol
@@ -11,6 +11,7 @@ from aiohttp import web
 from proxy.api.abilities import KnownAbilities
 from proxy.api.body_budget import BodyBudget
 from proxy.api.keys import ApiKeys
+from proxy.api.open_requests import OpenRequests
 from proxy.api.openai.kept import KeptResponses
 from proxy.api.strangers import Strangers
 from proxy.catalog.local import Catalog
@@ -60,8 +61,21 @@ class Desired(Protocol):
     def current(self, backend: Backend) -> int | None:
         """`moe_cpu_layers` as it is now, without asking the engine; None: not known."""
 
+    def goal(self, backend: Backend) -> Mapping[int, str]:
+        """Where each layer's experts are to be, as far as they were told to be somewhere."""
+
+    def moving(self, backend: Backend) -> bool:
+        """Whether experts are on their way."""
+
     def history(self, backend: Backend) -> list[dict[str, Any]]:
         """The last moves, oldest first."""
+
+
+class SplitTable(Protocol):
+    """Who knows what other splits would give."""
+
+    async def of(self, backend: Backend) -> dict[str, Any]:
+        """{"least", "auto", "splits"} of a backend."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +100,13 @@ class Services:
     hangs: Hangs
     calls: OpenCalls
     strangers: Strangers
+    split_table: SplitTable
     started_s: float
     warm: WarmConnections = field(default_factory=WarmConnections)
     keys: ApiKeys = field(default_factory=ApiKeys)
     bodies: BodyBudget = field(default_factory=BodyBudget)
     responses: KeptResponses = field(default_factory=KeptResponses)
+    requests: OpenRequests = field(default_factory=OpenRequests)
 
     @cached_property
     def abilities(self) -> KnownAbilities:

@@ -56,13 +56,14 @@ class Admission:
         headroom: Headroom,
         accounting: LedgerSync,
         footprint: Footprint,
-        relocate: Callable[[Sequence[Relocation]], None],
+        relocate: Callable[[Sequence[Relocation], str], None],
         answers: Callable[[Backend], bool],
         events: EventLog,
         clock: Clock,
     ) -> None:
         """`footprint`: of which devices a model takes how many bytes without its experts.
-        `relocate` has experts move. `answers`: whether a backend's worker does."""
+        `relocate` has experts move, for the model that is named. `answers`: whether a backend's
+        worker does."""
         self._pool, self._desired, self._memory = pool, desired, memory
         self._headroom, self._accounting = headroom, accounting
         self._footprint, self._relocate = footprint, relocate
@@ -115,7 +116,7 @@ class Admission:
         }
         tenants = [t for t in self._headroom.tenants() if t.id not in newcomer.immovable]
         relocations, missing = make_room(tenants, domains, budgets)
-        self._relocate(relocations)
+        self._relocate(relocations, backend.options.model)
         if relocations:
             moving = {move.tenant for move in relocations}
             again = {
@@ -127,7 +128,9 @@ class Admission:
             newcomer.shown_by_s = self._clock.now() + SHOW_LIMIT_S
             return True
         if missing:
-            holders = [b for b in others if self._headroom.holds(b, missing)]
+            # One that is pinned makes nobody wait for its end: then the newcomer has to try.
+            leaving = (b for b in others if not b.pinned)
+            holders = [b for b in leaving if self._headroom.holds(b, missing)]
             if not holders and first:
                 return False
             await self._evict(newcomer, holders, missing)

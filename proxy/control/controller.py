@@ -21,6 +21,7 @@ from proxy.errors import Conflict, NotFound, ProxyError
 from proxy.observe.events import EventLog
 from proxy.placement.assign import assign, placed, projected
 from proxy.placement.rebalance import Relocation
+from proxy.policy.consequence import consequence
 from proxy.policy.diff import Changes
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.pool.state import Backend, BackendState, Name
@@ -118,8 +119,9 @@ class Controller:
 
     # --- what memory demands ---
 
-    def relocate(self, relocations: Sequence[Relocation]) -> None:
-        """Have experts move, whatever was asked for: memory comes first."""
+    def relocate(self, relocations: Sequence[Relocation], whom: str | None = None) -> None:
+        """Have experts move, whatever was asked for: memory comes first. `whom`: the model that
+        they make way for."""
         for backend in self._headroom.serving():
             moves = [move for move in relocations if move.tenant == backend.id]
             if not moves:
@@ -133,7 +135,7 @@ class Controller:
             why = moves[0].why  # all of one round have the same
             to = sorted(set(places.values()))
             log.info("balance", backend=backend.id, why=why, layers=len(places), to=to)
-            self.set_targets(backend, places, why)
+            self.set_targets(backend, places, why, whom)
 
     def _device_in(self, domain: str, home: str, expert_only: Sequence[str]) -> str:
         """A domain is no place: of the devices in it, the layer's own, or one for experts only."""
@@ -142,12 +144,14 @@ class Controller:
         inside = (name for name in expert_only if self._headroom.domain_of(name) == domain)
         return next(inside, home)
 
-    def set_targets(self, backend: Backend, moves: Mapping[int, str], why: str) -> None:
+    def set_targets(
+        self, backend: Backend, moves: Mapping[int, str], why: str, whom: str | None = None
+    ) -> None:
         """Change where some layers are to be, and begin to move them there."""
         state = self._desired.get(backend)
         if state is not None and backend.engine.live_moves:
             goal = (state.migration.goal or placed(backend.engine.known())) | dict(moves)
-            state.migration.start(goal, why)
+            state.migration.start(goal, why, whom=whom)
 
     async def devices_known(self, backend: Backend, devices: Iterable[str], floor: int = 0) -> None:
         """What there is to know of its devices, which have these names, is known: place its experts
@@ -170,27 +174,26 @@ class Controller:
                 log.exception("policy_change_failed", backend=backend.id)
 
     def _follow(self, backend: Backend, changes: Changes) -> None:
-        change = changes.for_model(backend.options.model)
-        reload = change.reload if change is not None else ()
-        reload += tuple(key for key in changes.keys if _is_for_all(key))
-        moves = change is not None and change.moves(dense=backend.options.dense)
-        if moves and _moves_by_replacing(backend):
-            reload += (_split_key(backend),)
-        otherwise = bool(reload) or (change is not None and change.makes_movable)
-        if backend.state is BackendState.GONE and otherwise:
+        what = consequence(
+            changes,
+            backend.options.model,
+            dense=backend.options.dense,
+            by_replacing=backend.splits_by_replacing,
+        )
+        if backend.state is BackendState.GONE and what.anew:
             # Why it failed may be mended: it is tried again as if it had not.
             spawn(self._pool.unload(backend.id), name=f"{backend.id}:forget")
             return
-        if backend.state is BackendState.STARTING and otherwise:
-            self._outdated[backend.name] = self._outdated.get(backend.name, ()) + reload
+        if backend.state is BackendState.STARTING and what.anew:
+            self._outdated[backend.name] = self._outdated.get(backend.name, ()) + what.reload
         if (state := self._desired.get(backend)) is None:
             return
-        if moves:
+        if what.splits:
             state.policy, state.operator = self.policy_split(backend), None
-        to_move = moves or "devices" in _tables(changes)
-        to_reload = otherwise and backend.state is BackendState.READY
-        if to_move or to_reload:
-            follow = self._follow_up(backend, state, reload if to_reload else None, to_move)
+        to_reload = what.anew and backend.state is BackendState.READY
+        if what.moves or to_reload:
+            keys = what.reload if to_reload else None
+            follow = self._follow_up(backend, state, keys, what.moves)
             spawn(follow, name=f"{backend.id}:policy")
 
     async def _follow_up(
@@ -287,23 +290,3 @@ class Controller:
             floor=state.floor,
         )
         await state.migration.reach(goal, why, settle_s=settle_s)
-
-
-def _moves_by_replacing(backend: Backend) -> bool:
-    """Whether another split of the policies takes a successor that is loaded with it. A backend
-    that stands beside others has the split that it was asked for."""
-    fixed = backend.options.split is not None or backend.engine.moves_by_reload
-    return fixed and not backend.coexist
-
-
-def _split_key(backend: Backend) -> str:
-    return "dense_cpu_layers" if backend.options.dense else "moe_cpu_layers"
-
-
-def _tables(changes: Changes) -> set[str]:
-    return {key.partition(".")[0] for key in changes.keys}
-
-
-def _is_for_all(key: str) -> bool:
-    """Whether a changed key outside of models changes what every model is loaded with."""
-    return key.startswith("engine.") or key.endswith(".attention")

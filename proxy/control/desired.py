@@ -89,8 +89,8 @@ class DesiredStates:
         return cached[2]
 
     def history(self, backend: Backend) -> list[dict[str, Any]]:
-        """The last moves, oldest first: {"at", "why", "from", "to", "layers", "bytes", "staged_s",
-        "gate_s"}."""
+        """The last moves, oldest first: {"at", "why", "from", "to", "layers", "bytes",
+        "staged_s", "gate_s", "for"}."""
         state = self.get(backend)
         return list(state.migration.history) if state else []
 

@@ -109,6 +109,10 @@ class Headroom:
         """Every device that a worker has reported, by name."""
         return {device.name: device for found in self._devices.values() for device in found}
 
+    def devices_of(self, backend: Backend) -> tuple[Device, ...]:
+        """The devices that a backend has, as far as it has said so."""
+        return self._devices.get(backend.id, ())
+
     def devices_for(self, options: LoadOptions) -> list[str]:
         """The devices that a backend with these options will use, among those that are known."""
         servers = set(options.rpc)

@@ -12,7 +12,7 @@ from proxy.clock import Clock
 from proxy.engine.types import Move, Status
 from proxy.errors import ProxyError
 from proxy.observe.events import EventLog
-from proxy.placement.assign import Placement, placed
+from proxy.placement.assign import Placement, placed, projected
 from proxy.pool.state import Backend
 from proxy.tasks import spawn
 
@@ -63,11 +63,12 @@ class Migration:
             raise error
 
     def start(
-        self, goal: Placement, why: str, *, settle_s: float = 0.0
+        self, goal: Placement, why: str, *, settle_s: float = 0.0, whom: str | None = None
     ) -> asyncio.Task[ProxyError | None]:
-        """Begin a move, without waiting for it. Its result is what it failed by, if it did."""
+        """Begin a move, without waiting for it. Its result is what it failed by, if it did. `whom`:
+        the model that it makes way for."""
         self.goal = goal
-        move = self._perform(goal, why, settle_s)
+        move = self._perform(goal, why, settle_s, whom)
         self._move = spawn(move, name=f"{self._backend.id}:move")
         return self._move
 
@@ -81,9 +82,12 @@ class Migration:
         if self._move is not None:
             self._move.cancel()
 
-    async def _perform(self, goal: Placement, why: str, settle_s: float) -> ProxyError | None:
+    async def _perform(
+        self, goal: Placement, why: str, settle_s: float, whom: str | None
+    ) -> ProxyError | None:
         engine, at = self._backend.engine, self._clock.wall()
         before, failure, move = engine.known(), None, Move(0, 0.0, 0.0)
+        self._begin(before, goal, why, whom)
         try:
             move = await engine.place(goal, settle_s=settle_s)
         except ProxyError as error:
@@ -96,8 +100,22 @@ class Migration:
         if move.short_of_memory is not None:
             self._on_short(move.short_of_memory)
         if move.layers or move.short_of_memory:
-            self._record(move, before, {"at": at.isoformat(), "why": why})
+            self._record(move, before, {"at": at.isoformat(), "why": why, "for": whom})
+        elif placed(before) != placed(before) | goal:
+            self._tell("not_moved", why=why, error=failure.message if failure else None)
         return failure
+
+    def _begin(self, before: Status, goal: Placement, why: str, whom: str | None) -> None:
+        """For those who follow: it is of interest until it is done."""
+        if placed(before) != placed(before) | goal:
+            to = projected(before, goal).moe_cpu_layers
+            self._tell("moving", why=why, to=to, **{"for": whom})
+
+    def _tell(self, kind: str, **fields: Any) -> None:
+        backend = self._backend
+        now = backend.engine.known().moe_cpu_layers
+        about = {"backend": backend.id, "model": backend.options.model, "moe_cpu_layers": now}
+        self._events.tell(kind, **about, **fields)
 
     def _record(self, move: Move, before: Status, head: dict[str, Any]) -> None:
         backend = self._backend
@@ -112,7 +130,13 @@ class Migration:
             "short_of_memory": move.short_of_memory,
         }
         self.history.append(record)
-        self._events.publish("moved", backend=backend.id, model=backend.options.model, **record)
+        self._events.publish(
+            "moved",
+            backend=backend.id,
+            model=backend.options.model,
+            moe_cpu_layers=record["to"],
+            **record,
+        )
 
 
 def moved_bytes(before: Status, after: Status) -> int:

@@ -1,12 +1,13 @@
 """Asks busy backends how far their slots are; what `proxy.observe.rates` samples with."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from proxy.errors import ProxyError
 from proxy.observe.rates import Progress, ReadProgress, Start, progress_of
+from proxy.observe.split_speeds import SplitSpeeds
 from proxy.pool.pool import Pool
-from proxy.pool.state import BackendState
+from proxy.pool.state import Backend, BackendState
 from proxy.upstream.call import Call
 from proxy.upstream.connection import BrokenAnswer
 
@@ -18,6 +19,19 @@ def busy_backends(pool: Pool) -> Iterator[Start]:
     for backend in pool.backends():
         if backend.in_flight and backend.state in (BackendState.READY, BackendState.DRAINING):
             yield backend.name
+
+
+def noted(
+    pool: Pool, split: Callable[[Backend], int | None], speeds: SplitSpeeds
+) -> Callable[[Start, float], None]:
+    """Have `speeds` note how fast an answer was written, by the `split` that its backend has."""
+
+    def note(start: Start, tokens_per_second: float) -> None:
+        for backend in pool.backends():
+            if backend.name == start:
+                speeds.note(backend.options.model, split(backend), tokens_per_second)
+
+    return note
 
 
 def slots_progress(pool: Pool) -> ReadProgress:

@@ -3,6 +3,9 @@ follow along live.
 
 Whoever decides publishes; the log, the event stream of the admin API and tests read. A reader that
 is too slow loses events and is told how many: publishing never waits.
+
+What is soon old, such as how much memory is free, is told to those who follow at the moment: it has
+no number, is not kept, and is in no log.
 """
 
 import asyncio
@@ -25,7 +28,8 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. `kind` is a constant word; ids count up from 1 and have no holes."""
+    """One thing that happened. `kind` is a constant word; ids count up from 1 and have no holes.
+    What is not kept has 0."""
 
     id: int
     at: datetime
@@ -33,7 +37,8 @@ class Event:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, "at": self.at.isoformat(), "kind": self.kind, **self.fields}
+        number = {"id": self.id} if self.id else {}
+        return {**number, "at": self.at.isoformat(), "kind": self.kind, **self.fields}
 
 
 def _now() -> datetime:
@@ -80,6 +85,17 @@ class EventLog:
             except Exception:
                 log.exception("listener_crashed", kind=kind)
         return event
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether anybody would hear what is told."""
+        return bool(self._subscribers)
+
+    def tell(self, kind: str, /, **fields: Any) -> None:
+        """Hand on what is soon old to those who follow now; never waits."""
+        event = Event(0, self._now(), kind, fields)
+        for subscriber in self._subscribers:
+            subscriber.offer(event)
 
     def since(self, last_seen: int) -> list[Event]:
         """The events after id `last_seen` that are still kept, oldest first.
@@ -158,7 +174,10 @@ class Subscription:
         if self.backlog:
             return self.backlog.popleft()
         if self._lost:
-            marker = self._events.lost(self._lost, before=self._queue[0].id)
+            # What is left is newer: it comes after the first of them that has a number.
+            numbers = (event.id for event in self._queue if event.id)
+            before = next(numbers, self._events.last_id + 1)
+            marker = self._events.lost(self._lost, before=before)
             self._lost = 0
             return marker
         return self._queue.popleft()

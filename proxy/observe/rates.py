@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -14,8 +14,20 @@ log = structlog.get_logger()
 
 # A backend's id and generation. Each start counts from nothing.
 Start = tuple[str, int]
-# (task, tokens it has generated so far) by slot, as the engine tells; None where it does not say.
-Progress = Mapping[int, tuple[int, int]]
+
+
+class SlotProgress(NamedTuple):
+    """How far one slot is with what it is at. Tasks count up in the order in which they came."""
+
+    task: int
+    tokens: int  # generated so far
+    prompt: int = 0  # tokens of the prompt, while that is read
+    prompt_read: int = 0  # of them, those that are read, or were known from before
+    busy: bool = True  # it is still at it
+
+
+# By slot, as the engine tells; None where it does not say.
+Progress = Mapping[int, SlotProgress]
 ReadProgress = Callable[[Start], Awaitable[Progress | None]]
 
 
@@ -25,17 +37,34 @@ class Rates:
     """
 
     def __init__(
-        self, busy: Callable[[], Iterable[Start]], read: ReadProgress, *, clock: Clock
+        self,
+        busy: Callable[[], Iterable[Start]],
+        read: ReadProgress,
+        *,
+        clock: Clock,
+        wrote: Callable[[Start, float], None] = lambda start, speed: None,
     ) -> None:
-        self._busy, self._read, self._clock = busy, read, clock
+        """`wrote` is told at how many tokens a second one answer was written, where all of a
+        backend's slots did nothing else between two looks."""
+        self._busy, self._read, self._clock, self._wrote = busy, read, clock, wrote
         # What changes:
         self._seen: dict[Start, tuple[float, Progress]] = {}
         self._rates: dict[Start, float] = {}
+        self._prompt_rates: dict[Start, float] = {}
 
     def rate(self, backend_id: str) -> float:
         """Tokens per second over the last second or so; 0.0 while idle."""
         starts = (start for start in self._busy() if start[0] == backend_id)
         return next((self._rates.get(start, 0.0) for start in starts), 0.0)
+
+    def prompt_rate(self, backend_id: str) -> float:
+        """Tokens of prompts that were read per second over the last second or so."""
+        starts = (start for start in self._busy() if start[0] == backend_id)
+        return next((self._prompt_rates.get(start, 0.0) for start in starts), 0.0)
+
+    def progress(self, start: Start) -> Progress:
+        """How far its slots were at the last look; nothing while it is idle."""
+        return self._seen[start][1] if start in self._seen else {}
 
     async def run(self) -> None:
         """Sample until cancelled."""
@@ -49,6 +78,7 @@ class Rates:
         for gone in self._seen.keys() - busy:
             del self._seen[gone]
             self._rates.pop(gone, None)
+            self._prompt_rates.pop(gone, None)
         await asyncio.gather(*map(self._look, busy))
 
     async def _look(self, start: Start) -> None:
@@ -61,8 +91,11 @@ class Rates:
             return
         now_s = self._clock.now()
         if before := self._seen.get(start):
-            generated = tokens_between(before[1], progress)
-            self._rates[start] = generated / max(now_s - before[0], 1e-3)
+            past_s = max(now_s - before[0], 1e-3)
+            self._rates[start] = tokens_between(before[1], progress) / past_s
+            self._prompt_rates[start] = read_between(before[1], progress) / past_s
+            if writing := writing_between(before[1], progress):
+                self._wrote(start, self._rates[start] / writing)
         self._seen[start] = now_s, progress
 
 
@@ -71,19 +104,48 @@ def tokens_between(before: Progress, after: Progress) -> int:
     is not seen.
     """
     total = 0
-    for slot, (task, tokens) in after.items():
-        earlier_task, earlier = before.get(slot, (None, 0))
-        total += tokens - earlier if task == earlier_task else tokens
+    for slot, now in after.items():
+        earlier = before.get(slot)
+        total += now.tokens - (earlier.tokens if earlier and earlier.task == now.task else 0)
     return max(total, 0)
 
 
+def read_between(before: Progress, after: Progress) -> int:
+    """Tokens of prompts that were read between two looks, as far as the later one still sees that
+    prompt."""
+    total = 0
+    for slot, now in after.items():
+        earlier = before.get(slot)
+        if earlier and earlier.task == now.task:
+            total += max(now.prompt_read - earlier.prompt_read, 0)
+    return total
+
+
+def writing_between(before: Progress, after: Progress) -> int:
+    """How many answers were written all the time between two looks; 0 where something else was done
+    beside it."""
+    busy = {slot: now for slot, now in after.items() if now.busy}
+    for slot, now in busy.items():
+        earlier = before.get(slot)
+        if earlier is None or earlier.task != now.task or not earlier.tokens:
+            return 0
+    return len(busy) if busy.keys() == {s for s, was in before.items() if was.busy} else 0
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+
+
 class _Following(msgspec.Struct):
-    n_decoded: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)] | None = None
+    n_decoded: Count | None = None
 
 
 class _Slot(msgspec.Struct):
     id: int
     id_task: int | None = None
+    is_processing: bool = True
+    n_prompt_tokens: Count = 0
+    n_prompt_tokens_processed: Count = 0
+    n_prompt_tokens_cache: Count = 0
     next_token: list[_Following] | _Following | None = None
 
 
@@ -102,5 +164,11 @@ def progress_of(answer: bytes) -> Progress | None:
         if isinstance(following, list):
             following = following[0] if following else None
         if slot.id_task is not None and following and following.n_decoded is not None:
-            progress[slot.id] = slot.id_task, following.n_decoded
+            decoded = following.n_decoded
+            read = slot.n_prompt_tokens_processed + slot.n_prompt_tokens_cache
+            # Later both count what is generated too.
+            prompt = (slot.n_prompt_tokens, read) if slot.is_processing and not decoded else (0, 0)
+            progress[slot.id] = SlotProgress(
+                slot.id_task, decoded, *prompt, busy=slot.is_processing
+            )
     return progress

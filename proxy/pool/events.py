@@ -53,6 +53,15 @@ class Yielded:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """A backend is to stay loaded, however long it is idle and whoever needs its memory; or that is
+    over."""
+
+    backend: str
+    pinned: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """A backend serves now."""
 
@@ -136,4 +145,4 @@ class Abort:
 
 # What is told of a start.
 Report = Started | StartFailed | Exited | NotServing | Hangs | TimerFired
-Event = Acquire | Released | Yielded | Report | Unload | Replace | Drain | Abort
+Event = Acquire | Released | Yielded | Report | Unload | Replace | Pin | Drain | Abort

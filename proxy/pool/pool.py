@@ -19,7 +19,7 @@ from proxy.engine.files import files_now
 from proxy.engine.types import Engine, LoadOptions
 from proxy.errors import ProxyError
 from proxy.observe.events import EventLog
-from proxy.pool.compatible import compatible
+from proxy.pool import selection
 from proxy.pool.effects import (
     Changed,
     Effect,
@@ -40,6 +40,7 @@ from proxy.pool.events import (
     Hangs,
     MatchPolicy,
     NotServing,
+    Pin,
     Released,
     Replace,
     StartFailed,
@@ -62,7 +63,6 @@ log = structlog.get_logger()
 STOP_GRACE_S = 10.0
 ABORT_GRACE_S = 2.0
 HANGS_GRACE_S = 0.5
-
 USUAL = MatchPolicy()
 
 
@@ -126,9 +126,7 @@ class Pool:
     def can_serve(self, options: LoadOptions, matching: MatchPolicy) -> bool:
         """Whether something that is loaded, or loads, would serve these options. Things may be
         otherwise a moment later: only for what is merely a waste of time if so."""
-        alive = (BackendState.STARTING, BackendState.READY)
-        there = (backend.options for backend in self.backends() if backend.state in alive)
-        return any(compatible(loaded, options, matching.unpinned) for loaded in there)
+        return selection.might_serve(self.backends(), options, matching)
 
     async def acquire(
         self,
@@ -178,8 +176,7 @@ class Pool:
         return self._clock.wall() + timedelta(seconds=wait_s) if wait_s else None
 
     async def load(self, options: LoadOptions, *, matching: MatchPolicy = USUAL) -> Backend:
-        """Have a backend for `options` loaded, and kept for its keep-alive time. Raises as
-        `acquire` does."""
+        """Have a backend for `options` loaded, and kept. Raises as `acquire` does."""
         async with await self.acquire(options, matching=matching) as lease:
             return lease.backend
 
@@ -197,6 +194,10 @@ class Pool:
             self._tell(Unload(backend.id))
         await self._until(lambda: all(b.state is BackendState.GONE for b in going))
         return len(going)
+
+    def pin(self, backend_id: str, *, pinned: bool) -> None:
+        """Have a backend stay loaded, or not any more; nothing where there is none of this id."""
+        self._tell(Pin(backend_id, pinned))
 
     async def replace(self, backend_id: str, options: LoadOptions) -> None:
         """Load `options` beside this backend, which serves until that is ready, then drains and
@@ -248,10 +249,8 @@ class Pool:
         self._tell(Hangs(*backend.name, why))
 
     async def until_left(self, backend: Backend, timeout_s: float) -> bool:
-        """Wait until `backend` takes no requests any more; False if it does after `timeout_s`.
-
-        A connection breaks a moment before the end of the process behind it is known here.
-        """
+        """Wait until `backend` takes no requests any more; False if it does after `timeout_s`. A
+        connection breaks a moment before the end of the process behind it is known here."""
         with suppress(TimeoutError):
             left = self._until(lambda: backend.state is not BackendState.READY)
             await asyncio.wait_for(left, timeout_s)

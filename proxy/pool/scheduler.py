@@ -29,6 +29,7 @@ from proxy.pool.events import (
     Hangs,
     MatchPolicy,
     NotServing,
+    Pin,
     Released,
     Replace,
     Report,
@@ -60,6 +61,8 @@ class Scheduler(Book):
                 self._unload(event)
             case Replace():
                 self._replace(event)
+            case Pin():
+                self._pin(event)
             case Drain():
                 self.draining = True
                 for backend in list(self.backends.values()):
@@ -305,6 +308,13 @@ class Scheduler(Book):
             self.failures.forget(backend.options)
         self._drain(backend, "unload")
 
+    def _pin(self, event: Pin) -> None:
+        if (backend := self.backends.get(event.backend)) is not None:
+            backend.pinned = event.pinned
+            self._set_timer(backend, None)
+            if backend.idle and not event.pinned:
+                self._became_idle(backend)
+
     def _replace(self, event: Replace) -> None:
         old = self.backends.get(event.backend)
         if old is None or old.state not in (STARTING, READY):
@@ -326,6 +336,7 @@ class Scheduler(Book):
             matching = MatchPolicy(old.default_keep_alive_s, coexist=old.coexist)
             new = self._start(event.options, matching)
             new.replaces, new.keep_alive_s = old.name, old.keep_alive_s
+            new.pinned = old.pinned
 
     def _abort(self) -> None:
         self.draining = True

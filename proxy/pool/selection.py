@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from proxy.engine.types import LoadOptions
 from proxy.pool.compatible import compatible, conflicts
-from proxy.pool.events import Acquire
+from proxy.pool.events import Acquire, MatchPolicy
 from proxy.pool.state import Backend, BackendState
 
 LEAVING = (BackendState.DRAINING, BackendState.STOPPING)
@@ -13,6 +13,13 @@ LEAVING = (BackendState.DRAINING, BackendState.STOPPING)
 def can_serve(backend: Backend, asked: Acquire) -> bool:
     """Whether it is, or will be, loaded with what the request needs."""
     return compatible(backend.options, asked.options, asked.matching.unpinned)
+
+
+def might_serve(backends: Iterable[Backend], options: LoadOptions, matching: MatchPolicy) -> bool:
+    """Whether something that is loaded, or loads, would serve these options."""
+    alive = (BackendState.STARTING, BackendState.READY)
+    there = (backend.options for backend in backends if backend.state in alive)
+    return any(compatible(loaded, options, matching.unpinned) for loaded in there)
 
 
 def ready_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:

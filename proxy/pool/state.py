@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from math import inf
 from types import MappingProxyType
 from typing import Final
 
@@ -51,6 +52,7 @@ class Backend:
     last_used_s: float = 0.0  # monotonic
     keep_alive_s: float | None = None  # as the last request that named one asked
     default_keep_alive_s: float = 300.0  # the policy's, as of the last request
+    pinned: bool = False  # it stays loaded, as somebody wants it
     expires_s: float | None = None  # monotonic; None while in use, and for ever
     last_error: str | None = None
     files: Files | None = None  # what it was loaded from, as that was before
@@ -118,6 +120,13 @@ class Backend:
             self.keep_alive_s = event.keep_alive_s
 
     @property
+    def splits_by_replacing(self) -> bool:
+        """Whether another split of the policies takes a successor that is loaded with it. One that
+        stands beside others has the split that it was asked for."""
+        fixed = self.options.split is not None or self.engine.moves_by_reload
+        return fixed and not self.coexist
+
+    @property
     def idle(self) -> bool:
         return self.state is BackendState.READY and self.in_flight == 0
 
@@ -128,6 +137,8 @@ class Backend:
     @property
     def ttl_s(self) -> float:
         """How long it stays loaded once idle. Infinity: for ever."""
+        if self.pinned:
+            return inf
         return self.default_keep_alive_s if self.keep_alive_s is None else self.keep_alive_s
 
 

@@ -132,7 +132,11 @@ async def test_load_show_and_unload(client: aiohttp.ClientSession) -> None:
         ("GET", "/props?model=no%20name", None, 400, "invalid model name"),
         ("GET", "/admin/events?after=x", None, 400, "Last-Event-ID"),
         ("GET", "/nothing/here", None, 404, "/nothing/here"),
-        ("GET", "/ui/", None, 404, "/ui/"),
+        ("GET", "/ui/none.js", None, 404, "none.js"),
+        ("POST", "/admin/requests/x/cancel", None, 404, "no request 'x'"),
+        ("GET", "/admin/backends/b9/splits", None, 404, "no backend 'b9'"),
+        ("POST", "/admin/policies/none.toml/check", None, 404, "none.toml"),
+        ("GET", "/admin/policies/none.toml/versions", None, 404, "none.toml"),
         ("GET", "/v1/chat/completions", None, 405, "use POST"),
     ],
 )
@@ -154,7 +158,9 @@ async def test_events_stream_and_resume(proxy: Running, client: aiohttp.ClientSe
         assert (await stream.content.readuntil(b"\n\n")).startswith(b": connected")
         old = await stream.content.readuntil(b"\n\n")
         proxy.services.events.publish("three", n=3)
-        new = await stream.content.readuntil(b"\n\n")
+        new = b""
+        while b"event: three" not in new:  # what is soon old may come before it
+            new = await stream.content.readuntil(b"\n\n")
 
     assert old.startswith(f"id: {first.id + 1}\nevent: two\ndata: ".encode())
     assert json.loads(new.partition(b"data: ")[2])["n"] == 3

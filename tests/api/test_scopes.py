@@ -16,6 +16,12 @@ CHANGES = [
     ("PUT", "/admin/models/m/split"),
     ("GET", "/admin/policies/policies.toml"),
     ("PUT", "/admin/policies/policies.toml"),
+    ("POST", "/admin/policies/policies.toml/check"),
+    ("GET", "/admin/policies/policies.toml/versions"),
+    ("GET", "/admin/policies/policies.toml/versions/20260101T000000000000Z"),
+    ("POST", "/admin/requests/x/cancel"),
+    ("POST", "/admin/models/m/pin"),
+    ("POST", "/admin/models/m/unpin"),
     ("GET", "/unload"),
     ("HEAD", "/unload"),
     ("POST", "/api/pull"),
@@ -38,6 +44,8 @@ CHANGES = [
 ]
 USES = [
     ("GET", "/admin/state"),
+    ("GET", "/admin/requests"),
+    ("GET", "/admin/backends/b1/splits"),
     ("GET", "/v1/models"),
     ("GET", "/api/tags"),
     ("GET", "/metrics"),

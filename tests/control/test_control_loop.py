@@ -229,6 +229,24 @@ async def test_what_is_missing_is_published_when_it_changes() -> None:
 
 
 @played
+async def test_one_that_is_pinned_gives_its_experts_and_stays() -> None:
+    """The newcomer has to try with what there is then."""
+    there = world(card(450), a=Spec(), b=Spec(dense_mib=380))
+    async with living(there):
+        there.ask("a")
+        await asyncio.sleep(5)
+        there.pool.pin(there.backend("a").id, pinned=True)
+        assert "0" in there.places("a")
+        there.ask("b")
+        await there.until_answered()
+
+        assert there.places("a") == "cccccc"
+        assert there.told("room_missing") == []
+        (move,) = [move for move in there.told("moved") if move["why"] == "room"]
+        assert (move["model"], move["for"]) == ("a", "b")
+
+
+@played
 async def test_a_newcomer_does_not_wait_for_one_that_never_moves() -> None:
     there = world(card(700), b=Spec(dense_mib=300), a=Spec())
     async with living(there):

@@ -30,7 +30,7 @@ async def test_a_worker_that_answers_tells_how_far_it_is(tmp_path: Path) -> None
             while not (progress := await read(start)):
                 await asyncio.sleep(0)
 
-    ((_, tokens),) = progress.values()
+    (slot,) = progress.values()
     assert start == ("b1", 1)
-    assert 0 < tokens <= 3000
+    assert 0 < slot.tokens <= 3000
     assert await read(("b1", 2)) is None, "another start is another backend"

@@ -128,13 +128,13 @@ class Story:
         self._relocate, self.grown_beside_a_newcomer = controller.relocate, list[Relocation]()
         controller.relocate = self._balanced  # type: ignore[method-assign]
 
-    def _balanced(self, relocations: Sequence[Relocation]) -> None:
+    def _balanced(self, relocations: Sequence[Relocation], whom: str | None = None) -> None:
         """What the balancer has move: nothing to where a newcomer's memory may yet come."""
         reserved = self.world.control.headroom.reserved()
         self.grown_beside_a_newcomer += [
             move for move in relocations if move.why == "free" and move.domain in reserved
         ]
-        self._relocate(relocations)
+        self._relocate(relocations, whom)
 
     def _promoted(self, engine: SimEngine, device: str, others_before: Mapping[str, int]) -> None:
         """Experts have just taken memory: none that is not to be theirs."""

@@ -125,6 +125,21 @@ ROUTES: Final[Mapping[tuple[str, str], Takes]] = {
        for method in ("GET", "HEAD")},
     ("PUT", "/admin/policies/{file}"): Takes(b"[server]\nmax_queue = 3\n",
     {"file": "policies.toml"}),
+    ("POST", "/admin/policies/{file}/check"): Takes(b"[server]\nmax_queue = 3\n",
+    {"file": "policies.toml"}),
+    **{(method, "/admin/policies/{file}/versions"): Takes(path={"file": "policies.toml"})
+       for method in ("GET", "HEAD")},
+    **{(method, "/admin/policies/{file}/versions/{version}"):
+       Takes(path={"file": "policies.toml", "version": "20260101T000000000000Z"})
+       for method in ("GET", "HEAD")},
+    **{(method, "/admin/requests"): NOTHING for method in ("GET", "HEAD")},
+    ("POST", "/admin/requests/{id}/cancel"): Takes(path={"id": "some"}),
+    **{(method, "/admin/backends/{id}/splits"): Takes(path={"id": "tiny-1"})
+       for method in ("GET", "HEAD")},
+    **{("POST", f"/admin/models/{{name}}/{verb}"): Takes(path=OF_MODEL)
+       for verb in ("pin", "unpin")},
+    **{(method, path): Takes(path={"file": "js/main.js"} if "{" in path else {})
+       for method in ("GET", "HEAD") for path in ("/ui", "/ui/needs-key", "/ui/{file}")},
     ("GET", "/logs"): Takes(),
     ("GET", "/logs/{model}"): Takes(path={"model": MODEL}),
     ("GET", "/logs/stream"): Takes(query="no-history", endless=True),

@@ -121,3 +121,30 @@ async def test_a_closed_log_has_an_end() -> None:
 
         assert await task is None
         assert [event.kind async for event in behind] == ["a"]
+
+
+async def test_what_is_soon_old_has_no_number_and_is_not_kept() -> None:
+    events = a_log()
+    assert not events.is_followed
+    events.tell("memory", free=1)
+    with events.subscribe() as reader:
+        assert events.is_followed
+        events.tell("memory", free=2)
+        told = await anext(reader)
+
+    assert told.to_json() == {"at": "2025-01-01T00:00:00+00:00", "kind": "memory", "free": 2}
+    assert (events.last_id, events.since(0)) == (0, [])
+
+
+async def test_a_slow_reader_is_told_where_it_lost_something_of_both_kinds() -> None:
+    events = a_log(subscriber_keep=2)
+    with events.subscribe() as reader:
+        events.publish("a")
+        events.tell("memory")
+        events.tell("memory")
+        events.publish("b")
+        marker, memory, second = [await anext(reader) for _ in range(3)]
+
+    assert (marker.kind, marker.fields, marker.id) == ("lost", {"count": 2}, 1)
+    assert (memory.kind, memory.id) == ("memory", 0)
+    assert (second.kind, second.id) == ("b", 2)

@@ -7,15 +7,23 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.clock import ManualClock
-from proxy.observe.rates import Progress, Rates, Start, progress_of, tokens_between
+from proxy.observe.rates import (
+    Progress,
+    Rates,
+    SlotProgress,
+    Start,
+    progress_of,
+    read_between,
+    tokens_between,
+)
 
 
 def test_only_what_came_since_counts() -> None:
-    before = {0: (5, 10), 1: (6, 3)}
+    before = {0: SlotProgress(5, 10), 1: SlotProgress(6, 3)}
 
-    assert tokens_between(before, {0: (5, 14), 1: (6, 3)}) == 4
-    assert tokens_between(before, {0: (7, 2), 1: (6, 5)}) == 4
-    assert tokens_between({}, {0: (1, 9)}) == 9
+    assert tokens_between(before, {0: SlotProgress(5, 14), 1: SlotProgress(6, 3)}) == 4
+    assert tokens_between(before, {0: SlotProgress(7, 2), 1: SlotProgress(6, 5)}) == 4
+    assert tokens_between({}, {0: SlotProgress(1, 9)}) == 9
 
 
 def test_reads_the_slots_of_llama_server() -> None:
@@ -28,7 +36,31 @@ def test_reads_the_slots_of_llama_server() -> None:
         {"id": 5, "id_task": None, "next_token": None},
     ]
 
-    assert progress_of(json.dumps(slots).encode()) == {0: (3, 7), 2: (4, 8)}
+    assert progress_of(json.dumps(slots).encode()) == {0: SlotProgress(3, 7), 2: SlotProgress(4, 8)}
+
+
+def test_a_prompt_counts_while_it_is_read() -> None:
+    reads = {"n_prompt_tokens": 900, "n_prompt_tokens_processed": 512, "n_prompt_tokens_cache": 8}
+    slots = [
+        {"id": 0, "id_task": 3, "next_token": [{"n_decoded": 0}], "is_processing": True, **reads},
+        {"id": 1, "id_task": 4, "next_token": [{"n_decoded": 2}], "is_processing": True, **reads},
+        {"id": 2, "id_task": 1, "next_token": [{"n_decoded": 0}], "is_processing": False, **reads},
+    ]
+
+    found = progress_of(json.dumps(slots).encode())
+
+    assert found == {
+        0: SlotProgress(3, 0, 900, 520),
+        1: SlotProgress(4, 2),
+        2: SlotProgress(1, 0, busy=False),
+    }
+
+
+def test_what_is_read_of_a_prompt_that_both_looks_saw() -> None:
+    before = {0: SlotProgress(3, 0, 900, 520), 1: SlotProgress(4, 0, 100, 50)}
+    after = {0: SlotProgress(3, 0, 900, 720), 1: SlotProgress(5, 0, 90, 40), 2: SlotProgress(6, 9)}
+
+    assert read_between(before, after) == 200
 
 
 @pytest.mark.parametrize(
@@ -72,7 +104,7 @@ class Engines:
 
     async def sample(self, after_s: float, **tokens: int) -> None:
         await self.clock.advance(after_s)
-        self.tells |= {(name, 1): {0: (1, count)} for name, count in tokens.items()}
+        self.tells |= {(name, 1): {0: SlotProgress(1, count)} for name, count in tokens.items()}
         await self.rates.sample()
 
 
@@ -100,11 +132,11 @@ async def test_a_restarted_backend_counts_from_nothing() -> None:
     assert engines.rates.rate("b1") == 30.0
 
     engines.busy = [("b1", 2)]
-    engines.tells["b1", 2] = {0: (1, 45)}
+    engines.tells["b1", 2] = {0: SlotProgress(1, 45)}
     assert engines.rates.rate("b1") == 0.0
     await engines.sample(1)
     assert engines.rates.rate("b1") == 0.0
-    engines.tells["b1", 2] = {0: (1, 50)}
+    engines.tells["b1", 2] = {0: SlotProgress(1, 50)}
     await engines.sample(1)
     assert engines.rates.rate("b1") == 5.0
 
@@ -132,10 +164,10 @@ async def test_one_that_hangs_or_fails_holds_up_no_other() -> None:
 async def test_it_samples_each_second() -> None:
     engines = Engines()
     engines.busy = [("b1", 1)]
-    engines.tells["b1", 1] = {0: (1, 0)}
+    engines.tells["b1", 1] = {0: SlotProgress(1, 0)}
     running = asyncio.create_task(engines.rates.run())
     await engines.clock.advance(1)
-    engines.tells["b1", 1] = {0: (1, 7)}
+    engines.tells["b1", 1] = {0: SlotProgress(1, 7)}
     await engines.clock.advance(1)
 
     assert engines.rates.rate("b1") == 7.0

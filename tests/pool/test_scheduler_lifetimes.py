@@ -11,10 +11,12 @@ from proxy.pool.events import (
     Hangs,
     MatchPolicy,
     NotServing,
+    Pin,
     Released,
     Replace,
     Started,
     StartFailed,
+    TimerFired,
     Unload,
 )
 from tests.pool.play import A_LARGE, A_SMALL, OPEN, A, B, Play, changed, goes, stops
@@ -42,6 +44,39 @@ class TestNotServing:
 
         assert play(NotServing("b1", 1, "refused")) == goes("b1", "refused")
         assert play(NotServing("b1", 1, "refused")) == []
+
+
+class TestPin:
+    def test_it_stays_however_long_it_is_idle(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+
+        assert play(Pin("b1", pinned=True)) == [SetTimer("b1", 1, None)]
+        assert play(TimerFired("b1", 1)) == []
+        play(Acquire(1, A, keep_alive_s=0.0))
+        assert play(Released(1)) == [Idle("b1", 1)]
+        assert play(Pin("b1", pinned=False)) == [Idle("b1", 1), *stops("b1", "keep_alive")]
+
+    def test_its_time_begins_when_that_is_over(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+        play(Pin("b1", pinned=True))
+
+        idle, timer = play(Pin("b1", pinned=False))
+
+        assert idle == Idle("b1", 1)
+        assert isinstance(timer, SetTimer)
+        assert timer.at_s is not None
+
+    def test_it_is_unloaded_by_who_wants_it_and_its_successor_is_pinned_too(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+        play(Pin("b1", pinned=True))
+        play(Replace("b1", A_LARGE))
+
+        assert play.scheduler.backends["b2"].pinned
+        assert play(Unload("b1")) == goes("b1", "unload")[1:]  # it had no timer
+        assert play(Pin("b9", pinned=True)) == []
 
 
 class TestUnload:

@@ -19,6 +19,7 @@ from proxy.pool.events import (
     Hangs,
     MatchPolicy,
     NotServing,
+    Pin,
     Released,
     Replace,
     Started,
@@ -225,6 +226,12 @@ class Traces(RuleBasedStateMachine):
                 self.not_before_s.pop(backend.options, None)
         self.tell(Replace(name, options) if replace_it else Unload(name))
 
+    @precondition(lambda self: self.scheduler.backends)
+    @rule(data=st.data(), pinned=st.booleans())
+    def pin(self, data: st.DataObject, pinned: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.scheduler.backends)))
+        self.tell(Pin(name, pinned))
+
     @precondition(lambda self: self.requests > 10)
     @rule()
     def drain(self) -> None:
@@ -300,7 +307,8 @@ class Traces(RuleBasedStateMachine):
 
     @invariant()
     def an_idle_backend_has_its_timer(self) -> None:
-        idle = {b.name for b in self.scheduler.backends.values() if b.idle}
+        backends = self.scheduler.backends.values()
+        idle = {b.name for b in backends if b.idle and not b.pinned}
         assert idle == self.timers.keys()
 
     def teardown(self) -> None:

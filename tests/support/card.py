@@ -4,7 +4,7 @@ loads, shows as a card what real RPC servers hold for real workers."""
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +138,13 @@ class CardRig:
 
 @contextlib.asynccontextmanager
 async def card_rig(
-    folder: Path, names: str = "ab", *, models: Mapping[str, Table] | None = None, **devices: object
+    folder: Path,
+    names: Iterable[str] = "ab",
+    *,
+    models: Mapping[str, Table] | None = None,
+    **devices: object,
 ) -> AsyncIterator[CardRig]:
-    """A proxy with a model for each letter of `names`, all alike, each with a server of its own."""
+    """A proxy with a model for each of `names`, all alike, each with a server of its own."""
     nvml = StandInNvml(folder, StandInCard(total=TOTAL))
     variable, _, value = RETURNS_MEMORY.partition("=")
     async with contextlib.AsyncExitStack() as stack:

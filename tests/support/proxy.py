@@ -88,13 +88,13 @@ class Proxy:
 
 
 @contextlib.asynccontextmanager
-async def proxy(folder: Path, policies: str) -> AsyncIterator[Proxy]:
+async def proxy(folder: Path, policies: str, *, port: int = 0) -> AsyncIterator[Proxy]:
     """Serve with these policies (TOML), kept in `folder`/policies.toml."""
     file = folder / "policies.toml"
     file.write_text(policies)
     env = {"HOME": str(folder), "MOE_PROXY_POLICIES": ""}
     async with (
-        running(Settings(port=0, policies=file, env=env)) as app,
+        running(Settings(port=port, policies=file, env=env)) as app,
         aiohttp.ClientSession(app.url, timeout=aiohttp.ClientTimeout(None)) as session,
     ):
         yield Proxy(app, session, file)

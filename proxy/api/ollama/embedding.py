@@ -67,7 +67,7 @@ async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     router = request.app[SERVICES].router
     work = work_of(request, Workload(slots=len(texts), tokens=1)) if texts else None
     wanted, digest = replace(asked.wanted, work=work), digest_of(request)
-    async with deadline(request):
+    async with deadline(request, wanted):
         return await router.with_retry(asked.model, wanted, "embedding", send, digest)
 
 
@@ -85,7 +85,7 @@ async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamRespons
     router = request.app[SERVICES].router
     work = work_of(request, Workload(tokens=1)) if body.prompt else None
     wanted, digest = replace(asked.wanted, work=work), digest_of(request)
-    async with deadline(request):
+    async with deadline(request, wanted):
         return await router.with_retry(asked.model, wanted, "embedding", send, digest)
 
 
@@ -98,7 +98,7 @@ async def _embed(
     truncate: bool,
 ) -> tuple[list[list[float]], int]:
     """A vector for each text, and how many tokens they had. No texts: the model is only loaded."""
-    request[REQUEST_LOG].backend = lease.backend.id
+    request[REQUEST_LOG].asks(lease.backend.id)
     if not texts:
         return [], 0
     services = request.app[SERVICES]

@@ -23,7 +23,7 @@ from proxy.dialect.ollama.answers import Durations, Endpoint, Writer, error_line
 from proxy.dialect.ollama.events import Failure
 from proxy.dialect.ollama.times import rfc3339
 from proxy.dialect.workload import Workload
-from proxy.errors import BackendDied, DeadlinePassed, ProxyError
+from proxy.errors import BackendDied, CutShort, ProxyError
 from proxy.pool.lease import Lease
 from proxy.pool.state import Backend
 from proxy.routing.request import ModelRequest
@@ -67,9 +67,9 @@ async def run(request: web.Request, job: Job) -> web.StreamResponse:
 
     digest = digest_of(request)
     try:
-        async with deadline(request):
+        async with deadline(request, wanted):
             return await services.router.with_retry(job.model, wanted, "generation", send, digest)
-    except DeadlinePassed as error:
+    except CutShort as error:
         if attempt is None:
             raise
         return await attempt.fail(error)
@@ -96,7 +96,7 @@ class _Attempt:
         backend = lease.backend
         self._job = job
         self._facts = request[REQUEST_LOG]
-        self._facts.backend = backend.id
+        self._facts.asks(backend.id)
         self._facts.moe_cpu_layers = services.desired.current(backend)
         self._cause = services.router.cause_of_end
         self._engine = Engine(backend.engine.address, services.calls)

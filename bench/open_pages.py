@@ -1,0 +1,177 @@
+"""What open pages cost the proxy: the share of a core that it takes with N followers of its events
+more than with none, idle, while an answer is written, and how soon the page has painted.
+
+The proxy is a process of its own; its followers are connections that read everything, as the page
+does (`/admin/events?state`). The first paint is Chromium's own measure, where that and Playwright
+are here.
+
+    python -m bench.open_pages [--pages N] [--seconds S] [--check]
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from proxy.engine.ports import free_port
+from tests.support.llama import rpc_server
+from tests.support.models import model
+from tests.support.policies import policies
+
+MOST_SHARE = 0.02
+START_S = 60.0
+LAYERS = 48
+BODY: Any = {"model": "moe", "prompt": "once", "ignore_eos": True, "stream": True}
+
+
+def cpu_s(pid: int) -> float:
+    """The time that a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.asynccontextmanager
+async def served(folder: Path) -> AsyncIterator[tuple[str, int]]:
+    """The address of a proxy, and its process."""
+    async with rpc_server() as device:
+        # Of a usual number of layers, each of them as small as can be.
+        small = {"width": 64, "expert_width": 32, "experts": 4}
+        moe = {"path": model(layers=LAYERS, sizes=small), "ctx": 8192, "parallel": 1}
+        text = policies({"moe": moe}, devices={"rpc": [device]}, defaults={"keep_alive": "-1"})
+        (folder / "policies.toml").write_text(text)
+        port = free_port()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "proxy.cli.main", "serve", "--port", str(port)),
+            *("--policies", str(folder / "policies.toml")),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=os.environ | {"HOME": str(folder)},
+        )
+        try:
+            yield f"http://127.0.0.1:{port}", process.pid
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+async def until_up(session: aiohttp.ClientSession) -> None:
+    async with asyncio.timeout(START_S):
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.post("/admin/models/moe/load") as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(0.1)
+
+
+async def follow(session: aiohttp.ClientSession, received: list[int]) -> None:
+    async with session.get("/admin/events?state&after=0") as stream:
+        async for chunk in stream.content.iter_any():
+            received[0] += len(chunk)
+
+
+async def write(session: aiohttp.ClientSession) -> None:
+    """Have answers written, one after the other."""
+    while True:
+        async with session.post("/v1/completions", json=BODY | {"max_tokens": 7000}) as answer:
+            async for _ in answer.content.iter_any():
+                pass
+
+
+async def share(pid: int, seconds: float) -> float:
+    before = cpu_s(pid)
+    await asyncio.sleep(seconds)
+    return (cpu_s(pid) - before) / seconds
+
+
+async def measure(
+    session: aiohttp.ClientSession, pid: int, pages: int, seconds: float
+) -> list[tuple[str, float, float, float]]:
+    """What is going on, the share of a core without pages and with them, and kB/s of each page.
+    With and without take turns, since an answer costs more at some times than at others."""
+    found = []
+    for name in ("idle", "writing an answer"):
+        writing = asyncio.create_task(write(session)) if name != "idle" else None
+        without, with_pages, received = [], [], [0]
+        for _ in range(2):
+            without.append(await share(pid, seconds / 2))
+            followers = [asyncio.create_task(follow(session, received)) for _ in range(pages)]
+            await asyncio.sleep(2.0)  # what each gets first is no part of it
+            received[0] = 0
+            with_pages.append(await share(pid, seconds / 2))
+            rate = received[0] / pages / (seconds / 2) / 1000
+            await end(followers)
+        if writing:
+            await end([writing])
+        found.append((name, sum(without) / 2, sum(with_pages) / 2, rate))
+    return found
+
+
+async def end(tasks: list["asyncio.Task[None]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def first_paint_ms(url: str, folder: Path) -> list[float]:
+    """Until something is painted, and until the state is there, in milliseconds; the best of five,
+    as others use the machine too."""
+    from tests.support.playwright import browser
+
+    async with browser(folder) as chromium:
+        seen = []
+        for _ in range(5):
+            page = await chromium.open(f"{url}/ui/")
+            await page.sees(".cell")
+            seen.append(
+                await page.do(
+                    "return page.evaluate(() => ["
+                    "performance.getEntriesByName('first-contentful-paint')[0].startTime,"
+                    "performance.getEntriesByName('state-shown')[0].startTime])"
+                )
+            )
+        return [min(column) for column in zip(*seen, strict=True)]
+
+
+async def main(arguments: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory(prefix="pages-") as name:
+        folder = Path(name)
+        async with (
+            served(folder) as (url, pid),
+            aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0)) as session,
+        ):
+            await until_up(session)
+            found = await measure(session, pid, arguments.pages, arguments.seconds)
+            try:
+                paint = await first_paint_ms(url, folder)
+            except BaseException as error:  # pytest's own for what is not here
+                if type(error).__name__ not in ("Skipped",):
+                    raise
+                paint = []
+    for doing, without, with_pages, rate in found:
+        print(
+            f"{doing}: {100 * without:.1f} % of a core without pages, {100 * with_pages:.1f} % "
+            f"with {arguments.pages}: {100 * (with_pages - without):.2f} % more; {rate:.1f} kB/s "
+            "a page"
+        )
+    if paint:
+        print(f"first paint {paint[0]:.0f} ms, the state shown {paint[1]:.0f} ms")
+    print(json.dumps({"pages": arguments.pages, "layers": LAYERS, "seconds": arguments.seconds}))
+    most = max(with_pages - without for _, without, with_pages, _ in found)
+    return int(arguments.check and most > MOST_SHARE)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pages", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--check", action="store_true", help=f"fail above {MOST_SHARE:.0%}")
+    sys.exit(asyncio.run(main(parser.parse_args())))

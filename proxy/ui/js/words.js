@@ -1,0 +1,95 @@
+// What happened, in words. Pure.
+
+import { count, seconds, size } from "./format.js";
+
+const WHY = {
+  request: "a request asked for it",
+  operator: "you set it",
+  policy: "the policies changed",
+  pressure: "other programs needed the memory",
+  use: "a busier model needed the memory",
+  free: "there was room",
+  load: "first placing after loading",
+  settle: "what a request asked for was over",
+};
+
+/** Why experts moved. */
+export function why(move) {
+  if (move.why === "room") return `to make room for ${move.for ?? "a newcomer"}`;
+  return WHY[move.why] ?? move.why;
+}
+
+/** One move in a few words: what it did and what it cost. */
+export function cost(move) {
+  const parts = [count(move.layers, "layer")];
+  if (move.bytes != null) parts.push(size(move.bytes));
+  // What goes to the CPU is there already.
+  parts.push(move.staged_s < 0.0005 ? "nothing copied" : `copied in ${seconds(move.staged_s)}`);
+  parts.push(`pause ${seconds(move.gate_s)}`);
+  if (move.short_of_memory) parts.push(`no more room on ${move.short_of_memory}`);
+  return parts.join(", ");
+}
+
+const GONE = {
+  keep_alive: "was idle for as long as it stays loaded",
+  unload: "unloaded by request",
+  replaced: "replaced by a newer one",
+  drained: "finished what it had",
+  drain: "the proxy is ending",
+  room: "made way for another model",
+  stopped: "ended",
+};
+
+const OTHERS = {
+  backend_starting: (e) => `${e.model} is loading`,
+  backend_ready: (e) => `${e.model} is loaded`,
+  backend_draining: (e) => `${e.model} takes no more requests: ${GONE[e.why] ?? e.why}`,
+  backend_stopping: (e) => `${e.model} is unloading: ${GONE[e.why] ?? e.why}`,
+  backend_gone: (e) => `${e.model} is gone: ${GONE[e.why] ?? lastLine(e.why)}`,
+  backend_reloading: (e) => `${e.backend} is loaded anew for ${e.keys.join(", ") || "a policy"}`,
+  policies_changed: (e) => `The policies changed: ${changed(e)}`,
+  policies_refused: (e) =>
+    `The policies have ${count(e.problems.length, "mistake")}; the old ones stay`,
+  policies_wait_for_restart: (e) =>
+    e.keys.length ? `These keys wait for the next start: ${e.keys.join(", ")}` : null,
+  room_missing: (e) => `${e.model} waits for memory${e.unloads ? `; ${e.unloads} makes way` : ""}`,
+  serving: (e) => `The proxy has started, with ${count(e.models, "model")}`,
+  files_read_again: () => "All files were read again",
+  lost: (e) => `${count(e.count, "event")} are not kept any more`,
+};
+
+function changed(event) {
+  const models = Object.keys(event.models);
+  const parts = [...event.keys, ...models, ...(event.defaults.length ? ["defaults"] : [])];
+  return parts.join(", ") || "nothing that counts";
+}
+
+const lastLine = (text) => String(text ?? "").trim().split("\n").at(-1);
+
+/** An event that is no move, in a sentence; null for what is of no interest here. */
+export function sentence(event) {
+  return OTHERS[event.kind]?.(event) ?? null;
+}
+
+/** What a request is at, or waits for. */
+export function doing(request) {
+  if (request.state === "reading") return "reads the prompt";
+  if (request.state === "writing") return request.tokens == null ? "is being answered" : "writes";
+  if (request.waits_for === "turn") return `waits for its turn, number ${request.position}`;
+  if (request.waits_for === "load") return "waits until the model is loaded";
+  if (request.waits_for === "move") return "waits for its split";
+  return "waits for memory";
+}
+
+/** For whom or what a backend has fewer experts on devices than it had, if that is so: its last
+ * moves tell. */
+export function shrunk(backend) {
+  const moves = backend.migrations ?? [];
+  const at = moves.findLastIndex((move) => ["pressure", "room", "use"].includes(move.why));
+  if (at < 0 || moves[at].to <= moves[at].from) return null;
+  if (backend.moe_cpu_layers == null || backend.moe_cpu_layers <= moves[at].from) return null;
+  if (moves.slice(at + 1).some((move) => ["operator", "request", "policy"].includes(move.why)))
+    return null;
+  if (moves[at].why === "room") return `shrunk for ${moves[at].for ?? "a newcomer"}`;
+  return moves[at].why === "use" ? "shrunk for a busier model" : "shrunk for other programs";
+}

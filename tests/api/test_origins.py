@@ -32,6 +32,8 @@ READS = {
     "/v1/models/{name}",
     "/models",
     "/models/{name}",
+    "/v1/responses/{id}",
+    "/responses/{id}",
 }
 
 

@@ -151,7 +151,7 @@ async def test_official_clients_take_no_notice_of_comments(tmp_path: Path, clien
                     assert (await other.content.readuntil(b"\n\n")).startswith(b": waiting")
         assert await asked > 0
         with pytest.raises(
-            (openai.APIError, anthropic.APIError), match="context|prompt is too long"
+            (openai.APIError, anthropic.APIError), match=r"context|prompt is too long"
         ):
             await _ask(client, server.url, "much " * 20000)
 

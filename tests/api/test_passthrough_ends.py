@@ -17,7 +17,7 @@ import pytest
 from proxy.pool.state import Backend
 from proxy.upstream.connection import connect
 from tests.api.conftest import MODEL
-from tests.support.commands import GATED
+from tests.support.commands import ASKED, GATED
 from tests.support.gates import Gate
 from tests.support.guard import until
 from tests.support.models import model
@@ -56,7 +56,7 @@ async def test_a_worker_that_dies_after_a_streams_head_and_before_its_first_even
     server: Proxy, gate: Gate
 ) -> None:
     async def ask() -> list[bytes]:
-        body = {"model": "gated", "stream": True, "gates": [gate.path]}
+        body = ASKED | {"stream": True, "gates": [gate.path]}
         async with server.session.post(CHAT, json=body) as answer:
             return await lines(answer)
 
@@ -74,7 +74,7 @@ async def test_a_worker_that_dies_after_a_streams_head_and_before_its_first_even
 async def test_a_client_that_leaves_before_the_first_event_ends_its_generation(
     server: Proxy, gate: Gate
 ) -> None:
-    body = {"model": "gated", "stream": True, "gates": [gate.path]}
+    body = ASKED | {"stream": True, "gates": [gate.path]}
     asked = asyncio.create_task(server.session.post(CHAT, json=body).__aenter__())
     await gate.reached()
     (backend,) = server.app.services.pool.backends()
@@ -91,7 +91,7 @@ async def test_a_client_that_leaves_before_the_first_event_ends_its_generation(
 async def test_a_stream_that_breaks_ends_with_an_error_and_without_its_end(
     server: Proxy, gate: Gate
 ) -> None:
-    body = {"model": "gated", "stream": True, "gates": [None, gate.path]}
+    body = ASKED | {"stream": True, "gates": [None, gate.path]}
     async with server.session.post(CHAT, json=body) as answer:
         got = [await answer.content.readline(), await answer.content.readline()]
         await gate.reached()
@@ -118,12 +118,12 @@ async def test_a_worker_that_lives_and_takes_no_connections_costs_no_request(
             pass  # it is closing just now
         return False
 
-    await server.post(CHAT, {"model": "gated"})
+    await server.post(CHAT, ASKED)
     (old,) = server.app.services.pool.backends()
     os.kill(old.engine.pid or 0, signal.SIGUSR1)
     await until(refused, "nobody listens")
 
-    await server.post(CHAT, {"model": "gated"})
+    await server.post(CHAT, ASKED)
 
     (new,) = server.app.services.pool.backends()
     assert (new.name != old.name, new.state) == (True, "ready")

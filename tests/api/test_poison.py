@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from proxy.dialect import limits
-from tests.support.commands import GATED
+from tests.support.commands import ASKED, GATED
 from tests.support.gates import Gate
 from tests.support.guard import until
 from tests.support.models import model
@@ -127,7 +127,7 @@ async def until_gone(server: Proxy, workers: int) -> None:
 
 async def test_a_request_over_which_workers_crash_kills_two_and_no_more(server: Proxy) -> None:
     """However often its client tries, and in whichever protocol's shape; others are served."""
-    poison = {"model": "gated", "dies_at": 0}
+    poison = ASKED | {"dies_at": 0}
     for _ in range(5):
         async with server.session.post(CHAT, json=poison) as answer:
             assert answer.status == 400
@@ -138,7 +138,7 @@ async def test_a_request_over_which_workers_crash_kills_two_and_no_more(server: 
     (backend,) = (await server.get("/admin/state"))["backends"]
     assert (backend["state"], backend["failures"]) == ("gone", 1)
     await server.post("/admin/models/gated/load")
-    async with server.session.post(CHAT, json={"model": "gated"}) as answer:
+    async with server.session.post(CHAT, json=ASKED) as answer:
         assert await lines(answer)
     assert (await server.backend("gated"))["failures"] == 0
 
@@ -148,12 +148,12 @@ async def test_the_only_one_without_a_byte_is_not_asked_again_while_others_strea
 ) -> None:
     """It is asked when nobody does, and others whose answers broke are not to blame."""
     streaming = server.session.post(
-        CHAT, json={"model": "gated", "stream": True, "gates": [None, gates[0].path]}
+        CHAT, json=ASKED | {"stream": True, "gates": [None, gates[0].path]}
     )
     first = await streaming.__aenter__()
     await gates[0].reached()
 
-    poison = {"model": "gated", "dies_at": 0, "gates": [gates[1].path]}
+    poison = ASKED | {"dies_at": 0, "gates": [gates[1].path]}
     asked = asyncio.create_task(server.session.post(CHAT, json=poison).__aenter__())
     await gates[1].reached()
     # The next worker is there, and in use, before the crash is judged.
@@ -163,7 +163,7 @@ async def test_the_only_one_without_a_byte_is_not_asked_again_while_others_strea
     gates[0].close()
     await until(lambda: old.state == "gone", "it crashed")
     again = await server.session.post(
-        CHAT, json={"model": "gated", "stream": True, "gates": [None, gates[0].path]}
+        CHAT, json=ASKED | {"stream": True, "gates": [None, gates[0].path]}
     ).__aenter__()
     await gates[0].reached()
     gates[1].close()
@@ -180,7 +180,7 @@ async def test_the_only_one_without_a_byte_is_not_asked_again_while_others_strea
 
 
 async def test_a_crash_in_mid_answer_counts_too(server: Proxy) -> None:
-    poison = {"model": "gated", "stream": True, "dies_at": 1}
+    poison = ASKED | {"stream": True, "dies_at": 1}
     for died in (1, 2):
         async with server.session.post(CHAT, json=poison) as answer:
             assert answer.status == 200

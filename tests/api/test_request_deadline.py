@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.commands import GATED_SLOTS
+from tests.support.commands import ASKED, GATED_SLOTS
 from tests.support.gates import Gate
 from tests.support.guard import until
 from tests.support.models import model
@@ -36,7 +36,7 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 
 
 def body(gate: Gate, **fields: Any) -> dict[str, Any]:
-    return {"model": "gated", "gates": [gate.path]} | fields
+    return ASKED | {"gates": [gate.path]} | fields
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ async def test_it_counts_while_a_request_waits_for_its_turn(server: Proxy, gate:
     first = asyncio.create_task(server.post(CHAT, body(gate)))
     await gate.reached()
 
-    async with server.session.post(CHAT, json={"model": "gated"}, headers=SOON) as answer:
+    async with server.session.post(CHAT, json=ASKED, headers=SOON) as answer:
         assert answer.status == 504
 
     assert pool.queue_length == 0
@@ -81,9 +81,9 @@ async def test_it_counts_while_a_request_waits_for_its_turn(server: Proxy, gate:
 
 async def test_in_the_middle_of_a_stream_it_is_an_error_event(server: Proxy, gate: Gate) -> None:
     """And no end as the protocol has it: half an answer must not look like a whole one."""
-    asked = {"model": "gated", "stream": True, "gates": [None, gate.path]}
+    asked = ASKED | {"stream": True, "gates": [None, gate.path]}
     headers = {"X-Moe-Proxy-Timeout": "3s"}
-    await server.post(CHAT, {"model": "gated"})  # it is loaded
+    await server.post(CHAT, ASKED)  # it is loaded
     async with server.session.post(CHAT, json=asked, headers=headers) as answer:
         first = await answer.content.readuntil(b"\n\n")
         last = await answer.content.readuntil(b"\n\n")
@@ -98,14 +98,14 @@ async def test_in_the_middle_of_a_stream_it_is_an_error_event(server: Proxy, gat
 @pytest.mark.parametrize("value", ["soon", "-1", "1 parsec", ""])
 async def test_a_value_that_is_none_is_400_and_named(server: Proxy, value: str) -> None:
     headers = {"X-Moe-Proxy-Timeout": value}
-    async with server.session.post(CHAT, json={"model": "gated"}, headers=headers) as answer:
+    async with server.session.post(CHAT, json=ASKED, headers=headers) as answer:
         assert answer.status == 400
         assert (await answer.json())["error"]["param"] == "X-Moe-Proxy-Timeout"
 
 
 async def test_who_has_enough_time_is_answered(server: Proxy) -> None:
     headers = {"X-Moe-Proxy-Timeout": "3600"}
-    async with server.session.post(CHAT, json={"model": "gated"}, headers=headers) as answer:
+    async with server.session.post(CHAT, json=ASKED, headers=headers) as answer:
         assert answer.status == 200
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.commands import GATED_SLOTS
+from tests.support.commands import ASKED, GATED_SLOTS
 from tests.support.gates import Gate
 from tests.support.guard import until
 from tests.support.models import model
@@ -47,7 +47,7 @@ class Stage:
         self, name: str, key: str, gate: Gate | None = None, path: str = CHAT, **fields: Any
     ) -> asyncio.Task[int]:
         """A request, which may be held where it is answered. The task's result is its status."""
-        body = {"model": "gated", "gates": [gate.path if gate else None]} | fields
+        body = ASKED | {"gates": [gate.path if gate else None]} | fields
 
         async def asked() -> int:
             headers = {"Authorization": f"Bearer {key}"}
@@ -110,7 +110,7 @@ async def test_without_keys_programs_are_told_apart_by_their_names(
         gate, tasks = await busy(stage, 5)
 
         async def other() -> None:
-            body, headers = {"model": "gated"}, {"User-Agent": "editor/1.0"}
+            body, headers = ASKED, {"User-Agent": "editor/1.0"}
             async with server.session.post(CHAT, json=body, headers=headers) as answer:
                 await answer.read()
                 stage.answered.append("editor")
@@ -150,7 +150,9 @@ async def test_of_one_key_a_user_is_before_the_rest_of_another_users(stage: Stag
     assert stage.answered[:2] == ["first", "bob"]
 
 
-@pytest.mark.parametrize("path", ["/tokenize", "/apply-template", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize(
+    "path", ["/tokenize", "/apply-template", "/v1/chat/completions/input_tokens"]
+)
 async def test_what_needs_no_slot_does_not_wait(stage: Stage, path: str) -> None:
     gate, tasks = await busy(stage, 2)
 
@@ -207,7 +209,7 @@ async def test_past_the_bound_of_a_model_it_is_503_and_when_to_come_again(stage:
     gate, tasks = await busy(stage, 8)
 
     headers = {"Authorization": f"Bearer {ONE}"}
-    async with stage.server.session.post(CHAT, json={"model": "gated"}, headers=headers) as answer:
+    async with stage.server.session.post(CHAT, json=ASKED, headers=headers) as answer:
         assert answer.status == 503
         assert int(answer.headers["Retry-After"]) >= 1
         assert (await answer.json())["error"]["code"] == "server_busy"

@@ -1,6 +1,7 @@
 """Command lines of servers for command engines."""
 
 import sys
+from typing import Any, Final
 
 from tests.support import gated_server
 from tests.support.llama import program
@@ -13,3 +14,5 @@ LLAMA_SERVER = (
     *("-c", "{ctx}", "-np", "{parallel}", "--n-cpu-moe", "{moe_cpu_layers}"),
     *("--no-webui", "-t", "1"),
 )
+# A chat with one of them by this name, whatever else is told it.
+ASKED: Final[dict[str, Any]] = {"model": "gated", "messages": [{"role": "user", "content": "hi"}]}

@@ -64,7 +64,8 @@ def test_required_of_a_response(mine: openai.OpenAI, choice: Any) -> None:
         final = stream.get_final_response()
 
     for response in (whole, final):
-        (call,) = [item for item in response.output if item.type == "function_call"]
+        output: Any = response.output
+        (call,) = [item for item in output if item.type == "function_call"]
         assert call.name in ("get_time", "get_weather" if choice == "required" else "get_time")
         assert json.loads(call.arguments)["city"] in ("Rome", "Oslo")
 

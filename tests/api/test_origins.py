@@ -41,6 +41,8 @@ READS = {
     "/responses/{id}",
     "/models",
     "/models/{name}",
+    "/v1/responses/{id}",
+    "/responses/{id}",
 }
 
 

@@ -62,13 +62,14 @@ MODPROBE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a worker needs beyond reading. Of `folders` it changes all that is in them, of `files`
-    only what they hold."""
+    """What a worker needs beyond reading. Of `folders` and `caches` it changes all that is in them,
+    of `files` only what they hold. Caches are made where there are none."""
 
     folders: tuple[Path, ...]
     files: tuple[Path, ...]
     ports: tuple[int, ...]
     programs: bool
+    caches: tuple[Path, ...] = ()
 
 
 def needs_of(
@@ -78,10 +79,13 @@ def needs_of(
     there are."""
     media = not {"--mmproj", "-mm"}.isdisjoint(arguments)
     return Needs(
-        folders=(folder, *_saved(arguments), *map(Path, SHARED), *_caches(backends, env)),
+        # The proxy has made its own. Where they are gone, so is the proxy, and nobody would remove
+        # others.
+        folders=(folder, *_saved(arguments), *map(Path, SHARED)),
         files=tuple(Path(path) for pattern in DEVICES for path in sorted(glob(pattern))),
         ports=tuple(_ports(arguments)),
         programs=media and any(shutil.which(x, path=env.get("PATH")) for x in MEDIA_PROGRAMS),
+        caches=tuple(_caches(backends, env)),
     )
 
 
@@ -99,7 +103,7 @@ def confine(needs: Needs, *, find_version: Callable[[], int] = landlock.version)
             net=Net.BIND_TCP | Net.CONNECT_TCP,
             scope=Scope.ABSTRACT_UNIX_SOCKET | Scope.SIGNAL,
             paths=(
-                *((folder, CHANGE) for folder in needs.folders),
+                *((folder, CHANGE) for folder in (*needs.folders, *needs.caches)),
                 *((file, OVERWRITE) for file in needs.files),
             ),
             ports=needs.ports,
@@ -122,9 +126,9 @@ def level(version: int, *, programs: bool) -> str:
 
 def prepare(needs: Needs, backends: Collection[str]) -> None:
     """Have there what a worker that is confined could not make."""
-    for folder in needs.folders:
+    for folder in needs.caches:
         no_driver = folder.name in NVIDIA_CACHES and not NVIDIA_CONTROL.exists()
-        if str(folder) not in SHARED and not no_driver:
+        if not no_driver:
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError:  # a home that is read-only, or nobody's: then there is no cache

@@ -48,7 +48,7 @@ def test_the_folder_for_saved_conversations_is_its_own_too() -> None:
 
 def test_drivers_may_keep_what_they_compile_and_no_more_of_the_home_folder() -> None:
     def folders(*backends: str, **env: str) -> list[str]:
-        found = needs_of(Path("/f"), (), backends, CACHE | env).folders
+        found = needs_of(Path("/f"), (), backends, CACHE | env).caches
         return [
             str(path) for path in found if str(path) not in ("/f", "/dev/shm", "/tmp/nvidia-mps")
         ]
@@ -123,10 +123,12 @@ def test_threads_that_run_already_would_not_be_confined() -> None:
 
 def test_what_could_not_be_made_later_is_there_before(tmp_path: Path) -> None:
     read_only = Path("/proc/no/such/folder")
-    needs = Needs((tmp_path / "a" / "b", tmp_path / ".nv", read_only), (), (), False)
+    gone = tmp_path / "of a proxy that is gone" / "b1"
+    caches = (tmp_path / "a" / "b", tmp_path / ".nv", read_only)
 
-    prepare(needs, ())
+    prepare(Needs((gone,), (), (), False, caches), ())
 
+    assert not gone.parent.exists(), "nobody would remove it"
     assert (tmp_path / "a" / "b").is_dir()
     assert (tmp_path / ".nv").exists() == Path("/dev/nvidiactl").exists()
 

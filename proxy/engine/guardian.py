@@ -10,6 +10,7 @@ is started when it is first needed.
 import atexit
 import json
 import os
+import secrets
 import select
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from proxy.engine.environment import inherited
 log = structlog.get_logger()
 
 TOLD_WITHIN_S: Final = 1.0  # it takes a moment to begin
+# In the environment of all that we start: so a child is known that nobody could name in time.
+MARK: Final = {"MOE_PROXY_CHILD_OF": secrets.token_hex(16)}
 PROGRAM: Final = Path(__file__).with_name("guardian_process.py")
 
 
@@ -65,7 +68,7 @@ class _Guardian:
         try:
             self._process = subprocess.Popen(
                 # Without what the environment or the site would add: it is up in no time.
-                [sys.executable, "-I", "-S", str(PROGRAM)],
+                [sys.executable, "-I", "-S", str(PROGRAM), *map("=".join, MARK.items())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

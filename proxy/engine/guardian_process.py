@@ -9,7 +9,8 @@ Reads orders on its standard input, one a line; the rest of it is as JSON writes
     +! ["a", "b", {}] so is this program to be run, with this environment
     -! ["a", "b", {}] it was
 
-The end of that input is the end of the proxy, in whatever way it came. Counterpart: guardian.py.
+The end of that input is the end of the proxy, in whatever way it came. Its one argument is what all
+have in their environment that the proxy has started. Counterpart: guardian.py.
 """
 
 import json
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 TRIES, BETWEEN_S = 100, 0.1
@@ -54,6 +56,7 @@ def main() -> None:
             os.killpg(group, signal.SIGKILL)
         except OSError:
             pass  # it has ended, or is not ours any more
+    kill_marked(sys.argv[1].encode())
     run(map(json.loads, commands))
     # Who is killed may still put something there while it is.
     for _ in range(TRIES):
@@ -62,6 +65,17 @@ def main() -> None:
         if not any(map(os.path.lexists, folders)):
             break
         time.sleep(BETWEEN_S)
+        kill_marked(sys.argv[1].encode())
+
+
+def kill_marked(mark: bytes) -> None:
+    """Also who was started in the very moment of the proxy's end, and so was never named."""
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in environment.read_bytes():
+                os.kill(int(environment.parent.name), signal.SIGKILL)
+        except OSError:
+            pass  # somebody else's, or gone
 
 
 def run(commands: Iterable[list[Any]]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 
-from proxy.engine.guardian import forget_group, keep_group
+from proxy.engine.guardian import MARK, forget_group, keep_group
 from proxy.engine.last_words import LastWords, is_error, level_of
 from proxy.engine.line_reader import LineReader
 from proxy.errors import LoadFailed
@@ -122,7 +122,7 @@ class ChildProcess:
             with _open_to_signals():
                 self._process = await asyncio.create_subprocess_exec(
                     *self.argv,
-                    env=self._env,
+                    env=self._env | MARK,
                     stdin=asyncio.subprocess.PIPE,
                     stdout=theirs,
                     stderr=theirs,

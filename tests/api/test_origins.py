@@ -41,8 +41,6 @@ READS = {
     "/responses/{id}",
     "/models",
     "/models/{name}",
-    "/v1/responses/{id}",
-    "/responses/{id}",
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from proxy.engine.command import CommandEngine
 from proxy.engine.environment import NO_STACK_TRACES, inherited, missing, not_seen, with_own
+from proxy.engine.guardian import MARK
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.types import LoadOptions
 from tests.support.commands import GATED
@@ -99,7 +100,7 @@ async def test_a_command_sees_that_and_what_its_policy_gives(
         await engine.stop()
 
     given = {"LLAMA_ARG_THREADS": "1", "HF_TOKEN": "for-this-one"}
-    assert seen == inherited(os.environ) | NO_STACK_TRACES | given
+    assert seen == inherited(os.environ) | NO_STACK_TRACES | given | MARK
 
 
 # --- every variable that the installed llama-server reads ---

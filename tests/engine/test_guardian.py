@@ -99,3 +99,37 @@ async def test_a_terminals_signals_do_not_end_it() -> None:
         process.kill()
 
     await until_gone(*pids)
+
+
+# A child that was spawned, and of which nobody has been told yet.
+UNNAMED = """
+import os, subprocess, sys, time
+from proxy.engine import guardian
+guardian.keep_folder(__import__("pathlib").Path(sys.argv[1]))
+child = subprocess.Popen(
+    ["sleep", "600"], env=os.environ | guardian.MARK, start_new_session=True
+)
+print(child.pid, guardian._guardian._process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def unnamed(folder: Path) -> tuple[subprocess.Popen[bytes], int, int]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", UNNAMED, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    child, guardian = map(int, process.stdout.readline().split())
+    return process, child, guardian
+
+
+async def test_who_was_not_named_yet_goes_too(tmp_path: Path) -> None:
+    """As one that is stopped before it has looked whether its parent lives."""
+    process, child, guardian = unnamed(tmp_path / "folder")
+    with process:
+        os.kill(child, signal.SIGSTOP)
+        process.kill()
+
+    await until_gone(child, guardian)

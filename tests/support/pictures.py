@@ -81,9 +81,10 @@ async def shoot(page: Page, name: str, *, wait: bool) -> None:
     picture = await page.do(SHOT if wait else SHOT.replace("await page.locator", "// "))
     image = Image.open(io.BytesIO(base64.b64decode(picture)))
     # Few colours are enough, and a fraction of the size.
-    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-        ROOT / "docs" / name, optimize=True
+    colours = image.convert("RGB").quantize(
+        256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
     )
+    colours.save(ROOT / "docs" / name, optimize=True)
 
 
 if __name__ == "__main__":

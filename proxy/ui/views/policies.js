@@ -56,7 +56,7 @@ function Editor({ file, generation }) {
   const area = useRef(null);
   const gutter = useRef(null);
   const changed = saved !== null && text !== saved;
-  const at = path("admin", "policies", file);
+  const at = path("admin", "policies", nameOf(file));
 
   const load = () =>
     ask("GET", at).then(
@@ -137,7 +137,9 @@ function Editor({ file, generation }) {
     </div>`;
 }
 
-const sameFile = (one, other) => one === other || one.split("/").at(-1) === other.split("/").at(-1);
+// Files in use have different names: all are of one folder.
+const nameOf = (file) => file.split("/").at(-1);
+const sameFile = (one, other) => nameOf(one) === nameOf(other);
 
 function Versions({ at, generation, take }) {
   const [versions, setVersions] = useState([]);

@@ -140,8 +140,8 @@ ROUTES: Final[Mapping[tuple[str, str], Takes]] = {
        for verb in ("pin", "unpin")},
     **{(method, path): Takes(path={"file": "js/main.js"} if "{" in path else {})
        for method in ("GET", "HEAD") for path in ("/ui", "/ui/needs-key", "/ui/{file}")},
-    ("GET", "/logs"): Takes(),
-    ("GET", "/logs/{model}"): Takes(path={"model": MODEL}),
+    **{(method, path): Takes(path={"model": MODEL} if "{" in path else {})
+       for method in ("GET", "HEAD") for path in ("/logs", "/logs/{model}")},
     ("GET", "/logs/stream"): Takes(query="no-history", endless=True),
     ("GET", "/logs/stream/{model}"): Takes(path={"model": MODEL}, endless=True),
     ("*", "/upstream/{rest}"): Takes(TEXT, {"rest": f"{MODEL}/v1/completions"}),

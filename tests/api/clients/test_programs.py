@@ -128,8 +128,10 @@ def parts(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_aider_over_ten_turns(tmp_path: Path, programs_url: Served) -> None:
+def test_aider_over_ten_turns(tmp_path: Path, programs_url: Served, thorough: bool) -> None:
     """Each asks for a context that is a little larger than the one before."""
+    if not thorough:
+        pytest.skip("aider takes 700 MB and minutes to install; --thorough does")
     aider = program("aider", "aider-chat==0.86.2")
     told = run(
         tmp_path,

@@ -145,3 +145,5 @@ def test_aider_over_ten_turns(tmp_path: Path, programs_url: Served, thorough: bo
     chats = [line for line in programs_url.said("request") if line["path"] == "/api/chat"]
     assert [line["status"] for line in chats] == [200] * TURNS, told
     assert "Model: ollama_chat/talker" in told
+    # Contexts go up in steps: not each turn loads the model anew.
+    assert len(programs_url.said("backend_starting")) < TURNS / 2

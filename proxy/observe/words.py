@@ -123,7 +123,7 @@ SENTENCES: Final[Mapping[str, tuple[str | Callable[[Mapping[str, Any]], str], fr
             "moved",
             "{model}: experts of {layers:n layer} moved in {staged_s:s}, {from} -> {to} layers on"
             " the CPU; pause {gate_s:ms} ({why:why})",
-            "backend bytes",
+            "backend bytes moe_cpu_layers for",
         ),
         ("move_failed", "{backend}: experts did not move: {error} ({why:why})", ""),
         ("no_live_moves", "{backend}: its experts stay where they are: {why}", ""),

@@ -18,7 +18,7 @@ M: dict[str, Any] = {"backend": "b1", "generation": 1, "model": "smol"}
             "moved",
             M
             | {"at": "now", "from": 12, "to": 0, "layers": 12, "bytes": 9, "staged_s": 0.31}
-            | {"gate_s": 0.0012, "short_of_memory": None, "why": "policy"},
+            | {"gate_s": 0.0012, "short_of_memory": None, "why": "policy", "moe_cpu_layers": 0},
             "smol: experts of 12 layers moved in 0.3 s, 12 -> 0 layers on the CPU; pause 1.2 ms "
             "(you saved the policy)",
         ),

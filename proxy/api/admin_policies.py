@@ -15,7 +15,6 @@ from proxy.api.services import SERVICES, Services
 from proxy.api.wire import json_response
 from proxy.threads import POLICIES
 
-MAX_BODY_BYTES = 1 << 20
 TOML = "application/toml"
 
 
@@ -45,7 +44,7 @@ async def write(request: web.Request) -> web.Response:
         write_policy_file,
         services.policies.newest,
         request.match_info["file"],
-        await read_body(request, MAX_BODY_BYTES),
+        await read_body(request, services.policies.current.server.max_body_bytes),
         every_key=_every_key(services),
         keep=partial(_keep, state),
     )
@@ -60,7 +59,7 @@ async def check(request: web.Request) -> web.Response:
         check_policy_file,
         policies.newest,
         request.match_info["file"],
-        await read_body(request, MAX_BODY_BYTES),
+        await read_body(request, services.policies.current.server.max_body_bytes),
         every_key=_every_key(services),
     )
     new = loaded.policies

@@ -51,8 +51,6 @@ def write_policy_file(
     Returns the problems otherwise; then nothing was written. Raises BadRequest. `keep` is given the
     file and the text that it had.
     """
-    if len(text) > MOST_BYTES:
-        raise BadRequest(f"a policy file has at most {format_size(MOST_BYTES)}")
     forbidden, checked = parsed_with(newest, name, text, every_key=every_key)
     if forbidden:
         return HTTPStatus.FORBIDDEN, _to_json(forbidden)
@@ -68,8 +66,10 @@ def parsed_with(
     newest: Loaded, name: str, text: bytes, *, every_key: bool
 ) -> tuple[list[Problem], Loaded]:
     """What may not be changed over HTTP, unless `every_key` may, and the whole set with `text` in
-    the place of the file. Raises NotFound."""
+    the place of the file. Raises NotFound, and BadRequest where it is too long."""
     target = find_policy_file(newest.files, name)
+    if len(text) > MOST_BYTES:
+        raise BadRequest(f"a policy file has at most {format_size(MOST_BYTES)}")
     before = read_policy_file(newest.files, name)
     forbidden = [] if every_key else local_changes(target, before, text)
     texts = tuple((file, text if file == target else old) for file, old in newest.sources.texts)

@@ -45,6 +45,7 @@ async def test_what_is_there_and_what_it_holds(rig: CardRig, chromium: Browser) 
     await rig.all_of("a")
 
     await until(lambda: _places(page, "a", "RPC0", LAYERS), "the map shows it")
+    await page.sees('.device .legend:has-text("KV cache")')
     legend = await page.text(".device .legend")
     for kind in ("KV cache", "dense weights", "compute", "experts of a", "other programs",
                  "reserve", "free", "low mark"):  # fmt: skip

@@ -8,6 +8,7 @@ is started when it is first needed.
 """
 
 import atexit
+import itertools
 import json
 import os
 import secrets
@@ -105,6 +106,7 @@ class _Guardian:
         return True
 
 
+_numbers = itertools.count()
 _guardian = _Guardian()
 atexit.register(_guardian.end)
 
@@ -119,14 +121,17 @@ def forget_group(group: int) -> None:
     _guardian.forget("", str(group))
 
 
-def keep_command(argv: Sequence[str], env: Mapping[str, str]) -> None:
-    """Have this program run, with all of its environment, if we end before `forget_command`."""
-    _guardian.keep("!", json.dumps([*argv, dict(env)]))
+def keep_command(argv: Sequence[str], env: Mapping[str, str]) -> str:
+    """Have this program run, with all of its environment, if we end before `forget_command`, which
+    takes what this returns: several may be alike."""
+    order = json.dumps([next(_numbers), *argv, dict(env)])
+    _guardian.keep("!", order)
+    return order
 
 
-def forget_command(argv: Sequence[str], env: Mapping[str, str]) -> None:
+def forget_command(order: str) -> None:
     """It was run."""
-    _guardian.forget("!", json.dumps([*argv, dict(env)]))
+    _guardian.forget("!", order)
 
 
 def keep_folder(folder: Path) -> None:

@@ -6,8 +6,8 @@ Reads orders on its standard input, one a line; the rest of it is as JSON writes
     - 4711            it has ended
     +/ "/run/..."     so is this folder to be removed
     -/ "/run/..."     it is gone
-    +! ["a", "b", {}] so is this program to be run, with this environment
-    -! ["a", "b", {}] it was
+    +! [1, "a", {}]   so is this program to be run, with this environment; the number is its own
+    -! [1, "a", {}]   it was
 
 The end of that input is the end of the proxy, in whatever way it came. Its one argument is what all
 have in their environment that the proxy has started. Counterpart: guardian.py.
@@ -81,7 +81,7 @@ def kill_marked(mark: bytes) -> None:
 def run(commands: Iterable[list[Any]]) -> None:
     """All at once; whatever is not done in time is killed with all that it started."""
     running = []
-    for *argv, env in commands:
+    for _, *argv, env in commands:
         try:
             running.append(
                 subprocess.Popen(

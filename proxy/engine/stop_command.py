@@ -28,9 +28,7 @@ class StopCommand:
         """`env` is all of its environment. `without_us`: run it also where we are killed first."""
         self._child = ChildProcess(argv, env, f"{name}:stop", on_line=on_line, ends_at_eof=False)
         self._run: asyncio.Task[bool] | None = None
-        self._env = env
-        if without_us:
-            keep_command(argv, env)
+        self._order = keep_command(argv, env) if without_us else ""
 
     @property
     def was_run(self) -> bool:
@@ -51,7 +49,7 @@ class StopCommand:
         try:
             return await self._end_of_it()
         finally:
-            forget_command(self._child.argv, self._env)
+            forget_command(self._order)
 
     async def _end_of_it(self) -> bool:
         try:

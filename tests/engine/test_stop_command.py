@@ -186,3 +186,27 @@ async def test_once_it_has_run_it_is_not_run_again(tmp_path: Path) -> None:
     assert await ours.wait() == 0
 
     assert note.read_text() == "you m\n"
+
+
+# Two engines alike, of which one is stopped.
+TWINS = STARTS.replace(
+    "    await engine.start()\n",
+    "    twin = CommandEngine('b2', options, log_buffer=LogBuffer())\n"
+    "    await engine.start()\n"
+    "    await twin.start()\n"
+    "    await twin.stop()\n",
+).replace(" > ", " >> ")
+
+
+async def test_each_of_two_that_are_alike_has_its_own(tmp_path: Path) -> None:
+    pid, note = tmp_path / "pid", tmp_path / "note"
+    ours = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", TWINS, str(pid), str(note), *GATED[:-1]), "{port}"
+    )
+    await until(pid.exists, "one is left")
+    assert note.read_text() == "you m\n"
+
+    ours.kill()
+    await ours.wait()
+
+    await until(lambda: note.read_text() == "you m\n" * 2, "the other was stopped too")

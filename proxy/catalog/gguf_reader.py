@@ -32,7 +32,7 @@ MAX_ARRAY_STRINGS: Final = 1 << 20
 MAX_DIMENSIONS: Final = 4
 MAX_NAME_BYTES: Final = 256
 # What is kept of a header without its vocabulary, and with it.
-KEPT_BYTES: Final = 16 << 20
+KEPT_BYTES: Final = 4 << 20
 ALL_BYTES: Final = 160 << 20
 # No way to keep weights comes near.
 MAX_WEIGHTS_PER_BYTE: Final = 64

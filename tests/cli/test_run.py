@@ -129,8 +129,10 @@ def test_a_chat_at_a_terminal(terminal: Terminal) -> None:
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(terminal: Terminal) -> None:
     terminal.until(">>> ")
-    terminal.type("/set num_predict 200\n")
+    terminal.type("/set num_predict 4000\n")
     terminal.until(">>> ", 2)
+    terminal.type("/set num_ctx 8192\n")  # so that it is not at its end by then
+    terminal.until(">>> ", 3)
     terminal.type("tell me a long story\n")
     before = len(terminal.screen)
     terminal.until(" ", terminal.screen.count(" ") + 40)  # it is under way
@@ -139,7 +141,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(terminal: Terminal) -> None:
     terminal.process.send_signal(signal.SIGINT)
 
     terminal.until("(stopped)")
-    terminal.until(">>> ", 3)
+    terminal.until(">>> ", 4)
     terminal.type("\x04")
     assert terminal.process.wait(HANG_S) == 0
 

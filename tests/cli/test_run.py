@@ -20,6 +20,12 @@ from tests.support.policies import policies
 from tests.support.served import Served, served
 
 pytestmark = pytest.mark.llama
+# As at a terminal: who is started in the background by a shell is deaf to Ctrl-C.
+MAIN = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from proxy.cli.main import main; sys.exit(main(sys.argv[1:]))"
+)
+COMMAND = (sys.executable, "-c", MAIN)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def ran(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "proxy.cli.main", *arguments],
+        [*COMMAND, *arguments],
         input=stdin,
         capture_output=True,
         text=True,
@@ -46,7 +52,7 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         os.set_blocking(self._ours, False)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "proxy.cli.main", *arguments],
+            [*COMMAND, *arguments],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
@@ -203,7 +209,7 @@ def test_logs(proxy: Served) -> None:
 
     assert "b1: " in ran("logs", "m", "--url", proxy).stdout
     with subprocess.Popen(
-        [sys.executable, "-m", "proxy.cli.main", "logs", "-f", "--url", proxy],
+        [*COMMAND, "logs", "-f", "--url", proxy],
         stdout=subprocess.PIPE,
         text=True,
     ) as following:
@@ -215,7 +221,7 @@ def test_logs(proxy: Served) -> None:
 
 def test_ps_goes_on(proxy: Served) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "proxy.cli.main", "ps", "--watch", "--json", "--url", proxy],
+        [*COMMAND, "ps", "--watch", "--json", "--url", proxy],
         stdout=subprocess.PIPE,
         text=True,
     ) as watching:

@@ -129,12 +129,16 @@ def forks() -> None:
 
 def daemonizes(note: Path) -> None:
     """Nobody is left in the group, and the session is another; its number is noted."""
+    noted, notes = os.pipe()
     if os.fork():
+        os.close(notes)
+        os.read(noted, 1)  # nothing: everybody else has closed it
         os._exit(0)
     os.setsid()
     if os.fork():
         os._exit(0)
     note.write_text(str(os.getpid()))
+    os.close(notes)
 
 
 def order(file: Path | None) -> str:

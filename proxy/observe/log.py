@@ -76,22 +76,21 @@ def setup(
 
 
 def _for_people(target: TextIO) -> list[structlog.typing.Processor]:
-    renderer = structlog.dev.ConsoleRenderer(
-        colors=target.isatty(),
+    stamper = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
+    return [stamper, _renderer(colors=target.isatty())]
+
+
+def _renderer(*, colors: bool) -> structlog.dev.ConsoleRenderer:
+    return structlog.dev.ConsoleRenderer(
+        colors=colors,
         pad_event_to=0,
         pad_level=False,
         exception_formatter=structlog.dev.plain_traceback,
     )
-    return [structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False), renderer]
 
 
 def _for_journal() -> list[structlog.typing.Processor]:
-    renderer = structlog.dev.ConsoleRenderer(
-        colors=False,
-        pad_event_to=0,
-        pad_level=False,
-        exception_formatter=structlog.dev.plain_traceback,
-    )
+    renderer = _renderer(colors=False)
 
     def prefixed(logger: object, method: str, line: structlog.typing.EventDict) -> str:
         priority = _PRIORITIES.get(line.pop("level", "info"), 6)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.archive import cache_folder
 from tests.support.guard import HANG_S, LLAMA_S
+from tests.support.install import install
 
 INSTALL_S = 240.0  # a slow registry is no fault of ours: the test is skipped
 
@@ -29,12 +30,7 @@ def packages(*wanted: str) -> Path:
     if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)
         command = (npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), *wanted)
-        try:
-            ended = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S)
-        except subprocess.TimeoutExpired:
-            pytest.skip(f"npm takes too long to install {', '.join(wanted)}")
-        if ended.returncode:
-            pytest.skip(f"npm cannot install {', '.join(wanted)}: {ended.stderr[-300:]}")
+        install("npm", ", ".join(wanted), command, INSTALL_S)
         done.touch()
     return folder
 

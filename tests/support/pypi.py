@@ -1,13 +1,11 @@
 """Programs from PyPI that want other versions of what this project uses: each in an environment of
 its own."""
 
-import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.support.archive import cache_folder
+from tests.support.install import install
 
 INSTALL_S = 150.0  # a slow index is no fault of ours: the test is skipped
 
@@ -21,11 +19,6 @@ def program(name: str, wanted: str) -> Path:
         # What is never imported need not be compiled.
         pip = (folder / "bin" / "python", "-m", "pip", "install", "-q", "--no-compile", wanted)
         for command in ((sys.executable, "-m", "venv", "--clear", folder), pip):
-            try:
-                ended = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S)
-            except subprocess.TimeoutExpired:
-                pytest.skip(f"pip takes too long to install {wanted}")
-            if ended.returncode:
-                pytest.skip(f"pip cannot install {wanted}: {ended.stderr[-300:]}")
+            install("pip", wanted, command, INSTALL_S)
         done.touch()
     return folder / "bin" / name

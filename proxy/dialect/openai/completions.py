@@ -12,7 +12,7 @@ import msgspec
 
 from proxy.dialect.body import Body
 from proxy.dialect.errors import error_event, said_by_engine
-from proxy.dialect.ollama.sse import SseDecoder, SseError
+from proxy.dialect.openai.retold import Retold
 from proxy.dialect.rewrite import (
     EVENT_STREAM,
     Rewrite,
@@ -102,18 +102,13 @@ class Streamed:
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
-        self._decoder = SseDecoder()
+        self._retold = Retold(NO_ANSWER, self._changed)
         # What changes: how long the text of each choice is so far.
         self._offsets: dict[int, int] = {}
 
     def feed(self, chunk: bytes) -> bytes:
         """Raises EngineSaid for what is no stream of completions."""
-        try:
-            found = self._decoder.feed(chunk)
-        except SseError as error:
-            raise EngineSaid(f"{NO_ANSWER}: {error}", status=502) from error
-        told = b"".join(map(self._changed, found))
-        return chunk if not found and chunk.startswith(b":") and chunk.endswith(b"\n\n") else told
+        return self._retold.feed(chunk)
 
     def end(self) -> bytes:
         return b""

@@ -6,10 +6,10 @@ from typing import Any, Final
 import msgspec
 
 from proxy.dialect.errors import error_event, said_by_engine
-from proxy.dialect.ollama.sse import SseDecoder, SseError
 from proxy.dialect.openai.chunks import NO_ANSWER, read_chunk
 from proxy.dialect.openai.outputs import Event
 from proxy.dialect.openai.response import Response
+from proxy.dialect.openai.retold import Retold
 from proxy.dialect.rewrite import EVENT_STREAM, Rewrite, Rewriter, Whole, status_of
 from proxy.errors import EngineSaid, ProxyError
 
@@ -63,20 +63,14 @@ class Streamed:
 
     def __init__(self, response: Response, keep: Keep) -> None:
         self._response, self._keep = response, keep
-        self._decoder = SseDecoder()
+        self._retold = Retold(NO_ANSWER, self._read)
         # What changes: how many events went out, and whether that was all.
         self._count = 0
         self._is_over = False
 
     def feed(self, chunk: bytes) -> bytes:
         """Raises EngineSaid for what is no stream of a chat."""
-        try:
-            found = self._decoder.feed(chunk)
-        except SseError as error:
-            raise EngineSaid(f"{NO_ANSWER}: {error}", status=502) from error
-        told = b"".join(map(self._read, found))
-        # A sign of life while a prompt is read.
-        return chunk if not found and chunk.startswith(b":") and chunk.endswith(b"\n\n") else told
+        return self._retold.feed(chunk)
 
     def end(self) -> bytes:
         return self._over()

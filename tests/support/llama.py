@@ -137,18 +137,6 @@ class Client:
         }
         return await self.post("/completion", body | more)
 
-    async def idle(self) -> None:
-        """Until nobody is being answered: a client that left is noticed a little later, and what
-        shares a batch with others is computed by other kernels, so that a close call among the
-        next tokens may end otherwise."""
-        async with asyncio.timeout(HANG_S):
-            while True:
-                async with self._session.get("/slots") as answer:
-                    assert answer.status == 200, await answer.text()
-                    if not any(slot["is_processing"] for slot in await answer.json()):
-                        return
-                await asyncio.sleep(0.02)
-
     async def text(self, prompt: str, tokens: int = 24) -> str:
         return str((await self.complete(prompt, tokens))["content"])
 

@@ -17,6 +17,7 @@ FROM_A_HUB: Final = "it downloads from a hub; tests/hub pulls from registries of
 A_PICTURE: Final = "a picture of what the text says"
 
 COMMANDS: Final = {
+    "git clone ": "each reader has it from somewhere else",
     "sudo systemctl": OF_THE_MACHINE,
     "sudo install ": OF_THE_MACHINE,
     "sudo chown ": OF_THE_MACHINE,

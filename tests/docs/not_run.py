@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "printf '[Service]": OF_THE_MACHINE,
     "sudo /opt/moe-proxy/bin/moe-proxy install-service": OF_THE_MACHINE,
     "loginctl ": OF_THE_MACHINE,
+    "mkdir -p ~/.local/bin && ln ": OF_THE_MACHINE,
     "moe-proxy rpc-server": "all is run on such a server; tests/cli has the command",
     "OLLAMA_HOST=127.0.0.1:11435 moe-proxy serve": "tests/policy reads OLLAMA_HOST",
     "moe-proxy serve": "the proxy that all the rest is run against was started by it",

@@ -65,5 +65,19 @@ def commands(text: str) -> Iterator[str]:
     assert not begun, f"this does not end: {begun}"
 
 
+def programs(command: str) -> set[str]:
+    """Which programs a command runs, the later ones of a chain or a pipe too."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    found, begins = set(), True
+    for word in lexer:
+        if set(word) <= {*"&|;()"}:
+            begins = True
+        elif begins and not re.match(r"\w+=", word):
+            found.add(word)
+            begins = False
+    return found
+
+
 def _dedent(indent: str, text: str) -> str:
     return "".join(line.removeprefix(indent) for line in text.splitlines(keepends=True))

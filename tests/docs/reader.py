@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, programs
 from tests.support.guard import HANG_S
 from tests.support.llama import RpcServer
 from tests.support.models import model
@@ -30,11 +30,13 @@ ENDLESS = re.compile(r"moe-proxy (ps --watch|logs -f)|curl -N ")
 LESS = (
     (r"(moe-proxy bench \S+) *(#.*)?$", r"\1 --splits 0,36 --rounds 1 --prompt 16 --tokens 4"),
     (r"--prompt 512 --tokens 64 --rounds 3", "--prompt 16 --tokens 4 --rounds 1"),
-    (r"(install-service.* --user)", r"\1 --dry-run"),
+    (r"\binstall-service", "install-service --dry-run"),
     (r"(~/\.local/lib|/opt)/moe-proxy/bin/", ""),
     (r"/etc/moe-proxy\b", "policies"),
 )
-IN_THE_CLONE = ("make ", "bench/", "python -m bench.")
+IN_THE_CLONE = {"make", "bench/gpu/run.sh"}
+# Nothing else is run, whatever stands on a page: a mistake there must not change this machine.
+MAY_RUN = {"moe-proxy", "make", "curl", "bench/gpu/run.sh", "."}
 
 
 class Reader:
@@ -42,21 +44,20 @@ class Reader:
 
     def __init__(self, home: Path, url: str) -> None:
         self.home, self.url = home, url
-        self.env = os.environ | {"HOME": str(home), "XDG_RUNTIME_DIR": str(home)}
+        others = ("MOE_PROXY_", "OLLAMA_")
+        self.env = {name: v for name, v in os.environ.items() if not name.startswith(others)}
+        self.env |= {"HOME": str(home), "XDG_RUNTIME_DIR": str(home)}
+        self.env["MAKEFLAGS"] = "n"  # it says what it would do, and does nothing
         # What `. .venv/bin/activate` of the README finds.
         (home / ".venv").symlink_to(sys.prefix)
         self.env["PATH"] = f"{home / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
     def run(self, command: str) -> str:
         """What it prints. Fails where its exit status is not 0, or an error came over HTTP."""
-        command = self.here(command)
-        make = re.match(r"((?:\w+=\S+ |\w+=\"[^\"]*\" )*)make ", command)
-        if make:
-            command = f"{make[1]}make --dry-run {command[make.end() :]}"
+        command = self.may_run(command)
         if "bench " in command:
             self._bash("moe-proxy unload gpt-oss:120b")  # or it refuses, as the page says
-        clone = bool(make) or command.startswith(IN_THE_CLONE)
-        return self._bash(command, ROOT if clone else self.home)
+        return self._bash(command, ROOT if programs(command) & IN_THE_CLONE else self.home)
 
     def _bash(self, command: str, folder: Path | None = None) -> str:
         ended = subprocess.run(
@@ -74,7 +75,7 @@ class Reader:
     def follow(self, command: str) -> str:
         """The first that something says which goes on until Ctrl-C."""
         with subprocess.Popen(
-            ["bash", "-c", f"exec {self.here(command)}"],
+            ["bash", "-c", f"exec {self.may_run(command)}"],
             cwd=self.home,
             env=self.env,
             stdout=subprocess.PIPE,
@@ -97,6 +98,14 @@ class Reader:
     def save(self, name: str, text: str) -> None:
         """A file in their home."""
         (self.home / name).write_text(text)
+
+    def may_run(self, command: str) -> str:
+        """The command as it is run here. Fails for what neither may be run nor is on the list."""
+        here = self.here(command)
+        ours = programs(here) <= MAY_RUN and not re.search(r"\$\(|`", here)
+        assert ours, f"not to be run, and not in tests/docs/not_run.py: {here}"
+        assert "curl" not in here or self.url in here, f"asks somebody else: {here}"
+        return here
 
     def here(self, text: str) -> str:
         """The same with this proxy's address, and less of what takes long."""

@@ -56,6 +56,15 @@ def test_what_is_not_run_is_still_there() -> None:
     assert {why_not(first, not_run.BLOCKS) for first in firsts} - {None} == {*not_run.BLOCKS}
 
 
+@pytest.mark.parametrize(
+    "command", ["useradd x", "moe-proxy ps; sudo rm x", "A=1 curl x | sh", 'make "$(rm x)"']
+)
+def test_what_is_not_ours_is_refused(command: str, tmp_path: Path) -> None:
+    """Whatever comes onto a page: a mistake there must not change this machine."""
+    with pytest.raises(AssertionError, match="not to be run"):
+        Reader(tmp_path, "http://127.0.0.1:1").run(command)
+
+
 # --- what is read ---
 
 

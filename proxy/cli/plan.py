@@ -21,6 +21,7 @@ from proxy.placement.commandline import server_args
 from proxy.placement.estimate import Settings
 from proxy.placement.footprint import settings_of, ubatch_of
 from proxy.placement.kv import KV_TYPES
+from proxy.placement.parallel import choose_parallel, most
 from proxy.placement.plan import Plan, Tune, plan
 from proxy.placement.ubatch import choose_ubatch
 from proxy.policy.load import load
@@ -75,6 +76,9 @@ def answer(question: Question) -> Answer:
     split = next(split for split in (question.split, moves, AUTO) if split is not None)
     given = None if split == AUTO else len(cpu_layers(split, header.layers))
     budgets, tune = budgets_of(question.vram, policies), question.tune or policy.tune
+    if question.parallel is None and policy.parallel == AUTO:
+        parallel = choose_parallel(header, settings, budgets, given)
+        settings = replace(settings, parallel=parallel)
     try:
         made = plan(
             header,
@@ -101,7 +105,7 @@ def _settings(question: Question, policy: ModelPolicy, header: Header) -> Settin
             header.files[0],
             mode=policy.mode,
             ctx=min(ctx, header.context_length or ctx),
-            parallel=question.parallel or policy.parallel,
+            parallel=question.parallel or most(policy.parallel),
             args=policy.args,
             dense=not header.is_moe and policy.dense_cpu_layers is not None,
         )

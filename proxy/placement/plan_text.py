@@ -27,7 +27,8 @@ def plan_text(plan: Plan, model: str, sizes: Mapping[str, int], args: Sequence[s
     ]
     text = [
         f"{model}: {_what_moves(plan)}",
-        f"context {asked.ctx} for each of {asked.parallel}, KV {_kv(plan)}, ubatch {asked.ubatch}",
+        f"context {asked.ctx} for each of {asked.parallel} conversations, {_kv(plan)}, "
+        f"ubatch {asked.ubatch}",
         "",
         table(_head(plan), rows),
         "RESERVE is what the policies keep free (devices.reserve, limit)" + _next_layer(plan),
@@ -42,7 +43,8 @@ def plan_text(plan: Plan, model: str, sizes: Mapping[str, int], args: Sequence[s
 
 def _kv(plan: Plan) -> str:
     kinds = (plan.settings.key_type, plan.settings.value_type)
-    return "/".join(dict.fromkeys(kinds))
+    each = plan.estimate.kv_bytes // plan.settings.parallel
+    return f"KV {'/'.join(dict.fromkeys(kinds))} of {gib(each)} each"
 
 
 def _head(plan: Plan) -> list[str]:

@@ -12,9 +12,9 @@ from proxy.dialect.ollama.events import Event
 from proxy.dialect.ollama.reading import failure
 from proxy.dialect.ollama.sse import SseDecoder, SseError
 from proxy.engine.types import Address
-from proxy.errors import BackendDied, ProxyError
+from proxy.errors import BackendDied, BadRequest, ProxyError
 from proxy.upstream.call import Call
-from proxy.upstream.connection import BrokenAnswer, EngineConnection
+from proxy.upstream.connection import BrokenAnswer, EngineConnection, TooMuch
 from proxy.upstream.open_calls import OpenCalls
 
 JSON_HEADERS: Final = (("Content-Type", "application/json"),)
@@ -87,6 +87,8 @@ class Engine:
         async with self._ask(path, body) as answer:
             try:
                 data = await answer.read()
+            except TooMuch as error:
+                raise BadRequest(f"the engine was asked for too much at once: {error}") from error
             except BrokenAnswer as error:
                 raise BackendDied(f"the engine went away: {error}") from error
             if answer.status != HTTPStatus.OK:

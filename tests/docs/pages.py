@@ -17,7 +17,8 @@ BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block: what kind its fence says it is, and the line of that fence."""
+    """A fenced block: what kind its fence says it is (commands, where it says nothing), and the
+    line of that fence."""
 
     page: Path
     line: int
@@ -37,7 +38,12 @@ class Block:
 def blocks(page: Path) -> tuple[Block, ...]:
     text = page.read_text()
     return tuple(
-        Block(page, text.count("\n", 0, found.start()) + 1, found[2], _dedent(found[1], found[3]))
+        Block(
+            page,
+            text.count("\n", 0, found.start()) + 1,
+            found[2] or "sh",
+            _dedent(found[1], found[3]),
+        )
         for found in BLOCK.finditer(text)
     )
 

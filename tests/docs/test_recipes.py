@@ -11,6 +11,8 @@ import pytest
 
 from proxy.cli.main import main
 from proxy.cli.output import FAILED, OK
+from proxy.policy.fields import FIELDS
+from proxy.policy.load import load
 from tests.docs.pages import ROOT, Block, blocks, of_kind
 from tests.docs.real_models import REAL
 from tests.support.policies import toml
@@ -18,6 +20,9 @@ from tests.support.policies import toml
 RECIPES = ROOT / "docs" / "recipes.md"
 CARDS = re.compile(r"^\| `(\S+)` \| (\S+) \| (\d+) GB \| (.+) \|$", re.MULTILINE)
 OPTIONS = re.compile(r"^\| `(--ctx .*)` \| (\d+) \|$", re.MULTILINE)
+# What stands before: tables of other kinds.
+THEIRS = re.compile(r"\A.*?^## From Ollama$", re.DOTALL | re.MULTILINE)
+COMMANDS = {"stop", "ps", "list"}  # after `moe-proxy load`
 SIZES_GIB = (8, 12, 16, 24)
 Plan = Callable[..., str]
 
@@ -103,3 +108,19 @@ def test_what_is_shown_is_said(command: Block, output: Block, plan: Plan) -> Non
 
 def words_of(command: Block) -> list[str]:
     return command.text.split()[2:]
+
+
+def test_what_others_call_something_is_ours_by_a_key_that_there_is(tmp_path: Path) -> None:
+    """In the tables for who comes from elsewhere: their word on the left, ours on the right."""
+    rows = re.findall(r"^\| .+? \| (.*) \|$", THEIRS.sub("", RECIPES.read_text()), re.MULTILINE)
+    ours = [piece for cell in rows for piece in re.findall(r"`([^`]+)`", cell)]
+    keys = {field.key.removeprefix("models.*.").removeprefix("devices.*.") for field in FIELDS}
+    lines = [piece.replace("= N", "= 3") for piece in ours if " = " in piece]
+    policy = tmp_path / "policies.toml"
+
+    named = {piece for piece in ours if re.fullmatch(r"[a-z_.]+", piece)}
+    assert len(named) > 10
+    assert named - keys - COMMANDS == set()
+    for line in lines:
+        policy.write_text(f'[models.x]\ncommand = ["program", "{{port}}"]\n{line}\n')
+        assert load(policy, {}).problems == (), line

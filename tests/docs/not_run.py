@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "OLLAMA_HOST=127.0.0.1:11435 moe-proxy serve": "tests/policy reads OLLAMA_HOST",
     "moe-proxy serve": "the proxy that all the rest is run against was started by it",
     "moe-proxy pull ": FROM_A_HUB,
+    "moe-proxy bench MODEL --splits": "tests/cli/test_bench.py gives each of these options",
     "docker build ": NEEDS_DOCKER,
     "MODELS=/folder/with/gguf-files docker compose": NEEDS_DOCKER,
     "kubectl ": NEEDS_A_CLUSTER,

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from proxy.demo import trained
 from tests.docs.pages import ROOT, programs
 from tests.support.guard import HANG_S
 from tests.support.llama import RpcServer
@@ -29,9 +30,9 @@ ENDLESS = re.compile(r"moe-proxy (ps --watch|logs -f)|curl -N ")
 # The same with less of it, or without what it would change.
 LESS = (
     (r"(moe-proxy bench \S+) *(#.*)?$", r"\1 --splits 0,36 --rounds 1 --prompt 16 --tokens 4"),
-    (r"--prompt 512 --tokens 64 --rounds 3", "--prompt 16 --tokens 4 --rounds 1"),
+    (r"--splits 0,10,20,30", "--splits 0,36 --rounds 1 --prompt 16 --tokens 4"),
     (r"\binstall-service", "install-service --dry-run"),
-    (r"(~/\.local/lib|/opt)/moe-proxy/bin/", ""),
+    (r"(?:~/\.local/lib/moe-proxy|/opt/moe-proxy|\.venv)/bin/(?=moe-proxy)", ""),
     (r"/etc/moe-proxy\b", "policies"),
 )
 IN_THE_CLONE = {"make", "bench/gpu/run.sh"}
@@ -128,5 +129,8 @@ def reading(home: Path, rpc: RpcServer | str) -> Iterator[Reader]:
         (home / "policies" / "mine.toml").symlink_to(home / "policies.toml")
         reader = Reader(home, url)
         reader.save("Modelfile", f"FROM {path}\n")
+        demo = trained.path_in(home / ".cache" / "moe-proxy")
+        demo.parent.mkdir(parents=True)
+        demo.symlink_to(path)
         reader.run(f"moe-proxy create {PULLED} -f Modelfile")
         yield reader

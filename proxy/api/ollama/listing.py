@@ -88,6 +88,7 @@ def _tags(services: Services, summaries: Mapping[str, Summary]) -> list[dict[str
             model.name,
             model.entry,
             summaries.get(model.entry.name, Summary()) if model.entry else Summary(),
+            variant=model.policy.base is not None,
         )
         for model in found
     ]

@@ -106,14 +106,17 @@ def details(entry: Entry | None, summary: Summary) -> dict[str, Any]:
     return made
 
 
-def digest(name: str, entry: Entry | None) -> str:
+def digest(name: str, entry: Entry | None, *, variant: bool = False) -> str:
     """The manifest's digest; for a plain file one of its name, size and time, as reading it all
     would take minutes.
+
+    Clients take models of one digest for names of one model, and ask by any of them. So the name
+    is in it where policies may have several answers for one file, or for one manifest (`variant`).
     """
-    if entry and entry.digest:
+    if entry and entry.digest and not variant:
         return entry.digest.removeprefix("sha256:")
-    seen = f"{entry.path}:{entry.size_bytes}:{entry.modified_at}" if entry else name
-    return hashlib.sha256(seen.encode()).hexdigest()
+    seen = (entry.digest, entry.path, entry.size_bytes, entry.modified_at) if entry else ()
+    return hashlib.sha256(repr((name, *map(str, seen))).encode()).hexdigest()
 
 
 def modified(entry: Entry | None) -> str:
@@ -121,14 +124,16 @@ def modified(entry: Entry | None) -> str:
     return rfc3339(round(entry.modified_at * NANOSECONDS) if entry else 0)
 
 
-def tag(name: str, entry: Entry | None, summary: Summary) -> dict[str, Any]:
+def tag(
+    name: str, entry: Entry | None, summary: Summary, *, variant: bool = False
+) -> dict[str, Any]:
     """One model of `/api/tags`."""
     return {
         "name": display_name(name),
         "model": display_name(name),
         "modified_at": modified(entry),
         "size": entry.size_bytes if entry else 0,
-        "digest": digest(name, entry),
+        "digest": digest(name, entry, variant=variant),
         "details": details(entry, summary),
         **({"capabilities": words} if entry and (words := capabilities(entry, summary)) else {}),
     }

@@ -52,6 +52,17 @@ def test_a_plain_file(entry: Entry) -> None:
     assert models.digest("m", replace(entry, modified_at=0.0)) != tag["digest"]
 
 
+def test_what_answers_differently_has_another_digest(entry: Entry) -> None:
+    """Clients take what has one digest for one model, and ask by any of its names."""
+    pulled = replace(entry, digest="sha256:" + "ab" * 32)
+
+    assert models.digest("a", entry) != models.digest("b", entry)
+    assert models.digest("a", entry) == models.tag("a", entry, Summary())["digest"]
+    assert models.digest("a", pulled) == models.digest("copy", pulled)
+    found = {models.tag(name, pulled, Summary(), variant=True)["digest"] for name in ("b", "c")}
+    assert len(found | {models.digest("a", pulled)}) == 3
+
+
 def test_a_manifest_knows_better(entry: Entry) -> None:
     config = {"model_family": "llama", "model_families": ["llama", "clip"], "model_type": "8B"}
     own = replace(entry, config=config, digest="sha256:" + "ab" * 32)

@@ -117,10 +117,12 @@ def _error_object(error: ProxyError, dialect: Dialect) -> dict[str, Any]:
         **{"param": error.param, "code": error.code},
     }
     if isinstance(error, ContextExceeded):
-        # Clients know it by the code, or by OpenAI's words, and cut the conversation.
+        # Clients know it by the code, or where they only look at the text by some of these words
+        # (LiteLLM by the first ones, LangChain by the last), and cut the conversation.
         told["message"] = (
             f"This model's maximum context length is {error.ctx} tokens. However, your request has "
-            f"{error.tokens} tokens: {error.message}"
+            f"{error.tokens} tokens, the prompt is too long and exceeds the context window: "
+            f"{error.message}"
         )
         told |= {"n_prompt_tokens": error.tokens, "n_ctx": error.ctx}
     return {"error": told}

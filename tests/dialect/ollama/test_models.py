@@ -109,6 +109,22 @@ def test_what_templates_allow(entry: Entry) -> None:
 
 
 @pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--mmproj", "/eye.gguf"), {"vision"}),
+        (("--chat-template-file", "/t.jinja"), {"tools", "thinking"}),
+        (("--chat-template=chatml",), {"tools", "thinking"}),
+        (("--no-kv-offload",), set()),
+    ],
+)
+def test_what_a_policys_arguments_add(entry: Entry, args: tuple[str, ...], words: set[str]) -> None:
+    """Clients offer tools and pictures only to a model that is said to take them."""
+    tag = models.tag("m", entry, summary_of(read_header(entry.path)), args)
+
+    assert set(tag["capabilities"]) == {"completion", *words}
+
+
+@pytest.mark.parametrize(
     ("template", "thinks"),
     [
         ("Qwen-Qwen3-0.6B", True),

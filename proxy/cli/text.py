@@ -76,7 +76,7 @@ def models(found: Sequence[Json]) -> str:
         return no_models()
     rows = [
         [
-            *(model["id"], gib(model["meta"]["size_bytes"]), model["meta"]["ctx"]),
+            *(model["id"], gib(model["meta"]["size_bytes"]), model["context_length"]),
             *(model["meta"]["moe_cpu_layers"], ", ".join(model["aliases"])),
         ]
         for model in found

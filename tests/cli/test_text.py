@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.cli.text import LONGEST_REASON, backends, from_now, greeting, splits
+from proxy.cli.text import LONGEST_REASON, backends, from_now, greeting, models, splits
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -118,3 +118,12 @@ def test_a_split_that_is_not_reached_has_a_reason() -> None:
     assert "there is no device" in splits(
         [backend | {"live_moves": False, "why_no_moves": "there is no device"}]
     )
+
+
+def test_the_context_of_a_model_is_the_one_it_is_served_with() -> None:
+    """Not what a policy would allow, where the model was trained for less."""
+    meta = {"size_bytes": 1 << 20, "ctx": 8192, "n_ctx": 512, "moe_cpu_layers": "auto"}
+    shown = models([{"id": "m", "context_length": 512, "meta": meta, "aliases": []}])
+
+    assert "512" in shown
+    assert "8192" not in shown

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from proxy.dialect.errors import INCREASE, TOO_LONG
 from proxy.dialect.ollama.events import Event
 from proxy.dialect.ollama.reading import failure
 from proxy.dialect.ollama.sse import SseDecoder, SseError
@@ -19,7 +20,6 @@ from proxy.upstream.open_calls import OpenCalls
 
 JSON_HEADERS: Final = (("Content-Type", "application/json"),)
 T = TypeVar("T")
-TOO_LONG: Final = "exceed_context_size_error"  # llama-server's `type` of that error
 
 
 class EngineRefused(ProxyError):
@@ -157,11 +157,12 @@ def _refusal(status: int, data: bytes) -> EngineRefused:
         error = body.get("error", body) if isinstance(body, dict) else body
         named = error if isinstance(error, dict) else {}
         kind = str(named.get("type", ""))
+        too_long = kind == TOO_LONG
         return EngineRefused(
-            failure(error).message,
+            failure(error).message + (INCREASE if too_long else ""),
             status=status,
             kind=kind,
-            too_long_for=named.get("n_ctx") if kind == TOO_LONG else None,
+            too_long_for=named.get("n_ctx") if too_long else None,
             prompt_tokens=named.get("n_prompt_tokens"),
         )
     return EngineRefused(data.decode(errors="replace")[:1000] or "no reason given", status=status)

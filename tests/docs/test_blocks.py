@@ -57,7 +57,15 @@ def test_what_is_not_run_is_still_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["useradd x", "moe-proxy ps; sudo rm x", "A=1 curl x | sh", 'make "$(rm x)"']
+    "command",
+    [
+        "useradd x",
+        "moe-proxy ps; sudo rm x",
+        "A=1 curl x | sh",
+        "moe-proxy ps > /etc/x",
+        "mkdir -p ~/x /etc/x",
+        'make "$(rm x)"',
+    ],
 )
 def test_what_is_not_ours_is_refused(command: str, tmp_path: Path) -> None:
     """Whatever comes onto a page: a mistake there must not change this machine."""

@@ -57,7 +57,7 @@ def the_policy(block: Block | None = None) -> str:
 
 def shown() -> Iterator[tuple[Block, Block]]:
     """Each command with the output that is shown below it."""
-    for page in {block.page for block in of_kind("output")}:
+    for page in sorted({block.page for block in of_kind("output")}):
         for before, block in pairwise(blocks(page)):
             if block.kind == "output":
                 yield before, block

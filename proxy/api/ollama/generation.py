@@ -34,7 +34,7 @@ async def generate(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     started_ns = time.monotonic_ns()
     body = read(await read_request(request), GenerateBody)
     body.check()
-    asked = await parse(request, body, notes, missing=f"model '{body.model or ''}' not found")
+    asked = await parse(request, body, notes, missing=f"model '{body.model}' not found")
     if not body.prompt and asked.wanted.keep_alive_s == 0:
         return await _unload(request, asked, "generate")
     _check(asked, body, "generate")
@@ -76,8 +76,6 @@ async def chat(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     started_ns = time.monotonic_ns()
     body = read(await read_request(request), ChatBody)
     body.check()
-    if not (body.model or "").strip():
-        raise BadRequest("model is required", param="model")
     asked = await parse(request, body, notes, missing=f"model '{body.model}' not found")
     if not body.messages and asked.wanted.keep_alive_s == 0:
         return await _unload(request, asked, "chat")

@@ -44,6 +44,7 @@ class EngineRefused(ProxyError):
         super().__init__(message)
         self.status = status
         self.kind = kind
+        self.code = kind or self.code
         self.too_long_for = too_long_for
         self.prompt_tokens = prompt_tokens
 

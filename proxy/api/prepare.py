@@ -25,6 +25,7 @@ from proxy.dialect.ollama.models import Abilities
 from proxy.dialect.ollama.options import Options
 from proxy.dialect.openai.checks import check
 from proxy.dialect.openai.completions import translate as translate_completion
+from proxy.dialect.openai.history import mend_history
 from proxy.dialect.preamble import add_preamble, preamble_of
 from proxy.dialect.rewrite import Rewriter, Translated, chained, streamed
 from proxy.dialect.tool_choice import has_tools, narrow_tools
@@ -88,7 +89,7 @@ def target_of(request: web.Request) -> str:
 
 def has_shape(path: str) -> bool:
     """Whether a path is OpenAI's or Anthropic's, rather than llama-server's own."""
-    return path.startswith("/v1/") or path.startswith(OF_OPENAI)
+    return path.startswith(("/v1/", *ALSO)) or path.startswith(OF_OPENAI)
 
 
 def _prepare(
@@ -114,7 +115,7 @@ def _prepare(
             body.add_defaults(params)
         body.say_known_names()
     if kind.chats:
-        rewriter = _adapt(body, model, can, rewriter)
+        rewriter = _adapt(body, model, can, kind, rewriter)
     load = workload_of(body, generates=kind.has_params) if kind.computes else None
     return Prepared(target, body, rewriter, load)
 
@@ -129,14 +130,20 @@ def _translated(request: web.Request, body: Body) -> Translated | None:
     )
 
 
-def _adapt(body: Body, model: Model, can: Abilities, rewriter: Rewriter | None) -> Rewriter | None:
+def _adapt(
+    body: Body, model: Model, can: Abilities, kind: Kind, rewriter: Rewriter | None
+) -> Rewriter | None:
     """What a conversation needs that llama-server would not do with it; how its answer goes out."""
     if not model.takes_media and has_media(body):
         model.check_media()
     if has_tools(body):
         check_tools(model, can)
+    if model.policy.engine == "hosted":
+        mend_history(body)
     add_preamble(body, preamble_of(model.entry))
     narrow_tools(body)
+    if not kind.has_params:
+        return rewriter  # nothing is said in answer, its tokens are counted
     # Other engines do as they are told.
     if model.policy.engine == "hosted" and force_call(body, can.calling):
         rewriter = chained(call_rewriter, rewriter)

@@ -74,6 +74,23 @@ def test_what_is_nested_too_deep_is_told_as_that() -> None:
         read_object(b'{"a": ' + b"[" * 20_000)
 
 
+def test_so_it_is_in_schemas_but_for_values() -> None:
+    schema = {"type": "object", "properties": None, "required": None, "const": None}
+    inner = {"properties": {"required": {"type": "string", "enum": None, "default": None}}}
+    clean = {"type": "object", "const": None}
+    sent = {
+        "tools": [{"function": {"parameters": {**schema, "items": [schema, inner]}}}],
+        "format": {**schema, "anyOf": [None, schema]},
+        "response_format": {"json_schema": {"name": None, "schema": inner}},
+    }
+
+    assert meant(json.dumps(sent).encode()) == {
+        "tools": [{"function": {"parameters": {**clean, "items": [clean, inner]}}}],
+        "format": {**clean, "anyOf": [None, clean]},
+        "response_format": {"json_schema": {"schema": inner}},
+    }
+
+
 def test_null_is_nothing_where_a_field_may_be_absent() -> None:
     call = {"id": None, "type": "function", "function": {"name": "f", "arguments": {"x": None}}}
     tool = {"name": "f", "description": None, "strict": None, "parameters": {"default": None}}

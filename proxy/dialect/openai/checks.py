@@ -59,10 +59,13 @@ def _check_tools(raw: msgspec.Raw) -> None:
     except msgspec.ValidationError as error:
         raise BadRequest("tools: use a list of tools", param="tools") from error
     for number, tool in enumerate(tools):
-        named = isinstance(tool.function, dict) and isinstance(tool.function.get("name"), str)
+        function = tool.function if isinstance(tool.function, dict) else {}
+        told = function.get("description")
+        named = isinstance(function.get("name"), str) and isinstance(told, str | None)
         if tool.type != "function" or not named:
             where = f"tools[{number}]"
             raise BadRequest(
-                f"{where}: a tool of a chat has the type function, and a function with a name",
+                f"{where}: a tool of a chat has the type function, and a function with a name "
+                "(and a description, as text)",
                 param=where,
             )

@@ -43,6 +43,8 @@ def translate(path: str, body: Body) -> Translated | None:
     most = _count(_value(body, "logprobs"))
     echoes = _value(body, "echo") is True
     if most is None and not echoes:
+        if "logprobs" in body.fields:
+            body.change({"logprobs": None})  # chats have a word for it that is none here
         return None
     if most is not None and echoes:
         raise Unsupported(NOT_OF_PROMPTS, param="echo")
@@ -155,10 +157,10 @@ def _value(body: Body, name: str) -> Any:
 
 
 def _count(value: Any) -> int | None:
-    if value is None:
+    if value is None or value is False:  # as chats say it
         return None
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
+    if isinstance(value, int | float) and value is not True and value >= 0 and value % 1 == 0:
+        return int(value)
     raise BadRequest(
         "logprobs: use how many of the likeliest tokens are to be told, 0 or more", param="logprobs"
     )

@@ -138,6 +138,14 @@ def test_others_pass_as_they_come(fields: Any) -> None:
     assert translate("/completion", Body.of({"logprobs": 1})) is None
 
 
+def test_no_probabilities_in_the_words_of_chats() -> None:
+    body = Body.of({"prompt": "a", "logprobs": False})
+
+    assert translate(PATH, body) is None
+    assert json.loads(body.encode()) == {"prompt": "a", "logprobs": None}
+    assert rewrite({"logprobs": 2.0})[0]["logprobs"] == 2
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [
@@ -145,6 +153,7 @@ def test_others_pass_as_they_come(fields: Any) -> None:
         ({"prompt": "a", "logprobs": 0, "echo": True}, "echo", "unsupported_parameter"),
         ({"prompt": [1, 2], "echo": True}, "echo", "unsupported_parameter"),
         ({"prompt": "a", "logprobs": True}, "logprobs", "invalid_request_error"),
+        ({"prompt": "a", "logprobs": 1.5}, "logprobs", "invalid_request_error"),
         ({"prompt": "a", "logprobs": -1}, "logprobs", "invalid_request_error"),
         ({"prompt": "a", "logprobs": "5"}, "logprobs", "invalid_request_error"),
     ],

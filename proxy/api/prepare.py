@@ -16,6 +16,7 @@ from proxy.api.options import taken_options
 from proxy.dialect.anthropic.translation import translate as translate_message
 from proxy.dialect.body import Body
 from proxy.dialect.called import call_rewriter
+from proxy.dialect.effort import say_effort
 from proxy.dialect.errors import dialect_of
 from proxy.dialect.forced_call import force_call
 from proxy.dialect.limits import check_limits
@@ -107,6 +108,8 @@ def _prepare(
         weakest = translated.defaults
     elif model.policy.engine == "hosted":  # another one may take what it likes
         check(asked, body, chats=kind.chats)
+    if kind.chats and model.policy.engine == "hosted":
+        say_effort(body)
     if kind.has_params:
         notes.options(options)
         # What counts: what the body says by whatever name, then what its `options`, then what the

@@ -138,6 +138,7 @@ NIL_TOOLS = [{"type": "function", "function": TOOL | {"parameters": NIL}}]
         ("/v1/chat/completions", {"tools": NIL_TOOLS}),
         ("/v1/messages", {"tools": [{"name": "f", "input_schema": NIL}]}),
         ("/api/chat", {"tools": NIL_TOOLS}),
+        ("/api/chat", {"tools": [{"type": None, "function": {"name": "f"}}]}),
         ("/api/chat", {"format": NIL}),
         ("/v1/chat/completions", {"response_format": {"type": "json_schema", "json_schema": {
             "name": "x", "strict": None, "description": None, "schema": NIL}}}),
@@ -261,6 +262,16 @@ async def test_so_are_all_of_ollamas(path: str, body: bytes, url: Served) -> Non
     status, told = await ask(url, path, body)
 
     assert status == (200 if b"tiny" in body else 404 if b"Source" in body else 500), told
+
+
+@pytest.mark.parametrize("tool", [None, {}, {"type": "function"}, {"function": {"name": None}}, 5])
+async def test_a_tool_that_is_none_is_no_fault_of_ours(tool: Any, url: Served) -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    for path in ("/api/chat", "/v1/chat/completions"):
+        body = json.dumps({"model": M, "messages": messages, "tools": [tool]})
+        status, told = await ask(url, path, body.encode())
+        assert status == 400
+        assert "tools[0]" in json.dumps(told)
 
 
 LONG = {"Cookie": "a=" + "b" * 9000, "X-Long": "c" * 60_000, "Referer": "d" * 20_000}

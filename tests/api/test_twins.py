@@ -80,6 +80,21 @@ async def test_models_are_made_from_other_names_too(asked: Proxy, source: str) -
     assert shown["details"]["family"] == "qwen3moe"
 
 
+async def test_nothing_is_made_of_what_is_no_model(asked: Proxy, tmp_path: Path) -> None:
+    (tmp_path / "models" / "text.gguf").write_text("some text, and nothing of a model")
+    made = {"model": "made", "from": "text", "stream": False}
+
+    for path, body in (
+        ("/api/create", made),
+        ("/api/create", made | {"template": "{{ .Prompt }}", "quantize": "Q4_K_M"}),
+        ("/api/copy", {"source": "text", "destination": "made"}),
+    ):
+        told = await asked.post(path, body, status=400)
+        assert "not a GGUF file" in told["error"]
+    async with asked.session.post("/api/create", json=made | {"stream": True}) as answer:
+        assert b"not a GGUF file" in (await answer.read()).splitlines()[-1]
+
+
 async def test_each_keeps_its_own_defaults(asked: Proxy) -> None:
     await create(asked, "one", "tiny", parameters={"num_predict": 1}, system="x " * 50)
     await create(asked, "three", "tiny", parameters={"num_predict": 3})

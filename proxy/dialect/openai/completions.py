@@ -1,5 +1,5 @@
 """Plain completions as OpenAI's old clients read them: `logprobs: N` in the old shape, and `echo`.
-llama-server answers with the shape of chats, and takes no notice of `echo`. Pure.
+llama-server answers with the shape of chats, and takes no notice of `echo`, or of a format. Pure.
 
 The probabilities of a prompt are not told by any engine here, so asking for them is refused.
 """
@@ -38,6 +38,8 @@ def translate(path: str, body: Body) -> Translated | None:
     """
     if path != PATH:
         return None
+    if body.mentions(b'"response_format"'):
+        _obey_format(body)
     if not (body.mentions(b'"logprobs"') or body.mentions(b'"echo"')):
         return None
     most = _count(_value(body, "logprobs"))
@@ -52,6 +54,19 @@ def translate(path: str, body: Body) -> Translated | None:
     changed: dict[str, Any] = {} if most is None else {"logprobs": max(most, 1)}
     body.change(changed | ({"echo": False} if echoes else {}))
     return Translated(path, body, lambda streams: Streamed(shape) if streams else shape.whole())
+
+
+def _obey_format(body: Body) -> None:
+    """llama-server looks at the format of an answer in chats only."""
+    wanted = _value(body, "response_format")
+    if not isinstance(wanted, dict) or any(
+        name in body.fields for name in ("json_schema", "grammar")
+    ):
+        return
+    inner = wanted.get("json_schema")
+    schema = inner.get("schema") if isinstance(inner, dict) else wanted.get("schema")
+    if wanted.get("type") in ("json_schema", "json_object"):
+        body.change({"json_schema": schema if isinstance(schema, dict) else {"type": "object"}})
 
 
 class Shape:

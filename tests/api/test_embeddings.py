@@ -118,6 +118,17 @@ async def test_an_encoding_that_is_none_is_refused_alike(asked: Proxy) -> None:
     assert told == await asked.post("/v1/embeddings", {**body, "dimensions": 8}, status=400)
 
 
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
+async def test_what_cannot_be_ranked_is_no_500(asked: Proxy, path: str) -> None:
+    body = {"model": ENCODER, "query": "a", "documents": [LONG]}
+    told = await asked.post(path, body, status=400)
+    assert told["error"]["code"] == "context_length_exceeded"
+    assert told["error"]["n_ctx"] == 512
+
+    told = await asked.post(path, body | {"documents": ["b"], "top_n": -1}, status=400)
+    assert told["error"]["type"] == "invalid_request_error"
+
+
 async def test_coheres_errors_have_a_word_for_a_code(asked: Proxy) -> None:
     body = {"model": ENCODER, "query": "a", "documents": []}
     told = await asked.post("/v2/rerank", body, status=400)

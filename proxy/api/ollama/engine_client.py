@@ -8,11 +8,12 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from proxy.dialect.errors import of_request
 from proxy.dialect.ollama.events import Event
 from proxy.dialect.ollama.reading import failure
 from proxy.dialect.ollama.sse import SseDecoder, SseError
 from proxy.engine.types import Address
-from proxy.errors import BackendDied, ProxyError
+from proxy.errors import BackendDied, BadRequest, ProxyError
 from proxy.upstream.call import Call
 from proxy.upstream.connection import BrokenAnswer, EngineConnection
 from proxy.upstream.open_calls import OpenCalls
@@ -155,9 +156,11 @@ def _refusal(status: int, data: bytes) -> EngineRefused:
         body = msgspec.json.decode(data)
         error = body.get("error", body) if isinstance(body, dict) else body
         named = error if isinstance(error, dict) else {}
-        kind = str(named.get("type", ""))
+        kind, message = str(named.get("type", "")), failure(error).message
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR and of_request(message):
+            status, kind = HTTPStatus.BAD_REQUEST, BadRequest.code
         return EngineRefused(
-            failure(error).message,
+            message,
             status=status,
             kind=kind,
             too_long_for=named.get("n_ctx") if kind == TOO_LONG else None,

@@ -71,9 +71,10 @@ class Body:
         self._is_changed = True
 
     def replace(self, fields: Mapping[str, msgspec.Raw]) -> None:
-        """Have these fields, and no others."""
+        """Have these fields, and no others. What it mentions is looked for in its text, so that is
+        written anew."""
         self._fields = dict(fields)
-        self._is_changed = True
+        self._data, self._front, self._is_changed = msgspec.json.encode(self._fields), b"", False
 
     def encode(self) -> bytes:
         """The text to send."""

@@ -146,6 +146,14 @@ def test_names_of_fields_may_be_in_capitals(sent: Any, wanted: Any) -> None:
     assert meant(json.dumps(sent).encode()) == (wanted or talk)
 
 
+def test_what_was_in_capitals_is_mentioned() -> None:
+    """Who looks at a body looks for bytes first."""
+    body = read_object(b'{"Tools": [1], "Tool_Choice": "required", "Echo": true}')
+
+    for name in (b'"tools"', b'"tool_choice"', b'"echo"'):
+        assert body.mentions(name)
+
+
 def test_it_takes_little_time() -> None:
     """Also for what is written to take long: each half, each backslash, is looked at once."""
     hard = (b"\\\\" * 500_000, b"\\ud83d" * 200_000, b"\\ud83d\\ude00" * 100_000, b"\xe9" * 10**6)

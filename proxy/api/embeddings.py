@@ -18,6 +18,7 @@ from proxy.api.short_context import warn_of_prompt
 from proxy.api.wire import json_response
 from proxy.dialect.body import Body
 from proxy.dialect.vectors import read_dimensions, shortened
+from proxy.errors import BadRequest
 from proxy.pool.lease import Lease
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
@@ -36,6 +37,8 @@ async def special(
         return None  # another server's business
     dimensions = read_dimensions(_field(body, "dimensions"))
     inputs = _inputs(_field(body, "input"))
+    if not all(map(_is_input, inputs)):
+        raise BadRequest("input: use a text, tokens, or a list of these", param="input")
     limit = await services.planner.longest_input(model, wanted, most_tokens(inputs))
     if not inputs or not (dimensions or limit or "" in inputs):
         return None
@@ -66,8 +69,15 @@ def _field(body: Body, name: str) -> Any:
 
 
 def _inputs(given: Any) -> list[Any]:
-    """One by one; of what is no input, nothing."""
+    """One by one; of what is not there, nothing."""
     if not isinstance(given, list):
-        return [given] if isinstance(given, str) else []
+        return [] if given is None else [given]
     is_tokens = any(isinstance(each, int) for each in given)
     return [given] if is_tokens else given
+
+
+def _is_input(given: Any) -> bool:
+    """Whether llama-server knows what to make of it, and does not take it for its own fault."""
+    if isinstance(given, list):
+        return all(isinstance(each, str | int) and not isinstance(each, bool) for each in given)
+    return isinstance(given, str) or (isinstance(given, dict) and "prompt_string" in given)

@@ -23,7 +23,7 @@ from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.body import Body
 from proxy.dialect.errors import said_by_engine
 from proxy.dialect.lenient import as_meant
-from proxy.dialect.rewrite import Rewrite, Rewriter, engine_error
+from proxy.dialect.rewrite import EngineError, Rewrite, Rewriter
 from proxy.dialect.spent import Tail
 from proxy.engine.types import Mode
 from proxy.errors import FIRST_ERROR, BackendDied, ProxyError
@@ -241,7 +241,7 @@ async def _relay(
 def _rewrite_of(forward: Forward, upstream: EngineConnection) -> Rewrite | None:
     """How this answer goes out; None: as it comes."""
     if forward.asked and upstream.status >= FIRST_ERROR:
-        return engine_error(upstream.status, forward.asked)
+        return EngineError(upstream.status, forward.asked)
     if forward.rewriter is None:
         return None
     streams = upstream.headers.get("Content-Type", "").startswith(EVENT_STREAM)
@@ -276,6 +276,8 @@ async def _pass_on(
             if rewrite is None or (chunk := rewrite.feed(chunk)):
                 await reply.write(chunk, status, reason, headers)
         if rewrite is not None and (last := rewrite.end()):
+            if isinstance(rewrite, EngineError) and rewrite.status != status:
+                status, reason = rewrite.status, HTTPStatus(rewrite.status).phrase
             await reply.write(last, status, reason, headers)
     except BrokenAnswer as error:
         died = BackendDied(f"the engine went away: {error}")

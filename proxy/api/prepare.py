@@ -16,6 +16,7 @@ from proxy.api.options import taken_options
 from proxy.dialect.anthropic.translation import translate as translate_message
 from proxy.dialect.body import Body
 from proxy.dialect.called import call_rewriter
+from proxy.dialect.effort import say_effort
 from proxy.dialect.errors import dialect_of
 from proxy.dialect.forced_call import force_call
 from proxy.dialect.limits import check_limits
@@ -25,6 +26,7 @@ from proxy.dialect.ollama.models import Abilities
 from proxy.dialect.ollama.options import Options
 from proxy.dialect.openai.checks import check
 from proxy.dialect.openai.completions import translate as translate_completion
+from proxy.dialect.openai.history import mend_history
 from proxy.dialect.preamble import add_preamble, preamble_of
 from proxy.dialect.rewrite import Rewriter, Translated, chained, streamed
 from proxy.dialect.tool_choice import has_tools, narrow_tools
@@ -88,7 +90,7 @@ def target_of(request: web.Request) -> str:
 
 def has_shape(path: str) -> bool:
     """Whether a path is OpenAI's or Anthropic's, rather than llama-server's own."""
-    return path.startswith("/v1/") or path.startswith(OF_OPENAI)
+    return path.startswith(("/v1/", *ALSO)) or path.startswith(OF_OPENAI)
 
 
 def _prepare(
@@ -106,6 +108,8 @@ def _prepare(
         weakest = translated.defaults
     elif model.policy.engine == "hosted":  # another one may take what it likes
         check(asked, body, chats=kind.chats)
+    if kind.chats and model.policy.engine == "hosted":
+        say_effort(body)
     if kind.has_params:
         notes.options(options)
         # What counts: what the body says by whatever name, then what its `options`, then what the
@@ -114,7 +118,7 @@ def _prepare(
             body.add_defaults(params)
         body.say_known_names()
     if kind.chats:
-        rewriter = _adapt(body, model, can, rewriter)
+        rewriter = _adapt(body, model, can, kind, rewriter)
     load = workload_of(body, generates=kind.has_params) if kind.computes else None
     return Prepared(target, body, rewriter, load)
 
@@ -129,14 +133,20 @@ def _translated(request: web.Request, body: Body) -> Translated | None:
     )
 
 
-def _adapt(body: Body, model: Model, can: Abilities, rewriter: Rewriter | None) -> Rewriter | None:
+def _adapt(
+    body: Body, model: Model, can: Abilities, kind: Kind, rewriter: Rewriter | None
+) -> Rewriter | None:
     """What a conversation needs that llama-server would not do with it; how its answer goes out."""
     if not model.takes_media and has_media(body):
         model.check_media()
     if has_tools(body):
         check_tools(model, can)
+    if model.policy.engine == "hosted":
+        mend_history(body)
     add_preamble(body, preamble_of(model.entry))
     narrow_tools(body)
+    if not kind.has_params:
+        return rewriter  # nothing is said in answer, its tokens are counted
     # Other engines do as they are told.
     if model.policy.engine == "hosted" and force_call(body, can.calling):
         rewriter = chained(call_rewriter, rewriter)

@@ -135,7 +135,8 @@ class Services:
     def only_model(self) -> str | None:
         """The model that is meant by whoever names none: the only one that is loaded, else the only
         one that there is. None where there are several."""
-        loaded = {b.options.model for b in self.pool.backends() if b.state in SERVING}
+        serving = {b.options.model for b in self.pool.backends() if b.state in SERVING}
+        loaded = set(filter(self.resolver.knows, serving))  # a file may be gone
         if len(loaded) == 1:
             return loaded.pop()
         there = {model.loaded_as for model in self.resolver.all()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from proxy.dialect.synonyms import by_known_names, still_open
+from proxy.dialect.synonyms import as_taken, by_known_names, still_open
 
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -48,8 +48,10 @@ class Body:
         self._put(still_open(params, self.fields))
 
     def say_known_names(self) -> None:
-        """Say by names that llama-server knows what only others say."""
+        """Say by names and numbers that llama-server takes what it would not see, or refuse."""
         self._put(by_known_names(self.fields))
+        if changed := as_taken(self.fields):
+            self.change(changed)
 
     def _put(self, missing: Mapping[str, object]) -> None:
         if not missing:
@@ -69,9 +71,10 @@ class Body:
         self._is_changed = True
 
     def replace(self, fields: Mapping[str, msgspec.Raw]) -> None:
-        """Have these fields, and no others."""
+        """Have these fields, and no others. What it mentions is looked for in its text, so that is
+        written anew."""
         self._fields = dict(fields)
-        self._is_changed = True
+        self._data, self._front, self._is_changed = msgspec.json.encode(self._fields), b"", False
 
     def encode(self) -> bytes:
         """The text to send."""

@@ -173,8 +173,9 @@ def _change_whole(choice: dict[str, Any]) -> None:
             calls[made.pop("index")] = made
         else:
             calls[piece.index]["function"]["arguments"] += piece.arguments
+    # The beginning of a call that was cut is none, and no text either.
+    message["content"] = None
     if calls:
-        message["content"] = None
         message["tool_calls"] = list(calls.values())
     _finish(choice, message, scanner)
 

@@ -1,12 +1,13 @@
 """Errors as each protocol's clients expect them; the counterpart of `proxy.errors`."""
 
 import math
+import re
 from http import HTTPStatus
 from typing import Any, Final, Literal
 
 import msgspec
 
-from proxy.errors import ContextExceeded, EngineSaid, ProxyError
+from proxy.errors import BadRequest, ContextExceeded, EngineSaid, ProxyError
 
 Dialect = Literal["openai", "anthropic", "ollama"]
 
@@ -14,6 +15,14 @@ TOO_LONG: Final = "exceed_context_size_error"  # llama-server's word for it
 # Behind llama-server's "try increasing it": its users know what to increase, ours may not.
 INCREASE: Final = ": ctx in the model's policy, or num_ctx in options"
 RESPONSES: Final = ("/v1/responses", "/responses")
+
+# Inputs that go into one batch, such as documents to rank.
+TOO_LARGE: Final = re.compile(r"\((\d+) tokens\) is too large.*batch size: (\d+)")
+# What it says of fields that it could not make anything of.
+NOT_READ: Final = re.compile(
+    r"json\.exception\.|Failed to parse (?:messages|tools|tool call)|\"prompt\" elements must be"
+    r"|vector::_M_"
+)
 
 _OPENAI_TYPES = {
     401: "authentication_error",
@@ -81,11 +90,20 @@ def said_by_engine(body: bytes, status: int) -> EngineSaid:
     inner = told.get("error", told) if isinstance(told, dict) else None
     named = inner if isinstance(inner, dict) else {}
     message = message_of(body)
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR and of_request(message):
+        if long := TOO_LARGE.search(message):
+            return ContextExceeded(message, status=400, tokens=int(long[1]), ctx=int(long[2]))
+        return EngineSaid(message, status=400, code=BadRequest.code)
     tokens, ctx = named.get("n_prompt_tokens"), named.get("n_ctx")
     if named.get("type") == TOO_LONG and isinstance(tokens, int) and isinstance(ctx, int):
         return ContextExceeded(message + INCREASE, status=status, tokens=tokens, ctx=ctx)
     words = [word for key in ("code", "type") if isinstance(word := named.get(key), str)]
     return EngineSaid(message, status=status, code=next(filter(None, words), None))
+
+
+def of_request(message: str) -> bool:
+    """Whether it is the request's fault what llama-server takes for its own."""
+    return bool(TOO_LARGE.search(message) or NOT_READ.search(message))
 
 
 def error_headers(error: ProxyError) -> dict[str, str]:

@@ -60,7 +60,7 @@ def force_call(body: Body, calling: Calling) -> bool:
     if not body.mentions(KEY) or _value(body, "tool_choice") != "required":
         return False
     tools = _tools(_value(body, "tools"))
-    if not tools or any(_value(body, name) not in (None, "") for name in SHAPES):
+    if not tools or any(_is_shape(_value(body, name)) for name in SHAPES):
         return False
     messages = _value(body, "messages")
     if not isinstance(messages, list) or not messages or _role(messages[-1]) == "assistant":
@@ -140,6 +140,14 @@ def _tools(value: Any) -> dict[str, Any]:
         if isinstance(function, dict) and isinstance(name := function.get("name"), str):
             found[name] = function.get("parameters")
     return found
+
+
+def _is_shape(value: Any) -> bool:
+    """Whether it says anything of an answer's shape. "text", as many clients say anyway, does
+    not."""
+    if isinstance(value, dict) and "type" in value:
+        return value["type"] not in (None, "text")
+    return value not in (None, "", {})
 
 
 def _role(message: Any) -> Any:

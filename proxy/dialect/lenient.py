@@ -8,7 +8,7 @@ found out by looking for bytes, not by taking it apart.
 import codecs
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -77,9 +77,12 @@ _PARTS: Final = frozenset(
     reasoning thinking output_config""".split()
 )
 # Values of users, in which names and nulls are theirs.
-_THEIRS: Final = frozenset(
-    "parameters input_schema output_schema schema json_schema arguments input metadata".split()
-)
+_THEIRS: Final = frozenset("arguments input metadata".split())
+# Schemas: their words are JSON Schema's, and null is none of its values but for those given below.
+_SCHEMAS: Final = frozenset("parameters input_schema output_schema schema format".split())
+_VALUES: Final = frozenset("const default enum example examples".split())
+# What is behind these goes by names of users.
+_NAMED: Final = frozenset("properties patternProperties $defs definitions dependentSchemas".split())
 # Of which llama-server wants to see that there is none.
 _KEPT: Final = frozenset({"content", "arguments"})
 _LEVELS: Final = 8
@@ -133,7 +136,10 @@ def _meant(fields: Mapping[str, msgspec.Raw], has_capitals: bool) -> _Fields:
         if bytes(value) == _NULL:
             continue
         known = _known(name) if has_capitals else name
-        found[known] = _part(value, _LEVELS, has_capitals) if known in _PARTS else value
+        if known in _PARTS:
+            found[known] = _part(value, _LEVELS, has_capitals)
+        else:
+            found[known] = _schema(value) if known == "format" else value
     return found
 
 
@@ -155,8 +161,35 @@ def _part(value: msgspec.Raw, levels: int, has_capitals: bool) -> msgspec.Raw:
         known = _known(name) if has_capitals else name
         if bytes(inner) == _NULL and known not in _KEPT:
             continue
-        found[known] = inner if known in _THEIRS else _part(inner, levels - 1, has_capitals)
+        if known in _SCHEMAS and bytes(inner)[:1] == b"{":
+            found[known] = _schema(inner)
+        else:
+            found[known] = inner if known in _THEIRS else _part(inner, levels - 1, has_capitals)
     return value if _is_same(fields, found) else msgspec.Raw(msgspec.json.encode(found))
+
+
+def _schema(value: msgspec.Raw) -> msgspec.Raw:
+    """One without words that say nothing: who writes Go has `"required": null` for an empty
+    list."""
+    if not _SOME_NULL.search(bytes(value)):
+        return value
+    return msgspec.Raw(msgspec.json.encode(_said(msgspec.json.decode(value))))
+
+
+def _said(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_said(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {}
+    for word, value in schema.items():
+        if word in _VALUES:
+            found[word] = value
+        elif word in _NAMED and isinstance(value, dict):
+            found[word] = {name: _said(each) for name, each in value.items()}
+        elif value is not None:
+            found[word] = _said(value)
+    return found
 
 
 def _is_same(fields: Mapping[str, msgspec.Raw], found: Mapping[str, msgspec.Raw]) -> bool:

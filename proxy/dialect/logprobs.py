@@ -22,6 +22,10 @@ def ask_for_chosen(body: Body) -> Rewriter | None:
     """Have a chat ask for as little as there is where it wants probabilities and no alternatives;
     how its answer goes out then, None: as it comes."""
     fields = body.fields
+    if bytes(fields.get("top_logprobs", b"")) == b"0":
+        # No alternatives are none, whether probabilities are asked for or not.
+        body.replace({name: raw for name, raw in fields.items() if name != "top_logprobs"})
+        fields = body.fields
     if bytes(fields.get("logprobs", b"")) != b"true" or "n_probs" in fields:
         return None
     if msgspec.json.decode(fields.get("top_logprobs", b"null")):

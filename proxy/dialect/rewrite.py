@@ -139,7 +139,17 @@ def status_of(body: bytes) -> int:
     return code if isinstance(code, int) and not isinstance(code, bool) else 500
 
 
-def engine_error(status: int, path: str) -> Rewrite:
-    """An engine's error in the shape of the protocol that is spoken at `path`."""
-    dialect = dialect_of(path)
-    return Whole(lambda body: error_body(said_by_engine(body, status), dialect))
+class EngineError(Whole):
+    """An engine's error in the shape of the protocol that is spoken at `path`. Its `status` is
+    known at the end: engines take some of what is wrong with requests for their own fault."""
+
+    def __init__(self, status: int, path: str) -> None:
+        super().__init__(self._told)
+        self._dialect = dialect_of(path)
+        # What changes:
+        self.status = status
+
+    def _told(self, body: bytes) -> bytes:
+        error = said_by_engine(body, self.status)
+        self.status = error.status
+        return error_body(error, self._dialect)

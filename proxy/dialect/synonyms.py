@@ -40,6 +40,14 @@ UNSEEN: Final[Mapping[str, tuple[str, ...]]] = {
     "repeat_penalty": ("repetition_penalty",),
 }
 
+MAX_INT: Final = 2**31 - 1  # its integers have 32 bits
+# The least that it takes, and what is meant by less: no limit, all of it, off.
+LEAST: Final[Mapping[str, tuple[float, Any]]] = {
+    **dict.fromkeys(("n_predict", "max_tokens", "max_completion_tokens", "n_keep"), (-1, -1)),
+    "repeat_last_n": (0, MAX_INT),
+    "repeat_penalty": (1e-6, 1.0),
+}
+
 
 def still_open(params: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `params` about which nothing is said yet: `said` is what counts more, where the same
@@ -61,6 +69,20 @@ def by_known_names(fields: Mapping[str, Any]) -> dict[str, Any]:
         there = [n for n in _group(name) if n in fields and not _is_null(fields[n])]
         if there and all(n in unseen for n in there):
             found[name] = _length(there[0], fields[there[0]])
+    return found
+
+
+def as_taken(fields: Mapping[str, msgspec.Raw]) -> dict[str, Any]:
+    """What `fields` say by numbers that llama-server refuses, by those that mean the same to it."""
+    found: dict[str, Any] = {}
+    for name, (least, instead) in LEAST.items():
+        number = msgspec.json.decode(fields[name]) if name in fields else None
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            continue
+        if number < least:
+            found[name] = instead
+        elif number > MAX_INT:
+            found[name] = MAX_INT
     return found
 
 

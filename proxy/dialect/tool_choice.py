@@ -1,8 +1,9 @@
-"""A request that wants one certain tool: llama-server knows "some tool" and "none" only, and takes
-the name of one for "as you like". So the tools go on without the others. Pure.
+"""A request that wants one certain tool, or some of those that it has: llama-server knows "some
+tool" and "none" only, and takes names for "as you like". So the tools go on without the others.
+Pure.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -19,11 +20,28 @@ class _Named(msgspec.Struct):
     type: Any = None
     name: Any = None
     function: Any = None
+    allowed_tools: Any = None
 
     @property
     def tool(self) -> str | None:
         name = self.function.get("name") if isinstance(self.function, dict) else self.name
         return name if isinstance(name, str) else None
+
+    @property
+    def allowed(self) -> "_Allowed | None":
+        """Several of which the model may choose."""
+        try:
+            return msgspec.convert(self.allowed_tools, _Allowed) if self.allowed_tools else None
+        except msgspec.ValidationError as error:
+            raise BadRequest(
+                "tool_choice.allowed_tools: use a mode (auto or required) and a list of tools",
+                param="tool_choice",
+            ) from error
+
+
+class _Allowed(msgspec.Struct):
+    tools: list[_Named]
+    mode: Literal["auto", "required"] = "auto"
 
 
 _tools = msgspec.json.Decoder(list[msgspec.Raw])
@@ -52,14 +70,17 @@ def narrow_tools(body: Body) -> None:
         tools = _tools.decode(body.fields["tools"])
     except (KeyError, msgspec.ValidationError):
         return
-    if choice.tool is None:
+    if choice.tool is not None:
+        names, mode = [choice.tool], "required"
+    elif (allowed := choice.allowed) is not None:
+        names, mode = [str(tool.tool) for tool in allowed.tools], allowed.mode
+    else:
         return
-    left = [tool for tool in tools if _name(tool) == choice.tool]
+    left = [tool for tool in tools if _name(tool) in names]
     if not left:
-        raise BadRequest(
-            f"tool_choice: {choice.tool[:80]!r} is not among the tools", param="tool_choice"
-        )
-    body.change({"tools": left, "tool_choice": "required"})
+        shown = ", ".join(repr(name[:80]) for name in names[:10]) or "what is chosen"
+        raise BadRequest(f"tool_choice: {shown} is not among the tools", param="tool_choice")
+    body.change({"tools": left, "tool_choice": mode})
 
 
 def _name(tool: msgspec.Raw) -> str | None:

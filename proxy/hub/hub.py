@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.catalog.entry import Entry
+from proxy.catalog.gguf import GgufError
 from proxy.catalog.local import Catalog
 from proxy.catalog.manifest import BadManifest, hex_of
 from proxy.catalog.reference import BadName, Reference, parse_reference
@@ -86,7 +87,7 @@ class Hub:
         """The lines of the making of a model. Raises BadRequest, ModelNotFound, PullFailed."""
 
         async def work(report: Report) -> None:
-            with _disk_troubles():
+            with _disk_troubles(), _no_model():
                 await self._creator.create(recipe, report)
             await self._look()
             report(status("success"))
@@ -104,7 +105,7 @@ class Hub:
             raise ModelNotFound(f"model {source!r} not found")
         if entry.refusal:
             raise BadRequest(f"{entry.name} cannot be copied: {entry.refusal}")
-        with _disk_troubles():
+        with _disk_troubles(), _no_model():
             await self._creator.copy(entry, name)
         await self._look()
 
@@ -217,6 +218,15 @@ def _disk_troubles() -> Iterator[None]:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         raise PullFailed(f"{reason_of(error)}{where}") from error
+
+
+@contextmanager
+def _no_model() -> Iterator[None]:
+    """Tells that nothing can be made of a file that is none of a model."""
+    try:
+        yield
+    except GgufError as error:
+        raise BadRequest(f"this is no model: {error}", param="from") from error
 
 
 def _ollamas(name: str, root: Path) -> str:

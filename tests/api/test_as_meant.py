@@ -128,6 +128,88 @@ async def test_null_means_that_nothing_is_said(
     assert status == 200, told
 
 
+NIL = {"type": "object", "properties": None, "required": None}
+NIL_TOOLS = [{"type": "function", "function": TOOL | {"parameters": NIL}}]
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/v1/chat/completions", {"tools": NIL_TOOLS}),
+        ("/v1/messages", {"tools": [{"name": "f", "input_schema": NIL}]}),
+        ("/api/chat", {"tools": NIL_TOOLS}),
+        ("/api/chat", {"tools": [{"type": None, "function": {"name": "f"}}]}),
+        ("/api/chat", {"format": NIL}),
+        ("/v1/chat/completions", {"response_format": {"type": "json_schema", "json_schema": {
+            "name": "x", "strict": None, "description": None, "schema": NIL}}}),
+    ],
+)  # fmt: skip
+async def test_schemas_may_have_words_that_say_nothing(
+    path: str, more: dict[str, Any], url: Served
+) -> None:
+    """Who writes Go has null where a list or a map is empty."""
+    said = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "stream": False}
+    body = {"model": M, "options": {"num_predict": 2}, **said, **more}
+    status, told = await ask(url, path, json.dumps(body).encode())
+
+    assert status == 200, told
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]},
+        {"tool_calls": [{"id": "c", "type": "function", "function": {"name": "f"}}]},
+        {"tool_calls": [CALL | {"type": None, "function": {"name": "f", "arguments": ""}}]},
+        {"tool_calls": [CALL | {"function": {"name": "f", "arguments": '{"a": "cut of'}}]},
+        {"content": [{"type": "refusal", "refusal": "no"}]},
+        {"content": [{"type": "text", "text": None}]},
+    ],
+)
+async def test_what_was_said_before_is_no_reason_to_refuse(
+    message: dict[str, Any], url: Served
+) -> None:
+    user = {"role": "user", "content": "Hi"}
+    messages = [user, {"role": "assistant", **message}, user]
+    body = {"model": M, "max_tokens": 2, "messages": messages}
+    status, told = await ask(url, "/v1/chat/completions", json.dumps(body).encode())
+
+    assert status == 200, told
+
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "/v1/messages/count_tokens": {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+        "tool_choice": {"type": "any"},
+    },
+    "/v1/chat/completions/input_tokens": {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+        "tool_choice": "required",
+        "logprobs": True,
+    },
+    "/v1/responses/input_tokens": {
+        "input": "Hi",
+        "tools": [{"type": "function", "name": "f"}],
+        "tool_choice": {"type": "function", "name": "f"},
+    },
+    "/apply-template": {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+        "tool_choice": "required",
+    },
+}
+
+
+@pytest.mark.parametrize("path", CHOICES)
+async def test_tokens_are_counted_where_a_call_is_required(path: str, url: Served) -> None:
+    status, told = await ask(url, path, json.dumps({"model": M} | CHOICES[path]).encode())
+
+    assert status == 200, told
+    assert told.get("input_tokens", 0) > 10 or '"name": "f"' in told["prompt"]
+
+
 async def test_an_encoding_may_be_null(url: Served) -> None:
     body = b'{"model": "encoder", "input": "x", "encoding_format": null, "dimensions": null}'
     status, told = await ask(url, "/v1/embeddings", body)
@@ -180,6 +262,16 @@ async def test_so_are_all_of_ollamas(path: str, body: bytes, url: Served) -> Non
     status, told = await ask(url, path, body)
 
     assert status == (200 if b"tiny" in body else 404 if b"Source" in body else 500), told
+
+
+@pytest.mark.parametrize("tool", [None, {}, {"type": "function"}, {"function": {"name": None}}, 5])
+async def test_a_tool_that_is_none_is_no_fault_of_ours(tool: Any, url: Served) -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    for path in ("/api/chat", "/v1/chat/completions"):
+        body = json.dumps({"model": M, "messages": messages, "tools": [tool]})
+        status, told = await ask(url, path, body.encode())
+        assert status == 400
+        assert "tools[0]" in json.dumps(told)
 
 
 LONG = {"Cookie": "a=" + "b" * 9000, "X-Long": "c" * 60_000, "Referer": "d" * 20_000}

@@ -205,6 +205,18 @@ def test_who_can_think_is_asked_to(url: str) -> None:
     assert tokens(url, "/api/chat", model=TINY, options={"num_predict": 1}) == 1
 
 
+def test_openais_clients_may_say_it_in_many_words(url: str) -> None:
+    def prompt(**body: Any) -> int:
+        path = "/v1/chat/completions"
+        answer = ask(url, path, model=PONDERS, max_tokens=1, **body)
+        return int(answer["usage"]["prompt_tokens"])
+
+    less, more = prompt(reasoning_effort="none"), prompt(thinking={"type": "enabled"})
+    for no in ({"reasoning": {"effort": "none"}}, {"think": False}, {"enable_thinking": False}):
+        assert prompt(**no) == less
+    assert prompt(think=True) == more > less
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
 def test_alternatives_are_told_only_where_they_are_asked_for(

@@ -101,12 +101,39 @@ async def test_answers_say_where_they_come_from(asked: Proxy) -> None:
             assert (await answer.json())["model"] == ENCODER
 
 
-@pytest.mark.parametrize("given", [None, [], {}, 7])
-async def test_what_is_no_input_is_refused(asked: Proxy, given: Any) -> None:
-    body = {"model": ENCODER, "input": given, "dimensions": 8}
-    async with asked.session.post("/v1/embeddings", json=body) as answer:
-        assert 400 <= answer.status < 600
-        assert "error" in await answer.json()
+async def test_what_is_no_input_is_refused(asked: Proxy) -> None:
+    none: list[Any] = [None, [], {}, 7, True, ["a", None], [[1, 2.5]], [1.5], [{"text": "x"}]]
+    for given in none:
+        for dimensions in (None, 8):
+            body = {"model": ENCODER, "input": given, "dimensions": dimensions}
+            told = await asked.post("/v1/embeddings", body, status=400)
+            assert told["error"]["code"] == "invalid_request_error"
+
+
+async def test_an_encoding_that_is_none_is_refused_alike(asked: Proxy) -> None:
+    body = {"model": ENCODER, "input": "x", "encoding_format": "bogus"}
+
+    told = await asked.post("/v1/embeddings", body, status=400)
+
+    assert told == await asked.post("/v1/embeddings", {**body, "dimensions": 8}, status=400)
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
+async def test_what_cannot_be_ranked_is_no_500(asked: Proxy, path: str) -> None:
+    body = {"model": ENCODER, "query": "a", "documents": [LONG]}
+    told = await asked.post(path, body, status=400)
+    assert told["error"]["code"] == "context_length_exceeded"
+    assert told["error"]["n_ctx"] == 512
+
+    told = await asked.post(path, body | {"documents": ["b"], "top_n": -1}, status=400)
+    assert told["error"]["type"] == "invalid_request_error"
+
+
+async def test_coheres_errors_have_a_word_for_a_code(asked: Proxy) -> None:
+    body = {"model": ENCODER, "query": "a", "documents": []}
+    told = await asked.post("/v2/rerank", body, status=400)
+
+    assert told["error"]["code"] == "invalid_request_error"
 
 
 async def test_another_server_does_it_its_own_way(tmp_path: Path) -> None:

@@ -60,6 +60,19 @@ async def test_where_one_of_several_is_loaded_it_is_meant(tmp_path: Path) -> Non
         assert (await asked.get("/props?model=a"))["model_path"].endswith(model(layers=2).name)
 
 
+async def test_what_is_loaded_and_gone_is_not_meant(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (gone := folder / "gone.gguf").symlink_to(model(layers=2))
+    text = made({"a": {"path": model(layers=4)}}, catalog={"dirs": [folder]}, defaults={"ctx": 512})
+    async with proxied(tmp_path, text) as asked:
+        await asked.post("/admin/models/gone/load")
+        gone.unlink()
+        await asked.app.services.dirs.look_again()
+
+        assert (await asked.post("/v1/chat/completions", TALK))["model"] == "a"
+
+
 @pytest.mark.parametrize("path", ["/v1/health", "/health"])
 async def test_health_has_both_of_its_names(path: str, client: aiohttp.ClientSession) -> None:
     async with client.get(path) as answer:

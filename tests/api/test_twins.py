@@ -19,7 +19,10 @@ async def asked(tmp_path: Path) -> AsyncIterator[Proxy]:
     folder.mkdir()
     (folder / "tiny.gguf").symlink_to(model(layers=4))
     text = policies(
-        {"named": {"path": model(layers=2), "keep_alive": "20m"}},
+        {
+            "named": {"path": model(layers=2), "keep_alive": "20m", "aliases": ["GPT", "claude-*"]},
+            "greedy": {"base": "named", "params": {"top_k": 1}},
+        },
         catalog={"dirs": [folder], "state": tmp_path / "state"},
         defaults={"ctx": 512, "parallel": 2},
     )
@@ -61,6 +64,35 @@ async def test_what_is_made_of_a_model_shares_its_backend(asked: Proxy, source: 
     listed = {entry["id"]: entry["meta"] for entry in (await asked.get("/v1/models"))["data"]}
     assert listed["briefer:latest"]["base"] == source
     assert listed[source]["base"] is None
+
+
+@pytest.mark.parametrize("source", ["GPT", "gpt:latest", "claude-1", "greedy", "Greedy"])
+async def test_models_are_made_from_other_names_too(asked: Proxy, source: str) -> None:
+    """What a variant is beside its file is in what is made from it."""
+    await create(asked, "made", source, parameters={"seed": 3})
+    await asked.post("/api/copy", {"source": source, "destination": "copy"})
+
+    is_variant = source.lower() == "greedy"
+    for name, more in (("made", {"seed": "3"}), ("copy", {})):
+        shown = await asked.post("/api/show", {"model": name})
+        told = dict(line.split() for line in shown.get("parameters", "").splitlines())
+        assert told == ({"top_k": "1"} if is_variant else {}) | more
+    assert shown["details"]["family"] == "qwen3moe"
+
+
+async def test_nothing_is_made_of_what_is_no_model(asked: Proxy, tmp_path: Path) -> None:
+    (tmp_path / "models" / "text.gguf").write_text("some text, and nothing of a model")
+    made = {"model": "made", "from": "text", "stream": False}
+
+    for path, body in (
+        ("/api/create", made),
+        ("/api/create", made | {"template": "{{ .Prompt }}", "quantize": "Q4_K_M"}),
+        ("/api/copy", {"source": "text", "destination": "made"}),
+    ):
+        told = await asked.post(path, body, status=400)
+        assert "not a GGUF file" in told["error"]
+    async with asked.session.post("/api/create", json=made | {"stream": True}) as answer:
+        assert b"not a GGUF file" in (await answer.read()).splitlines()[-1]
 
 
 async def test_each_keeps_its_own_defaults(asked: Proxy) -> None:

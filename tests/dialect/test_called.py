@@ -137,6 +137,10 @@ def test_a_whole_answer() -> None:
     assert choice["finish_reason"] == "tool_calls"
     assert whole("It is sunny")["message"]["content"] == "It is sunny"
     assert whole(None, "length")["finish_reason"] == "length"
+    for begun in ('{\n "name" :"f', "[", ROME[:15]):
+        cut = whole(begun, "length")
+        assert cut["message"]["content"] is None, "as in a stream"
+        assert "tool_calls" not in cut["message"]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"choices": [{}]}', b'{"choices": 5}'])

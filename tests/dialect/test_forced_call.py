@@ -41,6 +41,15 @@ def test_it_is_asked_for_as_json() -> None:
     assert named["tool_choice"] == "required"
 
 
+@pytest.mark.parametrize("said", [{"type": "text"}, {"type": None}, {}, None])
+def test_a_format_that_says_nothing_is_no_reason_against_it(said: Any) -> None:
+    """Many clients send it with every request."""
+    as_json, body = forced(response_format=said)
+
+    assert as_json
+    assert body["response_format"]["json_schema"]["schema"] == call("f", CITY)
+
+
 @pytest.mark.parametrize(
     "changed",
     [

@@ -74,6 +74,23 @@ def test_what_is_nested_too_deep_is_told_as_that() -> None:
         read_object(b'{"a": ' + b"[" * 20_000)
 
 
+def test_so_it_is_in_schemas_but_for_values() -> None:
+    schema = {"type": "object", "properties": None, "required": None, "const": None}
+    inner = {"properties": {"required": {"type": "string", "enum": None, "default": None}}}
+    clean = {"type": "object", "const": None}
+    sent = {
+        "tools": [{"function": {"parameters": {**schema, "items": [schema, inner]}}}],
+        "format": {**schema, "anyOf": [None, schema]},
+        "response_format": {"json_schema": {"name": None, "schema": inner}},
+    }
+
+    assert meant(json.dumps(sent).encode()) == {
+        "tools": [{"function": {"parameters": {**clean, "items": [clean, inner]}}}],
+        "format": {**clean, "anyOf": [None, clean]},
+        "response_format": {"json_schema": {"schema": inner}},
+    }
+
+
 def test_null_is_nothing_where_a_field_may_be_absent() -> None:
     call = {"id": None, "type": "function", "function": {"name": "f", "arguments": {"x": None}}}
     tool = {"name": "f", "description": None, "strict": None, "parameters": {"default": None}}
@@ -127,6 +144,14 @@ def test_names_of_fields_may_be_in_capitals(sent: Any, wanted: Any) -> None:
     talk = {"model": "m", "messages": [{"role": "user", "content": "X"}]}
 
     assert meant(json.dumps(sent).encode()) == (wanted or talk)
+
+
+def test_what_was_in_capitals_is_mentioned() -> None:
+    """Who looks at a body looks for bytes first."""
+    body = read_object(b'{"Tools": [1], "Tool_Choice": "required", "Echo": true}')
+
+    for name in (b'"tools"', b'"tool_choice"', b'"echo"'):
+        assert body.mentions(name)
 
 
 def test_it_takes_little_time() -> None:

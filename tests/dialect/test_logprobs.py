@@ -34,7 +34,6 @@ BARE = STREAM.replace(chunk(), chunk(top_logprobs=[]))
         ({"logprobs": True, "top_logprobs": 0}, 1),
         ({"logprobs": True, "top_logprobs": 3}, None),
         ({"logprobs": False}, None),
-        ({"top_logprobs": 0}, None),
         ({}, None),
         ({"logprobs": True, "n_probs": 4}, None),
     ],
@@ -44,6 +43,15 @@ def test_who_is_meant(fields: dict[str, Any], top: int | None) -> None:
 
     assert ask_for_chosen(body) is (None if top is None else chosen_only)
     assert json.loads(body.encode()) == fields | ({"top_logprobs": top} if top else {})
+
+
+@pytest.mark.parametrize("fields", [{"logprobs": False}, {}])
+def test_no_alternatives_are_none_without_probabilities_too(fields: dict[str, Any]) -> None:
+    """llama-server refuses the one without the other."""
+    body = Body(json.dumps({**fields, "top_logprobs": 0}).encode())
+
+    assert ask_for_chosen(body) is None
+    assert json.loads(body.encode()) == fields
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=8))

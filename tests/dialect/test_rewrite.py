@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from proxy.dialect.rewrite import Whole, chained, engine_error, streamed
+from proxy.dialect.rewrite import EngineError, Whole, chained, streamed
 from proxy.errors import DeadlinePassed
 
 TOO_LONG = b"""{"error":{"code":400,"message":"request (2008 tokens) exceeds the available context
@@ -14,7 +14,7 @@ EVENT = b'data: {"choices":[{"delta":{"content":"say data: {\\"error\\": 1}"}}]}
 
 
 def through(status: int, body: bytes, path: str = "/v1/chat/completions") -> dict:
-    rewrite = engine_error(status, path)
+    rewrite = EngineError(status, path)
     pieces = [rewrite.feed(body[at : at + 7]) for at in range(0, len(body), 7)]
     return json.loads(b"".join((*pieces, rewrite.end())))
 
@@ -47,6 +47,29 @@ def test_no_code_is_a_number(status: int, told: dict, kind: str, code: str | Non
         **{"message": "no", "type": kind, "param": None},
         "code": code or told["type"],
     }
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ('"prompt" elements must be a string, a list of tokens', "invalid_request_error"),
+        ("[json.exception.type_error.302] type must be array", "invalid_request_error"),
+        ("Failed to parse messages: Missing tool call type", "invalid_request_error"),
+        ("vector::_M_default_append", "invalid_request_error"),
+        (
+            "input (3003 tokens) is too large to process. increase the physical batch size "
+            "(current batch size: 512)",
+            "context_length_exceeded",
+        ),
+        ("the model has come to nothing", "server_error"),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_no_fault_of_the_engine(message: str, code: str) -> None:
+    rewrite = EngineError(500, "/v1/rerank")
+    rewrite.feed(json.dumps({"error": {"message": message, "type": "server_error"}}).encode())
+    told = json.loads(rewrite.end())["error"]
+
+    assert (told["code"], rewrite.status) == (code, 500 if code == "server_error" else 400)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"error": 5}', b"[" * 5000, b"null"])

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from proxy.dialect.body import Body
-from proxy.dialect.synonyms import LENGTHS, SAME, by_known_names, still_open
+from proxy.dialect.synonyms import LENGTHS, SAME, as_taken, by_known_names, still_open
 
 
 def raw(fields: Mapping[str, Any]) -> dict[str, msgspec.Raw]:
@@ -77,6 +77,26 @@ def test_ollamas_own_name_has_ollamas_zero() -> None:
     assert by_known_names(raw({"num_predict": 0})) == {"n_predict": -1}
     assert by_known_names({"num_predict": -2}) == {"n_predict": -1}
     assert by_known_names(raw({"max_output_tokens": 0}))["n_predict"] == msgspec.Raw(b"0")
+
+
+@pytest.mark.parametrize(
+    ("fields", "taken"),
+    [
+        ({"max_tokens": -2}, {"max_tokens": -1}),
+        ({"n_predict": -9, "n_keep": -9}, {"n_predict": -1, "n_keep": -1}),
+        ({"max_tokens": 10**12}, {"max_tokens": 2**31 - 1}),
+        ({"repeat_last_n": -1}, {"repeat_last_n": 2**31 - 1}),
+        ({"repeat_penalty": 0}, {"repeat_penalty": 1.0}),
+        ({"repeat_penalty": -1.5}, {"repeat_penalty": 1.0}),
+        ({"max_tokens": 0, "n_keep": -1, "repeat_last_n": 0, "repeat_penalty": 0.5}, {}),
+        ({"max_tokens": "2", "repeat_last_n": None, "n_keep": True, "seed": -5}, {}),
+    ],
+)
+def test_numbers_that_would_be_refused(fields: dict[str, Any], taken: dict[str, Any]) -> None:
+    assert as_taken(raw(fields)) == taken
+    body = Body(json.dumps(fields).encode())
+    body.say_known_names()
+    assert json.loads(body.encode()) == fields | taken
 
 
 def test_what_is_seen_already_is_not_said_twice() -> None:

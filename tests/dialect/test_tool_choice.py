@@ -33,6 +33,25 @@ def test_the_others_are_left_out(tools: Any, choice: Any) -> None:
     assert made == {"model": "m", "tools": tools[1:], "tool_choice": "required"}
 
 
+@pytest.mark.parametrize("mode", ["auto", "required", None])
+def test_some_of_them_may_be_allowed(mode: str | None) -> None:
+    allowed = {"tools": OPENAIS[1:]} | ({"mode": mode} if mode else {})
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+    made = json.loads(narrowed(json.dumps({"tools": OPENAIS, "tool_choice": choice}).encode()))
+
+    assert made == {"tools": OPENAIS[1:], "tool_choice": mode or "auto"}
+
+
+@pytest.mark.parametrize(
+    "allowed", [5, {"tools": []}, {"mode": "must", "tools": []}, {"tools": [{"name": "c"}]}]
+)
+def test_what_cannot_be_allowed(allowed: Any) -> None:
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+    with pytest.raises(BadRequest) as error:
+        narrowed(json.dumps({"tools": OPENAIS, "tool_choice": choice}).encode())
+    assert error.value.param == "tool_choice"
+
+
 @pytest.mark.parametrize(
     ("body", "has"),
     [

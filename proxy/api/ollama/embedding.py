@@ -26,7 +26,7 @@ from proxy.dialect.limits import MOST_INPUTS
 from proxy.dialect.ollama.requests import EmbedBody, EmbeddingsBody, read
 from proxy.dialect.vectors import read_dimensions, shortened
 from proxy.dialect.workload import Workload
-from proxy.errors import BackendDied, BadRequest
+from proxy.errors import BackendDied
 from proxy.pool.lease import Lease
 
 
@@ -73,8 +73,6 @@ async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
 
 async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     body = read(await read_request(request), EmbeddingsBody)
-    if not (body.model or "").strip():
-        raise BadRequest("model is required", param="model")
     asked = await parse(request, body, notes, missing=_missing(body.model))
 
     async def send(lease: Lease) -> web.Response:
@@ -125,7 +123,7 @@ def _read(answer: Any) -> Embeddings:
 
 
 def _missing(name: str | None) -> str:
-    return f'model "{name}" not found, try pulling it first' if name else "model '' not found"
+    return f'model "{name}" not found, try pulling it first'
 
 
 def _answer(request: web.Request, body: dict[str, Any], lease: Lease) -> web.Response:

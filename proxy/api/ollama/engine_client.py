@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from proxy.dialect.errors import INCREASE, TOO_LONG
+from proxy.dialect.errors import INCREASE, TOO_LONG, of_request
 from proxy.dialect.ollama.events import Event
 from proxy.dialect.ollama.reading import failure
 from proxy.dialect.ollama.sse import SseDecoder, SseError
@@ -44,6 +44,7 @@ class EngineRefused(ProxyError):
         super().__init__(message)
         self.status = status
         self.kind = kind
+        self.code = kind or self.code
         self.too_long_for = too_long_for
         self.prompt_tokens = prompt_tokens
 
@@ -156,10 +157,12 @@ def _refusal(status: int, data: bytes) -> EngineRefused:
         body = msgspec.json.decode(data)
         error = body.get("error", body) if isinstance(body, dict) else body
         named = error if isinstance(error, dict) else {}
-        kind = str(named.get("type", ""))
+        kind, message = str(named.get("type", "")), failure(error).message
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR and of_request(message):
+            status, kind = HTTPStatus.BAD_REQUEST, BadRequest.code
         too_long = kind == TOO_LONG
         return EngineRefused(
-            failure(error).message + (INCREASE if too_long else ""),
+            message + (INCREASE if too_long else ""),
             status=status,
             kind=kind,
             too_long_for=named.get("n_ctx") if too_long else None,

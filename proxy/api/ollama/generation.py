@@ -22,6 +22,7 @@ from proxy.dialect.ollama.answers import Durations, Endpoint, Writer
 from proxy.dialect.ollama.reading import read_chat
 from proxy.dialect.ollama.requests import ChatBody, GenerateBody, read
 from proxy.dialect.ollama.requests import Generation as GenerationBody
+from proxy.dialect.openai.checks import meant_tools
 from proxy.errors import BadRequest
 from proxy.tasks import spawn
 
@@ -34,7 +35,7 @@ async def generate(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     started_ns = time.monotonic_ns()
     body = read(await read_request(request), GenerateBody)
     body.check()
-    asked = await parse(request, body, notes, missing=f"model '{body.model or ''}' not found")
+    asked = await parse(request, body, notes, missing=f"model '{body.model}' not found")
     if not body.prompt and asked.wanted.keep_alive_s == 0:
         return await _unload(request, asked, "generate")
     _check(asked, body, "generate")
@@ -76,15 +77,13 @@ async def chat(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     started_ns = time.monotonic_ns()
     body = read(await read_request(request), ChatBody)
     body.check()
-    if not (body.model or "").strip():
-        raise BadRequest("model is required", param="model")
     asked = await parse(request, body, notes, missing=f"model '{body.model}' not found")
     if not body.messages and asked.wanted.keep_alive_s == 0:
         return await _unload(request, asked, "chat")
     _check(asked, body, "chat")
-    if body.tools:
+    if tools := meant_tools(body.tools or ()):
         check_tools(asked.model, asked.can)
-    check_schema(body.tools, "tools")
+    check_schema(tools, "tools")
     if any(message.images for message in body.messages or ()):
         asked.model.check_media()
     if not body.messages:
@@ -94,7 +93,7 @@ async def chat(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
         bodies.chat,
         body,
         params=asked.params,
-        tools=body.tools or (),
+        tools=tools,
         can_think=asked.can.thinks,
     )
 

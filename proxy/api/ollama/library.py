@@ -1,7 +1,8 @@
 """Ollama's routes that change which models there are: pull, create, copy, delete, blobs, push."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -9,10 +10,12 @@ import structlog
 from aiohttp import web
 
 from proxy.api.bodies import body_chunks
+from proxy.api.ollama.listing import parameters_of
 from proxy.api.ollama.request import read_request
 from proxy.api.services import SERVICES, Services
 from proxy.api.wire import json_response, start_stream
 from proxy.catalog.entry import Message
+from proxy.catalog.modelfile import ROLES
 from proxy.catalog.parameters import BadParameter, from_json, unknown
 from proxy.dialect.ollama.requests import read
 from proxy.errors import BadRequest, ModelNotFound, ProxyError
@@ -42,6 +45,11 @@ class DeleteBody(msgspec.Struct):
     name: str = ""
 
 
+class CreateMessage(msgspec.Struct):
+    role: str = ""
+    content: str | None = None
+
+
 class CreateBody(msgspec.Struct):
     model: str = ""
     name: str = ""
@@ -52,7 +60,7 @@ class CreateBody(msgspec.Struct):
     system: str | None = None
     license: str | list[str] | None = None
     parameters: dict[str, Any] | None = None
-    messages: list[dict[str, Any]] | None = None
+    messages: list[CreateMessage] | None = None
     quantize: str | None = None
     quantization: str | None = None
     remote_host: str | None = None
@@ -93,13 +101,25 @@ async def pull(request: web.Request) -> web.StreamResponse:
 
 async def create(request: web.Request) -> web.StreamResponse:
     body = await _body(request, CreateBody)
-    lines = request.app[HUB].create(_recipe(body))
+    recipe = _recipe(body)
+    if recipe.source is not None:
+        source, params = await _made_from(request.app[SERVICES], recipe.source)
+        recipe = replace(recipe, source=source, parameters={**params, **recipe.parameters})
+    lines = request.app[HUB].create(recipe)
     return await _answer(request, lines, stream=body.stream is not False)
 
 
 async def copy(request: web.Request) -> web.Response:
     body = await _body(request, CopyBody)
-    await request.app[HUB].copy(body.source, body.destination)
+    source, params = await _made_from(request.app[SERVICES], body.source)
+    if params:  # the file alone would be another model
+        recipe = CreateSpec(
+            reference_of(body.destination, "destination"), source, parameters=params
+        )
+        async for _ in request.app[HUB].create(recipe):
+            pass
+    else:
+        await request.app[HUB].copy(source, body.destination)
     return web.Response()
 
 
@@ -139,6 +159,19 @@ async def _served_as(services: Services, name: str) -> str | None:
     return None if found is not None and found is model.entry else model.name
 
 
+async def _made_from(services: Services, name: str) -> tuple[str, Mapping[str, Any]]:
+    """How the catalogue calls the model of this name, which may be an alias or a variant's; and
+    what a variant has of its own besides."""
+    try:
+        model = await services.resolve(name)
+    except (ModelNotFound, BadRequest):
+        return name, {}  # a registry may know it, and what is no name is told later
+    if model.entry is None:
+        raise BadRequest(f"{model.name} has no file here: another server has it", param="from")
+    is_variant = model.policy.base is not None and model.policy.path is None
+    return model.entry.name, parameters_of(model) if is_variant else {}
+
+
 async def _body(request: web.Request, kind: type[S]) -> S:
     return read(await read_request(request), kind)
 
@@ -166,13 +199,20 @@ def _recipe(body: CreateBody) -> CreateSpec:
         parameters=parameters,
         template=body.template,
         system=body.system,
-        messages=tuple(
-            Message(str(message.get("role", "")), str(message.get("content", "")))
-            for message in body.messages or ()
-        ),
+        messages=tuple(map(_message, body.messages or ())),
         licenses=tuple(text for text in licenses if text),
         quantize=body.quantize or body.quantization or None,
     )
+
+
+def _message(given: CreateMessage) -> Message:
+    """Raises BadRequest for who is nobody in a conversation: each of the model's would fail."""
+    role = given.role.lower()
+    if role not in ROLES:
+        raise BadRequest(
+            f"messages: {given.role[:40]!r} is no role; use {', '.join(ROLES)}", param="messages"
+        )
+    return Message(role, given.content or "")
 
 
 async def _answer(

@@ -22,7 +22,7 @@ from proxy.dialect.ollama.options import SAMPLING
 from proxy.dialect.ollama.requests import ShowBody, read
 from proxy.dialect.ollama.times import NANOSECONDS, rfc3339
 from proxy.engine.types import CPU
-from proxy.errors import BadRequest, Busy, Hangs, ModelNotFound, ProxyError
+from proxy.errors import Busy, Hangs, ModelNotFound, ProxyError
 from proxy.pool.state import Backend, BackendState
 from proxy.routing.effective import served_ctx
 from proxy.routing.resolver import Model
@@ -50,8 +50,6 @@ async def show(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     body = read(await read_request(request), ShowBody)
     name = body.model or body.name or ""
-    if not name.strip():
-        raise BadRequest("model is required", param="model")
     missing = f"model '{models.display_name(name)}' not found"
     model, _ = await resolve(services, name, missing=missing)
     if not body.verbose:
@@ -96,7 +94,7 @@ def _tags(services: Services, summaries: Mapping[str, Summary]) -> list[dict[str
 
 
 def _show(services: Services, model: Model, body: ShowBody) -> dict[str, Any]:
-    entry, params = model.entry, _parameters(model)
+    entry, params = model.entry, parameters_of(model)
     header, summary = None, Summary()
     if entry is not None:
         summary = services.catalog.summary(entry)
@@ -140,7 +138,7 @@ def _header(services: Services, model: Model, *, verbose: bool) -> Header | None
         raise ProxyError(f"the file of {model.name} cannot be read: {error}") from error
 
 
-def _parameters(model: Model) -> dict[str, Any]:
+def parameters_of(model: Model) -> dict[str, Any]:
     """What somebody has set for requests to this model, and for how it is loaded."""
     policy = model.policy
     split = plain(policy.moe_cpu_layers)

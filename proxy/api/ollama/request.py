@@ -81,11 +81,12 @@ async def parse(
 async def resolve(services: Services, name: str, *, missing: str) -> tuple[Model, Split | None]:
     """The model of this name, and the split that its name may carry.
 
-    Raises CloudRefused, and ModelNotFound with the text `missing` and behind it the names that come
-    close: clients look at the status, or for Ollama's words somewhere in the text.
+    Raises BadRequest where there is no name, CloudRefused, and ModelNotFound with the text
+    `missing` and behind it the names that come close: clients look at the status, or for Ollama's
+    words somewhere in the text.
     """
     if not name.strip():
-        raise ModelNotFound(missing, param="model")
+        raise BadRequest("model is required", param="model")
     wanted = read_model(name, knows=services.resolver.knows)
     with suppress(ModelNotFound):
         return await services.resolve(wanted.model), wanted.split

@@ -12,7 +12,7 @@ from proxy.errors import BadRequest
 
 ROLES: Final = ("user", "assistant", "system")
 # What models cannot read of an earlier answer: it was made and read by Anthropic's servers.
-SKIPPED: Final = ("redacted_thinking", "container_upload")
+SKIPPED: Final = ("redacted_thinking", "container_upload", "mcp_tool_use", "fallback")
 SKIPPED_ENDINGS: Final = ("_tool_result", "server_tool_use")
 Message = dict[str, Any]
 
@@ -130,6 +130,10 @@ def _parts(block: Any, where: str) -> list[Message]:
     if kind == "search_result":
         found = block.get("content")
         return [_text(text_of(inner)) for inner in found] if isinstance(found, list) else []
+    if kind == "tool_reference":
+        return [_text(_string(block.get("tool_name")))]
+    if kind == "compaction":  # what was said before, in short
+        return [_text(_string(block.get("content")))]
     if kind in SKIPPED or kind.endswith(SKIPPED_ENDINGS):
         return []
     raise refused(f"{where}.type", f"a block of type {kind[:40]!r} is not taken here")

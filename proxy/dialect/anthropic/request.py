@@ -46,6 +46,8 @@ def to_chat(fields: Fields) -> dict[str, Any]:
     for name, translate in _TRANSLATORS.items():
         if (value := _value(fields, name)) is not None:
             chat |= translate(value)
+    if (stop := _value(fields, "stop")) is not None and "stop_sequences" not in fields:
+        chat |= _stop_sequences([stop] if isinstance(stop, str) else stop)
     if _value(fields, "stream") is True:
         # How long the prompt is belongs into the first event and into the last.
         chat |= {"stream_options": {"include_usage": True}, "return_progress": True}

@@ -21,5 +21,6 @@ def translate(path: str, body: Body) -> Translated | None:
     if path == COUNT:
         target = "/v1/chat/completions/input_tokens"
         return Translated(target, made, lambda streams: Whole(whole_count), {})
-    rewriter = partial(message_rewriter, stops=chat.get("stop") or ())
+    stops = chat.get("stop")
+    rewriter = partial(message_rewriter, stops=stops if isinstance(stops, list) else ())
     return Translated("/v1/chat/completions", made, rewriter, {"max_tokens": MOST_TOKENS})

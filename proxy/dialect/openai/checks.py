@@ -1,5 +1,6 @@
 """What of a chat llama-server would not refuse, or as if it were its own fault. Pure."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,13 +17,7 @@ class _Message(msgspec.Struct):
     role: Any = None
 
 
-class _Tool(msgspec.Struct):
-    type: Any = None
-    function: Any = None
-
-
 _messages = msgspec.json.Decoder(list[_Message])
-_tools = msgspec.json.Decoder(list[_Tool] | None)
 
 
 def check(path: str, body: Body, *, chats: bool) -> None:
@@ -50,19 +45,35 @@ def check_chat(body: Body) -> None:
                 f"{where} is missing: system, user, assistant or tool", param=where
             )
     if body.mentions(TOOLS) and (tools := body.fields.get("tools")) is not None:
-        _check_tools(tools)
+        _check_tools(tools, body)
 
 
-def _check_tools(raw: msgspec.Raw) -> None:
-    try:
-        tools = _tools.decode(raw) or ()
-    except msgspec.ValidationError as error:
-        raise BadRequest("tools: use a list of tools", param="tools") from error
-    for number, tool in enumerate(tools):
-        named = isinstance(tool.function, dict) and isinstance(tool.function.get("name"), str)
-        if tool.type != "function" or not named:
-            where = f"tools[{number}]"
-            raise BadRequest(
-                f"{where}: a tool of a chat has the type function, and a function with a name",
-                param=where,
-            )
+def meant_tools(tools: Sequence[Any]) -> list[Any]:
+    """The tools of a chat, each with the type that it has if it has none: of functions only. Raises
+    BadRequest that names the one that is no tool."""
+    return [_meant(tool, f"tools[{number}]") for number, tool in enumerate(tools)]
+
+
+def _check_tools(raw: msgspec.Raw, body: Body) -> None:
+    tools = msgspec.json.decode(raw)
+    if not isinstance(tools, list | None):
+        raise BadRequest("tools: use a list of tools", param="tools")
+    meant = meant_tools(tools or ())
+    if meant != (tools or []):
+        body.change({"tools": meant})
+
+
+def _meant(tool: Any, where: str) -> Any:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    if (
+        not isinstance(function, dict)
+        or not isinstance(function.get("name"), str)
+        or not isinstance(function.get("description"), str | None)
+        or tool.get("type") not in (None, "function")
+    ):
+        raise BadRequest(
+            f"{where}: a tool of a chat has the type function, and a function with a name (and a "
+            "description, as text)",
+            param=where,
+        )
+    return {**tool, "type": "function"}

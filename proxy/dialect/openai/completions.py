@@ -1,5 +1,5 @@
 """Plain completions as OpenAI's old clients read them: `logprobs: N` in the old shape, and `echo`.
-llama-server answers with the shape of chats, and takes no notice of `echo`. Pure.
+llama-server answers with the shape of chats, and takes no notice of `echo`, or of a format. Pure.
 
 The probabilities of a prompt are not told by any engine here, so asking for them is refused.
 """
@@ -38,11 +38,15 @@ def translate(path: str, body: Body) -> Translated | None:
     """
     if path != PATH:
         return None
+    if body.mentions(b'"response_format"'):
+        _obey_format(body)
     if not (body.mentions(b'"logprobs"') or body.mentions(b'"echo"')):
         return None
     most = _count(_value(body, "logprobs"))
     echoes = _value(body, "echo") is True
     if most is None and not echoes:
+        if "logprobs" in body.fields:
+            body.change({"logprobs": None})  # chats have a word for it that is none here
         return None
     if most is not None and echoes:
         raise Unsupported(NOT_OF_PROMPTS, param="echo")
@@ -50,6 +54,19 @@ def translate(path: str, body: Body) -> Translated | None:
     changed: dict[str, Any] = {} if most is None else {"logprobs": max(most, 1)}
     body.change(changed | ({"echo": False} if echoes else {}))
     return Translated(path, body, lambda streams: Streamed(shape) if streams else shape.whole())
+
+
+def _obey_format(body: Body) -> None:
+    """llama-server looks at the format of an answer in chats only."""
+    wanted = _value(body, "response_format")
+    if not isinstance(wanted, dict) or any(
+        name in body.fields for name in ("json_schema", "grammar")
+    ):
+        return
+    inner = wanted.get("json_schema")
+    schema = inner.get("schema") if isinstance(inner, dict) else wanted.get("schema")
+    if wanted.get("type") in ("json_schema", "json_object"):
+        body.change({"json_schema": schema if isinstance(schema, dict) else {"type": "object"}})
 
 
 class Shape:
@@ -155,10 +172,10 @@ def _value(body: Body, name: str) -> Any:
 
 
 def _count(value: Any) -> int | None:
-    if value is None:
+    if value is None or value is False:  # as chats say it
         return None
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
+    if isinstance(value, int | float) and value is not True and value >= 0 and value % 1 == 0:
+        return int(value)
     raise BadRequest(
         "logprobs: use how many of the likeliest tokens are to be told, 0 or more", param="logprobs"
     )

@@ -92,6 +92,8 @@ def _function(tool: dict[str, Any], where: str) -> dict[str, Any]:
         tool = tool["function"]
     function = {"name": _name(tool, where), "parameters": tool.get("parameters") or NO_PARAMETERS}
     more = {key: tool[key] for key in ("description", "strict") if tool.get(key) is not None}
+    if not isinstance(more.get("description", ""), str):
+        raise BadRequest(f"{where}.description: use a text", param="tools")
     return {"type": "function", "function": function | more}
 
 

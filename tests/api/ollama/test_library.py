@@ -76,6 +76,16 @@ async def test_pull(proxy: Running, client: aiohttp.ClientSession, server: serve
     assert server.asked[digest(data)] == 1
 
 
+@pytest.mark.parametrize("message", [{"role": "nobody", "content": "x"}, {"content": "x"}])
+async def test_who_is_nobody_says_nothing(
+    message: dict[str, Any], client: aiohttp.ClientSession
+) -> None:
+    body = {"model": "x", "from": "y", "messages": [message], "stream": False}
+    async with client.post("/api/create", json=body) as answer:
+        assert answer.status == 400
+        assert "is no role" in (await answer.json())["error"]
+
+
 async def test_pull_refusals(client: aiohttp.ClientSession, server: servers.Hub) -> None:
     missing = f"{server.host}/library/missing"
 

@@ -256,7 +256,7 @@ async def test_what_there_is_not(http: Any, method: str, path: str, status: int)
         ("/api/chat", b"{}", 400, "model is required"),
         ("/api/embeddings", b"{}", 400, "model is required"),
         ("/api/show", b"{}", 400, "model is required"),
-        ("/api/generate", b"{}", 404, "model '' not found"),
+        ("/api/generate", b"{}", 400, "model is required"),
         ("/api/generate", b'{"model":"x","top_logprobs":21}', 400, "between 0 and 20"),
         ("/api/generate", b'{"model":"x","format":7}', 400, "invalid format: 7"),
         ("/api/generate", b'{"model":"x","think":"a lot"}', 400, "invalid think value"),

@@ -95,6 +95,8 @@ def test_what_anthropics_servers_did_is_left_out() -> None:
     made = said(
         {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
         {"type": "web_search_tool_result", "tool_use_id": "s", "content": []},
+        {"type": "mcp_tool_use", "id": "m", "name": "f", "input": {}, "server_name": "s"},
+        {"type": "mcp_tool_result", "tool_use_id": "m", "content": []},
         TEXT,
         role="assistant",
     )
@@ -103,6 +105,18 @@ def test_what_anthropics_servers_did_is_left_out() -> None:
     assert said({"type": "redacted_thinking", "data": "x"}, role="assistant") == []
     assert messages_of([{"role": "assistant"}, {"role": "user", "content": "x"}]) == [
         {"role": "user", "content": "x"}
+    ]
+
+
+def test_what_they_have_other_words_for_is_text() -> None:
+    """A conversation in short, and a tool that a search has found."""
+    found = [{"type": "tool_reference", "tool_name": "f"}]
+
+    assert said({"type": "compaction", "content": "before"}, role="assistant") == [
+        {"role": "assistant", "content": [{"type": "text", "text": "before"}]}
+    ]
+    assert said({"type": "tool_result", "tool_use_id": "a", "content": found}) == [
+        {"role": "tool", "tool_call_id": "a", "content": "f"}
     ]
 
 

@@ -1,5 +1,6 @@
 """Chats in which nobody says anything."""
 
+import json
 from typing import Any
 
 import pytest
@@ -39,6 +40,11 @@ def test_what_somebody_says_is_a_chat(fields: Any) -> None:
         ({"messages": [USER], "tools": [TOOL, {}]}, "tools[1]", "invalid_request_error"),
         ({"messages": [USER], "tools": [{**TOOL, "type": "x"}]}, "tools[0]", None),
         ({"messages": [USER], "tools": [{**TOOL, "function": {}}]}, "tools[0]", None),
+        ({"messages": [USER], "tools": [None]}, "tools[0]", None),
+        (
+            {"messages": [USER], "tools": [{"function": {"name": "f", "description": 5}}]},
+            *("tools[0]", None),
+        ),
     ],
 )
 def test_what_is_none_is_named(fields: Any, param: str, code: str | None) -> None:
@@ -46,6 +52,15 @@ def test_what_is_none_is_named(fields: Any, param: str, code: str | None) -> Non
         check_chat(Body.of(fields))
     assert error.value.param == param
     assert code in (None, error.value.code)
+
+
+def test_a_tool_without_a_type_is_a_function() -> None:
+    body = Body.of({"messages": [USER], "tools": [TOOL, {"function": {"name": "g"}}]})
+
+    check_chat(body)
+
+    made = json.loads(body.encode())
+    assert made["tools"] == [TOOL, {"type": "function", "function": {"name": "g"}}]
 
 
 def test_a_completion_of_nothing() -> None:

@@ -139,12 +139,47 @@ def test_others_pass_as_they_come(fields: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "schema"),
+    [
+        (
+            {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array"}}},
+            "array",
+        ),
+        ({"type": "json_object", "schema": {"type": "array"}}, "array"),
+        ({"type": "json_object"}, "object"),
+        ({"type": "json_schema"}, "object"),
+        ({"type": "text"}, None),
+        (5, None),
+    ],
+)
+def test_a_format_is_said_as_engines_obey_it(given: Any, schema: str | None) -> None:
+    body = Body.of({"prompt": "a", "response_format": given})
+
+    assert translate(PATH, body) is None
+
+    wanted = {"json_schema": {"type": schema}} if schema else {}
+    assert json.loads(body.encode()) == {"prompt": "a", "response_format": given} | wanted
+    body = Body.of({"grammar": "root ::= x", "response_format": given})
+    assert translate(PATH, body) is None
+    assert "json_schema" not in json.loads(body.encode())
+
+
+def test_no_probabilities_in_the_words_of_chats() -> None:
+    body = Body.of({"prompt": "a", "logprobs": False})
+
+    assert translate(PATH, body) is None
+    assert json.loads(body.encode()) == {"prompt": "a", "logprobs": None}
+    assert rewrite({"logprobs": 2.0})[0]["logprobs"] == 2
+
+
+@pytest.mark.parametrize(
     ("fields", "param", "code"),
     [
         ({"prompt": "a", "logprobs": 1, "echo": True}, "echo", "unsupported_parameter"),
         ({"prompt": "a", "logprobs": 0, "echo": True}, "echo", "unsupported_parameter"),
         ({"prompt": [1, 2], "echo": True}, "echo", "unsupported_parameter"),
         ({"prompt": "a", "logprobs": True}, "logprobs", "invalid_request_error"),
+        ({"prompt": "a", "logprobs": 1.5}, "logprobs", "invalid_request_error"),
         ({"prompt": "a", "logprobs": -1}, "logprobs", "invalid_request_error"),
         ({"prompt": "a", "logprobs": "5"}, "logprobs", "invalid_request_error"),
     ],

@@ -2,6 +2,7 @@
 their lifetimes.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -159,7 +160,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stack.callback(record.close)
         keys = server.api_keys_file is not None
         passed = sockets_from_systemd(settings.env, keys=keys)
-        sockets = passed or listening_sockets(host, port, keys=keys)
+        # On a thread: where the port is taken, who has it is asked for its name.
+        sockets = passed or await asyncio.to_thread(listening_sockets, host, port, keys=keys)
         for sock in sockets:
             stack.callback(sock.close)
 

@@ -1,6 +1,7 @@
 """The operator's routes: state, events, requests, splits, loading and unloading."""
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,6 +18,7 @@ from proxy.api.services import SERVICES, Services
 from proxy.api.wire import json_response, sse_frame, start_stream
 from proxy.errors import BadRequest, NotFound
 from proxy.observe.events import Event, Subscription
+from proxy.observe.record import PID_HEADER
 from proxy.pool.state import Backend, BackendState
 from proxy.split import parse_split
 
@@ -57,9 +59,11 @@ async def live_context(app: web.Application) -> AsyncIterator[None]:
 async def health(request: web.Request) -> web.Response:
     """The proxy itself is well: it takes requests, also while models load."""
     draining = request.app[SERVICES].pool.draining
-    return json_response(
+    response = json_response(
         {"status": "draining" if draining else "ok"}, status=503 if draining else 200
     )
+    response.headers[PID_HEADER] = str(os.getpid())  # a second one knows us by it
+    return response
 
 
 async def get_state(request: web.Request) -> web.Response:

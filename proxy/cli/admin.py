@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from proxy.cli import text
 from proxy.cli.client import Client, default_key, default_url, model_path
-from proxy.cli.output import OK, print_result
+from proxy.cli.output import OK, info, print_result
 from proxy.split import plain
 from proxy.text import in_words
 
@@ -42,8 +42,12 @@ def watch(arguments: Namespace) -> int:
 
 
 def _print_backends(arguments: Namespace, client: Client) -> int:
-    backends = client.get("/admin/state")["backends"]
-    return print_result(arguments, backends, lambda: text.backends(backends, datetime.now(UTC)))
+    state = client.get("/admin/state")
+    backends, refused = state["backends"], text.refused(state["policies"]["problems"])
+    if refused and arguments.json:
+        info(refused)
+    told = [text.backends(backends, datetime.now(UTC)), *(["", refused] if refused else [])]
+    return print_result(arguments, backends, lambda: "\n".join(told))
 
 
 def models(arguments: Namespace) -> int:

@@ -1,6 +1,5 @@
 """What a proxy tells, as people read it. Pure."""
 
-import json
 import math
 import shlex
 from collections.abc import Iterator, Sequence
@@ -22,9 +21,11 @@ FOREVER_S = 100 * 365 * 86400.0
 UNITS = (("second", 1, 60), ("minute", 60, 60), ("hour", 3600, 24), ("day", 86400, math.inf))
 
 
-def greeting(version: str, url: str, models: Sequence[str], *, elsewhere: bool) -> str:
-    """What `serve` says once it serves: where, what, and what to do next. `elsewhere`: not where
-    the other commands look by themselves."""
+def greeting(
+    version: str, url: str, models: Sequence[str], example: str | None, *, elsewhere: bool
+) -> str:
+    """What `serve` says once it serves: where, what, and what to do next. `example`: a command to
+    try. `elsewhere`: not where the other commands look by themselves."""
     where = f" --url {url}" if elsewhere else ""
     text = [
         f"moe-proxy {version} serves at {url}".replace("  ", " "),
@@ -34,11 +35,8 @@ def greeting(version: str, url: str, models: Sequence[str], *, elsewhere: bool) 
     if models:
         listed = ", ".join(models[:MODELS_GREETED])
         more = f" and {len(models) - MODELS_GREETED} more" if len(models) > MODELS_GREETED else ""
-        body = {"model": models[0], "messages": [{"role": "user", "content": "Hi"}]}
-        text += [
-            f"  {in_words(len(models), 'model')}: {listed}{more}",
-            f"  try: curl {url}/v1/chat/completions -d {shlex.quote(json.dumps(body))}",
-        ]
+        text.append(f"  {in_words(len(models), 'model')}: {listed}{more}")
+        text += [f"  try: {example}"] if example else []
     else:
         text.append(f"  {no_models(where)}")
     text.append(f"  see: moe-proxy ps{where}; Ctrl-C lets running answers finish and ends it")
@@ -134,6 +132,14 @@ def policies(loaded: Loaded, warnings: Sequence[Problem]) -> str:
     count = in_words(len(loaded.policies.models), "model")
     good = f"good: {files}, {count}, listens on {server.host}:{server.port}"
     return "\n".join([good, *doubts])
+
+
+def refused(problems: Sequence[Json]) -> str:
+    """That the files of policies are not in force, and why; empty where they are."""
+    if not problems:
+        return ""
+    head = "the policies on disk have mistakes, so those before them stay in force:"
+    return "\n".join([head, *(f"  {Problem(**problem)}" for problem in problems)])
 
 
 def layers(backend: Json) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.app import Running
-from proxy.cli.main import main
+from proxy.cli.main import MEANT, _parser, main
 from tests.api.conftest import MODEL, policies, proxy
 
 __all__ = ["policies", "proxy"]  # fixtures
@@ -108,6 +108,55 @@ def test_misuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Non
 
     assert ended.value.code == 2
     assert "usage: moe-proxy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("modles", "; did you mean models?"),
+        ("lst", "; did you mean list"),
+        ("status", "; did you mean ps?"),
+        ("Remove", "; did you mean rm?"),
+        ("dance", " (moe-proxy --help lists them)"),
+    ],
+)
+def test_an_unknown_command_names_what_may_be_meant(
+    word: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([word, "--url", "x"])
+
+    assert ended.value.code == 2
+    assert f"there is no command {word!r}{hint}" in capsys.readouterr().err
+
+
+def test_all_other_names_of_commands_are_names_of_none() -> None:
+    _, commands = _parser()
+
+    assert set(MEANT.values()) <= set(commands)
+    assert not set(MEANT) & set(commands)
+
+
+async def test_ps_tells_that_policies_were_refused(
+    proxy: Running, policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = policies.read_text()
+    policies.write_text(good + "[sever]\n")
+    await proxy.services.policies.reread(policies, {})
+    assert await run("ps", "--url", proxy.url) == 0
+    said = capsys.readouterr().out
+    assert await run("ps", "--json", "--url", proxy.url) == 0
+    as_json = capsys.readouterr()
+    policies.write_text(good)
+    await proxy.services.policies.reread(policies, {})
+    assert await run("ps", "--url", proxy.url) == 0
+
+    line = len(good.splitlines()) + 1
+    assert "those before them stay in force:" in said
+    assert f"  {policies}:{line}: sever: " in said
+    assert as_json.out.endswith("[]\n")
+    assert f":{line}: " in as_json.err
+    assert "stay in force" not in capsys.readouterr().out
 
 
 def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,15 +88,17 @@ def test_what_failed_says_why_and_when_it_is_tried_again() -> None:
 def test_a_greeting_names_what_can_be_asked() -> None:
     models = [f"m{number}" for number in range(12)]
 
-    said = greeting("1.0", "http://127.0.0.1:8080", models, elsewhere=True)
+    said = greeting("1.0", "http://127.0.0.1:8080", models, "curl it", elsewhere=True)
 
     assert "12 models: m0, m1, m2, m3, m4, m5, m6, m7 and 4 more" in said
-    assert """/v1/chat/completions -d '{"model": "m0", """ in said
+    assert "  try: curl it\n" in said
     assert "moe-proxy ps --url http://127.0.0.1:8080;" in said
     assert "OPENAI_BASE_URL=http://127.0.0.1:8080/v1," in said
     assert "ANTHROPIC_BASE_URL=http://127.0.0.1:8080," in said
     assert "OLLAMA_HOST=http://127.0.0.1:8080\n" in said
-    assert "--url" not in greeting("1.0", "http://127.0.0.1:11434", models, elsewhere=False)
+    local = greeting("1.0", "http://127.0.0.1:11434", models, None, elsewhere=False)
+    assert "--url" not in local
+    assert "try:" not in local
 
 
 def test_a_split_that_is_not_reached_has_a_reason() -> None:

@@ -51,8 +51,10 @@ def _print_backends(arguments: Namespace, client: Client) -> int:
 
 
 def models(arguments: Namespace) -> int:
-    found = client_of(arguments).get("/v1/models")["data"]
-    return print_result(arguments, found, lambda: text.models(found))
+    client = client_of(arguments)
+    found = client.get("/v1/models")["data"]
+    loaded = [] if arguments.json else client.get("/admin/state")["backends"]
+    return print_result(arguments, found, lambda: text.models(found, loaded))
 
 
 def show(arguments: Namespace) -> int:

@@ -44,6 +44,7 @@ def run(arguments: Namespace) -> int:
 
 
 def check(arguments: Namespace) -> int:
+    from proxy.cli.inventory import Inventory, inventory
     from proxy.cli.text import policies
     from proxy.policy.live import problem_to_json
     from proxy.policy.load import load
@@ -51,12 +52,15 @@ def check(arguments: Namespace) -> int:
 
     loaded = load(arguments.policies, os.environ)
     warnings = warnings_of(loaded, os.environ)
+    there = inventory(loaded.policies, os.environ) if loaded.policies else Inventory({}, {})
     found = {
         "files": [str(file) for file in loaded.files],
         "problems": [problem_to_json(problem) for problem in loaded.problems],
         "warnings": [problem_to_json(warning) for warning in warnings],
+        "models": dict(there.sources),
+        "unusable_models": dict(there.unusable),
     }
-    print_result(arguments, found, lambda: policies(loaded, warnings))
+    print_result(arguments, found, lambda: policies(loaded, warnings, str(there), there.unusable))
     return OK if loaded.policies else FAILED
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from proxy.catalog.gguf import GgufError, Header
 from proxy.catalog.gguf_reader import read_header
-from proxy.catalog.local import Catalog
-from proxy.catalog.store import Stores
 from proxy.cli.client import Client
+from proxy.cli.inventory import catalog_of
 from proxy.control.capacity import budgets_of
 from proxy.engine.types import LoadOptions
 from proxy.errors import BadRequest
@@ -26,8 +25,6 @@ from proxy.placement.ubatch import choose_ubatch
 from proxy.policy.load import load
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.units import parse_size
-from proxy.policy.values import home_of
-from proxy.routing.model_dirs import model_dirs
 from proxy.routing.resolver import Resolver
 from proxy.split import AUTO, Split, cpu_layers
 
@@ -145,8 +142,7 @@ def _model(name: str, policies: Policies) -> tuple[ModelPolicy, Path]:
         path = Path(name).resolve()
         named = (m for m in policies.models.values() if m.path and m.path.resolve() == path)
         return next(named, replace(policies.defaults, name=path.stem)), path
-    catalog = Catalog(*model_dirs(policies, Stores(home_of(os.environ))))
-    model = Resolver(lambda: policies, catalog).resolve(name)
+    model = Resolver(lambda: policies, catalog_of(policies, os.environ)).resolve(name)
     return model.policy, model.path
 
 

@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
+from urllib.parse import quote
 
 from proxy.cli.admin import client_of
 from proxy.cli.client import Client, ClientError
@@ -25,6 +26,12 @@ HELP: Final = f"""\
 {FENCE} begins and ends a message of several lines. Ctrl-C stops the answer."""
 
 
+FIXED: Final = (
+    "{model} has no experts, so nothing of it moves; dense_cpu_layers in its policy lets its "
+    "feed-forward weights move"
+)
+
+
 class Chat:
     """A conversation with one model."""
 
@@ -34,6 +41,14 @@ class Chat:
         self.options = options
         self.system = ""
         self.messages: list[dict[str, str]] = []
+
+    def why_fixed(self) -> str | None:
+        """Why the model can have no other split; None where it can, or nobody says."""
+        with suppress(ClientError, KeyError, TypeError):
+            told = self._client.get(f"/v1/models/{quote(self._model, safe='/:')}")
+            if told["meta"]["moe_cpu_layers"] is None:
+                return FIXED.format(model=self._model)
+        return None
 
     def ask(self, text: str) -> Iterator[tuple[str, bool]]:
         """The pieces of the answer, and whether each is a thought. What was said stays in the
@@ -76,6 +91,8 @@ def run(arguments: Namespace) -> int:
         options["moe_cpu_layers"] = plain(arguments.moe_cpu_layers)
     chat = Chat(client_of(arguments), arguments.model, options)
     chat.system = arguments.system or ""
+    if options and (why := chat.why_fixed()):
+        raise ClientError(why)
     prompt = " ".join(arguments.prompt)
     if not sys.stdin.isatty():
         prompt = "\n\n".join(part for part in (prompt, sys.stdin.read().strip()) if part)
@@ -134,6 +151,8 @@ def obey(chat: Chat, order: str) -> str:
             chat.system = text
             return "  from the next answer on"
         case ["/set", "moe_cpu_layers", value]:
+            if why := chat.why_fixed():
+                return f"  {why}"
             try:
                 chat.options["moe_cpu_layers"] = plain(parse_split(_value(value)))
             except BadRequest as error:

@@ -27,6 +27,7 @@ from proxy.control.assembly import Surroundings, assemble, floor_by_bench, footp
 from proxy.control.capacity import capacity
 from proxy.control.hang_watch import HangWatch
 from proxy.control.headroom import serving
+from proxy.control.model_plan import ModelPlans
 from proxy.control.slot_progress import busy_backends, noted, slots_progress
 from proxy.control.split_table import SplitTable
 from proxy.control.worker_devices import WorkerDevices
@@ -286,6 +287,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             hangs=hangs,
             calls=calls,
             strangers=Strangers(own_names(host)),
+            plans=ModelPlans(memory, ledger, lambda: policies.current),
             split_table=SplitTable(
                 desired=control.desired,
                 headroom=control.headroom,

@@ -41,6 +41,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_put("/admin/backends/{id}/split", put_split)
     router.add_get("/admin/backends/{id}/splits", get_splits)
     # Names have slashes and colons; the verb is what comes after the last slash.
+    router.add_get("/admin/models/{name:.+}/plan", get_plan)
     router.add_post("/admin/models/{name:.+}/load", load)
     router.add_post("/admin/models/{name:.+}/unload", unload)
     router.add_post("/admin/models/{name:.+}/pin", pin)
@@ -119,6 +120,14 @@ async def get_splits(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     backend = _known_backend(services, request.match_info["id"])
     return json_response(await services.split_table.of(backend))
+
+
+async def get_plan(request: web.Request) -> web.Response:
+    """Where a model would go, without loading it; the query says what should be otherwise than
+    the policies have it."""
+    services = request.app[SERVICES]
+    model = await services.resolve(request.match_info["name"])
+    return json_response(await services.plans.of(model.policy, model.path, request.query))
 
 
 async def put_model_split(request: web.Request) -> web.Response:

@@ -12,6 +12,7 @@ from proxy.cli.admin import client_of
 from proxy.cli.client import default_key, default_url
 from proxy.cli.output import FAILED, MISUSED, OK, print_result
 from proxy.errors import NotFound, ProxyError
+from proxy.split import plain
 
 
 def serve(arguments: Namespace) -> int:
@@ -65,33 +66,27 @@ def check(arguments: Namespace) -> int:
 
 
 def plan(arguments: Namespace) -> int:
-    from proxy.cli.plan import Question, answer, devices_of_proxy
-    from proxy.placement.plan_text import plan_json, plan_text
+    from proxy.cli.plan import answer
+    from proxy.cli.plan_text import plan_text
 
-    vram = arguments.vram or devices_of_proxy(client_of(arguments))
-    question = Question(
-        model=arguments.model,
-        vram=vram,
-        ctx=arguments.ctx,
-        parallel=arguments.parallel,
-        kv_type=arguments.kv,
-        ubatch=arguments.ubatch,
-        tune=arguments.tune,
-        split=arguments.moe_cpu_layers,
-        policies=arguments.policies,
-    )
+    split = arguments.moe_cpu_layers
+    given = {
+        "vram": arguments.vram,
+        "ctx": arguments.ctx,
+        "parallel": arguments.parallel,
+        "kv": arguments.kv,
+        "ubatch": arguments.ubatch,
+        "tune": arguments.tune,
+        "moe_cpu_layers": None if split is None else plain(split),
+    }
+    asked = {name: str(value) for name, value in given.items() if value is not None}
     try:
-        found = answer(question)
+        found = answer(arguments.model, asked, client_of(arguments), arguments.policies)
     except ProxyError as error:
         output.error(error)
         return FAILED if isinstance(error, NotFound) else MISUSED
-    made = (found.plan, found.model)
-    print_result(
-        arguments,
-        plan_json(*made, found.args),
-        lambda: plan_text(*made, vram, found.args),
-    )
-    return OK if found.plan.fits else FAILED
+    print_result(arguments, found, lambda: plan_text(found))
+    return OK if found["fits"] else FAILED
 
 
 def bench(arguments: Namespace) -> int:

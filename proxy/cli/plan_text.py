@@ -1,0 +1,77 @@
+"""A plan as a person reads it. Pure."""
+
+import shlex
+from typing import Any
+
+from proxy.text import gib, table
+
+Json = dict[str, Any]
+
+
+def plan_text(plan: Json) -> str:
+    """The plan as a table, in the shape of `plan_json`."""
+    rows = [
+        [
+            held["name"],
+            *(gib(held[f"{kind}_bytes"]) for kind in ("weights", "kv", "compute", "experts")),
+            gib(total(held)),
+            gib(held["size_bytes"] - held["usable_bytes"]),
+            _left(held["usable_bytes"] - total(held)),
+        ]
+        for held in plan["devices"]
+    ]
+    kinds = "/".join(plan["kv_types"])
+    key = "dense_cpu_layers" if plan["dense"] else "moe_cpu_layers"
+    text = [
+        f"{plan['model']}: {_what_moves(plan)}",
+        f"context {plan['ctx']} for each of {plan['parallel']}, KV {kinds}, "
+        f"ubatch {plan['ubatch']}",
+        "",
+        table(_head(plan), rows),
+        "RESERVE is what the policies keep free (devices.reserve, limit)" + _next_layer(plan),
+        "",
+        f"{key} {plan['moe_cpu_layers']}: {gib(plan['host_experts_bytes'])} of {_movable(plan)} "
+        f"on the CPU, {gib(plan['host_bytes'])} of RAM for weights",
+    ]
+    text += [f"! {problem}" for problem in plan["problems"]]
+    text += [f"- {advice}" for advice in plan["advice"]]
+    return "\n".join([*text, "", "llama-server " + shlex.join(plan["args"])])
+
+
+def total(held: Json) -> int:
+    """The bytes of a device that the model would hold."""
+    kinds = ("weights", "kv", "compute", "experts")
+    return sum(int(held[f"{kind}_bytes"]) for kind in kinds)
+
+
+def _head(plan: Json) -> list[str]:
+    moving = "FFN" if plan["dense"] else "EXPERTS"
+    return ["DEVICE", "WEIGHTS", "KV", "COMPUTE", moving, "TOTAL", "RESERVE", "LEFT"]
+
+
+def _movable(plan: Json) -> str:
+    return "feed-forward weights" if plan["dense"] else "experts"
+
+
+def _what_moves(plan: Json) -> str:
+    layers, movable = plan["layers"], plan["movable_layers"]
+    if not movable:
+        return (
+            f"{layers} layers without experts ({gib(plan['weights_bytes'])}), loaded as a whole; "
+            "with dense_cpu_layers in its policy, feed-forward weights can stay on the CPU"
+        )
+    return (
+        f"{layers} layers, {movable} with {_movable(plan)} that move "
+        f"({gib(plan['experts_bytes'])} of {gib(plan['weights_bytes'])})"
+    )
+
+
+def _next_layer(plan: Json) -> str:
+    """Why what is left is left: the layer that would come next is larger."""
+    if not plan["next_layer_bytes"]:
+        return ""
+    return f"; one more layer takes {gib(plan['next_layer_bytes'])}, and scratch memory"
+
+
+def _left(size_bytes: int) -> str:
+    return gib(size_bytes) if size_bytes >= 0 else f"-{gib(-size_bytes)}"

@@ -66,6 +66,7 @@ def check(arguments: Namespace) -> int:
 
 
 def plan(arguments: Namespace) -> int:
+    from proxy.cli.bars import in_colour
     from proxy.cli.plan import answer
     from proxy.cli.plan_text import plan_text
 
@@ -85,12 +86,13 @@ def plan(arguments: Namespace) -> int:
     except ProxyError as error:
         output.error(error)
         return FAILED if isinstance(error, NotFound) else MISUSED
-    print_result(arguments, found, lambda: plan_text(found))
+    print_result(arguments, found, lambda: plan_text(found, colours=in_colour(sys.stdout)))
     return OK if found["fits"] else FAILED
 
 
 def bench(arguments: Namespace) -> int:
     from proxy.bench.measure import Question
+    from proxy.cli.bars import in_colour
     from proxy.cli.bench import BenchError, in_json, in_text
     from proxy.cli.bench import bench as measure
 
@@ -108,7 +110,8 @@ def bench(arguments: Namespace) -> int:
     except BenchError as error:
         output.error(error)
         return FAILED
-    return print_result(arguments, in_json(curve), lambda: in_text(curve))
+    colours = in_colour(sys.stdout)
+    return print_result(arguments, in_json(curve), lambda: in_text(curve, colours=colours))
 
 
 def pull_or_create(arguments: Namespace) -> int:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from proxy.cli.admin import client_of
+from proxy.cli.bars import PLAIN, in_colour
 from proxy.cli.client import Client, ClientError
 from proxy.cli.output import FAILED, OK, info
 from proxy.errors import BadRequest
@@ -16,7 +17,6 @@ from proxy.split import parse_split, plain
 
 FENCE: Final = '"""'
 DIM: Final = "\033[2m"
-PLAIN: Final = "\033[0m"
 HELP: Final = f"""\
   /set moe_cpu_layers N|auto|none|partial|full   where the experts are from the next answer on
   /set system TEXT                               what the model is told before it all
@@ -128,7 +128,7 @@ def _talk(chat: Chat) -> int:
         except ClientError as error:
             print(f"  {error}")
         except KeyboardInterrupt:
-            print(f"{PLAIN if sys.stdout.isatty() else ''}\n  (stopped)")
+            print(f"{PLAIN if in_colour(sys.stdout) else ''}\n  (stopped)")
 
 
 def _read() -> str:
@@ -174,10 +174,10 @@ def _value(text: str) -> Any:
 
 
 def _print(chat: Chat, prompt: str) -> None:
-    in_colour = sys.stdout.isatty()
+    colours = in_colour(sys.stdout)
     thinking = False
     for piece, is_thought in chat.ask(prompt):
-        if in_colour and is_thought != thinking:
+        if colours and is_thought != thinking:
             print(DIM if is_thought else f"{PLAIN}\n", end="")
         thinking = is_thought
         print(piece, end="", flush=True)

@@ -335,3 +335,23 @@ def test_what_lacks_room_is_told_by_how_much(
     said = capsys.readouterr().out
 
     assert ", 1 MiB more than the " in said
+
+
+def test_a_bar_for_each_device_shows_what_it_would_hold(
+    policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No colours, as it goes to no terminal."""
+    argv = ["plan", "tiny", "--vram", "CUDA0=36MiB,CUDA1=18MiB", "--policies", str(policies)]
+
+    assert main(argv) == OK
+    said = capsys.readouterr().out
+    assert main([*argv[:2], "--vram", "3MiB", *argv[4:]]) == FAILED
+    too_small = capsys.readouterr().out
+
+    first, second = [line.split()[1] for line in said.splitlines() if "██" in line]
+    assert len(first) == 2 * len(second), "as long as its memory is large"
+    assert set(first) >= set("▓▒█/")
+    assert set("▓▒").isdisjoint(second), "CUDA1 has no attention"
+    assert "█ experts" in said
+    assert "\033" not in said
+    assert "! too much" in too_small

@@ -38,6 +38,12 @@ def demo(arguments: Namespace) -> int:
     return int(show(keep=at_a_terminal if arguments.keep is None else arguments.keep))
 
 
+def rpc_server(arguments: Namespace) -> int:
+    from proxy.cli.rpc_server import rpc_server as lend
+
+    return lend(arguments)
+
+
 def run(arguments: Namespace) -> int:
     from proxy.cli.run import run as talk
 

@@ -89,12 +89,21 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     options.add_policies(check)
     options.add_json(check)
 
+    _add_rpc_server(commands)
     _add_client_commands(commands)
     _add_plan(commands)
     _add_bench(commands)
     _add_pull_and_create(commands)
     _add_service(commands)
     return parser, commands.choices.keys()
+
+
+def _add_rpc_server(commands: Any) -> None:
+    text = "lend this machine's memory and processor to models, here or on another machine"
+    server = _command(commands, "rpc-server", local.rpc_server, text)
+    server.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    server.add_argument("--port", type=options.port, default=50052, help="(50052)")
+    server.add_argument("--threads", type=options.count, metavar="N", help="(1)")
 
 
 def _add_client_commands(commands: Any) -> None:

@@ -53,6 +53,12 @@ def _print_backends(arguments: Namespace, client: Client) -> int:
 def models(arguments: Namespace) -> int:
     client = client_of(arguments)
     found = client.get("/v1/models")["data"]
+    if arguments.names:
+        return print_result(
+            arguments,
+            [model["id"] for model in found],
+            lambda: "\n".join(model["id"] for model in found),
+        )
     loaded = [] if arguments.json else client.get("/admin/state")["backends"]
     return print_result(arguments, found, lambda: text.models(found, loaded))
 

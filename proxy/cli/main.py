@@ -95,6 +95,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     _add_bench(commands)
     _add_pull_and_create(commands)
     _add_service(commands)
+    _add_completion(commands)
     return parser, commands.choices.keys()
 
 
@@ -111,6 +112,7 @@ def _add_client_commands(commands: Any) -> None:
     ps.add_argument("-w", "--watch", action="store_true", help="again each second, until Ctrl-C")
     options.add_client(ps)
     listing = _command(commands, "models", admin.models, "what models there are", ["list", "ls"])
+    listing.add_argument("--names", action="store_true", help="their names only, one a line")
     options.add_client(listing)
     for name, also, run, text in (
         ("show", (), admin.show, "all about one model"),
@@ -223,6 +225,19 @@ def _add_service(commands: Any) -> None:
         )
         command.add_argument("--dry-run", action="store_true", help="only say what would be done")
         command.add_argument("--force", action="store_true", help="also where a unit was edited")
+
+
+def _add_completion(commands: Any) -> None:
+    text = "a script that has a shell complete commands, options and models"
+    completion = _command(commands, "completion", _completion, text)
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from proxy.cli.completion import script
+
+    output.say(script(_parser()[0], arguments.shell))
+    return OK
 
 
 def _command(

@@ -4,12 +4,14 @@ import json
 import sys
 import time
 from argparse import Namespace
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
 from proxy.cli import text
 from proxy.cli.client import Client, default_key, default_url, model_path
+from proxy.cli.loading import waiting_for
 from proxy.cli.output import OK, info, print_result
 from proxy.split import plain
 from proxy.text import in_words
@@ -75,7 +77,9 @@ def show(arguments: Namespace) -> int:
 
 def load_or_unload(arguments: Namespace) -> int:
     verb = "load" if arguments.command == "load" else "unload"
-    answer = client_of(arguments).post(model_path(arguments.model, verb))
+    client = client_of(arguments)
+    with waiting_for(client, arguments.model) if verb == "load" else nullcontext():
+        answer = client.post(model_path(arguments.model, verb))
 
     def said() -> str:
         if verb == "load":

@@ -10,6 +10,7 @@ from proxy.bench.measure import Question, measure
 from proxy.bench.plot import PlotError, need_matplotlib, plot
 from proxy.cli.bars import painted
 from proxy.cli.client import Client, ClientError
+from proxy.cli.progress import Steps
 from proxy.control.speed_curve import NOISE, Curve, best_split, floor_of
 from proxy.errors import ProxyError
 from proxy.observe.log import setup
@@ -34,7 +35,8 @@ def bench(question: Question, client: Client, *, picture: Path | None = None) ->
     try:
         if picture is not None:
             need_matplotlib()
-        curve, stored = asyncio.run(measure(question, _say))
+        steps = Steps()
+        curve, stored = asyncio.run(measure(question, steps.say, steps.step))
         if picture is not None:
             plot(curve, picture)
     except ProxyError as error:

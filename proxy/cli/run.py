@@ -3,14 +3,15 @@
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
 from urllib.parse import quote
 
 from proxy.cli.admin import client_of
 from proxy.cli.bars import PLAIN, in_colour
 from proxy.cli.client import Client, ClientError
+from proxy.cli.loading import waiting_for
 from proxy.cli.output import FAILED, OK, info
 from proxy.errors import BadRequest
 from proxy.split import parse_split, plain
@@ -41,6 +42,10 @@ class Chat:
         self.options = options
         self.system = ""
         self.messages: list[dict[str, str]] = []
+
+    def waiting(self) -> AbstractContextManager[Callable[[], None]]:
+        """Within the block people are told how it stands, until what is given is called."""
+        return waiting_for(self._client, self._model)
 
     def why_fixed(self) -> str | None:
         """Why the model can have no other split; None where it can, or nobody says."""
@@ -176,9 +181,11 @@ def _value(text: str) -> Any:
 def _print(chat: Chat, prompt: str) -> None:
     colours = in_colour(sys.stdout)
     thinking = False
-    for piece, is_thought in chat.ask(prompt):
-        if colours and is_thought != thinking:
-            print(DIM if is_thought else f"{PLAIN}\n", end="")
-        thinking = is_thought
-        print(piece, end="", flush=True)
+    with chat.waiting() as over:
+        for piece, is_thought in chat.ask(prompt):
+            over()
+            if colours and is_thought != thinking:
+                print(DIM if is_thought else f"{PLAIN}\n", end="")
+            thinking = is_thought
+            print(piece, end="", flush=True)
     print()

@@ -8,6 +8,9 @@ MAKEFLAGS += --no-print-directory
 GPU ?=
 # More options for a target's command: make test ARGS="-k policy -x"
 ARGS ?=
+# Tests wait more than they compute, so several run at a time.
+TEST_JOBS ?= auto
+PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --maxprocesses 4 --dist worksteal $(ARGS)
 # Where `make install` puts a copy that does not need this clone any more.
 PREFIX ?= /opt/moe-proxy
 
@@ -39,14 +42,14 @@ serve: ## run the proxy on 127.0.0.1:11434 with ./policies
 
 test: ## run all tests
 	$(PREPARE)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST)
 
 check: ## lint, format, types, tests
 	$(PREPARE)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(wildcard proxy tests bench deploy/build setup.py)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST)
 
 fuzz: ## look for bytes that our readers do not stand (SECONDS=60 for each; ARGS=TARGET...)
 	$(PREPARE)

@@ -1,11 +1,15 @@
 """How long a run of the tests is, and what it prints while it goes."""
 
 import faulthandler
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from tests.support.guard import LLAMA_S, PLAIN_S, THOROUGH
+from tests.support.turns import turn
 
 # No deadline: an example may take as long as the machine needs.
 settings.register_profile("short", max_examples=30, deadline=None)
@@ -32,6 +36,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("timeout") is None:
             limit = LLAMA_S if item.get_closest_marker("llama") else PLAIN_S
             item.add_marker(pytest.mark.timeout(limit * times))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Outside of all limits: waiting for one's turn is not the test's time."""
+    workers = getattr(item.config, "workerinput", None)
+    if workers is None:  # one process runs all tests
+        return (yield)
+    folder = Path(tempfile.gettempdir(), f"moe-proxy-tests-{workers['testrunuid']}")
+    with turn(folder, alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -6,14 +6,12 @@ from cachetools import LRUCache
 
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.local import Catalog
-from proxy.dialect.ollama.models import Abilities, abilities
+from proxy.dialect.ollama.models import Abilities, abilities, replaces_template
 from proxy.errors import BadRequest
 from proxy.routing.resolver import Model
 from proxy.threads import MODELS
 
 MOST_KEPT: Final = 1024
-# With one of these the model's own template says nothing.
-TEMPLATES: Final = ("--chat-template", "--chat-template-file")
 
 
 class KnownAbilities:
@@ -35,7 +33,7 @@ class KnownAbilities:
         except (GgufError, OSError):
             return Abilities()
         found = abilities(model.entry, header)
-        if any(arg.partition("=")[0] in TEMPLATES for arg in model.policy.args):
+        if replaces_template(model.policy.args):
             found = Abilities(chat=found.chat)
         self._known[model] = found
         return found

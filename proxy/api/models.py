@@ -72,7 +72,7 @@ def _entry(model: Model, summary: Summary | None) -> dict[str, Any]:
         "aliases": list(policy.aliases),
         "context_length": ctx,
         "max_model_len": ctx,
-        "capabilities": capabilities(entry, summary) if entry else [],
+        "capabilities": capabilities(entry, summary, policy.args) if entry else [],
         "meta": {
             "base": model.base.name if model.base else None,  # whose backend it shares
             "ctx": policy.ctx,

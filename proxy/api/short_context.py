@@ -6,12 +6,11 @@ from typing import Final
 import msgspec
 import structlog
 
+from proxy.dialect.errors import TOO_LONG
 from proxy.engine.types import LoadOptions
 
 log = structlog.get_logger()
 
-# llama-server's name for this error.
-KIND: Final = "exceed_context_size_error"
 MOST_BYTES: Final = 1 << 14
 
 
@@ -40,11 +39,11 @@ def warn_of_prompt(options: LoadOptions, tokens: int | None, *, cut: bool) -> No
 def warn_of_refusal(options: LoadOptions, body: bytes) -> None:
     """The same, where an engine refused it with this `body`, or its beginning. Other refusals say
     nothing of it."""
-    if KIND.encode() not in body[:MOST_BYTES]:
+    if TOO_LONG.encode() not in body[:MOST_BYTES]:
         return
     try:
         found = msgspec.json.decode(body, type=_Refusal).error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return
-    if found.type == KIND:
+    if found.type == TOO_LONG:
         warn_of_prompt(options, found.n_prompt_tokens, cut=False)

@@ -22,6 +22,7 @@ from proxy.control.speed_store import device_ids, engine_id, model_id, save
 from proxy.engine.types import Address, LoadOptions
 from proxy.errors import BackendDied, BadRequest, Conflict
 from proxy.placement.assign import placed
+from proxy.placement.parallel import most
 from proxy.policy.model import Policies
 from proxy.pool.state import Backend
 from proxy.routing.request import ModelRequest
@@ -102,7 +103,7 @@ async def _options(services: Services, question: Question) -> LoadOptions:
             name,
             file,
             ctx=question.ctx or usual.ctx,
-            parallel=usual.parallel,
+            parallel=most(usual.parallel),
             rpc=usual.rpc,
             repack=usual.repack,
             libdir=policies.engine.libdir,

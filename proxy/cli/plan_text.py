@@ -35,8 +35,8 @@ def plan_text(plan: Json, *, colours: bool = False) -> str:
     key = "dense_cpu_layers" if plan["dense"] else "moe_cpu_layers"
     text = [
         f"{plan['model']}: {_what_moves(plan)}",
-        f"context {plan['ctx']} for each of {plan['parallel']}, KV {kinds}, "
-        f"ubatch {plan['ubatch']}",
+        f"context {plan['ctx']} for each of {plan['parallel']} conversations, "
+        f"KV {kinds} of {gib(plan['kv_bytes'] // plan['parallel'])} each, ubatch {plan['ubatch']}",
         "",
         table(_head(plan), rows),
         "RESERVE is what the policies keep free (devices.reserve, limit)" + _next_layer(plan),

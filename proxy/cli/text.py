@@ -83,7 +83,9 @@ def models(found: Sequence[Json], loaded: Sequence[Json]) -> str:
         asked = "-" if meta["moe_cpu_layers"] is None else meta["moe_cpu_layers"]
         split = now.get(meta["base"] or model["id"], asked)
         size = gib(meta["size_bytes"])
-        rows.append([model["id"], size, meta["ctx"], split, ", ".join(model["aliases"])])
+        rows.append(
+            [model["id"], size, model["context_length"], split, ", ".join(model["aliases"])]
+        )
     return table(["MODEL", "SIZE", "CTX", "CPU LAYERS", "ALIASES"], rows)
 
 

@@ -20,6 +20,7 @@ from proxy.placement.commandline import server_args
 from proxy.placement.estimate import Settings
 from proxy.placement.footprint import settings_of, ubatch_of
 from proxy.placement.kv import KV_TYPES
+from proxy.placement.parallel import choose_parallel, most
 from proxy.placement.plan import TUNES, Tune, plan
 from proxy.placement.plan_json import plan_json
 from proxy.placement.ubatch import choose_ubatch
@@ -99,6 +100,9 @@ def plan_model(
     split = next(split for split in (question.split, moves, AUTO) if split is not None)
     given = None if split == AUTO else len(cpu_layers(split, header.layers))
     budgets, tune = budgets_of(question.vram, policies), question.tune or policy.tune
+    if question.parallel is None and policy.parallel == AUTO:
+        parallel = choose_parallel(header, settings, budgets, given)
+        settings = replace(settings, parallel=parallel)
     try:
         made = plan(
             header,
@@ -151,7 +155,7 @@ def _settings(question: Question, policy: ModelPolicy, header: Header) -> Settin
             header.files[0],
             mode=policy.mode,
             ctx=min(ctx, header.context_length or ctx),
-            parallel=question.parallel or policy.parallel,
+            parallel=question.parallel or most(policy.parallel),
             args=policy.args,
             dense=not header.is_moe and policy.dense_cpu_layers is not None,
         )

@@ -11,6 +11,8 @@ from proxy.errors import ContextExceeded, EngineSaid, ProxyError
 Dialect = Literal["openai", "anthropic", "ollama"]
 
 TOO_LONG: Final = "exceed_context_size_error"  # llama-server's word for it
+# Behind llama-server's "try increasing it": its users know what to increase, ours may not.
+INCREASE: Final = ": ctx in the model's policy, or num_ctx in options"
 RESPONSES: Final = ("/v1/responses", "/responses")
 
 _OPENAI_TYPES = {
@@ -81,7 +83,7 @@ def said_by_engine(body: bytes, status: int) -> EngineSaid:
     message = message_of(body)
     tokens, ctx = named.get("n_prompt_tokens"), named.get("n_ctx")
     if named.get("type") == TOO_LONG and isinstance(tokens, int) and isinstance(ctx, int):
-        return ContextExceeded(message, status=status, tokens=tokens, ctx=ctx)
+        return ContextExceeded(message + INCREASE, status=status, tokens=tokens, ctx=ctx)
     words = [word for key in ("code", "type") if isinstance(word := named.get(key), str)]
     return EngineSaid(message, status=status, code=next(filter(None, words), None))
 
@@ -115,10 +117,12 @@ def _error_object(error: ProxyError, dialect: Dialect) -> dict[str, Any]:
         **{"param": error.param, "code": error.code},
     }
     if isinstance(error, ContextExceeded):
-        # Clients know it by the code, or by OpenAI's words, and cut the conversation.
+        # Clients know it by the code, or where they only look at the text by some of these words
+        # (LiteLLM by the first ones, LangChain by the last), and cut the conversation.
         told["message"] = (
             f"This model's maximum context length is {error.ctx} tokens. However, your request has "
-            f"{error.tokens} tokens: {error.message}"
+            f"{error.tokens} tokens, the prompt is too long and exceeds the context window: "
+            f"{error.message}"
         )
         told |= {"n_prompt_tokens": error.tokens, "n_ctx": error.ctx}
     return {"error": told}

@@ -20,6 +20,7 @@ def plan_json(
         "ctx": asked.ctx,
         "parallel": asked.parallel,
         "kv_types": [*dict.fromkeys((asked.key_type, asked.value_type))],
+        "kv_bytes": made.kv_bytes,
         "ubatch": asked.ubatch,
         # Whether it is feed-forward weights of a model without experts that move.
         "dense": asked.dense,

@@ -8,7 +8,7 @@ from typing import Any
 
 from proxy.policy.fields import FIELDS
 from proxy.policy.problems import ENVIRONMENT, KeyPath, Problem
-from proxy.policy.schema import Field, Kind
+from proxy.policy.schema import COUNTS, Field, Kind
 from proxy.policy.values import Folders, convert, home_of, refusal
 
 HOST_ALLOWED = 'an address such as "0.0.0.0", "127.0.0.1:8080", "[::1]:8080" or ":8080"'
@@ -82,7 +82,7 @@ def _left_to_us(row: Field, text: str) -> bool:
 
 
 def _typed(row: Field, text: str) -> object:
-    if row.kind is Kind.COUNT and text.isascii() and text.isdecimal() and len(text) < 20:
+    if row.kind in COUNTS and text.isascii() and text.isdecimal() and len(text) < 20:
         return int(text)
     if row.kind is Kind.ORIGINS:
         return [origin.strip() for origin in text.split(",") if origin.strip()]

@@ -113,11 +113,13 @@ _LOADING: Final = (
                "multiple of this, and to one, two, four, eight... times this where that costs no "
                "experts their place on a device: chats grow, and each larger num_ctx would be one "
                "more load. 1 loads what is asked for."),
-    Field("defaults.parallel", Kind.COUNT, 4, RELOAD, low=1, high=256, unit="conversations",
-          env="OLLAMA_NUM_PARALLEL",
+    Field("defaults.parallel", Kind.COUNT_OR_AUTO, "auto", RELOAD, low=1, high=256,
+          unit="conversations", env="OLLAMA_NUM_PARALLEL",
           help="Conversations that a backend computes at the same time; further requests wait for "
-               "their turn. An engine of the kind command gets all at once, unless {parallel} is "
-               "among its arguments."),
+               'their turn. Each has a KV cache of its own: "auto" is as many as cost no more than '
+               "one in twenty of the layers with experts their place on a device, 4 at most. An "
+               "engine of the kind command gets all at once, unless {parallel} is among its "
+               "arguments."),
     Field("defaults.max_queue", Kind.COUNT, None, LIVE, unit="requests", example=32,
           help="Requests that may wait for one model; the next one gets 503 with Retry-After. "
                "Without it, server.max_queue alone counts."),

@@ -97,7 +97,7 @@ class ModelPolicy:
     dense_cpu_layers: Split | None
     ctx: int
     ctx_step: int
-    parallel: int
+    parallel: int | Literal["auto"]
     max_queue: int | None
     keep_alive_s: float
     hang_timeout_s: float

@@ -21,6 +21,7 @@ class Kind(Enum):
     CHOICE = ("one of a few words", "")
     FLAG = ("true or false", "")
     COUNT = ("an integer", "")
+    COUNT_OR_AUTO = ('an integer, or "auto"', "")
     SIZE = (units.SIZE_ALLOWED, "_bytes")
     DURATION = (units.DURATION_ALLOWED, "_s")
     KEEP_ALIVE = (units.KEEP_ALIVE_ALLOWED, "_s")
@@ -41,6 +42,9 @@ class Kind(Enum):
     def __init__(self, allowed: str, suffix: str) -> None:
         self.allowed = allowed
         self.suffix = suffix
+
+
+COUNTS: Final = (Kind.COUNT, Kind.COUNT_OR_AUTO)
 
 
 class Effect(StrEnum):
@@ -90,7 +94,8 @@ class Field:
         """What may be given, for messages and for the reference page."""
         if self.kind is Kind.CHOICE:
             return ", ".join(f'"{choice}"' for choice in self.choices)
-        if self.kind is not Kind.COUNT:
+        if self.kind not in COUNTS:
             return self.kind.allowed
         upper = "up" if self.high == MAX_COUNT else f"to {self.high}"
-        return f"an integer from {self.low} {upper}"
+        left_to_us = ', or "auto"' if self.kind is Kind.COUNT_OR_AUTO else ""
+        return f"an integer from {self.low} {upper}{left_to_us}"

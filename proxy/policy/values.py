@@ -13,7 +13,7 @@ from proxy.errors import BadRequest
 from proxy.policy import units
 from proxy.policy.problems import KeyPath, shown
 from proxy.policy.schema import Field, Kind
-from proxy.split import parse_split
+from proxy.split import AUTO, parse_split
 
 _MEMORY: Final = re.compile(r"(?:nvml|sysfs)(?::\S+)?|ggml")
 _ADDRESS: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/]+):(\d{1,5})", re.ASCII)
@@ -71,6 +71,8 @@ def _scalar(field: Field, value: object, folders: Folders) -> Any:
             return _require(isinstance(value, bool), value)
         case Kind.COUNT:
             return _require(_is_int(value, field.low, field.high), value)
+        case Kind.COUNT_OR_AUTO:
+            return _require(value == AUTO or _is_int(value, field.low, field.high), value)
         case Kind.SIZE:
             size = units.parse_size(value)
             return _require(size >= field.low, size)

@@ -12,21 +12,24 @@ NOTHING: Set[str] = frozenset()
 
 # What has to be equal. This is asked for each request, and of each backend: no copies are made for
 # it.
+_LOOKED_AT: Final = ("ctx", "split", "ubatch", "parallel")
 _EQUAL: Final = attrgetter(
-    *(field.name for field in fields(LoadOptions) if field.name not in ("ctx", "split", "ubatch"))
+    *(field.name for field in fields(LoadOptions) if field.name not in _LOOKED_AT)
 )
 
 
 def compatible(loaded: LoadOptions, asked: LoadOptions, unpinned: Set[str] = NOTHING) -> bool:
     """Whether a request for `asked` can be answered by what is `loaded`.
 
-    A larger context serves a request for a smaller one; a request that named no split takes the
-    one there; the batch is how something is computed, not what. Everything else has to be
-    equal.
+    A larger context serves a request for a smaller one; who named no split takes the one there,
+    and whose policy names no `parallel` what was chosen; the batch is how something is computed,
+    not what. Everything else has to be equal.
     """
     if loaded.ctx < asked.ctx:
         return False
     if loaded.split != asked.split and "split" not in unpinned:
+        return False
+    if loaded.parallel != asked.parallel and "parallel" not in unpinned:
         return False
     return bool(_EQUAL(loaded) == _EQUAL(asked))
 

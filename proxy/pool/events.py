@@ -16,7 +16,7 @@ class MatchPolicy:
     """How free the pool is in serving a request, and what comes with it."""
 
     default_keep_alive_s: float = 300.0  # the policy's; used where no request has named one
-    # Fields of the load options that the request did not name itself: "ctx", "split".
+    # Fields of the load options that the request did not name itself: "ctx", "split", "parallel".
     unpinned: frozenset[str] = frozenset()
     coexist: bool = False  # another split stands beside this one instead of replacing it
     max_queue: int | None = None  # requests that may wait for the model; None: any number

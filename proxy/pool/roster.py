@@ -36,6 +36,7 @@ class Roster(dict[str, Backend]):
             last_used_s=now_s,
             default_keep_alive_s=matching.default_keep_alive_s,
             coexist=matching.coexist,
+            any_parallel="parallel" in matching.unpinned,
             places=Places(slots_of(options)),
         )
         return self[name]

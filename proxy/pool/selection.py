@@ -73,7 +73,7 @@ def is_replaced(other: Backend, by: Backend) -> bool:
     if is_meant_for(other, by):
         return True
     # What the new one does as well needs no second process: a smaller context, another split.
-    same = frozenset() if by.coexist else frozenset({"split"})
+    same = ({"split"} if not by.coexist else set()) | ({"parallel"} if by.any_parallel else set())
     return other.state is BackendState.READY and compatible(by.options, other.options, same)
 
 

@@ -65,6 +65,7 @@ class Backend:
     successor: LoadOptions | None = None  # what is meant to take this one's place
     # Starts that have to be gone before this one begins; they are on their way out.
     blocked_by: set[Name] = field(default_factory=set)
+    any_parallel: bool = False  # how many conversations was left to us
     coexist: bool = False  # stands beside others of its model that differ only in the split
     engine: Engine = NOT_STARTED  # the shell sets another one when it performs Start
     expires_at: datetime | None = None  # set by the shell, for people: `expires_s` as time of day

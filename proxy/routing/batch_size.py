@@ -51,9 +51,7 @@ class Batches:
         if options.mode != "generation":
             whole = await MODELS.run(self._needs_whole_inputs, entry, options)
             return min(options.ctx, WHOLE_INPUT) if whole else None
-        own = policy.dense_cpu_layers if options.dense else policy.moe_cpu_layers
-        split = own if options.split is None else options.split
-        given = None if split in (None, AUTO) else len(cpu_layers(split, layers))
+        given = given_layers(policy, options, layers)
         devices = tuple(
             replace(budget, size_bytes=budget.size_bytes // CAPACITY_STEP * CAPACITY_STEP)
             for budget in self._capacity(options.rpc)
@@ -92,6 +90,13 @@ class Batches:
         pooling = said[-1] if said else header.pooling if header else None
         causal = header is not None and header.hyper("attention.causal") is not False
         return not (pooling == "last" or (pooling == "rank" and causal))
+
+
+def given_layers(policy: ModelPolicy, options: LoadOptions, layers: int) -> int | None:
+    """How many of its `layers` layers a model is to have on the CPU; None: as few as fit."""
+    own = policy.dense_cpu_layers if options.dense else policy.moe_cpu_layers
+    split = own if options.split is None else options.split
+    return None if split in (None, AUTO) else len(cpu_layers(split, layers))
 
 
 def header_of(catalog: Catalog, entry: Entry | None) -> Header | None:

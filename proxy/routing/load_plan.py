@@ -11,6 +11,7 @@ from proxy.catalog.gguf import Header
 from proxy.engine.command_line import takes_ctx, takes_split
 from proxy.engine.types import LoadOptions, Mode
 from proxy.errors import BadRequest, Conflict
+from proxy.placement.parallel import most
 from proxy.policy.model import ModelPolicy
 from proxy.pool.events import MatchPolicy
 from proxy.routing.request import ModelRequest
@@ -138,6 +139,7 @@ def _to_load(split: Split, facts: HeaderFacts) -> int:
 
 def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> LoadOptions:
     policy = model.policy
+    parallel = most(policy.parallel)  # less is chosen for a load
     if policy.engine == "command":
         # A command does whatever it does, in one process: the mode of a request is no key to it.
         return LoadOptions(
@@ -145,7 +147,7 @@ def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> Load
             model.path,
             mode=policy.mode,
             ctx=ctx,
-            parallel=policy.parallel,
+            parallel=parallel,
             engine="command",
             command=policy.command,
             stop_command=policy.stop_command,
@@ -162,7 +164,7 @@ def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> Load
         # A model for embeddings is loaded as one, also for a request that only counts its tokens.
         mode=mode if policy.mode == "generation" else policy.mode,
         ctx=ctx,
-        parallel=policy.parallel,
+        parallel=parallel,
         args=policy.args,
         unsafe_args=policy.unsafe_args,
         projector=entry.projector if entry and generates else None,
@@ -189,12 +191,14 @@ def _pooling(options: LoadOptions, facts: HeaderFacts) -> tuple[str, ...]:
 
 
 def _matching(request: ModelRequest, policy: ModelPolicy, *, ctx_is_ours: bool) -> MatchPolicy:
-    unpinned = set()
+    unpinned, hosted = set(), policy.engine == "hosted"
     if request.ctx is None or not ctx_is_ours:
         unpinned.add("ctx")
     # A hosted engine's split is not in the key, unless it had to be loaded with one: any will do.
-    if policy.split == "move" and (request.split is None or policy.engine == "hosted"):
+    if policy.split == "move" and (request.split is None or hosted):
         unpinned.add("split")
+    if hosted and policy.parallel == AUTO:
+        unpinned.add("parallel")
     return MatchPolicy(
         default_keep_alive_s=policy.keep_alive_s,
         unpinned=frozenset(unpinned),

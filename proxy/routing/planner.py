@@ -16,6 +16,7 @@ from proxy.engine.types import LoadOptions, Mode
 from proxy.files import is_regular
 from proxy.routing.batch_size import Batches, Capacity
 from proxy.routing.context_size import Contexts
+from proxy.routing.conversations import Conversations
 from proxy.routing.load_plan import (
     HeaderFacts,
     LoadPlan,
@@ -47,13 +48,15 @@ class Planner:
         self._catalog = catalog
         self._batches = Batches(catalog, capacity)
         self._contexts = Contexts(catalog, capacity)
+        self._conversations = Conversations(catalog, capacity)
         # What changes: headers that were read, by entry (another file under the same name is
         # another entry), and what requests came to.
         self._facts: LRUCache[Entry, HeaderFacts] = LRUCache(HEADERS_KEPT)
         self._plans: LRUCache[_Key, LoadPlan] = LRUCache(PLANS_KEPT)
 
     async def plan(self, model: Model, request: ModelRequest, mode: Mode) -> LoadPlan:
-        """The plan, but for the batch, which only a load needs.
+        """The plan, but for what only a load needs: the batch, and how many conversations where
+        that is left to us.
 
         Raises BadRequest for a file that llama.cpp cannot load, and Conflict for a split that the
         model's engine cannot have.
@@ -69,18 +72,23 @@ class Planner:
         return plan
 
     async def to_load(self, model: Model, plan: LoadPlan) -> LoadPlan:
-        """The plan with what only a load needs: its batch, and where the request names a context,
-        some more of it. Either may take a while to choose."""
+        """The plan with what only a load needs. Where the request names a context, it is some more
+        of that. It may take a while to choose."""
+        plan = await self._with_parallel(model, plan)
         if "ctx" not in plan.matching.unpinned:
             facts = await self._facts_of(model)
             ctx = await self._contexts.choose(
                 model.entry, model.policy, plan.options, facts.trained_ctx
             )
             plan = replace(plan, options=replace(plan.options, ctx=ctx))
-        return await self.with_batch(model, plan)
+        return await self._with_batch(model, plan)
 
-    async def with_batch(self, model: Model, plan: LoadPlan) -> LoadPlan:
-        """The plan with its batch, which may take a while to choose, and just its context."""
+    async def _with_parallel(self, model: Model, plan: LoadPlan) -> LoadPlan:
+        layers = (await self._facts_of(model)).layers
+        parallel = await self._conversations.choose(model.entry, model.policy, plan.options, layers)
+        return replace(plan, options=replace(plan.options, parallel=parallel))
+
+    async def _with_batch(self, model: Model, plan: LoadPlan) -> LoadPlan:
         layers = (await self._facts_of(model)).layers
         ubatch = await self._batches.choose(model.entry, model.policy, plan.options, layers)
         return replace(plan, options=replace(plan.options, ubatch=ubatch))
@@ -93,7 +101,8 @@ class Planner:
         plan = await self.plan(model, request, mode)
         if not moves:
             plan = await self.with_policy_split(model, plan)
-        return (await self.with_batch(model, plan)).options
+        plan = await self._with_parallel(model, plan)
+        return (await self._with_batch(model, plan)).options
 
     async def longest_input(self, model: Model, request: ModelRequest, tokens: int) -> int | None:
         """How many tokens an input to embed may have, by what is asked for and not by what happens

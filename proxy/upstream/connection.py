@@ -19,12 +19,18 @@ MOST_BUFFERED_BYTES: Final = 1 << 18
 FIRST_FINAL_STATUS: Final = 200
 # What an engine may send before its answer begins.
 MOST_HEAD_BYTES: Final = 1 << 20
+# What is kept of an answer that is wanted as a whole: ten thousand embeddings have so much.
+MOST_WHOLE_BYTES: Final = 256 << 20
 # What the parser lets through and no answer of ours may have.
 _NO_TEXT: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class BrokenAnswer(Exception):
     """The engine went away, or made no sense, in the middle of an answer."""
+
+
+class TooMuch(BrokenAnswer):
+    """An answer that was to be read as a whole is longer than anybody wants to keep it."""
 
 
 async def connect(address: Address) -> "EngineConnection":
@@ -128,10 +134,15 @@ class EngineConnection(asyncio.Protocol):
         return chunk
 
     async def read(self) -> bytes:
-        """The whole body; for the proxy's own, small questions."""
-        pieces = []
+        """The whole body; for the proxy's own, small questions. Raises TooMuch after
+        MOST_WHOLE_BYTES."""
+        pieces, size = [], 0
         while chunk := await self.read_chunk():
             pieces.append(chunk)
+            size += len(chunk)
+            if size > MOST_WHOLE_BYTES:
+                self.abort()
+                raise TooMuch(f"its answer has more than {MOST_WHOLE_BYTES >> 20} MiB")
         return b"".join(pieces)
 
     # --- asyncio's side -------------------------------------------------------------------------

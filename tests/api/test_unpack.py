@@ -15,9 +15,9 @@ from tests.support.proxy import Proxy, proxy
 TEXT = b'{"model": "none"}' * 1000
 BARE = zlib.compressobj(wbits=-zlib.MAX_WBITS)
 PACKED = [
-    ("gzip", gzip.compress(TEXT)),
-    ("X-GZip", gzip.compress(TEXT)),
-    ("gzip", gzip.compress(TEXT[:100]) + gzip.compress(TEXT[100:])),
+    ("gzip", gzip.compress(TEXT, mtime=0)),
+    ("X-GZip", gzip.compress(TEXT, mtime=0)),
+    ("gzip", gzip.compress(TEXT[:100], mtime=0) + gzip.compress(TEXT[100:], mtime=0)),
     ("deflate", zlib.compress(TEXT)),
     ("deflate", BARE.compress(TEXT) + BARE.flush()),
 ]
@@ -60,7 +60,7 @@ def test_much_comes_in_pieces() -> None:
     unpacker = unpacker_of("gzip")
     assert unpacker is not None
 
-    sizes = [len(piece) for piece in unpacker.pieces(gzip.compress(bytes(10 << 20)))]
+    sizes = [len(piece) for piece in unpacker.pieces(gzip.compress(bytes(10 << 20), mtime=0))]
 
     assert sum(sizes) == 10 << 20
     assert max(sizes) <= MOST_AT_ONCE
@@ -87,7 +87,13 @@ async def asked(tmp_path: Path) -> AsyncIterator[Proxy]:
 )
 @pytest.mark.parametrize(
     "data",
-    [b"x", b"no gzip " * 5000, PACKED[0][1][:-9], PACKED[0][1][:20], gzip.compress(b"")[:-1]],
+    [
+        b"x",
+        b"no gzip " * 5000,
+        PACKED[0][1][:-9],
+        PACKED[0][1][:20],
+        gzip.compress(b"", mtime=0)[:-1],
+    ],
 )
 async def test_a_body_that_says_gzip_and_is_none_is_a_bad_request(
     path: str, data: bytes, asked: Proxy
@@ -101,11 +107,11 @@ async def test_a_body_that_says_gzip_and_is_none_is_a_bad_request(
 
 async def test_one_that_is_one_is_read(asked: Proxy) -> None:
     for encoding, data in PACKED:
-        packed = gzip.compress(b'{"model": "none"}') if "z" in encoding.lower() else data
+        packed = gzip.compress(b'{"model": "none"}', mtime=0) if "z" in encoding.lower() else data
         headers = {"Content-Encoding": encoding}
         async with asked.session.post("/api/show", data=packed, headers=headers) as answer:
             assert answer.status == 404, await answer.text()
     headers = {"Content-Encoding": "gzip"}
-    bomb = gzip.compress(bytes(64 << 20))
+    bomb = gzip.compress(bytes(64 << 20), mtime=0)
     async with asked.session.post("/api/show", data=bomb, headers=headers) as answer:
         assert answer.status == 413

@@ -140,7 +140,7 @@ BYTES = {
     "RPC0": {"weights": 50 << 20, "kv": 2 << 20, "compute": 3 << 20, "experts": 200 << 20},
 }
 META: dict[str, Any] = {"base": None, "size_bytes": 1 << 30, "ctx": 2048, "moe_cpu_layers": "auto"}
-MODEL: dict[str, Any] = {"id": "m", "aliases": [], "meta": META}
+MODEL: dict[str, Any] = {"id": "m", "aliases": [], "context_length": 512, "meta": META}
 
 
 def test_experts_on_the_cpu_have_bytes_and_are_no_other_weights() -> None:
@@ -169,3 +169,11 @@ def test_a_list_has_the_split_of_what_is_loaded_and_else_what_is_asked_for() -> 
 def test_a_model_without_experts_has_no_split() -> None:
     assert layers(backend(moe_cpu_layers=0, block_count=30)) == "-"
     assert layers(backend(moe_cpu_layers=None, block_count=None)) == "? (auto)"
+
+
+def test_the_context_of_a_model_is_the_one_it_is_served_with() -> None:
+    """Not what a policy would allow, where the model was trained for less."""
+    shown = models([MODEL], [])
+
+    assert "512" in shown
+    assert "2048" not in shown

@@ -26,9 +26,11 @@ LOADED = LoadOptions("m", Path("m.gguf"), ctx=8192, split=4)
         (replace(LOADED, mode="embedding"), set(), False),
         (replace(LOADED, args=("--jinja",)), {"split", "ctx"}, False),
         (replace(LOADED, parallel=2), {"split", "ctx"}, False),
+        (replace(LOADED, parallel=2), {"parallel"}, True),
     ],
 )
 def test_compatible(asked: LoadOptions, unpinned: set[str], served: bool) -> None:
-    """A larger context does for a smaller one, and any split for one that was not named; the rest
+    """A larger context does for a smaller one, and any split, and any number of
+    conversations, for one that was not named; the rest
     is to be equal."""
     assert compatible(LOADED, asked, unpinned) is served

@@ -194,6 +194,18 @@ class TestReplace:
 
         assert play(Replace("b1", other)) == [changed("b1", "ready", "draining", "replaced")]
 
+    def test_by_a_larger_context_for_fewer_conversations(self) -> None:
+        """Where how many is left to us, they are no reason to keep the one with the smaller one."""
+        larger = replace(A_LARGE, parallel=2)
+        for named, states in (
+            ({"parallel"}, ["stopping", "ready"]),
+            (set(), ["ready", "ready"]),
+        ):
+            play = Play()
+            play.ready("b1", A)
+            play.ready("b2", larger, MatchPolicy(unpinned=frozenset(named)))
+            assert [*play.states().values()] == states
+
     def test_by_one_that_is_loading_already(self) -> None:
         play = Play()
         play.ready("b1", A)

@@ -12,7 +12,7 @@ import pytest
 from tests.reliability.stand import Stand, stand
 from tests.support.guard import HANG_S, until
 
-pytestmark = pytest.mark.llama
+pytestmark = [pytest.mark.llama, pytest.mark.alone]
 
 SLOW = 10_000
 SILENT = 12

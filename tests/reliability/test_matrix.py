@@ -16,7 +16,7 @@ from tests.reliability.phases import PHASES, Clients
 from tests.reliability.stand import Seen, Stand, alive, stand
 from tests.support.guard import HANG_S, until
 
-pytestmark = pytest.mark.llama
+pytestmark = [pytest.mark.llama, pytest.mark.alone]
 
 GOES_ON = 60  # events after a fault, and an answer is taken to go on
 WHOLE = "the whole answer"

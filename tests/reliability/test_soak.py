@@ -16,7 +16,7 @@ from tests.reliability.stand import LAYERS, Seen, Stand, stand
 from tests.support.guard import HANG_S, until
 
 SOAK_S, THOROUGH_S = 90.0, 600.0
-pytestmark = [pytest.mark.llama, pytest.mark.timeout(4 * THOROUGH_S)]
+pytestmark = [pytest.mark.llama, pytest.mark.alone, pytest.mark.timeout(4 * THOROUGH_S)]
 
 CLIENTS = 64
 PATIENCE_S = 6 * HANG_S

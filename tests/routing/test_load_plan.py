@@ -59,7 +59,7 @@ def test_a_split_that_can_be_moved_to_is_open(folder: Folder) -> None:
     plan = folder.plan(ModelRequest("tiny", split=1, ctx=512))
 
     assert (plan.options.ctx, plan.options.split) == (512, None)
-    assert plan.matching.unpinned == {"split"}
+    assert plan.matching.unpinned == {"split", "parallel"}
 
 
 def test_ctx_is_at_most_what_the_model_was_trained_for(folder: Folder) -> None:
@@ -141,4 +141,4 @@ def test_the_policys_number_is_loaded_where_experts_turn_out_not_to_move(
 def test_separate_splits_stand_side_by_side(folder: Folder) -> None:
     matching = folder.plan(ModelRequest("apart")).matching
 
-    assert matching == MatchPolicy(60.0, frozenset({"ctx"}), coexist=True)
+    assert matching == MatchPolicy(60.0, frozenset({"ctx", "parallel"}), coexist=True)

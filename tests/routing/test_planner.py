@@ -12,6 +12,7 @@ from proxy.demo.gguf_writer import TensorSpec, write_model
 from proxy.engine.types import LoadOptions, Mode
 from proxy.errors import BadRequest
 from proxy.placement.budget import Budget
+from proxy.pool.compatible import compatible
 from proxy.pool.events import MatchPolicy
 from proxy.routing.load_plan import LoadPlan
 from proxy.routing.planner import Planner
@@ -30,7 +31,7 @@ class Rig(Folder):
     async def plan_with_batch(self, request: ModelRequest, mode: Mode = "generation") -> LoadPlan:
         model = self.resolver.resolve(request.model)
         plan = await self.planner.plan(model, request, mode)
-        return await self.planner.with_batch(model, plan)
+        return replace(plan, options=await self.planner.load_options(model, request, mode))
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ async def test_a_hosted_model(rig: Rig) -> None:
         threads=3,
         ubatch=512,
     )
-    assert plan.matching == MatchPolicy(inf, frozenset({"ctx", "split"}))
+    assert plan.matching == MatchPolicy(inf, frozenset({"ctx", "split", "parallel"}))
 
 
 async def test_the_batch_is_chosen_by_what_the_devices_have_room_for(rig: Rig) -> None:
@@ -65,6 +66,32 @@ async def test_the_batch_is_chosen_by_what_the_devices_have_room_for(rig: Rig) -
     assert (await rig.plan_with_batch(ModelRequest("tiny"))).options.ubatch == 512
     size = 64 << 30
     assert (await rig.plan_with_batch(ModelRequest("tiny"))).options.ubatch == 2048
+
+
+async def test_how_many_conversations_is_chosen_by_what_the_devices_have_room_for(rig: Rig) -> None:
+    """Where the policy does not say; and whoever asks is served by whatever was chosen."""
+    size = 1 << 20
+    rig.planner = Planner(rig.catalog, lambda _: [Budget("CUDA0", size)])
+
+    short = await rig.plan_with_batch(ModelRequest("tiny"))
+    size = 64 << 30
+    enough = await rig.plan_with_batch(ModelRequest("tiny"))
+
+    assert (short.options.parallel, enough.options.parallel) == (1, 4)
+    assert compatible(short.options, enough.options, enough.matching.unpinned)
+    assert not compatible(short.options, enough.options)
+
+
+@pytest.mark.parametrize("said", [1, 2, 7])
+async def test_what_a_policy_says_of_conversations_is_kept(rig: Rig, said: int) -> None:
+    rig.planner = Planner(rig.catalog, lambda _: [Budget("CUDA0", 1 << 20)])
+    models = {name: replace(p, parallel=said) for name, p in rig.policies.models.items()}
+    rig.policies = replace(rig.policies, models=models)
+
+    plan = await rig.plan_with_batch(ModelRequest("tiny"))
+
+    assert plan.options.parallel == said
+    assert "parallel" not in plan.matching.unpinned
 
 
 async def test_a_batch_takes_a_whole_input_where_it_has_to(rig: Rig) -> None:

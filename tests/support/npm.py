@@ -13,6 +13,7 @@ import pytest
 from tests.support.archive import cache_folder
 from tests.support.guard import HANG_S, LLAMA_S
 from tests.support.install import install
+from tests.support.turns import one_at_a_time
 
 INSTALL_S = 240.0  # a slow registry is no fault of ours: the test is skipped
 
@@ -27,11 +28,12 @@ def packages(*wanted: str) -> Path:
         "npm-" + "-".join(each.strip("@").replace("/", "-") for each in wanted)
     )
     done = folder / "installed"
-    if not done.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = (npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), *wanted)
-        install("npm", ", ".join(wanted), command, INSTALL_S)
-        done.touch()
+    with one_at_a_time(folder):
+        if not done.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            command = (npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), *wanted)
+            install("npm", ", ".join(wanted), command, INSTALL_S)
+            done.touch()
     return folder
 
 

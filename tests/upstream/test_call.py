@@ -1,18 +1,20 @@
 """Requests to an engine that cannot be reached, by what the system says of it."""
 
 import asyncio
+import contextlib
 import socket
 from pathlib import Path
 
 import pytest
 
+from proxy.api.ollama.engine_client import Engine
 from proxy.engine.ports import free_port
 from proxy.engine.types import Address
-from proxy.errors import BackendDied, NotServing
+from proxy.errors import BackendDied, BadRequest, NotServing
 from proxy.upstream.call import Call
 from proxy.upstream.connection import connect
 from proxy.upstream.open_calls import OpenCalls
-from tests.support.guard import until
+from tests.support.guard import HANG_S, until
 
 
 async def test_an_engine_that_nobody_listens_for_does_not_serve(tmp_path: Path) -> None:
@@ -78,3 +80,24 @@ async def test_another_protocol_is_no_answer() -> None:
         await said(b"HTTP/1.1 101 S\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nxyz")
 
     assert failed == []
+
+
+async def test_an_answer_without_an_end_is_not_kept_for_ever() -> None:
+    """What is wanted as a whole: an engine that goes on and on costs this one question."""
+    gone = asyncio.Event()
+
+    async def go_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(bytes(1 << 20))
+                await writer.drain()
+        gone.set()
+
+    async with await asyncio.start_server(go_on, "127.0.0.1") as server:
+        address = Address(port=server.sockets[0].getsockname()[1])
+        with pytest.raises(BadRequest, match="too much at once: its answer has more than 256 MiB"):
+            await Engine(address, OpenCalls()).post("/embeddings", {}, object)
+        async with asyncio.timeout(HANG_S):
+            await gone.wait()

@@ -324,3 +324,16 @@ async def test_a_worker_that_fails_before_its_server_starts_says_so_at_once(
     with pytest.raises(LoadFailed, match="IndexError"):
         async with hosted(model(), rpc=(), no_attention=("RPC0",), args=("--rpc",)):
             pass
+
+
+async def test_one_slot_keeps_the_prompts_of_several_conversations(hosted: Hosted) -> None:
+    """What another conversation has taken the slot from is in RAM: why one slot is enough for those
+    who take turns."""
+    talks = [f"{name} {PROMPT} " * 20 for name in ("first", "second")]
+    async with hosted(model(), parallel=1) as engine, Client(engine.address) as client:
+        for talk in talks:
+            await client.complete(talk, 4, cache_prompt=True)
+        again = await client.complete(talks[0] + "what", 4, cache_prompt=True)
+
+    assert again["timings"]["cache_n"] > 200
+    assert again["timings"]["prompt_n"] < 10

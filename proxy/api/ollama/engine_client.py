@@ -8,18 +8,18 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from proxy.dialect.errors import INCREASE, TOO_LONG
 from proxy.dialect.ollama.events import Event
 from proxy.dialect.ollama.reading import failure
 from proxy.dialect.ollama.sse import SseDecoder, SseError
 from proxy.engine.types import Address
-from proxy.errors import BackendDied, ProxyError
+from proxy.errors import BackendDied, BadRequest, ProxyError
 from proxy.upstream.call import Call
-from proxy.upstream.connection import BrokenAnswer, EngineConnection
+from proxy.upstream.connection import BrokenAnswer, EngineConnection, TooMuch
 from proxy.upstream.open_calls import OpenCalls
 
 JSON_HEADERS: Final = (("Content-Type", "application/json"),)
 T = TypeVar("T")
-TOO_LONG: Final = "exceed_context_size_error"  # llama-server's `type` of that error
 
 
 class EngineRefused(ProxyError):
@@ -87,6 +87,8 @@ class Engine:
         async with self._ask(path, body) as answer:
             try:
                 data = await answer.read()
+            except TooMuch as error:
+                raise BadRequest(f"the engine was asked for too much at once: {error}") from error
             except BrokenAnswer as error:
                 raise BackendDied(f"the engine went away: {error}") from error
             if answer.status != HTTPStatus.OK:
@@ -155,11 +157,12 @@ def _refusal(status: int, data: bytes) -> EngineRefused:
         error = body.get("error", body) if isinstance(body, dict) else body
         named = error if isinstance(error, dict) else {}
         kind = str(named.get("type", ""))
+        too_long = kind == TOO_LONG
         return EngineRefused(
-            failure(error).message,
+            failure(error).message + (INCREASE if too_long else ""),
             status=status,
             kind=kind,
-            too_long_for=named.get("n_ctx") if kind == TOO_LONG else None,
+            too_long_for=named.get("n_ctx") if too_long else None,
             prompt_tokens=named.get("n_prompt_tokens"),
         )
     return EngineRefused(data.decode(errors="replace")[:1000] or "no reason given", status=status)

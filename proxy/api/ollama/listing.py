@@ -88,6 +88,8 @@ def _tags(services: Services, summaries: Mapping[str, Summary]) -> list[dict[str
             model.name,
             model.entry,
             summaries.get(model.entry.name, Summary()) if model.entry else Summary(),
+            model.policy.args,
+            variant=model.policy.base is not None,
         )
         for model in found
     ]
@@ -118,7 +120,8 @@ def _show(services: Services, model: Model, body: ShowBody) -> dict[str, Any]:
     answer["model_info"] = models.model_info(header) if header else {}
     if header and body.verbose:
         answer["tensors"] = models.tensors(header)
-    answer["capabilities"] = models.capabilities(entry, summary) if entry else []
+    words = models.capabilities(entry, summary, model.policy.args) if entry else []
+    answer["capabilities"] = words
     answer["modified_at"] = models.modified(entry)
     # Ours, after Ollama's: `details` and `model_info` have the context that it was trained for.
     answer["context_length"] = served_ctx(model.policy, summary.context_length)

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +20,8 @@ from proxy.dialect.ollama.times import NANOSECONDS, rfc3339
 
 # Digits that tell any two numbers of 32 bits apart.
 FLOAT_DIGITS: Final = 9
+# llama-server's arguments for another chat template than the model's own.
+TEMPLATES: Final = ("--chat-template", "--chat-template-file")
 NEVER: Final = "9999-12-31T23:59:59Z"
 
 
@@ -63,17 +65,26 @@ def abilities(entry: Entry, header: Header) -> Abilities:
     )
 
 
-def capabilities(entry: Entry, summary: Summary) -> list[str]:
-    """The same as Ollama's words for it; none for a file that could not be read."""
+def replaces_template(args: Sequence[str]) -> bool:
+    """Whether a policy's `args` name a template. Then the model's own says nothing: all is allowed,
+    and the engine has to say."""
+    return any(arg.partition("=")[0] in TEMPLATES for arg in args)
+
+
+def capabilities(entry: Entry, summary: Summary, args: Sequence[str] = ()) -> list[str]:
+    """The same as Ollama's words for it; none for a file that could not be read. `args` are the
+    policy's: clients offer no tools and no pictures to a model that is not said to take them."""
     if not summary.architecture:
         return []
     own = (entry.template or "") if entry.template_file else None
     tools = summary.tools if own is None else takes_tools(own)
     thinking = summary.thinking if own is None else thinks(own)
+    if replaces_template(args):
+        tools = thinking = True
     words = {
         "completion": summary.chat,
         "embedding": not summary.chat,
-        "vision": entry.projector is not None,
+        "vision": entry.projector is not None or "--mmproj" in args,
         "tools": summary.chat and tools,
         "insert": summary.chat and summary.insert,
         "thinking": summary.chat and thinking,
@@ -106,14 +117,17 @@ def details(entry: Entry | None, summary: Summary) -> dict[str, Any]:
     return made
 
 
-def digest(name: str, entry: Entry | None) -> str:
+def digest(name: str, entry: Entry | None, *, variant: bool = False) -> str:
     """The manifest's digest; for a plain file one of its name, size and time, as reading it all
     would take minutes.
+
+    Clients take models of one digest for names of one model, and ask by any of them. So the name
+    is in it where policies may have several answers for one file, or for one manifest (`variant`).
     """
-    if entry and entry.digest:
+    if entry and entry.digest and not variant:
         return entry.digest.removeprefix("sha256:")
-    seen = f"{entry.path}:{entry.size_bytes}:{entry.modified_at}" if entry else name
-    return hashlib.sha256(seen.encode()).hexdigest()
+    seen = (entry.digest, entry.path, entry.size_bytes, entry.modified_at) if entry else ()
+    return hashlib.sha256(repr((name, *map(str, seen))).encode()).hexdigest()
 
 
 def modified(entry: Entry | None) -> str:
@@ -121,16 +135,24 @@ def modified(entry: Entry | None) -> str:
     return rfc3339(round(entry.modified_at * NANOSECONDS) if entry else 0)
 
 
-def tag(name: str, entry: Entry | None, summary: Summary) -> dict[str, Any]:
-    """One model of `/api/tags`."""
+def tag(
+    name: str,
+    entry: Entry | None,
+    summary: Summary,
+    args: Sequence[str] = (),
+    *,
+    variant: bool = False,
+) -> dict[str, Any]:
+    """One model of `/api/tags`; `args` are its policy's."""
+    words = capabilities(entry, summary, args) if entry else []
     return {
         "name": display_name(name),
         "model": display_name(name),
         "modified_at": modified(entry),
         "size": entry.size_bytes if entry else 0,
-        "digest": digest(name, entry),
+        "digest": digest(name, entry, variant=variant),
         "details": details(entry, summary),
-        **({"capabilities": words} if entry and (words := capabilities(entry, summary)) else {}),
+        **({"capabilities": words} if words else {}),
     }
 
 

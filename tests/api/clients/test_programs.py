@@ -100,7 +100,10 @@ def test_claude_code_calls_a_tool(tmp_path: Path, programs_url: Served) -> None:
         assert result["tool_use_id"] == call["id"]
         assert result["content"] == [{"type": "text", "text": f"sunny in {call['input']['city']}"}]
     read = [event["message"]["usage"] for event in events if event["type"] == "assistant"]
-    assert read[1]["cache_read_input_tokens"] >= read[0]["input_tokens"], "its prompt was kept"
+    # But for the words that open the answer, and the call in them is written anew.
+    assert read[1]["cache_read_input_tokens"] >= 0.9 * read[0]["input_tokens"], (
+        "its prompt was kept"
+    )
     assert events[-1]["subtype"] == "error_max_turns", "it would go on calling"
 
 

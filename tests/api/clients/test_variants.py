@@ -41,7 +41,8 @@ def test_it_is_listed(mine: openai.OpenAI, llama: ollama.Client) -> None:
     assert listed[VARIANT]["meta"]["base"] == TINY
     assert listed[VARIANT]["meta"]["moe_cpu_layers"] == 1
     assert listed[TINY]["meta"]["base"] is None
-    assert f"{VARIANT}:latest" in [entry.model for entry in llama.list().models]
+    digests = {entry.model: entry.digest for entry in llama.list().models}
+    assert digests[f"{VARIANT}:latest"] != digests[TINY], "clients would ask one for the other"
 
 
 def test_loading_and_unloading(operator: Client, llama: ollama.Client) -> None:

@@ -260,7 +260,7 @@ def test_a_conversation_longer_than_the_context(client: ollama.Client) -> None:
 
     assert answer.message.content
     assert 600 < (answer.prompt_eval_count or 0) < 1024
-    with pytest.raises(ollama.ResponseError, match="context") as error:
+    with pytest.raises(ollama.ResponseError, match=r"increasing it: ctx in .* or num_ctx") as error:
         client.chat(TINY, [{"role": "user", "content": "word " * 2000}], options=SHORT)
     assert error.value.status_code == 400
 

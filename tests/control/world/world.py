@@ -18,6 +18,7 @@ from proxy.memory.ledger import Ledger
 from proxy.memory.readings import DeviceReading
 from proxy.memory.snapshot import Snapshot
 from proxy.observe.events import EventLog
+from proxy.placement.parallel import most
 from proxy.policy.diff import diff
 from proxy.policy.load import parse
 from proxy.policy.model import Policies
@@ -201,7 +202,7 @@ class World:
             model,
             Path("no.gguf"),
             ctx=policy.ctx,
-            parallel=policy.parallel,
+            parallel=most(policy.parallel),
             rpc=() if server is None else (server,),
         )
 

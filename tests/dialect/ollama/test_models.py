@@ -52,6 +52,17 @@ def test_a_plain_file(entry: Entry) -> None:
     assert models.digest("m", replace(entry, modified_at=0.0)) != tag["digest"]
 
 
+def test_what_answers_differently_has_another_digest(entry: Entry) -> None:
+    """Clients take what has one digest for one model, and ask by any of its names."""
+    pulled = replace(entry, digest="sha256:" + "ab" * 32)
+
+    assert models.digest("a", entry) != models.digest("b", entry)
+    assert models.digest("a", entry) == models.tag("a", entry, Summary())["digest"]
+    assert models.digest("a", pulled) == models.digest("copy", pulled)
+    found = {models.tag(name, pulled, Summary(), variant=True)["digest"] for name in ("b", "c")}
+    assert len(found | {models.digest("a", pulled)}) == 3
+
+
 def test_a_manifest_knows_better(entry: Entry) -> None:
     config = {"model_family": "llama", "model_families": ["llama", "clip"], "model_type": "8B"}
     own = replace(entry, config=config, digest="sha256:" + "ab" * 32)
@@ -95,6 +106,22 @@ def test_what_templates_allow(entry: Entry) -> None:
     assert models.abilities(go, header) == plain, "llama-server does not use a Go template"
     seeing = replace(entry, projector=Path("mmproj.gguf"))
     assert models.capabilities(seeing, summary_of(header)) == ["completion", "vision"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--mmproj", "/eye.gguf"), {"vision"}),
+        (("--chat-template-file", "/t.jinja"), {"tools", "thinking"}),
+        (("--chat-template=chatml",), {"tools", "thinking"}),
+        (("--no-kv-offload",), set()),
+    ],
+)
+def test_what_a_policys_arguments_add(entry: Entry, args: tuple[str, ...], words: set[str]) -> None:
+    """Clients offer tools and pictures only to a model that is said to take them."""
+    tag = models.tag("m", entry, summary_of(read_header(entry.path)), args)
+
+    assert set(tag["capabilities"]) == {"completion", *words}
 
 
 @pytest.mark.parametrize(

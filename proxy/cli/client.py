@@ -36,11 +36,11 @@ class Unreachable(ClientError):
 
 
 class Refused(ClientError):
-    """The proxy's own refusal. `not_found`: there is no such thing, or no such route."""
+    """The proxy's own refusal, with its HTTP status."""
 
-    def __init__(self, text: str, *, not_found: bool) -> None:
+    def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
-        self.not_found = not_found
+        self.status = status
 
 
 class Client:
@@ -100,7 +100,7 @@ class Client:
             found = json.loads(error.read())["error"]
             said = str(found["message"] if isinstance(found, dict) else found)
             hint = KEY_HINT if error.code == HTTPStatus.UNAUTHORIZED else ""
-            return Refused(said + hint, not_found=error.code == HTTPStatus.NOT_FOUND)
+            return Refused(said + hint, error.code)
         except (ValueError, KeyError, TypeError):
             return self.not_ours(f"HTTP {error.code} {error.reason}")
 

@@ -4,11 +4,12 @@ and what holds for it, as `serve` would. Loads nothing."""
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from proxy.cli.client import Client, Refused, Unreachable
+from proxy.cli.client import Client, ClientError, Refused, Unreachable
 from proxy.cli.inventory import catalog_of
 from proxy.control.model_plan import plan_model, question_of
 from proxy.errors import BadRequest, ModelNotFound
@@ -26,16 +27,17 @@ def answer(
     Raises BadRequest for what is set up wrongly, ModelNotFound with near names, and ClientError.
     """
     here = policies is not None or _is_file(model)
-    unknown = None
+    unknown: ClientError | None = None
     if not here:
         try:
             return _of_proxy(model, asked, client)
         except Unreachable:
             pass
-        except Refused as error:
-            if not error.not_found:
+        except ClientError as error:
+            if isinstance(error, Refused) and error.status == HTTPStatus.BAD_REQUEST:
                 raise
-            unknown = error  # an older proxy, or one that has not seen an edit yet
+            # An older proxy, one that has not seen an edit yet or wants a key, or Ollama.
+            unknown = error
     question = question_of(asked)
     if question.vram is None:
         question = replace(question, vram=devices_of_proxy(client))
@@ -45,7 +47,7 @@ def answer(
     try:
         policy, path = _model(model, loaded.policies)
     except ModelNotFound:
-        if unknown is not None:
+        if isinstance(unknown, Refused):
             raise unknown from None
         raise
     return plan_model(policy, path, loaded.policies, question)

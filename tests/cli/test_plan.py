@@ -1,6 +1,8 @@
 """The command `plan`, as it is called."""
 
+import http.server
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -311,6 +313,29 @@ def test_what_no_proxy_and_no_policy_knows_is_told_as_the_proxy_tells_it(
     assert main(["plan", "here", *url]) == OK  # an edit that the proxy has not seen
     assert main(["plan", "ours", "--url", running]) == FAILED
     assert "no device is known" in capsys.readouterr().err
+
+
+def test_where_something_else_listens_it_plans_by_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as Ollama, which moe-proxy is to take the place of."""
+    monkeypatch.setenv("MOE_PROXY_POLICIES", str(tmp_path))
+    (tmp_path / "p.toml").write_text(made({"here": {"path": model()}}))
+
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404, "page not found")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        for name, status in (("here", OK), ("nobody", FAILED)):
+            threading.Thread(target=server.handle_request, daemon=True).start()
+            assert main(["plan", name, "--vram", "1GiB", "--url", url]) == status
+
+    assert "model 'nobody' not found" in capsys.readouterr().err
 
 
 @pytest.mark.llama

@@ -30,8 +30,7 @@ help: ## what can be made
 	@echo "  ARGS=... is passed on, PYTHON=... names another Python. See deploy/README.md."
 
 setup: ## build llama.cpp and install everything into .venv
-	$(PREPARE)
-	@echo "ready: $(BIN)/moe-proxy"
+	$(PREPARE) --ready
 
 demo: ## show live moves of experts on a small model
 	$(PREPARE)

@@ -2,6 +2,7 @@
 their lifetimes.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -26,6 +27,7 @@ from proxy.control.assembly import Surroundings, assemble, floor_by_bench, footp
 from proxy.control.capacity import capacity
 from proxy.control.hang_watch import HangWatch
 from proxy.control.headroom import serving
+from proxy.control.model_plan import ModelPlans
 from proxy.control.slot_progress import busy_backends, noted, slots_progress
 from proxy.control.split_table import SplitTable
 from proxy.control.worker_devices import WorkerDevices
@@ -159,7 +161,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stack.callback(record.close)
         keys = server.api_keys_file is not None
         passed = sockets_from_systemd(settings.env, keys=keys)
-        sockets = passed or listening_sockets(host, port, keys=keys)
+        # On a thread: where the port is taken, who has it is asked for its name.
+        sockets = passed or await asyncio.to_thread(listening_sockets, host, port, keys=keys)
         for sock in sockets:
             stack.callback(sock.close)
 
@@ -284,6 +287,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             hangs=hangs,
             calls=calls,
             strangers=Strangers(own_names(host)),
+            plans=ModelPlans(memory, ledger, lambda: policies.current),
             split_table=SplitTable(
                 desired=control.desired,
                 headroom=control.headroom,

@@ -1,6 +1,7 @@
 """What has to be right before anything runs: policies, an address, folders. Else why not."""
 
 import errno
+import http.client
 import ipaddress
 import resource
 import socket
@@ -12,7 +13,7 @@ import structlog
 
 from proxy.engine.runtime_dir import runtime_dir
 from proxy.errors import Hangs, reason_of
-from proxy.observe.record import Record, Taken, claim
+from proxy.observe.record import PID_HEADER, Record, Taken, claim
 from proxy.policy.load import Loaded, load
 from proxy.policy.warnings import warnings_of
 from proxy.service.listening import EVERYWHERE, hosts_of, listen
@@ -23,6 +24,8 @@ log = structlog.get_logger()
 
 OLLAMA_PORT = 11434
 FILES = 65536
+# Who has our port says who it is by then, or is taken for a stranger.
+ASK_S = 2.0
 
 
 class StartupError(Exception):
@@ -98,7 +101,7 @@ def listening_sockets(host: str, port: int, *, keys: bool) -> list[socket.socket
         sockets = listen(host, port)
     except OSError as error:
         why = f"cannot listen on {host}:{port}: {reason_of(error)}"
-        raise StartupError(why + _hint(error, port)) from error
+        raise StartupError(why + _hint(error, host, port)) from error
     _warn_if_open(sockets, keys=keys)
     return sockets
 
@@ -114,8 +117,7 @@ def url_of_listening(host: str, sockets: Sequence[socket.socket]) -> str:
 def url_of(host: str, port: int) -> str:
     """The URL for a `server.host`, the first where it has several; one that means every interface
     is reached on loopback."""
-    host = hosts_of(host)[0]
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = _reached(hosts_of(host)[0])
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -128,9 +130,16 @@ def url_of_socket(sock: socket.socket) -> str:
     return url_of(address[0], address[1])
 
 
-def _hint(error: OSError, port: int) -> str:
+def _hint(error: OSError, host: str, port: int) -> str:
     match error.errno:
         case errno.EADDRINUSE:
+            for each in hosts_of(host):
+                if (pid := _pid_of_ours(each, port)) is not None:
+                    url = url_of(each, port)
+                    return (
+                        f": moe-proxy already runs there (process {pid}, at {url}); use that one "
+                        f"(moe-proxy ps --url {url}), stop it, or choose another port with --port"
+                    )
             ollama = "Ollama uses this port, and may be running"
             holder = ollama if port == OLLAMA_PORT else "another program uses it"
             return f": {holder}; stop it, or choose another port with --port"
@@ -139,6 +148,24 @@ def _hint(error: OSError, port: int) -> str:
         case errno.EACCES:
             return ": ports below 1024 are the system's; choose another one with --port"
     return ""
+
+
+def _reached(host: str) -> str:
+    """Where a host is reached that may mean every interface."""
+    return {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _pid_of_ours(host: str, port: int) -> int | None:
+    """The process of the moe-proxy that answers there; None where nobody does, or another one."""
+    connection = http.client.HTTPConnection(_reached(host), port, timeout=ASK_S)
+    try:
+        connection.request("GET", "/health", headers={"Host": "localhost"})
+        said = connection.getresponse().headers.get(PID_HEADER, "")
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return int(said) if said.isdecimal() and len(said) < 10 else None
 
 
 def _warn_if_open(sockets: Sequence[socket.socket], *, keys: bool) -> None:

@@ -35,8 +35,24 @@ async def test_an_address_in_use_is_told(tmp_path: Path) -> None:
 
     errors = "".join(proxy.lines)
     assert f"cannot listen on 127.0.0.1:{port}" in errors
+    assert "another program uses it" in errors
     assert "--port" in errors
     assert "Traceback" not in errors
+
+
+async def test_an_address_that_a_proxy_of_ours_has_is_told_so(tmp_path: Path) -> None:
+    """One with another state folder, such as the machine's service; any address of it."""
+    (tmp_path / "other").mkdir()
+    async with serving(tmp_path, *with_policies(tmp_path)) as first:
+        url = await first.url()
+        port = url.rpartition(":")[2]
+        for host in ("127.0.0.1", "0.0.0.0"):
+            arguments = ("--port", port, "--host", host)
+            async with serving(tmp_path / "other", *arguments) as second:
+                assert await second.ended() == 2
+            (error,) = [line for line in second.lines if "cannot listen" in line]
+            assert f"moe-proxy already runs there (process {first.pid}, at {url})" in error
+            assert "another program" not in error
 
 
 async def test_what_runs_is_finished_before_the_end(tmp_path: Path) -> None:

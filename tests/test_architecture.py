@@ -22,8 +22,8 @@ MAY_IMPORT = {
     "slots startup tasks threads upstream",
     "bench": "api app control engine errors placement policy pool routing",
     "catalog": "errors files split threads",
-    "cli": "app bench catalog control demo engine errors files hub memory observe placement policy "
-    "routing service split startup tasks text version",
+    "cli": "app bench catalog control demo engine errors files hub observe policy "
+    "routing service split startup tasks text threads version",
     "clock": "",
     "control": "catalog clock engine errors files memory observe placement policy pool routing "
     "split tasks text threads upstream",

@@ -54,10 +54,18 @@ async def test_whole_then_movable_then_whole_again(rig: Rig) -> None:
     whole = await rig.until(movable=False, layers=0)
     assert whole["layers"] == []
     assert "no experts" in whole["why_no_moves"]
+    for path in (f"/admin/backends/{whole['id']}/split", "/admin/models/m/split"):
+        refused = await rig.proxy.put(path, {"moe_cpu_layers": 3}, status=409)
+        assert "no experts" in str(refused)
+        assert "dense_cpu_layers" in str(refused)
+    assert (await rig.proxy.get("/v1/models/m"))["meta"]["moe_cpu_layers"] is None
 
     rig.proxy.edit(rig.text(dense_cpu_layers="full"))
     movable = await rig.until(movable=True, layers=LAYERS)
     assert movable["pid"] != whole["pid"]
+    assert (await rig.proxy.get("/v1/models/m"))["meta"]["moe_cpu_layers"] == -1
+    await rig.proxy.put("/admin/models/m/split", {"moe_cpu_layers": 3})
+    await rig.until(movable=True, layers=3)
     assert [x["index"] for x in movable["layers"]] == list(range(LAYERS))
     for n in (0, 4, 1):
         rig.proxy.edit(rig.text(dense_cpu_layers=n))

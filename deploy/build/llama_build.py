@@ -16,6 +16,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import build_errors
 import system_tools
 from steps import Failure, only_one, run, say
 
@@ -140,6 +141,15 @@ class Build:
             say(f"the cached build is of no use here ({problem}); building it again")
             self.forget()
 
+    def explain(self, output: str) -> str | None:
+        """Why a build failed, in a line or two, from what it said."""
+        found = build_errors.cause(output, self.flavour.gpu)
+        if found is None:
+            return None
+        why, packages = found
+        advice = f"\n{system_tools.install_line([packages])}" if packages else ""
+        return f"llama.cpp was not built for GPU={self.flavour.gpu}: {why}{advice}"
+
     def make(self, python: Path, log: Path) -> Path:
         """Compiles. What an interrupted build left is used, so that it goes on where it stopped."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +170,13 @@ class Build:
         options += ["--config-settings", f"build-dir={objects}"]
         pip_wheel = [str(python), "-m", "pip", "wheel", *options, "--wheel-dir", str(result)]
         try:
-            run([*pip_wheel, str(source)], log, env=env, title="compiling llama.cpp")
+            run(
+                [*pip_wheel, str(source)],
+                log,
+                env=env,
+                title="compiling llama.cpp",
+                explain=self.explain,
+            )
         except Failure:
             if not any(objects.rglob("*.o")):  # CMake remembers what it did not find
                 shutil.rmtree(objects, ignore_errors=True)

@@ -74,27 +74,57 @@ def main() -> int:
     try:
         flavour = llama_build.Flavour.chosen(args.gpu, previous)
         wanted = {"inputs": fingerprint(), "gpu": flavour.gpu, "cmake_args": flavour.cmake_args}
-        if previous == wanted and not args.rebuild and complete(target):
-            return 0
-        with only_one(target.log.with_name("setup.lock"), "another set-up of this clone"):
-            if read_record(target) != previous and read_record(target) == wanted:
-                return 0  # the one we waited for did our work
-            target.log.unlink(missing_ok=True)
-            prepare(target, flavour, rebuild=args.rebuild)
-            target.record.write_text(json.dumps(wanted, indent=1) + "\n")
+        if previous != wanted or args.rebuild or not complete(target):
+            with only_one(target.log.with_name("setup.lock"), "another set-up of this clone"):
+                # Else the one we waited for did our work.
+                if read_record(target) == previous or read_record(target) != wanted:
+                    target.log.unlink(missing_ok=True)
+                    prepare(target, flavour, rebuild=args.rebuild)
+                    target.record.write_text(json.dumps(wanted, indent=1) + "\n")
     except Failure as failure:
         print(f"\nset-up: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nset-up: interrupted; the next make goes on from here", file=sys.stderr)
         return 130
+    if args.install:
+        print(installed(target, flavour))
+    elif args.ready:
+        print(ready(flavour, remembered=not args.gpu))
     return 0
+
+
+def ready(flavour: llama_build.Flavour, *, remembered: bool) -> str:
+    """What `make setup` ends with: also for what it was built, which was said some time ago."""
+    others = ", ".join(f"GPU={gpu}" for gpu in llama_build.GPU_FLAGS if gpu != flavour.gpu)
+    if flavour.gpu == "none":
+        built = f"for the CPU and RPC devices ({others} for a card)"
+    else:
+        built = f"for GPU={flavour.gpu}" + (" (as the last time)" if remembered else "")
+    options = f", CMAKE_ARGS={flavour.cmake_args}" if flavour.cmake_args else ""
+    return f"ready {built}{options}: .venv/bin/moe-proxy"
+
+
+def installed(target: Target, flavour: llama_build.Flavour, home: Path | None = None) -> str:
+    """What `make install` ends with: what to do next."""
+    program = target.venv / "bin" / "moe-proxy"
+    own = target.venv.is_relative_to(home or Path.home()) and os.geteuid() != 0
+    service = f"{program} install-service --user" if own else f"sudo {program} install-service"
+    lines = [
+        f"installed for {'the CPU' if flavour.gpu == 'none' else f'GPU={flavour.gpu}'}: {program}",
+        f"  look at policies and models: {program} check",
+        f"  have systemd run it:         {service} --socket",
+    ]
+    if str(program.parent) not in os.environ.get("PATH", "").split(os.pathsep):
+        lines.append(f"  call it by its name alone:   export PATH={program.parent}:$PATH")
+    return "\n".join(lines)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpu", default="", help=f"one of {', '.join(llama_build.GPU_FLAGS)}")
     parser.add_argument("--install", type=Path, help="a copy of its own, in this folder")
+    parser.add_argument("--ready", action="store_true", help="say for what it is ready")
     parser.add_argument("--rebuild", action="store_true", help="build llama.cpp again")
     return parser.parse_args()
 

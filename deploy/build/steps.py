@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -20,6 +20,7 @@ LOG_INTERVAL_S = 30.0
 # ninja's "[12/242] ..." and make's "[ 45%] ...".
 STEP_OF = re.compile(r"\s*\[(\d+/\d+|\s*\d+%)\]")
 TAIL_LINES = 40
+KEPT_LINES = 2000  # the first error is far above the last line
 
 
 class Failure(Exception):
@@ -32,11 +33,16 @@ def say(text: str) -> None:
 
 
 def run(
-    command: list[str], log: Path, *, env: dict[str, str] | None = None, title: str = ""
+    command: list[str],
+    log: Path,
+    *,
+    env: dict[str, str] | None = None,
+    title: str = "",
+    explain: Callable[[str], str | None] = lambda _: None,
 ) -> None:
     """Runs a command with its output appended to `log`. With a `title`, reports its progress.
 
-    Raises Failure with the last lines of the output if it fails.
+    Raises Failure if it fails, with what `explain` makes of the output, else with its last lines.
     """
     with log.open("a", encoding="utf-8", errors="replace") as file:
         file.write(f"\n$ {' '.join(command)}\n")
@@ -60,7 +66,9 @@ def run(
         finally:
             process.wait()
     if process.returncode != 0:
-        tail = "".join(output.tail)
+        if why := explain("".join(output.kept)):
+            raise Failure(f"{why}\nAll of its output: {log}")
+        tail = "".join([*output.kept][-TAIL_LINES:])
         raise Failure(
             f"failed with exit status {process.returncode}: {' '.join(command[:6])} ...\n"
             f"{tail}\nAll of its output: {log}"
@@ -71,7 +79,7 @@ class Output:
     """Reads a process's output on a thread: into the log, the last lines, and the step it is at."""
 
     def __init__(self, process: "subprocess.Popen[str]", log: IO[str]) -> None:
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.kept: deque[str] = deque(maxlen=KEPT_LINES)
         assert process.stdout is not None  # it is a pipe
         self._stream = process.stdout
         self._log = log
@@ -98,7 +106,7 @@ class Output:
         with self._stream:
             for line in self._stream:
                 self._log.write(line)
-                self.tail.append(line)
+                self.kept.append(line)
                 if step := STEP_OF.match(line):
                     self._at = f"[{step[1].strip()}]"
 

@@ -4,8 +4,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,11 +93,54 @@ FOR_GPU = {
 }
 
 
-def check(names: Iterable[str]) -> None:
-    """Raises one Failure that names everything missing and, per system, the package to install."""
-    problems = [problem for name in names if (problem := missing(name, TOOLS[name]))]
-    if problems:
-        raise Failure("the build needs some things from the system first:\n" + "\n".join(problems))
+# How each system installs packages, and which of the words in /etc/os-release stand for it.
+INSTALLERS = {
+    "Debian/Ubuntu": "sudo apt install",
+    "Fedora": "sudo dnf install",
+    "Arch": "sudo pacman -S",
+    "Homebrew": "brew install",
+}
+SYSTEMS = {
+    **dict.fromkeys(("debian", "ubuntu"), "Debian/Ubuntu"),
+    **dict.fromkeys(("fedora", "rhel", "centos"), "Fedora"),
+    "arch": "Arch",
+}
+
+
+def check(names: Iterable[str], system: str | None = None) -> None:
+    """Raises one Failure that names everything missing, and in a line what to install. `system`:
+    one of INSTALLERS; None: this one."""
+    wrong = {name: what for name in names if (what := missing(name, TOOLS[name]))}
+    if wrong:
+        advice = install_line([TOOLS[name].packages for name in wrong], system)
+        raise Failure(f"the build needs more of the system: {'; '.join(wrong.values())}.\n{advice}")
+
+
+def install_line(needed: Sequence[Mapping[str, str]], system: str | None = None) -> str:
+    """The line that installs packages on this system, or one for each where it is not known."""
+    system = system or this_system()
+    lines = {}
+    for name, installer in INSTALLERS.items():
+        if all(name in packages for packages in needed):
+            found = dict.fromkeys(packages[name] for packages in needed)
+            lines[name] = f"{installer} {' '.join(found)}"
+    if system in lines:
+        return f"Install it: {lines[system]}"
+    if any("macOS" in packages for packages in needed):
+        lines["macOS"] = next(p["macOS"] for p in needed if "macOS" in p)
+    return "Install it:\n" + "\n".join(f"  {name}: {line}" for name, line in lines.items())
+
+
+def this_system(release: Path = Path("/etc/os-release")) -> str | None:
+    """The one of INSTALLERS that this system has; None where nobody knows."""
+    if sys.platform == "darwin":
+        return "Homebrew"
+    try:
+        text = release.read_text(errors="replace")
+    except OSError:
+        return None
+    words = " ".join(re.findall(r"^(?:ID|ID_LIKE)=[\"']?([^\"'\n]*)", text, re.MULTILINE)).split()
+    return next((SYSTEMS[word] for word in words if word in SYSTEMS), None)
 
 
 def find(tool: Tool) -> str | None:
@@ -109,16 +153,13 @@ def find(tool: Tool) -> str | None:
 
 
 def missing(name: str, tool: Tool) -> str | None:
-    """What is wrong with `tool` and how to mend it; None if it is there and new enough."""
+    """What is wrong with `tool`; None if it is there and new enough."""
     path = find(tool)
     if path is None:
-        wrong = f"{name} was not found"
-    elif tool.minimum and (found := version(path)) < tool.minimum:
-        wrong = f"{name} is too old: {dotted(found)} at {path}, needed is {dotted(tool.minimum)}"
-    else:
-        return None
-    advice = "\n".join(f"      {system}: {package}" for system, package in tool.packages.items())
-    return f"  - {wrong}. Install:\n{advice}"
+        return f"{name} was not found"
+    if tool.minimum and (found := version(path)) < tool.minimum:
+        return f"{name} is too old: {dotted(found)} at {path}, needed is {dotted(tool.minimum)}"
+    return None
 
 
 def version(program: str) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """The operator's routes: state, events, requests, splits, loading and unloading."""
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,6 +18,7 @@ from proxy.api.services import SERVICES, Services
 from proxy.api.wire import json_response, sse_frame, start_stream
 from proxy.errors import BadRequest, NotFound
 from proxy.observe.events import Event, Subscription
+from proxy.observe.record import PID_HEADER
 from proxy.pool.state import Backend, BackendState
 from proxy.split import parse_split
 
@@ -39,6 +41,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_put("/admin/backends/{id}/split", put_split)
     router.add_get("/admin/backends/{id}/splits", get_splits)
     # Names have slashes and colons; the verb is what comes after the last slash.
+    router.add_get("/admin/models/{name:.+}/plan", get_plan)
     router.add_post("/admin/models/{name:.+}/load", load)
     router.add_post("/admin/models/{name:.+}/unload", unload)
     router.add_post("/admin/models/{name:.+}/pin", pin)
@@ -57,9 +60,11 @@ async def live_context(app: web.Application) -> AsyncIterator[None]:
 async def health(request: web.Request) -> web.Response:
     """The proxy itself is well: it takes requests, also while models load."""
     draining = request.app[SERVICES].pool.draining
-    return json_response(
+    response = json_response(
         {"status": "draining" if draining else "ok"}, status=503 if draining else 200
     )
+    response.headers[PID_HEADER] = str(os.getpid())  # a second one knows us by it
+    return response
 
 
 async def get_state(request: web.Request) -> web.Response:
@@ -115,6 +120,14 @@ async def get_splits(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     backend = _known_backend(services, request.match_info["id"])
     return json_response(await services.split_table.of(backend))
+
+
+async def get_plan(request: web.Request) -> web.Response:
+    """Where a model would go, without loading it; the query says what should be otherwise than
+    the policies have it."""
+    services = request.app[SERVICES]
+    model = await services.resolve(request.match_info["name"])
+    return json_response(await services.plans.of(model.policy, model.path, request.query))
 
 
 async def put_model_split(request: web.Request) -> web.Response:

@@ -13,7 +13,7 @@ from proxy.api.wire import json_response
 from proxy.catalog.summary import Summary
 from proxy.dialect.ollama.models import capabilities, modified
 from proxy.errors import Hangs
-from proxy.routing.effective import served_ctx
+from proxy.routing.effective import served_ctx, served_split
 from proxy.routing.resolver import Model
 from proxy.split import plain
 from proxy.threads import LISTS, MODELS
@@ -58,6 +58,8 @@ def _entry(model: Model, summary: Summary | None) -> dict[str, Any]:
     policy, entry = model.policy, model.entry
     summary = summary or Summary()
     ctx = served_ctx(policy, summary.context_length)
+    # None of a model of which nothing can be moved.
+    split = served_split(policy, dense=bool(summary.architecture) and not summary.expert_count)
     return {
         "id": model.name,
         "object": "model",
@@ -78,7 +80,7 @@ def _entry(model: Model, summary: Summary | None) -> dict[str, Any]:
             "n_ctx": ctx,
             "n_ctx_train": summary.context_length or None,
             "parallel": policy.parallel,
-            "moe_cpu_layers": plain(policy.moe_cpu_layers),
+            "moe_cpu_layers": None if split is None else plain(split),
             "size_bytes": entry.size_bytes if entry else None,
         },
     }

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from aiohttp import web
@@ -24,6 +25,7 @@ from proxy.observe.events import EventLog
 from proxy.observe.metrics import BackendNumbers, DeviceNumbers, KeyNumbers, Metrics
 from proxy.observe.rates import Rates
 from proxy.policy.live import LivePolicies
+from proxy.policy.model import ModelPolicy
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend, BackendState
 from proxy.routing.model_dirs import ModelDirs
@@ -78,6 +80,13 @@ class SplitTable(Protocol):
         """{"least", "auto", "splits"} of a backend."""
 
 
+class ModelPlans(Protocol):
+    """Who knows where a model would go."""
+
+    async def of(self, policy: ModelPolicy, path: Path, query: Mapping[str, str]) -> dict[str, Any]:
+        """The plan of a model for what a URL's query asks."""
+
+
 @dataclass(frozen=True)
 class Services:
     """All parts, as the handlers see them. Times are monotonic seconds."""
@@ -101,6 +110,7 @@ class Services:
     calls: OpenCalls
     strangers: Strangers
     split_table: SplitTable
+    plans: ModelPlans
     started_s: float
     warm: WarmConnections = field(default_factory=WarmConnections)
     keys: ApiKeys = field(default_factory=ApiKeys)

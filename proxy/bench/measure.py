@@ -50,8 +50,13 @@ class Question:
     rounds: int = 3
 
 
-async def measure(question: Question, say: Callable[[str], None]) -> tuple[Curve, Path]:
-    """The curve, and the file that it was stored in. `say` is told how it goes on.
+async def measure(
+    question: Question,
+    say: Callable[[str], None],
+    step: Callable[[int, int], None] = lambda done, of: None,
+) -> tuple[Curve, Path]:
+    """The curve, and the file that it was stored in. `say` is told how it goes on, `step` how many
+    measurements are done, and of how many.
 
     Raises StartupError for bad policies, and ProxyError: ModelNotFound, BadRequest for sizes that
     do not go together, LoadFailed, Conflict where no experts can move.
@@ -67,7 +72,7 @@ async def measure(question: Question, say: Callable[[str], None]) -> tuple[Curve
             )
         say(f"loading {options.model}")
         async with await services.pool.acquire(options) as lease:
-            bench = _Bench(services, lease.backend, question, say)
+            bench = _Bench(services, lease.backend, question, say, step)
             points = await bench.run()
             devices = device_ids(await lease.backend.engine.devices())
             curve = Curve(
@@ -135,9 +140,10 @@ class _Bench:
         backend: Backend,
         question: Question,
         say: Callable[[str], None],
+        step: Callable[[int, int], None],
     ) -> None:
         self._services, self._backend = services, backend
-        self._question, self._say = question, say
+        self._question, self._say, self._step = question, say, step
         # Split -> (generation, prompt) tokens per second of each round.
         self._seen: dict[int, list[tuple[float, float]]] = {}
 
@@ -152,6 +158,8 @@ class _Bench:
         async with _session(engine.address) as session:
             prompt = await _prompt(session, self._question.prompt)
             splits = await self._reachable(session, prompt, [min(n, layers) for n in wanted])
+            total = len(splits) * self._question.rounds
+            self._step(0, total)
             for number in range(self._question.rounds):
                 # Forth and back: what warms up or slows down over time falls on all alike.
                 for split in splits if number % 2 else reversed(splits):
@@ -160,6 +168,7 @@ class _Bench:
                     self._seen[split].append(speed)
                     where = f"round {number + 1} of {self._question.rounds}, N = {split}"
                     self._say(f"{where}: {speed[0]:.1f} tok/s, prompt {speed[1]:.1f} tok/s")
+                    self._step(sum(map(len, self._seen.values())), total)
         return tuple(_point(split, self._seen[split]) for split in splits)
 
     async def _reachable(

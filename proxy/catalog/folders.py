@@ -12,6 +12,7 @@ from proxy.catalog import names
 from proxy.catalog.entry import Entry, inodes_of
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.parts import parts_of
+from proxy.errors import reason_of
 from proxy.files import check_regular, is_regular, shown
 
 # Deeper than anybody sorts models, and less than os.walk can go.
@@ -123,7 +124,8 @@ def _models(folder: Path, files: list[str], problems: dict[str, str]) -> Iterato
             yield _with_projector(entry, projectors, alone=alone) if projectors else entry
         except (OSError, GgufError) as error:
             # Parts still to come, or a link to nothing: the other models are none the worse.
-            problems[shown(f"{folder}/{name}")] = shown(str(error))
+            why = reason_of(error) if isinstance(error, OSError) else str(error)
+            problems[shown(f"{folder}/{name}")] = shown(why)
 
 
 def _is_projector(folder: Path, name: str) -> bool:

@@ -4,13 +4,15 @@ import json
 import sys
 import time
 from argparse import Namespace
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
 from proxy.cli import text
 from proxy.cli.client import Client, default_key, default_url, model_path
-from proxy.cli.output import OK, print_result
+from proxy.cli.loading import waiting_for
+from proxy.cli.output import OK, info, print_result
 from proxy.split import plain
 from proxy.text import in_words
 
@@ -42,13 +44,25 @@ def watch(arguments: Namespace) -> int:
 
 
 def _print_backends(arguments: Namespace, client: Client) -> int:
-    backends = client.get("/admin/state")["backends"]
-    return print_result(arguments, backends, lambda: text.backends(backends, datetime.now(UTC)))
+    state = client.get("/admin/state")
+    backends, refused = state["backends"], text.refused(state["policies"]["problems"])
+    if refused and arguments.json:
+        info(refused)
+    told = [text.backends(backends, datetime.now(UTC)), *(["", refused] if refused else [])]
+    return print_result(arguments, backends, lambda: "\n".join(told))
 
 
 def models(arguments: Namespace) -> int:
-    found = client_of(arguments).get("/v1/models")["data"]
-    return print_result(arguments, found, lambda: text.models(found))
+    client = client_of(arguments)
+    found = client.get("/v1/models")["data"]
+    if arguments.names:
+        return print_result(
+            arguments,
+            [model["id"] for model in found],
+            lambda: "\n".join(model["id"] for model in found),
+        )
+    loaded = [] if arguments.json else client.get("/admin/state")["backends"]
+    return print_result(arguments, found, lambda: text.models(found, loaded))
 
 
 def show(arguments: Namespace) -> int:
@@ -63,7 +77,9 @@ def show(arguments: Namespace) -> int:
 
 def load_or_unload(arguments: Namespace) -> int:
     verb = "load" if arguments.command == "load" else "unload"
-    answer = client_of(arguments).post(model_path(arguments.model, verb))
+    client = client_of(arguments)
+    with waiting_for(client, arguments.model) if verb == "load" else nullcontext():
+        answer = client.post(model_path(arguments.model, verb))
 
     def said() -> str:
         if verb == "load":

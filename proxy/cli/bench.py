@@ -8,7 +8,9 @@ from typing import Any, Final
 
 from proxy.bench.measure import Question, measure
 from proxy.bench.plot import PlotError, need_matplotlib, plot
+from proxy.cli.bars import painted
 from proxy.cli.client import Client, ClientError
+from proxy.cli.progress import Steps
 from proxy.control.speed_curve import NOISE, Curve, best_split, floor_of
 from proxy.errors import ProxyError
 from proxy.observe.log import setup
@@ -16,6 +18,7 @@ from proxy.startup import StartupError
 from proxy.text import table
 
 BAR: Final = 32
+BEST: Final = "\033[32m"
 
 
 class BenchError(Exception):
@@ -32,7 +35,8 @@ def bench(question: Question, client: Client, *, picture: Path | None = None) ->
     try:
         if picture is not None:
             need_matplotlib()
-        curve, stored = asyncio.run(measure(question, _say))
+        steps = Steps()
+        curve, stored = asyncio.run(measure(question, steps.say, steps.step))
         if picture is not None:
             plot(curve, picture)
     except ProxyError as error:
@@ -48,14 +52,16 @@ def in_json(curve: Curve) -> dict[str, Any]:
     return asdict(curve) | {"best": best_split(curve.points), "floor": floor_of(curve.points)}
 
 
-def in_text(curve: Curve) -> str:
+def in_text(curve: Curve, *, colours: bool = False) -> str:
     sizes = f"{curve.prompt_tokens} tokens read, {curve.generated_tokens} generated"
     title = f"{curve.model} on {', '.join(curve.devices)} ({sizes}, medians of {curve.rounds})"
-    return f"{title}\n\n{chart(curve)}"
+    return f"{title}\n\n{chart(curve, colours=colours)}"
 
 
-def chart(curve: Curve) -> str:
-    """The curve for a terminal: a row and a bar for each split, and what follows."""
+def chart(curve: Curve, *, colours: bool = False) -> str:
+    """The curve for a terminal: a row and a bar for each split, and what follows. The best one's
+    bar is green."""
+    best = best_split(curve.points)
     top = max((point.generation for point in curve.points), default=0.0) or 1.0
     rows = [
         [
@@ -63,7 +69,11 @@ def chart(curve: Curve) -> str:
             f"{point.generation:.1f}",
             f"±{point.spread * 50:.0f} %",
             f"{point.prompt:.1f}",
-            "█" * max(round(point.generation / top * BAR), 1),
+            painted(
+                "█" * max(round(point.generation / top * BAR), 1),
+                BEST,
+                colours=colours and point.moe_cpu_layers == best,
+            ),
         ]
         for point in curve.points
     ]

@@ -35,6 +35,14 @@ class Unreachable(ClientError):
     """No proxy answers."""
 
 
+class Refused(ClientError):
+    """The proxy's own refusal, with its HTTP status."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
 class Client:
     """One proxy. `key` is sent as Bearer token where the proxy asks for one."""
 
@@ -92,7 +100,7 @@ class Client:
             found = json.loads(error.read())["error"]
             said = str(found["message"] if isinstance(found, dict) else found)
             hint = KEY_HINT if error.code == HTTPStatus.UNAUTHORIZED else ""
-            return ClientError(said + hint)
+            return Refused(said + hint, error.code)
         except (ValueError, KeyError, TypeError):
             return self.not_ours(f"HTTP {error.code} {error.reason}")
 

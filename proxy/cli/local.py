@@ -12,6 +12,7 @@ from proxy.cli.admin import client_of
 from proxy.cli.client import default_key, default_url
 from proxy.cli.output import FAILED, MISUSED, OK, print_result
 from proxy.errors import NotFound, ProxyError
+from proxy.split import plain
 
 
 def serve(arguments: Namespace) -> int:
@@ -37,6 +38,12 @@ def demo(arguments: Namespace) -> int:
     return int(show(keep=at_a_terminal if arguments.keep is None else arguments.keep))
 
 
+def rpc_server(arguments: Namespace) -> int:
+    from proxy.cli.rpc_server import rpc_server as lend
+
+    return lend(arguments)
+
+
 def run(arguments: Namespace) -> int:
     from proxy.cli.run import run as talk
 
@@ -44,6 +51,7 @@ def run(arguments: Namespace) -> int:
 
 
 def check(arguments: Namespace) -> int:
+    from proxy.cli.inventory import Inventory, inventory
     from proxy.cli.text import policies
     from proxy.policy.live import problem_to_json
     from proxy.policy.load import load
@@ -51,47 +59,46 @@ def check(arguments: Namespace) -> int:
 
     loaded = load(arguments.policies, os.environ)
     warnings = warnings_of(loaded, os.environ)
+    there = inventory(loaded.policies, os.environ) if loaded.policies else Inventory({}, {})
     found = {
         "files": [str(file) for file in loaded.files],
         "problems": [problem_to_json(problem) for problem in loaded.problems],
         "warnings": [problem_to_json(warning) for warning in warnings],
+        "models": dict(there.sources),
+        "unusable_models": dict(there.unusable),
     }
-    print_result(arguments, found, lambda: policies(loaded, warnings))
+    print_result(arguments, found, lambda: policies(loaded, warnings, str(there), there.unusable))
     return OK if loaded.policies else FAILED
 
 
 def plan(arguments: Namespace) -> int:
-    from proxy.cli.plan import Question, answer, devices_of_proxy
-    from proxy.placement.plan_text import plan_json, plan_text
+    from proxy.cli.bars import in_colour
+    from proxy.cli.plan import answer
+    from proxy.cli.plan_text import plan_text
 
-    vram = arguments.vram or devices_of_proxy(client_of(arguments))
-    question = Question(
-        model=arguments.model,
-        vram=vram,
-        ctx=arguments.ctx,
-        parallel=arguments.parallel,
-        kv_type=arguments.kv,
-        ubatch=arguments.ubatch,
-        tune=arguments.tune,
-        split=arguments.moe_cpu_layers,
-        policies=arguments.policies,
-    )
+    split = arguments.moe_cpu_layers
+    given = {
+        "vram": arguments.vram,
+        "ctx": arguments.ctx,
+        "parallel": arguments.parallel,
+        "kv": arguments.kv,
+        "ubatch": arguments.ubatch,
+        "tune": arguments.tune,
+        "moe_cpu_layers": None if split is None else plain(split),
+    }
+    asked = {name: str(value) for name, value in given.items() if value is not None}
     try:
-        found = answer(question)
+        found = answer(arguments.model, asked, client_of(arguments), arguments.policies)
     except ProxyError as error:
         output.error(error)
         return FAILED if isinstance(error, NotFound) else MISUSED
-    made = (found.plan, found.model)
-    print_result(
-        arguments,
-        plan_json(*made, found.args),
-        lambda: plan_text(*made, vram, found.args),
-    )
-    return OK if found.plan.fits else FAILED
+    print_result(arguments, found, lambda: plan_text(found, colours=in_colour(sys.stdout)))
+    return OK if found["fits"] else FAILED
 
 
 def bench(arguments: Namespace) -> int:
     from proxy.bench.measure import Question
+    from proxy.cli.bars import in_colour
     from proxy.cli.bench import BenchError, in_json, in_text
     from proxy.cli.bench import bench as measure
 
@@ -109,7 +116,8 @@ def bench(arguments: Namespace) -> int:
     except BenchError as error:
         output.error(error)
         return FAILED
-    return print_result(arguments, in_json(curve), lambda: in_text(curve))
+    colours = in_colour(sys.stdout)
+    return print_result(arguments, in_json(curve), lambda: in_text(curve, colours=colours))
 
 
 def pull_or_create(arguments: Namespace) -> int:

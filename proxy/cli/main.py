@@ -1,9 +1,10 @@
 """The command `moe-proxy`: what its command line may say, and which function answers it."""
 
 import argparse
+import difflib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,23 @@ from proxy.observe.log import LEVELS
 from proxy.version import own_version
 
 INTERRUPTED = 130
+# What the same is called elsewhere.
+MEANT = {
+    **{"status": "ps", "top": "ps", "start": "serve", "chat": "run", "tags": "list"},
+    **{"delete": "rm", "remove": "rm", "copy": "cp", "download": "pull", "estimate": "plan"},
+    **{"validate": "check", "benchmark": "bench", "info": "show", "log": "logs"},
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 done, 1 refused or not found, 2 used or set up
     wrongly.
     """
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    parser, commands = _parser()
+    words = sys.argv[1:] if argv is None else argv
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        parser.error(unknown(words[0], commands))
+    arguments = parser.parse_args(words)
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return MISUSED
@@ -38,7 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def unknown(word: str, commands: Iterable[str]) -> str:
+    """That there is no such command, and which one may be meant."""
+    near = difflib.get_close_matches(word.lower(), commands, n=3)
+    meant = [MEANT[word.lower()]] if word.lower() in MEANT else near
+    hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
+    return f"there is no command {word!r}{hint} (moe-proxy --help lists them)"
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
+    """The parser, and all names of commands."""
     parser = argparse.ArgumentParser(
         prog="moe-proxy",
         description="Serves mixture-of-experts models and moves their experts while they answer.",
@@ -70,12 +89,22 @@ def _parser() -> argparse.ArgumentParser:
     options.add_policies(check)
     options.add_json(check)
 
+    _add_rpc_server(commands)
     _add_client_commands(commands)
     _add_plan(commands)
     _add_bench(commands)
     _add_pull_and_create(commands)
     _add_service(commands)
-    return parser
+    _add_completion(commands)
+    return parser, commands.choices.keys()
+
+
+def _add_rpc_server(commands: Any) -> None:
+    text = "lend this machine's memory and processor to models, here or on another machine"
+    server = _command(commands, "rpc-server", local.rpc_server, text)
+    server.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    server.add_argument("--port", type=options.port, default=50052, help="(50052)")
+    server.add_argument("--threads", type=options.count, metavar="N", help="(1)")
 
 
 def _add_client_commands(commands: Any) -> None:
@@ -83,6 +112,7 @@ def _add_client_commands(commands: Any) -> None:
     ps.add_argument("-w", "--watch", action="store_true", help="again each second, until Ctrl-C")
     options.add_client(ps)
     listing = _command(commands, "models", admin.models, "what models there are", ["list", "ls"])
+    listing.add_argument("--names", action="store_true", help="their names only, one a line")
     options.add_client(listing)
     for name, also, run, text in (
         ("show", (), admin.show, "all about one model"),
@@ -195,6 +225,19 @@ def _add_service(commands: Any) -> None:
         )
         command.add_argument("--dry-run", action="store_true", help="only say what would be done")
         command.add_argument("--force", action="store_true", help="also where a unit was edited")
+
+
+def _add_completion(commands: Any) -> None:
+    text = "a script that has a shell complete commands, options and models"
+    completion = _command(commands, "completion", _completion, text)
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from proxy.cli.completion import script
+
+    output.say(script(_parser()[0], arguments.shell))
+    return OK
 
 
 def _command(

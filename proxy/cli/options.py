@@ -6,9 +6,6 @@ from pathlib import Path
 from proxy.errors import BadRequest
 from proxy.split import ALLOWED, AUTO, Split, parse_split
 
-# Whoever says less has forgotten the unit.
-SMALLEST_DEVICE_BYTES = 2**20
-
 
 def add_policies(parser: ArgumentParser) -> None:
     parser.add_argument(
@@ -63,13 +60,12 @@ def splits(text: str) -> tuple[int, ...] | None:
     raise ArgumentTypeError(f"{text!r} is not allowed; use auto, or numbers: 0,6,12")
 
 
-def vram(text: str) -> dict[str, int]:
-    from proxy.cli.plan import parse_vram
+def vram(text: str) -> str:
+    """As it was written, where it is good."""
+    from proxy.control.model_plan import parse_vram
 
     try:
-        sizes = parse_vram(text)
+        parse_vram(text)
     except ValueError as error:
         raise ArgumentTypeError(f"{text!r} is not allowed; use {error}") from None
-    if min(sizes.values()) < SMALLEST_DEVICE_BYTES:
-        raise ArgumentTypeError(f"{text!r} is a number of bytes; say 12GiB")
-    return sizes
+    return text

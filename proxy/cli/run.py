@@ -3,19 +3,21 @@
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
+from urllib.parse import quote
 
 from proxy.cli.admin import client_of
+from proxy.cli.bars import PLAIN, in_colour
 from proxy.cli.client import Client, ClientError
+from proxy.cli.loading import waiting_for
 from proxy.cli.output import FAILED, OK, info
 from proxy.errors import BadRequest
 from proxy.split import parse_split, plain
 
 FENCE: Final = '"""'
 DIM: Final = "\033[2m"
-PLAIN: Final = "\033[0m"
 HELP: Final = f"""\
   /set moe_cpu_layers N|auto|none|partial|full   where the experts are from the next answer on
   /set system TEXT                               what the model is told before it all
@@ -23,6 +25,12 @@ HELP: Final = f"""\
   /clear                                         forget the conversation
   /bye                                           leave (also Ctrl-D)
 {FENCE} begins and ends a message of several lines. Ctrl-C stops the answer."""
+
+
+FIXED: Final = (
+    "{model} has no experts, so nothing of it moves; dense_cpu_layers in its policy lets its "
+    "feed-forward weights move"
+)
 
 
 class Chat:
@@ -34,6 +42,18 @@ class Chat:
         self.options = options
         self.system = ""
         self.messages: list[dict[str, str]] = []
+
+    def waiting(self) -> AbstractContextManager[Callable[[], None]]:
+        """Within the block people are told how it stands, until what is given is called."""
+        return waiting_for(self._client, self._model)
+
+    def why_fixed(self) -> str | None:
+        """Why the model can have no other split; None where it can, or nobody says."""
+        with suppress(ClientError, KeyError, TypeError):
+            told = self._client.get(f"/v1/models/{quote(self._model, safe='/:')}")
+            if told["meta"]["moe_cpu_layers"] is None:
+                return FIXED.format(model=self._model)
+        return None
 
     def ask(self, text: str) -> Iterator[tuple[str, bool]]:
         """The pieces of the answer, and whether each is a thought. What was said stays in the
@@ -76,6 +96,8 @@ def run(arguments: Namespace) -> int:
         options["moe_cpu_layers"] = plain(arguments.moe_cpu_layers)
     chat = Chat(client_of(arguments), arguments.model, options)
     chat.system = arguments.system or ""
+    if options and (why := chat.why_fixed()):
+        raise ClientError(why)
     prompt = " ".join(arguments.prompt)
     if not sys.stdin.isatty():
         prompt = "\n\n".join(part for part in (prompt, sys.stdin.read().strip()) if part)
@@ -111,7 +133,7 @@ def _talk(chat: Chat) -> int:
         except ClientError as error:
             print(f"  {error}")
         except KeyboardInterrupt:
-            print(f"{PLAIN if sys.stdout.isatty() else ''}\n  (stopped)")
+            print(f"{PLAIN if in_colour(sys.stdout) else ''}\n  (stopped)")
 
 
 def _read() -> str:
@@ -134,6 +156,8 @@ def obey(chat: Chat, order: str) -> str:
             chat.system = text
             return "  from the next answer on"
         case ["/set", "moe_cpu_layers", value]:
+            if why := chat.why_fixed():
+                return f"  {why}"
             try:
                 chat.options["moe_cpu_layers"] = plain(parse_split(_value(value)))
             except BadRequest as error:
@@ -155,11 +179,13 @@ def _value(text: str) -> Any:
 
 
 def _print(chat: Chat, prompt: str) -> None:
-    in_colour = sys.stdout.isatty()
+    colours = in_colour(sys.stdout)
     thinking = False
-    for piece, is_thought in chat.ask(prompt):
-        if in_colour and is_thought != thinking:
-            print(DIM if is_thought else f"{PLAIN}\n", end="")
-        thinking = is_thought
-        print(piece, end="", flush=True)
+    with chat.waiting() as over:
+        for piece, is_thought in chat.ask(prompt):
+            over()
+            if colours and is_thought != thinking:
+                print(DIM if is_thought else f"{PLAIN}\n", end="")
+            thinking = is_thought
+            print(piece, end="", flush=True)
     print()

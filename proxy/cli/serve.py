@@ -15,9 +15,11 @@ import structlog
 
 from proxy.app import Running, Settings, running
 from proxy.cli.client import ClientError, default_url
+from proxy.cli.example import example_of
 from proxy.cli.output import FAILED, MISUSED, OK
 from proxy.cli.signals import Signals, has_terminal
 from proxy.cli.text import greeting
+from proxy.errors import Hangs
 from proxy.observe import log as logging
 from proxy.observe.log_stream import LogStream
 from proxy.service.journal import goes_to_journal
@@ -25,6 +27,7 @@ from proxy.service.notify import feed_watchdog, notify, watchdog_interval_s
 from proxy.service.passed_sockets import VARIABLES
 from proxy.startup import StartupError, allow_many_files
 from proxy.tasks import spawn
+from proxy.threads import MODELS
 from proxy.version import own_version
 
 log = structlog.get_logger()
@@ -95,7 +98,7 @@ async def _serve(settings: Settings, signals: Signals, stream: LogStream) -> Non
         signals.tell(lambda number: loop.call_soon_threadsafe(heard.put_nowait, number))
         notify("READY=1", env=settings.env)
         if settings.log_format == "console":
-            stream.write(_greeting(proxy, settings) + "\n")
+            stream.write(await _greeting(proxy, settings) + "\n")
         async with _watchdog(proxy, settings):
             received = await _until_ending(heard, proxy, settings, had_terminal)
             log.info("stopping", signal=received.name)
@@ -149,13 +152,24 @@ async def _terminal_closes() -> bool:
     return True
 
 
-def _greeting(proxy: Running, settings: Settings) -> str:
-    models = [entry.name for entry in proxy.services.catalog.list()]
+async def _greeting(proxy: Running, settings: Settings) -> str:
+    services, example = proxy.services, None
+    models = services.resolver.all()
+    if proxy.url.startswith("http:"):
+        with suppress(Hangs):  # told as what degrades the proxy
+            example = await MODELS.run(example_of, models, services.catalog.summary)
     elsewhere = True
     with suppress(ClientError):
         # Where the other commands look, if they are not told.
         elsewhere = proxy.url != default_url(settings.env)
-    return greeting(own_version() or "", proxy.url, models, elsewhere=elsewhere)
+    keys = services.policies.current.server.api_keys_file is not None
+    return greeting(
+        own_version() or "",
+        proxy.url,
+        [model.name for model in models],
+        example.command(proxy.url, keys=keys) if example else None,
+        elsewhere=elsewhere,
+    )
 
 
 def _watchdog(proxy: Running, settings: Settings) -> AbstractAsyncContextManager[None]:

@@ -1,12 +1,12 @@
 """What a proxy tells, as people read it. Pure."""
 
-import json
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from proxy.engine.types import CPU
 from proxy.policy.load import Loaded
 from proxy.policy.problems import Problem
 from proxy.text import gib, in_words, table
@@ -16,15 +16,18 @@ Json = dict[str, Any]
 # A reason may be a whole traceback of a server's; `--json` and the log have all of it.
 LONGEST_REASON = 200
 MODELS_GREETED = 8
+UNUSABLE = 10  # files that are no models, told one by one
 # Beyond this nobody counts: so far away is what stays for ever.
 FOREVER_S = 100 * 365 * 86400.0
 # Each with its seconds, and from how many on the next one is used.
 UNITS = (("second", 1, 60), ("minute", 60, 60), ("hour", 3600, 24), ("day", 86400, math.inf))
 
 
-def greeting(version: str, url: str, models: Sequence[str], *, elsewhere: bool) -> str:
-    """What `serve` says once it serves: where, what, and what to do next. `elsewhere`: not where
-    the other commands look by themselves."""
+def greeting(
+    version: str, url: str, models: Sequence[str], example: str | None, *, elsewhere: bool
+) -> str:
+    """What `serve` says once it serves: where, what, and what to do next. `example`: a command to
+    try. `elsewhere`: not where the other commands look by themselves."""
     where = f" --url {url}" if elsewhere else ""
     text = [
         f"moe-proxy {version} serves at {url}".replace("  ", " "),
@@ -34,11 +37,8 @@ def greeting(version: str, url: str, models: Sequence[str], *, elsewhere: bool) 
     if models:
         listed = ", ".join(models[:MODELS_GREETED])
         more = f" and {len(models) - MODELS_GREETED} more" if len(models) > MODELS_GREETED else ""
-        body = {"model": models[0], "messages": [{"role": "user", "content": "Hi"}]}
-        text += [
-            f"  {in_words(len(models), 'model')}: {listed}{more}",
-            f"  try: curl {url}/v1/chat/completions -d {shlex.quote(json.dumps(body))}",
-        ]
+        text.append(f"  {in_words(len(models), 'model')}: {listed}{more}")
+        text += [f"  try: {example}"] if example else []
     else:
         text.append(f"  {no_models(where)}")
     text.append(f"  see: moe-proxy ps{where}; Ctrl-C lets running answers finish and ends it")
@@ -71,16 +71,21 @@ def backends(found: Sequence[Json], now: datetime) -> str:
     return "\n".join([table(head, rows), *([""] if said else []), *said])
 
 
-def models(found: Sequence[Json]) -> str:
+def models(found: Sequence[Json], loaded: Sequence[Json]) -> str:
+    """All there is. Of those that are `loaded`, the split is what it is now; of others, what is
+    asked for."""
     if not found:
         return no_models()
-    rows = [
-        [
-            *(model["id"], gib(model["meta"]["size_bytes"]), model["context_length"]),
-            *(model["meta"]["moe_cpu_layers"], ", ".join(model["aliases"])),
-        ]
-        for model in found
-    ]
+    now = {backend["model"]: layers(backend) for backend in loaded if backend["state"] == "ready"}
+    rows = []
+    for model in found:
+        meta = model["meta"]
+        asked = "-" if meta["moe_cpu_layers"] is None else meta["moe_cpu_layers"]
+        split = now.get(meta["base"] or model["id"], asked)
+        size = gib(meta["size_bytes"])
+        rows.append(
+            [model["id"], size, model["context_length"], split, ", ".join(model["aliases"])]
+        )
     return table(["MODEL", "SIZE", "CTX", "CPU LAYERS", "ALIASES"], rows)
 
 
@@ -96,11 +101,23 @@ def model(found: Json, its_backends: Sequence[Json]) -> str:
             text.append(f"its experts cannot move: {backend['why_no_moves']}")
         held = [
             [device, *(gib(kinds.get(kind)) for kind in ("weights", "kv", "compute", "experts"))]
-            for device, kinds in backend["bytes"].items()
+            for device, kinds in _held(backend).items()
         ]
         if held:
             text.append(table(["DEVICE", "WEIGHTS", "KV", "COMPUTE", "EXPERTS"], held))
     return "\n".join(text)
+
+
+def _held(backend: Json) -> dict[str, dict[str, int]]:
+    """What each device holds. All experts are in the file that the CPU has mapped: of these, only
+    those that are computed there are told, and as experts."""
+    held: dict[str, dict[str, int]] = {name: dict(row) for name, row in backend["bytes"].items()}
+    if backend["layers"] and (cpu := held.get(CPU)):
+        every = sum(layer["experts_bytes"] for layer in backend["layers"])
+        there = [layer for layer in backend["layers"] if layer["experts"] == CPU]
+        cpu["experts"] = sum(layer["experts_bytes"] for layer in there)
+        cpu["weights"] = max(cpu["weights"] - every, 0)
+    return held
 
 
 def splits(found: Sequence[Json]) -> str:
@@ -124,20 +141,38 @@ def _short_of(backend: Json) -> bool:
     return isinstance(asked, int) and current is not None and 0 <= asked < current
 
 
-def policies(loaded: Loaded, warnings: Sequence[Problem]) -> str:
-    """Whether the policies are good, what is wrong with them if not, and what may be."""
+def policies(
+    loaded: Loaded, warnings: Sequence[Problem], models: str, unusable: Mapping[str, str]
+) -> str:
+    """Whether the policies are good, what is wrong with them if not, and what may be. `models` says
+    how many there are, `unusable` which files are none, and why."""
     doubts = [f"warning: {warning}" for warning in warnings]
     if loaded.policies is None:
         return "\n".join([*map(str, loaded.problems), *doubts])
+    told = "\n".join(doubts)  # a file that a policy names is told of with its line
+    others = [f"{where}: {why}" for where, why in unusable.items() if where not in told]
+    doubts += [f"warning: no model: {each}" for each in others[:UNUSABLE]]
+    if more := others[UNUSABLE:]:
+        doubts.append(f"warning: and {in_words(len(more), 'other file')} that are no models")
     server = loaded.policies.server
     files = in_words(len(loaded.files), "file") if loaded.files else "built-in defaults"
-    count = in_words(len(loaded.policies.models), "model")
-    good = f"good: {files}, {count}, listens on {server.host}:{server.port}"
+    good = f"good: {files}, {models}, listens on {server.host}:{server.port}"
     return "\n".join([good, *doubts])
 
 
+def refused(problems: Sequence[Json]) -> str:
+    """That the files of policies are not in force, and why; empty where they are."""
+    if not problems:
+        return ""
+    head = "the policies on disk have mistakes, so those before them stay in force:"
+    return "\n".join([head, *(f"  {Problem(**problem)}" for problem in problems)])
+
+
 def layers(backend: Json) -> str:
-    """Of how many layers the experts are on the CPU, of how many, and what was asked for."""
+    """Of how many layers the experts are on the CPU, of how many, and what was asked for; "-" where
+    the model has none."""
+    if backend.get("block_count") and not backend["layers"]:
+        return "-"
     on_cpu = [layer["index"] for layer in backend["layers"] if layer["experts"] == "CPU"]
     below = [x["index"] for x in backend["layers"] if x["index"] < (backend["moe_cpu_layers"] or 0)]
     # The number says it all only where the layers on the CPU are the first ones.

@@ -11,20 +11,25 @@ from proxy.policy.model import Policies
 def capacity(
     watch: MemoryWatch, ledger: Ledger, policies: Policies, rpc: Sequence[str]
 ) -> list[Budget]:
-    """What is free or ours on each device that a model with these RPC servers will use, within
-    reserves and limits. Devices are known once a worker has reported them, sizes where they can be
-    read. Before that, it is what the drivers' cards have, unless a policy is about a device by a
-    name that no card has yet.
+    """What a model with these RPC servers may have of each device, within reserves and limits."""
+    return budgets_of(device_sizes(watch, ledger, policies, rpc), policies)
+
+
+def device_sizes(
+    watch: MemoryWatch, ledger: Ledger, policies: Policies, rpc: Sequence[str]
+) -> dict[str, int]:
+    """What is free or ours on each device that a model with these RPC servers will use. Devices are
+    known once a worker has reported them, sizes where they can be read. Before that, it is what the
+    drivers' cards have, unless a policy is about a device by a name that no card has yet.
     """
     snapshot = watch.latest()
     readings = snapshot.devices or ({} if policies.devices.named else snapshot.cards)
-    sizes = {
+    return {
         name: reading.free_bytes + (ledger.ours(name) or 0)
         for name, reading in readings.items()
         if reading.free_bytes is not None
         and (not name.startswith("RPC") or reading.description in rpc)
     }
-    return budgets_of(sizes, policies)
 
 
 def budgets_of(vram: Mapping[str, int], policies: Policies) -> list[Budget]:

@@ -105,6 +105,8 @@ class Controller:
                 raise Conflict(
                     f"{backend.id}: its experts cannot move: {backend.engine.why_no_moves}"
                 )
+        if all(map(_is_whole, found)):
+            raise Conflict(f"{target}: nothing of it moves: {_why_whole(next(iter(found)))}")
         for state in found.values():
             state.operator, state.request = split, None
         # At once: one that does not answer keeps no other from moving.
@@ -290,3 +292,14 @@ class Controller:
             floor=state.floor,
         )
         await state.migration.reach(goal, why, settle_s=settle_s)
+
+
+def _is_whole(backend: Backend) -> bool:
+    """Whether it is known to have nothing that could move, such as a model without experts."""
+    status = backend.engine.known()
+    return not backend.engine.live_moves and status.block_count > 0 and not status.layers
+
+
+def _why_whole(backend: Backend) -> str:
+    hint = "; of one without experts, dense_cpu_layers in its policy lets feed-forward weights move"
+    return f"{backend.engine.why_no_moves}{'' if backend.options.dense else hint}"

@@ -63,7 +63,8 @@ class HostPressure:
             return
         message = (
             f"{gib(staying)} of weights stay on the CPU and {gib(available)} of RAM are available: "
-            f"it will read from disk for every token{'' if budgets else NO_DEVICES}"
+            f"it will read from disk, {gib(staying - available)} for every token"
+            f"{'' if budgets else NO_DEVICES}"
         )
         backend.warn(message)
         self._events.publish(

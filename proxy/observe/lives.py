@@ -14,6 +14,7 @@ UNLOADS: Final[Mapping[str, str]] = {
     "keep_alive": "idle",
     "unload": "requested",
     "room": "made_way",
+    "rpc": "made_way",
     "replaced": "replaced",
     "drain": "shutdown",
     "abort": "shutdown",

@@ -3,6 +3,8 @@
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, TextIO, cast
 
 import msgspec
@@ -73,6 +75,18 @@ def setup(
     root.handlers[:] = [handler]
     # Libraries speak only when something is wrong: what we decide is in our own lines.
     root.setLevel(max(threshold, logging.WARNING))
+
+
+@contextmanager
+def errors_only() -> Iterator[None]:
+    """For a command that uses a part of the proxy, whose log is for `serve`."""
+    before, handlers = structlog.get_config(), logging.getLogger().handlers[:]
+    setup("console", "error")
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+        logging.getLogger().handlers[:] = handlers
 
 
 def _for_people(target: TextIO) -> list[structlog.typing.Processor]:

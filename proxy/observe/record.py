@@ -18,6 +18,8 @@ from proxy.errors import reason_of
 log = structlog.get_logger()
 
 RECORD: Final = "serving.json"
+# What `/health` is answered with by one of us, whatever its state folder: the process.
+PID_HEADER: Final = "X-Moe-Proxy-Pid"
 RECORD_BYTES: Final = 4096
 # A command that looks at it has its lock for a moment.
 LOOKED_AT_S: Final = 1.0

@@ -18,6 +18,7 @@ REASONS: Final[Mapping[str, str]] = {
     "policy": "you saved the policy",
     "pressure": "a device ran short of memory",
     "room": "another model needs the room",
+    "rpc": "another model needs its RPC server, which has one client at a time",
     "free": "there is room for them",
     "use": "the model in use gets the room",
     "keep_alive": "nobody asked for it any more",

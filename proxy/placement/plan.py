@@ -127,14 +127,16 @@ def _with_remarks(
             if held.total_bytes > budget.size_bytes:
                 even = " even with all experts on the CPU" if best.moe_cpu_layers else ""
                 problems.append(
-                    f"{held.name}: needs {gib(held.total_bytes)}{even}, and "
-                    f"{gib(budget.size_bytes)} may be used"
+                    f"{held.name}: needs {gib(held.total_bytes)}{even}, "
+                    f"{gib(held.total_bytes - budget.size_bytes)} more than the "
+                    f"{gib(budget.size_bytes)} that may be used"
                 )
         advice = list(_advice(header, best, budgets))
     if host_free_bytes is not None and best.host_bytes > host_free_bytes:
         problems.append(
             f"{gib(best.host_bytes)} of weights stay on the CPU and {gib(host_free_bytes)} of RAM "
-            "are free: the rest is read from disk for every token"
+            f"are free: the rest, {gib(best.host_bytes - host_free_bytes)}, is read from disk for "
+            "every token"
         )
     return replace(best, budgets=tuple(budgets), problems=tuple(problems), advice=tuple(advice))
 

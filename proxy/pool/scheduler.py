@@ -145,7 +145,7 @@ class Scheduler(Book):
             self._effects.append(Start(*backend.name))
         for other in in_the_way:
             # One that was never started itself is gone at once, which may start this one.
-            self._drain(other, "room")
+            self._drain(other, "rpc")
         return backend
 
     def _report(self, event: Report) -> None:

@@ -28,6 +28,14 @@ def served_ctx(policy: ModelPolicy, trained: int | None) -> int:
     return min(policy.ctx, trained or policy.ctx)
 
 
+def served_split(policy: ModelPolicy, *, dense: bool) -> Split | None:
+    """The split that holds for a model unless somebody asks for one. None for one without experts
+    (`dense`) of which nothing moves."""
+    if not dense or policy.engine != "hosted":
+        return policy.moe_cpu_layers
+    return policy.dense_cpu_layers
+
+
 def _split(value: int | str, otherwise: Split) -> Split:
     """A manifest may come from anywhere, and an older one may have words."""
     try:

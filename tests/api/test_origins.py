@@ -31,6 +31,7 @@ READS = {
     "/admin/policies/{file}/versions/{version}",
     "/admin/requests",
     "/admin/backends/{id}/splits",
+    "/admin/models/{name}/plan",
     "/api/version",
     "/api/status",
     "/api/tags",

@@ -46,6 +46,7 @@ USES = [
     ("GET", "/admin/state"),
     ("GET", "/admin/requests"),
     ("GET", "/admin/backends/b1/splits"),
+    ("GET", "/admin/models/m/plan"),
     ("GET", "/v1/models"),
     ("GET", "/api/tags"),
     ("GET", "/metrics"),

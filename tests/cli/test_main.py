@@ -3,15 +3,20 @@
 import asyncio
 import http.server
 import json
+import re
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxy.app import Running
-from proxy.cli.main import main
+from proxy.cli.main import MEANT, _parser, main
 from tests.api.conftest import MODEL, policies, proxy
+from tests.catalog.test_store import put
+from tests.support.models import model
+from tests.support.policies import policies as made
 
 __all__ = ["policies", "proxy"]  # fixtures
 
@@ -34,9 +39,11 @@ async def test_load_look_and_unload(proxy: Running, capsys: pytest.CaptureFixtur
     assert await run("show", MODEL, *url) == 0
     said = capsys.readouterr().out
     assert f"b1  {MODEL}  ready  4/4 (auto)" in said
+    assert said.count("4/4 (auto)") == 3, "ps, models and show tell the same"
     assert "minutes from now" in said
     assert "gpt-4o" in said
-    assert "EXPERTS" in said
+    (cpu,) = [line for line in said.splitlines() if line.startswith("CPU ")]
+    assert re.fullmatch(r"CPU +\S+ MiB +\S+ MiB +\S+ MiB +[1-9]\d* MiB", cpu), cpu
 
     assert await run("ps", "--json", *url) == 0
     said = capsys.readouterr().out
@@ -82,6 +89,32 @@ def test_check(policies: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[1].startswith(f"{policies}:3: server.port: ")
 
 
+def test_check_counts_what_serve_would_find(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In policies, folders, and stores; a file that is no model is told of."""
+    gguf = model(layers=2)
+    (tmp_path / "files" / "deep").mkdir(parents=True)
+    (tmp_path / "files" / "a.gguf").symlink_to(model(layers=4))
+    (tmp_path / "files" / "deep" / "b.gguf").symlink_to(model())
+    (tmp_path / "files" / "gone.gguf").symlink_to(tmp_path / "nowhere")
+    put(tmp_path / "ollama", "registry.ollama.ai/library/c/latest", model=gguf.read_bytes())
+    places = {"dirs": [tmp_path / "files"], "ollama": True, "ollama_dir": tmp_path / "ollama"}
+    named: dict[str, dict[str, Any]] = {"m": {"path": gguf}, "v": {"base": "m", "ctx": 512}}
+    file = tmp_path / "p.toml"
+    file.write_text(made(named, catalog={"state": tmp_path / "state", **places}))
+
+    assert main(["check", "--policies", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert main(["check", "--json", "--policies", str(file)]) == 0
+
+    models = "5 models (2 of policies, 2 in folders, 1 of Ollama)"
+    assert said.startswith(f"good: 1 file, {models}, listens on ")
+    assert f"warning: no model: {tmp_path}/files/gone.gguf: " in said
+    sources = {"a": "folder", "b": "folder", "c:latest": "ollama", "m": "policy", "v": "policy"}
+    assert json.loads(capsys.readouterr().out)["models"] == sources
+
+
 def test_check_of_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--json", "--policies", str(tmp_path)]) == 0
 
@@ -108,6 +141,55 @@ def test_misuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Non
 
     assert ended.value.code == 2
     assert "usage: moe-proxy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("modles", "; did you mean models?"),
+        ("lst", "; did you mean list"),
+        ("status", "; did you mean ps?"),
+        ("Remove", "; did you mean rm?"),
+        ("dance", " (moe-proxy --help lists them)"),
+    ],
+)
+def test_an_unknown_command_names_what_may_be_meant(
+    word: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([word, "--url", "x"])
+
+    assert ended.value.code == 2
+    assert f"there is no command {word!r}{hint}" in capsys.readouterr().err
+
+
+def test_all_other_names_of_commands_are_names_of_none() -> None:
+    _, commands = _parser()
+
+    assert set(MEANT.values()) <= set(commands)
+    assert not set(MEANT) & set(commands)
+
+
+async def test_ps_tells_that_policies_were_refused(
+    proxy: Running, policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = policies.read_text()
+    policies.write_text(good + "[sever]\n")
+    await proxy.services.policies.reread(policies, {})
+    assert await run("ps", "--url", proxy.url) == 0
+    said = capsys.readouterr().out
+    assert await run("ps", "--json", "--url", proxy.url) == 0
+    as_json = capsys.readouterr()
+    policies.write_text(good)
+    await proxy.services.policies.reread(policies, {})
+    assert await run("ps", "--url", proxy.url) == 0
+
+    line = len(good.splitlines()) + 1
+    assert "those before them stay in force:" in said
+    assert f"  {policies}:{line}: sever: " in said
+    assert as_json.out.endswith("[]\n")
+    assert f":{line}: " in as_json.err
+    assert "stay in force" not in capsys.readouterr().out
 
 
 def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,18 +1,24 @@
 """The command `plan`, as it is called."""
 
+import http.server
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proxy.cli.client import Client, ClientError
 from proxy.cli.main import main
 from proxy.cli.output import FAILED, MISUSED, OK
-from proxy.cli.plan import parse_vram
+from proxy.cli.plan_text import total
+from proxy.control.model_plan import parse_vram
 from proxy.memory.host import available_host_bytes
 from tests.catalog.test_store import put
 from tests.support.models import model
 from tests.support.policies import policies as made
+from tests.support.served import Served, served
 
 
 @pytest.fixture
@@ -35,9 +41,9 @@ def test_json_keeps_the_contract(policies: Path, capsys: pytest.CaptureFixture[s
     assert found["model"] == "tiny"
     assert 0 < found["moe_cpu_layers"] <= 12
     (device,) = found["devices"]
-    assert set(device) == {"name", "weights_bytes", "kv_bytes", "compute_bytes", "experts_bytes"}
+    assert set(device) >= {"name", "weights_bytes", "kv_bytes", "compute_bytes", "experts_bytes"}
     assert device["kv_bytes"] == 12 * 2048 * 2 * 2 * (2 * 32) * 2
-    assert sum(value for value in device.values() if isinstance(value, int)) <= 35 << 20
+    assert total(device) <= 35 << 20
     args = found["args"]
     assert args[args.index("--n-cpu-moe") + 1] == str(found["moe_cpu_layers"])
     assert args[args.index("--ctx-size") + 1] == "4096"
@@ -126,7 +132,7 @@ def test_feed_forward_weights_that_may_move_are_placed_by_the_budget(
 
     all_fits = ask(capsys, *argv, "--vram", "1GiB")
     (device,) = all_fits["devices"]
-    held = sum(value for value in device.values() if isinstance(value, int))
+    held = total(device)
     # Its reserve, and two of the six layers too few.
     part = ask(capsys, *argv, "--vram", str((1 << 20) + held - device["experts_bytes"] // 3))
     assert main(["plan", *argv, "--vram", "1GiB", "--moe-cpu-layers", "2"]) == OK
@@ -228,12 +234,13 @@ def test_ram_is_what_the_control_group_has_left(
     (proc.parent / "meminfo").write_text("MemTotal: 99999999 kB\nMemAvailable: 99999999 kB\n")
     (proc / "cgroup").write_text("0::/\n")
     monkeypatch.setattr(
-        "proxy.cli.plan.available_host_bytes", lambda: available_host_bytes(proc.parent, group)
+        "proxy.control.model_plan.available_host_bytes",
+        lambda: available_host_bytes(proc.parent, group),
     )
 
     assert main(["plan", "tiny", "--vram", "36MiB", "--policies", str(policies)]) == OK
 
-    assert " of RAM are free: the rest is read from disk" in capsys.readouterr().out
+    assert " of RAM are free: the rest, " in capsys.readouterr().out
 
 
 def test_sizes_of_devices() -> None:
@@ -241,3 +248,135 @@ def test_sizes_of_devices() -> None:
     assert parse_vram("CUDA0=1GiB, RPC0=512MiB") == {"CUDA0": 1 << 30, "RPC0": 512 << 20}
     with pytest.raises(ValueError, match="twice"):
         parse_vram("1GiB,2GiB")
+
+
+# --- of a proxy that runs ---
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One that serves from places that this user's policies say nothing of."""
+    folder = tmp_path_factory.mktemp("plan")
+    gguf = model(layers=4)
+    params = b'{"num_ctx": 1024, "moe_cpu_layers": 1}'
+    put(
+        folder / "ollama",
+        "registry.ollama.ai/library/there/latest",
+        model=gguf.read_bytes(),
+        params=params,
+    )
+    put(folder / "state", "hf.co/org/repo/Q8_0", model=model(layers=2).read_bytes())
+    places = {"ollama": True, "ollama_dir": folder / "ollama", "state": folder / "state"}
+    named = {"ours": {"path": model(), "aliases": ["nick"], "moe_cpu_layers": 3}}
+    with served(
+        folder, made(named, catalog=places, devices={"reserve": "1MiB", "low": "1MiB"})
+    ) as url:
+        yield url
+
+
+@pytest.mark.llama
+def test_what_the_running_proxy_serves_is_found(
+    running: Served,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ollama's, an alias, one that was pulled; what is asked for goes along."""
+    monkeypatch.setenv("MOE_PROXY_POLICIES", str(tmp_path))
+    url = ("--url", running, "--vram", "1GiB")
+
+    found = {name: ask(capsys, name, *url) for name in ("there", "nick", "hf.co/org/repo:Q8_0")}
+    asked = ask(capsys, "nick", *url, "--ctx", "512", "--kv", "q8_0", "--moe-cpu-layers", "2-3")
+
+    assert {name: plan["moe_cpu_layers"] for name, plan in found.items()} == {
+        "there": 1,
+        "nick": 3,
+        "hf.co/org/repo:Q8_0": 0,
+    }
+    assert (found["there"]["ctx"], found["nick"]["model"]) == (1024, "ours")
+    assert (asked["ctx"], asked["kv_types"], asked["moe_cpu_layers"]) == (512, ["q8_0"], 2)
+
+
+@pytest.mark.llama
+def test_what_no_proxy_and_no_policy_knows_is_told_as_the_proxy_tells_it(
+    running: Served,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MOE_PROXY_POLICIES", str(tmp_path))
+    (tmp_path / "p.toml").write_text(made({"here": {"path": model()}}))
+    url = ("--url", running, "--vram", "1GiB")
+
+    assert main(["plan", "our", *url]) == FAILED
+    assert "did you mean ours?" in capsys.readouterr().err
+    assert main(["plan", "here", *url]) == OK  # an edit that the proxy has not seen
+    assert main(["plan", "ours", "--url", running]) == FAILED
+    assert "no device is known" in capsys.readouterr().err
+
+
+def test_where_something_else_listens_it_plans_by_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as Ollama, which moe-proxy is to take the place of."""
+    monkeypatch.setenv("MOE_PROXY_POLICIES", str(tmp_path))
+    (tmp_path / "p.toml").write_text(made({"here": {"path": model()}}))
+
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404, "page not found")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        for name, status in (("here", OK), ("nobody", FAILED)):
+            threading.Thread(target=server.handle_request, daemon=True).start()
+            assert main(["plan", name, "--vram", "1GiB", "--url", url]) == status
+
+    assert "model 'nobody' not found" in capsys.readouterr().err
+
+
+@pytest.mark.llama
+@pytest.mark.parametrize(
+    "query", ["ctx=0", "ctx=many", "vram=12", "tune=fast", "kv=q9", "moe_cpu_layers=x", "ubatch=-1"]
+)
+def test_what_a_url_asks_wrongly_is_told(running: Served, query: str) -> None:
+    client = Client(running)
+    with pytest.raises(ClientError, match=query.partition("=")[0].replace("kv", "KV type")):
+        client.get(f"/admin/models/ours/plan?{query}" + ("" if "vram" in query else "&vram=1GiB"))
+
+
+def test_what_lacks_room_is_told_by_how_much(
+    policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was "0.78 GiB short of 0.78 GiB"."""
+    full = ask(capsys, "tiny", "--vram", "1GiB", "--policies", str(policies))
+    least = total(full["devices"][0])  # and 1 MiB that stays free
+    argv = ["tiny", "--moe-cpu-layers", "0", "--policies", str(policies)]
+
+    assert main(["plan", *argv, "--ubatch", str(full["ubatch"]), "--vram", str(least)]) == FAILED
+    said = capsys.readouterr().out
+
+    assert ", 1 MiB more than the " in said
+
+
+def test_a_bar_for_each_device_shows_what_it_would_hold(
+    policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No colours, as it goes to no terminal."""
+    argv = ["plan", "tiny", "--vram", "CUDA0=36MiB,CUDA1=18MiB", "--policies", str(policies)]
+
+    assert main(argv) == OK
+    said = capsys.readouterr().out
+    assert main([*argv[:2], "--vram", "3MiB", *argv[4:]]) == FAILED
+    too_small = capsys.readouterr().out
+
+    first, second = [line.split()[1] for line in said.splitlines() if "██" in line]
+    assert len(first) == 2 * len(second), "as long as its memory is large"
+    assert set(first) >= set("▓▒█/")
+    assert set("▓▒").isdisjoint(second), "CUDA1 has no attention"
+    assert "█ experts" in said
+    assert "\033" not in said
+    assert "! too much" in too_small

@@ -31,7 +31,9 @@ COMMAND = (sys.executable, "-c", MAIN)
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     one = {"path": model(), "ctx": 256, "keep_alive": "1h"}
-    with served(tmp_path_factory.mktemp("run"), policies({"m": one})) as address:
+    dense = {"path": model("qwen3", layers=2)}
+    folder = tmp_path_factory.mktemp("run")
+    with served(folder, policies({"m": one, "dense": dense})) as address:
         yield address
 
 
@@ -182,6 +184,17 @@ def test_orders(order: str, options: dict[str, object]) -> None:
 
     assert chat.options == options
     assert (said == HELP) == (order == "/set")
+
+
+def test_a_model_of_which_nothing_moves_says_so(proxy: Served) -> None:
+    chat = Chat(Client(proxy), "dense", {})
+
+    assert "dense has no experts, so nothing of it moves" in obey(chat, "/set moe_cpu_layers 3")
+    assert "dense_cpu_layers" in obey(chat, "/set moe_cpu_layers 3")
+    assert chat.options == {}
+    told = ran("run", "dense", "Hi", "--moe-cpu-layers", "3", "--url", proxy)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "no experts" in told.stderr
 
 
 # --- as people know it from Ollama ---

@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 
-from proxy.cli.text import LONGEST_REASON, backends, from_now, greeting, models, splits
+from proxy.cli.text import (
+    LONGEST_REASON,
+    backends,
+    from_now,
+    greeting,
+    layers,
+    model,
+    models,
+    splits,
+)
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -88,15 +97,17 @@ def test_what_failed_says_why_and_when_it_is_tried_again() -> None:
 def test_a_greeting_names_what_can_be_asked() -> None:
     models = [f"m{number}" for number in range(12)]
 
-    said = greeting("1.0", "http://127.0.0.1:8080", models, elsewhere=True)
+    said = greeting("1.0", "http://127.0.0.1:8080", models, "curl it", elsewhere=True)
 
     assert "12 models: m0, m1, m2, m3, m4, m5, m6, m7 and 4 more" in said
-    assert """/v1/chat/completions -d '{"model": "m0", """ in said
+    assert "  try: curl it\n" in said
     assert "moe-proxy ps --url http://127.0.0.1:8080;" in said
     assert "OPENAI_BASE_URL=http://127.0.0.1:8080/v1," in said
     assert "ANTHROPIC_BASE_URL=http://127.0.0.1:8080," in said
     assert "OLLAMA_HOST=http://127.0.0.1:8080\n" in said
-    assert "--url" not in greeting("1.0", "http://127.0.0.1:11434", models, elsewhere=False)
+    local = greeting("1.0", "http://127.0.0.1:11434", models, None, elsewhere=False)
+    assert "--url" not in local
+    assert "try:" not in local
 
 
 def test_a_split_that_is_not_reached_has_a_reason() -> None:
@@ -105,7 +116,7 @@ def test_a_split_that_is_not_reached_has_a_reason() -> None:
         "model": "m",
         "moe_cpu_layers": 4,
         "block_count": 4,
-        "layers": [],
+        "layers": [{"index": index, "experts": "CPU"} for index in range(4)],
         "asked": 2,
         "live_moves": True,
         "why_no_moves": None,
@@ -120,10 +131,49 @@ def test_a_split_that_is_not_reached_has_a_reason() -> None:
     )
 
 
+LAYERS = [
+    {"index": 0, "experts": "CPU", "experts_bytes": 300 << 20},
+    {"index": 1, "experts": "RPC0", "experts_bytes": 200 << 20},
+]
+BYTES = {
+    "CPU": {"weights": 600 << 20, "kv": 0, "compute": 1 << 20, "experts": 0},
+    "RPC0": {"weights": 50 << 20, "kv": 2 << 20, "compute": 3 << 20, "experts": 200 << 20},
+}
+META: dict[str, Any] = {"base": None, "size_bytes": 1 << 30, "ctx": 2048, "moe_cpu_layers": "auto"}
+MODEL: dict[str, Any] = {"id": "m", "aliases": [], "context_length": 512, "meta": META}
+
+
+def test_experts_on_the_cpu_have_bytes_and_are_no_other_weights() -> None:
+    said = model(MODEL, [backend(bytes=BYTES, layers=LAYERS)]).splitlines()
+
+    assert said[-2].split() == ["CPU", *"100 MiB 0.00 GiB 1 MiB 0.29 GiB".split()]
+    assert said[-1].split()[-2:] == ["0.20", "GiB"]
+
+
+def test_a_list_has_the_split_of_what_is_loaded_and_else_what_is_asked_for() -> None:
+    loaded = backend(moe_cpu_layers=1, block_count=2, layers=LAYERS)
+    variant = {**MODEL, "id": "v", "meta": {**META, "base": "m"}}
+    other = {**MODEL, "id": "o", "meta": {**META, "moe_cpu_layers": 7}}
+    whole = {**MODEL, "id": "w", "meta": {**META, "moe_cpu_layers": None}}
+
+    said = models([MODEL, variant, other, whole], [loaded, backend(state="gone", model="o")])
+
+    assert [row.split()[4:] for row in said.splitlines()[1:]] == [
+        ["1/2", "(auto)"],
+        ["1/2", "(auto)"],
+        ["7"],
+        ["-"],
+    ]
+
+
+def test_a_model_without_experts_has_no_split() -> None:
+    assert layers(backend(moe_cpu_layers=0, block_count=30)) == "-"
+    assert layers(backend(moe_cpu_layers=None, block_count=None)) == "? (auto)"
+
+
 def test_the_context_of_a_model_is_the_one_it_is_served_with() -> None:
     """Not what a policy would allow, where the model was trained for less."""
-    meta = {"size_bytes": 1 << 20, "ctx": 8192, "n_ctx": 512, "moe_cpu_layers": "auto"}
-    shown = models([{"id": "m", "context_length": 512, "meta": meta, "aliases": []}])
+    shown = models([MODEL], [])
 
     assert "512" in shown
-    assert "8192" not in shown
+    assert "2048" not in shown

@@ -83,7 +83,7 @@ def test_what_is_copied_is_there() -> None:
 
 
 def test_the_command_is_one_of_ours_and_its_policies_are_good() -> None:
-    arguments = vars(_parser().parse_args(image.command()))
+    arguments = vars(_parser()[0].parse_args(image.command()))
 
     assert arguments["command"] == "serve"
     assert arguments["policies"] == Path(POLICIES)

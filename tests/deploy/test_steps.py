@@ -32,6 +32,15 @@ def test_a_failure_carries_the_last_lines_and_the_place_of_the_rest(tmp_path: Pa
     assert str(tmp_path / "log") in message
 
 
+def test_a_failure_that_is_understood_is_told_in_a_line(tmp_path: Path) -> None:
+    code = "print('first error')\nfor i in range(200): print('line', i)\nraise SystemExit(3)"
+
+    with pytest.raises(steps.Failure) as failure:
+        steps.run(python(code), tmp_path / "log", explain=lambda said: said.splitlines()[0].upper())
+
+    assert str(failure.value) == f"FIRST ERROR\nAll of its output: {tmp_path / 'log'}"
+
+
 def test_the_environment_is_added_to_ours(tmp_path: Path) -> None:
     code = "import os; print(os.environ['CMAKE_ARGS'], 'PATH' in os.environ)"
 
@@ -66,7 +75,7 @@ def test_an_interruption_ends_everything_that_was_started(
 
     def interrupt(output: steps.Output, title: str) -> None:
         monkeypatch.undo()
-        while not output.tail:
+        while not output.kept:
             threading.Event().wait(0.01)
         raise KeyboardInterrupt
 

@@ -22,15 +22,41 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_everything_missing_is_named_at_once_with_its_packages(path: Path) -> None:
+def test_everything_missing_is_named_at_once_and_one_line_installs_it(path: Path) -> None:
     with pytest.raises(Failure) as failure:
-        system_tools.check(["C++ compiler", "CMake", "make or ninja"])
+        system_tools.check(["C++ compiler", "CMake", "make or ninja"], "Debian/Ubuntu")
 
-    message = str(failure.value)
-    for text in ("C++ compiler was not found", "CMake was not found", "Debian/Ubuntu: cmake"):
-        assert text in message
-    for text in ("build-essential", "gcc-c++", "base-devel", "ninja-build"):
-        assert text in message
+    what, how = str(failure.value).splitlines()
+    for text in ("C++ compiler was not found", "CMake was not found", "make or ninja was"):
+        assert text in what
+    assert how == "Install it: sudo apt install build-essential cmake ninja-build"
+
+
+def test_where_the_system_is_not_known_each_has_its_line(path: Path) -> None:
+    with pytest.raises(Failure) as failure:
+        system_tools.check(["C++ compiler", "CMake"], "elsewhere")
+
+    lines = str(failure.value).splitlines()
+    assert "  Fedora: sudo dnf install gcc-c++ cmake" in lines
+    assert "  Arch: sudo pacman -S base-devel cmake" in lines
+    assert "  macOS: xcode-select --install" in lines
+
+
+@pytest.mark.parametrize(
+    ("text", "system"),
+    [
+        ("ID=debian\n", "Debian/Ubuntu"),
+        ('NAME="Linux Mint"\nID=linuxmint\nID_LIKE="ubuntu debian"\n', "Debian/Ubuntu"),
+        ('ID="rocky"\nID_LIKE="rhel centos fedora"\n', "Fedora"),
+        ("ID=arch\n", "Arch"),
+        ("ID=nixos\nVERSION_ID=debian\n", None),
+    ],
+)
+def test_which_system_this_is(tmp_path: Path, text: str, system: str | None) -> None:
+    (tmp_path / "os-release").write_text(text)
+
+    assert system_tools.this_system(tmp_path / "os-release") == system
+    assert system_tools.this_system(tmp_path / "nothing") is None
 
 
 def test_a_tool_that_is_too_old_is_said_to_be(path: Path) -> None:

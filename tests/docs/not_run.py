@@ -50,8 +50,6 @@ BLOCKS: Final = {
     "docs/architecture.md: graph TD": "tests/test_architecture.py draws it and compares",
     "docs/performance.md:  N  GENERATION": "one machine's figures",
 }
-# Commands of `moe-proxy` that the pages have before the program does.
-COMING: Final = {"rpc-server"}
 
 
 def why_not(text: str, reasons: Iterable[str]) -> str | None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from proxy.cli.main import main
-from tests.docs.not_run import COMING
 from tests.docs.pages import BLOCK, PAGES, README, ROOT, blocks
 
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
@@ -98,8 +97,6 @@ def test_targets_exist(path: Path) -> None:
 @page
 def test_commands_and_their_options_exist(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in command_lines(path):
-        if words[0] in COMING:
-            continue
         with pytest.raises(SystemExit) as end:
             main([words[0], "--help"])
         known = capsys.readouterr().out

@@ -136,6 +136,8 @@ ROUTES: Final[Mapping[tuple[str, str], Takes]] = {
     ("POST", "/admin/requests/{id}/cancel"): Takes(path={"id": "some"}),
     **{(method, "/admin/backends/{id}/splits"): Takes(path={"id": "tiny-1"})
        for method in ("GET", "HEAD")},
+    **{(method, "/admin/models/{name}/plan"): Takes(path=OF_MODEL, query="vram=1GiB&ctx=512")
+       for method in ("GET", "HEAD")},
     **{("POST", f"/admin/models/{{name}}/{verb}"): Takes(path=OF_MODEL)
        for verb in ("pin", "unpin")},
     **{(method, path): Takes(path={"file": "js/main.js"} if "{" in path else {})

@@ -32,7 +32,10 @@ def begin(counted: Counted, generation: int = 1) -> None:
 
 @pytest.mark.parametrize(
     ("why", "reason"),
-    [("keep_alive", "idle"), ("unload", "requested"), ("room", "made_way"), ("drain", "shutdown")],
+    [
+        *[("keep_alive", "idle"), ("unload", "requested"), ("room", "made_way")],
+        *[("rpc", "made_way"), ("drain", "shutdown")],
+    ],
 )
 def test_one_that_was_told_to_go(counted: Counted, why: str, reason: str) -> None:
     begin(counted)

@@ -35,6 +35,12 @@ M: dict[str, Any] = {"backend": "b1", "generation": 1, "model": "smol"}
             "smol: leaves once its answers are done: nobody asked for it any more",
         ),
         (
+            "backend_draining",
+            M | {"was": "ready", "why": "rpc"},
+            "smol: leaves once its answers are done: another model needs its RPC server, which has "
+            "one client at a time",
+        ),
+        (
             "policies_refused",
             {
                 "problems": [

@@ -136,7 +136,9 @@ def test_what_does_not_fit_says_what_would() -> None:
     assert made.moe_cpu_layers == 4
     (problem,) = made.problems
     assert problem.startswith("GPU: ")
-    assert problem.endswith("even with all experts on the CPU, and 1.37 GiB may be used")
+    assert problem.endswith(
+        "even with all experts on the CPU, 0.86 GiB more than the 1.37 GiB that may be used"
+    )
     context = next(text for text in made.advice if text.startswith("a context of "))
     fitting = int(context.split()[3])
     again = Settings(ctx=fitting, parallel=2)

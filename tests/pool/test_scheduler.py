@@ -3,7 +3,7 @@
 from dataclasses import replace
 from math import inf
 
-from proxy.pool.effects import Fail, Grant, Idle, Refuse, SetTimer, Start, Stop
+from proxy.pool.effects import Changed, Fail, Grant, Idle, Refuse, SetTimer, Start, Stop
 from proxy.pool.events import (
     Acquire,
     Drain,
@@ -271,6 +271,7 @@ class TestRoom:
 
         effects = play(Acquire(1, self.B_RPC))
         assert [e for e in effects if isinstance(e, Start | Stop)] == [Stop("b1", 1)]
+        assert Changed("b1", 1, "ready", "draining", "rpc") in effects, "it is told why"
         assert Start("b2", 1) in play(Exited("b1", 1, ""))
         assert Grant(1, "b2", 1) in play(Started("b2", 1))
 

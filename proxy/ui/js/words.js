@@ -37,6 +37,7 @@ const GONE = {
   drained: "finished what it had",
   drain: "the proxy is ending",
   room: "made way for another model",
+  rpc: "another model needs its RPC server",
   stopped: "ended",
 };
 

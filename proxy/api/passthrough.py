@@ -16,9 +16,10 @@ from proxy.api.options import read_model_request
 from proxy.api.prepare import Kind, has_shape, prepare
 from proxy.api.reply import EVENT_STREAM, Reply
 from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
+from proxy.api.request_state import how_it_stands
 from proxy.api.services import SERVICES, Services
 from proxy.api.short_context import warn_of_refusal
-from proxy.api.turns import how_it_stands, work_of
+from proxy.api.turns import work_of
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.body import Body
 from proxy.dialect.errors import said_by_engine
@@ -172,7 +173,7 @@ async def answer(
     """Have the request answered by a backend that has what it asks for, loading it if need be."""
     services = request.app[SERVICES]
     request[REQUEST_LOG].model = model.name
-    stands = how_it_stands(services.pool, wanted.work) if forward.comments else None
+    stands = how_it_stands(services, request[REQUEST_LOG]) if forward.comments else None
     reply = Reply(request, forward.asked or forward.target.partition("?")[0], stands)
 
     async def send(lease: Lease) -> web.StreamResponse:

@@ -45,6 +45,7 @@ class Chunk(msgspec.Struct):
     model: str = ""
     usage: dict[str, Any] | None = None
     timings: dict[str, Any] | None = None
+    prompt_progress: Any = None  # of its prompt: nothing is said yet
     error: Any = None
 
 

@@ -118,3 +118,12 @@ def test_numbers_of_tokens_say_what_they_are() -> None:
     whole.feed(b'{"input_tokens": 5}')
 
     assert json.loads(whole.end()) == {"object": "response.input_tokens", "input_tokens": 5}
+
+
+def test_a_prompt_that_is_read_begins_no_response() -> None:
+    """Until it begins, another worker may answer."""
+    progress = json.dumps(CHUNKS[0] | {"prompt_progress": {"total": 9, "processed": 1}})
+    stream = rewrite([], streams=True)
+
+    assert stream.feed(b"data: %s\n\n" % progress.encode()) == b""
+    assert events(stream.feed(STREAM))[0]["type"] == "response.created"

@@ -26,6 +26,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 FIRST_ERROR = 400
 CLIENT_LEFT = 499  # nginx's number for it; nobody is there to be told, so it is only in the log
+REQUEST_ID = "X-Request-Id"
 _USABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 OPEN_PATHS = frozenset({"/health", "/v1/health"})
 SHARED = "/v1/models"  # by clients of OpenAI's and of Anthropic's
@@ -72,16 +73,23 @@ KEY_NAME: web.RequestKey[str] = web.RequestKey("key_name", str)
 REQUEST_LOG: web.RequestKey[RequestLog] = web.RequestKey("facts", RequestLog)
 
 
+def new_id() -> str:
+    """Unlike any other, which is all that it has to be; a UUID would ask the kernel each time."""
+    return f"{random.getrandbits(64):016x}"
+
+
+async def add_id(request: web.Request, response: web.StreamResponse) -> None:
+    """Said by every answer, when its head is sent: also by streams and errors."""
+    response.headers[REQUEST_ID] = request[REQUEST_LOG].id
+
+
 @web.middleware
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Outermost: binds the request's id for all log lines below, and writes the one line at the
     end.
     """
-    given = request.headers.get("X-Request-Id")
-    # Unlike any other, which is all that it has to be; a UUID would ask the kernel each time.
-    request_id = f"{random.getrandbits(128):032x}"
-    if given is not None and _USABLE_ID.fullmatch(given):
-        request_id = given
+    given = request.headers.get(REQUEST_ID)
+    request_id = given if given is not None and _USABLE_ID.fullmatch(given) else new_id()
     # Each request has a task of its own, so nothing of an earlier one is bound.
     structlog.contextvars.bind_contextvars(request_id=request_id)
     request_log = request[REQUEST_LOG] = RequestLog(request_id)

@@ -18,6 +18,7 @@ TIMINGS = (
         (b'{"usage":{"input_tokens":4,"output_tokens":2}}', Spent(4, None, 2)),
         (b'{"usage":{"prompt_tokens":4,"total_tokens":4}}', Spent(4, None, None)),
         (b'{"usage":{"prompt_tokens":' + b"9" * 5000 + b"}}", Spent()),
+        (b'{"usage":{"prompt_tokens":4,"total_tokens":4},"data":[' + b"0" * 5000, Spent(4)),
         (b"", Spent()),
     ],
 )

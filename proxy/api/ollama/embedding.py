@@ -24,6 +24,7 @@ from proxy.api.turns import work_of
 from proxy.api.wire import json_response
 from proxy.dialect.limits import MOST_INPUTS
 from proxy.dialect.ollama.requests import EmbedBody, EmbeddingsBody, read
+from proxy.dialect.spent import Spent
 from proxy.dialect.vectors import read_dimensions, shortened
 from proxy.dialect.workload import Workload
 from proxy.errors import BackendDied, BadRequest
@@ -98,10 +99,11 @@ async def _embed(
     truncate: bool,
 ) -> tuple[list[list[float]], int]:
     """A vector for each text, and how many tokens they had. No texts: the model is only loaded."""
-    request[REQUEST_LOG].asks(lease.backend.id)
+    services, request_log = request.app[SERVICES], request[REQUEST_LOG]
+    request_log.asks(lease.backend.id)
+    request_log.moe_cpu_layers = services.desired.current(lease.backend)
     if not texts:
         return [], 0
-    services = request.app[SERVICES]
     limit = await services.planner.longest_input(asked.model, asked.wanted, most_tokens(texts))
     engine = Engine(lease.backend.engine.address, services.calls)
     on_long = partial(warn_of_prompt, lease.backend.options, cut=truncate)
@@ -114,6 +116,7 @@ async def _embed(
         lease.answered()
         found += [entry.embedding for entry in sorted(answer.data, key=lambda entry: entry.index)]
         tokens += answer.usage.prompt_tokens
+    request_log.spent = Spent(tokens)
     return found, tokens
 
 

@@ -137,7 +137,9 @@ async def _load(request: web.Request, asked: ParsedRequest, endpoint: Endpoint) 
     """Nothing is asked, so the model is only made ready."""
     services = request.app[SERVICES]
     async with await services.router.route(asked.model, asked.wanted, "generation") as lease:
-        request[REQUEST_LOG].backend = lease.backend.id
+        request_log = request[REQUEST_LOG]
+        request_log.backend = lease.backend.id
+        request_log.moe_cpu_layers = services.desired.current(lease.backend)
         answer = _empty(asked, endpoint, "load")
         answer.headers.update(backend_headers(services, lease.backend))
     return answer

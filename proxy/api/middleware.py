@@ -27,6 +27,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 FIRST_ERROR = 400
 CLIENT_LEFT = 499  # nginx's number for it; nobody is there to be told, so it is only in the log
 REQUEST_ID = "X-Request-Id"
+WARNING = "X-Moe-Proxy-Warning"
 _USABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 OPEN_PATHS = frozenset({"/health", "/v1/health"})
 SHARED = "/v1/models"  # by clients of OpenAI's and of Anthropic's
@@ -46,6 +47,7 @@ class RequestLog:
     broken: str | None = None  # why the answer ended early
     moe_cpu_layers: int | None = None
     spent: Spent = NOTHING
+    warnings: list[str] = field(default_factory=list)  # what its client should know
     ended: int | None = None  # the status of an answer that has no more to come
     open: OpenRequest | None = None  # while a model is run for it
     started_s: float = field(default_factory=time.monotonic)
@@ -78,9 +80,12 @@ def new_id() -> str:
     return f"{random.getrandbits(64):016x}"
 
 
-async def add_id(request: web.Request, response: web.StreamResponse) -> None:
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Said by every answer, when its head is sent: also by streams and errors."""
-    response.headers[REQUEST_ID] = request[REQUEST_LOG].id
+    request_log = request[REQUEST_LOG]
+    response.headers[REQUEST_ID] = request_log.id
+    if request_log.warnings:
+        response.headers[WARNING] = "; ".join(request_log.warnings)
 
 
 @web.middleware

@@ -10,7 +10,7 @@ from typing import Final
 from aiohttp import web
 
 from proxy.api.bodies import digest_of, read_body
-from proxy.api.middleware import CLIENT_LEFT, REQUEST_LOG, Handler
+from proxy.api.middleware import CLIENT_LEFT, REQUEST_LOG, WARNING, Handler
 from proxy.api.notes import WarnOnce
 from proxy.api.options import read_model_request
 from proxy.api.prepare import Kind, has_shape, prepare
@@ -48,7 +48,7 @@ REQUEST_ONLY_OURS: Final = HOP_BY_HOP.union(
 )
 # Whom browsers may answer to is ours to say, and so is who answered: the engine may be a proxy too.
 ANSWER_ONLY_OURS: Final = HOP_BY_HOP.union(
-    (BACKEND_HEADER.lower(), SPLIT_HEADER.lower()),
+    (BACKEND_HEADER.lower(), SPLIT_HEADER.lower(), WARNING.lower()),
     ("access-control-allow-origin", "access-control-allow-credentials"),
     ("access-control-allow-methods", "access-control-allow-headers"),
     ("access-control-expose-headers", "access-control-max-age"),

@@ -137,6 +137,7 @@ SENTENCES: Final[Mapping[str, tuple[str | Callable[[Mapping[str, Any]], str], fr
             "{method} {path} {status} in {duration_s:s}",
             "first_byte_s bytes_sent backend",
         ),
+        ("request_warning", "{path}: {warning}", ""),
         ("drain_timeout", "answers are cut off, as {after_s:s} are over", ""),
         ("model_not_usable", "not usable: {where}: {why}", ""),
         ("ctx_clamped", "{model}: context {asked} is more than the {trained} of its training", ""),

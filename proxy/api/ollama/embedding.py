@@ -15,7 +15,7 @@ from proxy.api.notes import WarnOnce
 from proxy.api.ollama import inputs
 from proxy.api.ollama.engine_client import Engine
 from proxy.api.ollama.inputs import most_tokens
-from proxy.api.ollama.request import ParsedRequest, parse, read_request
+from proxy.api.ollama.request import ParsedRequest, parse, read_as
 from proxy.api.ollama.run import backend_headers
 from proxy.api.request_deadline import deadline
 from proxy.api.services import SERVICES
@@ -23,7 +23,7 @@ from proxy.api.short_context import warn_of_prompt
 from proxy.api.turns import work_of
 from proxy.api.wire import json_response
 from proxy.dialect.limits import MOST_INPUTS
-from proxy.dialect.ollama.requests import EmbedBody, EmbeddingsBody, read
+from proxy.dialect.ollama.requests import EmbedBody, EmbeddingsBody
 from proxy.dialect.spent import Spent
 from proxy.dialect.vectors import read_dimensions, shortened
 from proxy.dialect.workload import Workload
@@ -47,7 +47,7 @@ class Embeddings(msgspec.Struct):
 
 async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     started_ns = time.monotonic_ns()
-    body = read(await read_request(request), EmbedBody)
+    body = await read_as(request, EmbedBody)
     texts = body.texts
     asked = await parse(request, body, notes, missing=_missing(body.model))
     truncate, dimensions = body.truncate is not False, read_dimensions(body.dimensions)
@@ -73,7 +73,7 @@ async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
 
 
 async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
-    body = read(await read_request(request), EmbeddingsBody)
+    body = await read_as(request, EmbeddingsBody)
     if not (body.model or "").strip():
         raise BadRequest("model is required", param="model")
     asked = await parse(request, body, notes, missing=_missing(body.model))

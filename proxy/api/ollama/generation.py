@@ -13,14 +13,14 @@ from proxy.api.middleware import REQUEST_LOG
 from proxy.api.notes import WarnOnce
 from proxy.api.ollama import prompts
 from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
-from proxy.api.ollama.request import ParsedRequest, parse, read_request
+from proxy.api.ollama.request import ParsedRequest, parse, read_as
 from proxy.api.ollama.run import JSON, Job, backend_headers, now, run
 from proxy.api.services import SERVICES
 from proxy.dialect.limits import check_schema
 from proxy.dialect.ollama import bodies
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer
 from proxy.dialect.ollama.reading import read_chat
-from proxy.dialect.ollama.requests import ChatBody, GenerateBody, read
+from proxy.dialect.ollama.requests import ChatBody, GenerateBody
 from proxy.dialect.ollama.requests import Generation as GenerationBody
 from proxy.errors import BadRequest
 from proxy.tasks import spawn
@@ -32,7 +32,7 @@ UNLOADED_S = 5.0
 
 async def generate(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     started_ns = time.monotonic_ns()
-    body = read(await read_request(request), GenerateBody)
+    body = await read_as(request, GenerateBody)
     body.check()
     asked = await parse(request, body, notes, missing=f"model '{body.model or ''}' not found")
     if not body.prompt and asked.wanted.keep_alive_s == 0:
@@ -74,7 +74,7 @@ async def generate(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
 
 async def chat(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     started_ns = time.monotonic_ns()
-    body = read(await read_request(request), ChatBody)
+    body = await read_as(request, ChatBody)
     body.check()
     if not (body.model or "").strip():
         raise BadRequest("model is required", param="model")

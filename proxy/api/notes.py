@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from proxy.api.middleware import REQUEST_LOG
+from proxy.api.request_log import REQUEST_LOG
 from proxy.dialect.ollama.options import LOADING, Options
 from proxy.dialect.typos import MOST, MOST_LOOKED_AT, meant_by
 

@@ -10,15 +10,17 @@ from typing import Final
 from aiohttp import web
 
 from proxy.api.bodies import digest_of, read_body
-from proxy.api.middleware import CLIENT_LEFT, REQUEST_LOG, WARNING, Handler
+from proxy.api.middleware import WARNING, Handler
 from proxy.api.notes import WarnOnce
 from proxy.api.options import read_model_request
 from proxy.api.prepare import Kind, has_shape, prepare
 from proxy.api.reply import EVENT_STREAM, Reply
 from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
+from proxy.api.request_log import CLIENT_LEFT, REQUEST_LOG
 from proxy.api.request_state import how_it_stands
 from proxy.api.services import SERVICES, Services
 from proxy.api.short_context import warn_of_refusal
+from proxy.api.traced import trace_headers
 from proxy.api.turns import work_of
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.body import Body
@@ -196,7 +198,7 @@ async def _relay(
 ) -> web.StreamResponse:
     """Pass one answer through. Raises BackendDied as long as nothing of it was sent."""
     request_log, backend = request[REQUEST_LOG], lease.backend
-    request_log.asks(backend.id)
+    request_log.asks(backend.id, backend.ready_s)
     async with Call(
         backend.engine.address,
         forward.method,
@@ -293,5 +295,9 @@ def request_headers(request: web.Request) -> list[tuple[str, str]]:
     """Those that go on to the engine; what would be too much for llama-server says nothing to
     it."""
     headers = end_to_end(request.headers, REQUEST_ONLY_OURS)
+    if request[REQUEST_LOG].span is not None:
+        ours = trace_headers(request)
+        headers = [pair for pair in headers if pair[0].lower() not in ours]
+        headers = [*ours.items(), *headers]
     short = [pair for pair in headers if len(pair[0]) + len(pair[1]) <= LONGEST_HEADER]
     return short[:MOST_HEADERS]

@@ -14,7 +14,7 @@ from typing import Final
 
 from aiohttp import web
 
-from proxy.api.middleware import REQUEST_LOG
+from proxy.api.request_log import REQUEST_LOG
 from proxy.dialect.errors import error_event
 from proxy.dialect.sign_of_life import is_comment, sign_of_life
 from proxy.errors import ProxyError

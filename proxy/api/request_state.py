@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Final
 
-from proxy.api.middleware import RequestLog
 from proxy.api.open_requests import OpenRequest, Progress, progress_of
+from proxy.api.request_log import RequestLog
 from proxy.api.services import Services
 from proxy.pool.state import Backend, BackendState
 from proxy.pool.work import Standing

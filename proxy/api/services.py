@@ -23,6 +23,7 @@ from proxy.memory.watch import MemoryWatch
 from proxy.observe.events import EventLog
 from proxy.observe.metrics import BackendNumbers, DeviceNumbers, KeyNumbers, Metrics
 from proxy.observe.rates import Rates
+from proxy.observe.traces import Traces
 from proxy.policy.live import LivePolicies
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend, BackendState
@@ -102,6 +103,7 @@ class Services:
     strangers: Strangers
     split_table: SplitTable
     started_s: float
+    traces: Traces | None = None
     warm: WarmConnections = field(default_factory=WarmConnections)
     keys: ApiKeys = field(default_factory=ApiKeys)
     bodies: BodyBudget = field(default_factory=BodyBudget)

@@ -10,7 +10,6 @@ import msgspec
 from aiohttp import web
 
 from proxy.api.bodies import digest_of
-from proxy.api.middleware import REQUEST_LOG
 from proxy.api.notes import WarnOnce
 from proxy.api.ollama import inputs
 from proxy.api.ollama.engine_client import Engine
@@ -18,8 +17,10 @@ from proxy.api.ollama.inputs import most_tokens
 from proxy.api.ollama.request import ParsedRequest, parse, read_as
 from proxy.api.ollama.run import backend_headers
 from proxy.api.request_deadline import deadline
+from proxy.api.request_log import REQUEST_LOG
 from proxy.api.services import SERVICES
 from proxy.api.short_context import warn_of_prompt
+from proxy.api.traced import trace_headers
 from proxy.api.turns import work_of
 from proxy.api.wire import json_response
 from proxy.dialect.limits import MOST_INPUTS
@@ -100,12 +101,12 @@ async def _embed(
 ) -> tuple[list[list[float]], int]:
     """A vector for each text, and how many tokens they had. No texts: the model is only loaded."""
     services, request_log = request.app[SERVICES], request[REQUEST_LOG]
-    request_log.asks(lease.backend.id)
+    request_log.asks(lease.backend.id, lease.backend.ready_s)
     request_log.moe_cpu_layers = services.desired.current(lease.backend)
     if not texts:
         return [], 0
     limit = await services.planner.longest_input(asked.model, asked.wanted, most_tokens(texts))
-    engine = Engine(lease.backend.engine.address, services.calls)
+    engine = Engine(lease.backend.engine.address, services.calls, trace_headers(request))
     on_long = partial(warn_of_prompt, lease.backend.options, cut=truncate)
     found: list[list[float]] = []
     tokens = 0

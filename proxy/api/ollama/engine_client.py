@@ -79,8 +79,12 @@ class Engine:
     All methods raise EngineRefused, and BackendDied where no answer came.
     """
 
-    def __init__(self, address: Address, calls: OpenCalls) -> None:
+    def __init__(
+        self, address: Address, calls: OpenCalls, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """`headers` go with each question."""
         self._address, self._calls = address, calls
+        self._headers = (*JSON_HEADERS, *(headers or {}).items())
 
     async def post(self, path: str, body: Mapping[str, Any], kind: type[T]) -> T:
         """What it answers, as JSON of this kind."""
@@ -143,7 +147,7 @@ class Engine:
             self._address,
             "POST",
             path,
-            headers=JSON_HEADERS,
+            headers=self._headers,
             body=msgspec.json.encode(body),
             calls=self._calls,
         )

@@ -9,12 +9,12 @@ from functools import partial
 from aiohttp import web
 
 from proxy.api.abilities import check_tools
-from proxy.api.middleware import REQUEST_LOG
 from proxy.api.notes import WarnOnce
 from proxy.api.ollama import prompts
 from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
 from proxy.api.ollama.request import ParsedRequest, parse, read_as
 from proxy.api.ollama.run import JSON, Job, backend_headers, now, run
+from proxy.api.request_log import REQUEST_LOG
 from proxy.api.services import SERVICES
 from proxy.dialect.limits import check_schema
 from proxy.dialect.ollama import bodies

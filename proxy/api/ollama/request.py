@@ -9,9 +9,9 @@ from aiohttp import web
 
 from proxy.api.bodies import read_body
 from proxy.api.defaults import defaults_of
-from proxy.api.middleware import REQUEST_LOG
 from proxy.api.notes import WarnOnce, warn
 from proxy.api.options import read_model
+from proxy.api.request_log import REQUEST_LOG
 from proxy.api.services import SERVICES, Services
 from proxy.dialect.ollama.bodies import sampling
 from proxy.dialect.ollama.models import Abilities

@@ -27,7 +27,7 @@ from proxy.dialect.body import Body
 from proxy.dialect.errors import said_by_engine
 from proxy.dialect.lenient import as_meant
 from proxy.dialect.rewrite import Rewrite, Rewriter, engine_error
-from proxy.dialect.spent import Tail
+from proxy.dialect.spent import Tail, prompt_length
 from proxy.engine.types import Mode
 from proxy.errors import FIRST_ERROR, BackendDied, ProxyError
 from proxy.pool.lease import Lease
@@ -115,6 +115,7 @@ class Forward:
     body: bytes = b""
     computes: bool = False  # the model is run for the answer
     comments: bool = False  # its stream may begin with some
+    tells_progress: bool = False  # so does its stream of how much of the prompt is read
     asked: str = ""  # the path that the client asked for, where errors are in its protocol's shape
     rewriter: Rewriter | None = None  # how its answer goes out, where that is not as it comes
 
@@ -161,6 +162,7 @@ def _post(
         forward = Forward(
             *("POST", ready.target, request_headers(request), ready.body.encode()),
             *(kind.computes, comments),
+            tells_progress=comments and ready.body.mentions(b"return_progress"),
             asked=request.path if has_shape(request.path) else "",
             rewriter=ready.rewriter,
         )
@@ -227,7 +229,8 @@ async def _relay(
             if upstream.status == HTTPStatus.OK:
                 upstream.when_served(lease.yield_place)
             is_whole = await _pass_on(
-                upstream, headers, reply, rewrite, tail, backend, services.router
+                *(upstream, headers, reply, rewrite, tail, backend, services.router),
+                request_log.prompt_has if forward.tells_progress else None,
             )
             if forward.computes:
                 request_log.spent = tail.spent()
@@ -259,6 +262,7 @@ async def _pass_on(
     tail: Tail,
     backend: Backend,
     router: Router,
+    prompt_has: Callable[[int], None] | None,
 ) -> bool:
     """The body, and the head with its first byte: until then an engine may die, and another one
     answer. Raises BackendDied then, and ConnectionResetError where the client leaves. False: the
@@ -276,6 +280,9 @@ async def _pass_on(
             if status == HTTPStatus.BAD_REQUEST:
                 warn_of_refusal(backend.options, chunk)
             tail.feed(chunk)
+            if prompt_has is not None and (tokens := prompt_length(chunk)) is not None:
+                prompt_has(tokens)
+                prompt_has = None
             if rewrite is None or (chunk := rewrite.feed(chunk)):
                 await reply.write(chunk, status, reason, headers)
         if rewrite is not None and (last := rewrite.end()):

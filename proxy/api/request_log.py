@@ -47,6 +47,11 @@ class RequestLog:
                 self.span.event("moe_proxy.model_loaded", {"moe_proxy.backend": backend}, ready_s)
             self.span.event("moe_proxy.backend_asked", {"moe_proxy.backend": backend})
 
+    def prompt_has(self, tokens: int) -> None:
+        """The engine says how long the prompt is. Of several answers each has its own."""
+        if self.open is not None and self.open.work.slots == 1:
+            self.open.prompt_tokens = tokens
+
     def sent(self, size_bytes: int) -> None:
         """Some of the answer is on its way."""
         if self.first_byte_s is None:

@@ -57,9 +57,10 @@ def _read_so_far(services: Services, request: OpenRequest) -> str:
         return "waiting"
     theirs = [one for one in services.requests if one.backend == request.backend]
     progress = progress_of(theirs, services.rates.progress(backend.name)).get(request.id)
-    if progress is None or not progress.prompt:
+    if progress is None or progress.prompt_read is None:
         return "waiting"
-    return f"reading the prompt, {progress.prompt_read} of {progress.prompt} tokens"
+    whole = "" if request.prompt_tokens is None else f" of {request.prompt_tokens}"
+    return f"reading the prompt, {progress.prompt_read}{whole} tokens"
 
 
 def _progress(
@@ -83,7 +84,7 @@ def _request(
     progress: Progress | None,
 ) -> dict[str, Any]:
     standing = None if request.backend else services.pool.lines.standing(request.work)
-    reads = progress is not None and progress.prompt > 0
+    reads = progress is not None and progress.prompt_read is not None
     state = "waiting" if request.backend is None else "reading" if reads else "writing"
     return {
         "id": request.id,
@@ -96,8 +97,8 @@ def _request(
         "waits_for": None if request.backend else _reason(request, standing, backends),
         "position": standing.position if standing else None,
         "expected_s": _whole(standing.expected_s) if standing else None,
-        "prompt_tokens": progress.prompt if progress and reads else None,
-        "prompt_tokens_read": progress.prompt_read if progress and reads else None,
+        "prompt_tokens": request.prompt_tokens,
+        "prompt_tokens_read": progress.prompt_read if progress else None,
         "tokens": progress.tokens if progress else None,
         "max_tokens": request.work.tokens,
     }

@@ -12,6 +12,9 @@ _CACHED: Final = re.compile(rb'"cache_n":\s*(\d+)')
 _GENERATED: Final = re.compile(rb'"predicted_n":\s*(\d+)')
 _USED: Final = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
 _MADE: Final = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
+# In the chunks that tell how much of a prompt is read. In a text the quotes would have backslashes.
+PROGRESS: Final = b'"prompt_progress":'
+_WHOLE: Final = re.compile(PROGRESS + rb'\s*\{\s*"total":\s*(\d{1,11})\b')
 
 
 class Spent(NamedTuple):
@@ -23,6 +26,13 @@ class Spent(NamedTuple):
 
 
 NOTHING: Final = Spent()
+
+
+def prompt_length(data: bytes) -> int | None:
+    """How many tokens a prompt has of which `data` tells how much is read; None where it does
+    not."""
+    found = _WHOLE.search(data)
+    return None if found is None else int(found[1])
 
 
 class Tail:

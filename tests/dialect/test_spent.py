@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.dialect.spent import LAST_BYTES, Spent, Tail
+from proxy.dialect.spent import LAST_BYTES, Spent, Tail, prompt_length
 
 TIMINGS = (
     b'"timings":{"cache_n":7,"prompt_n":3,"prompt_ms":1.5,"predicted_n":20,"predicted_ms":9.0}'
@@ -36,3 +36,18 @@ def test_what_stands_far_before_the_end_is_the_models_own_words() -> None:
     tail.feed(TIMINGS + b" " * LAST_BYTES)
 
     assert tail.spent() == Spent()
+
+
+@pytest.mark.parametrize(
+    ("data", "length"),
+    [
+        (b'data: {"choices":[],"prompt_progress":{"total":812,"cache":0,"processed":64}}', 812),
+        (b'{"prompt_progress": { "total": 7 }}', 7),
+        (b'{"content":"\\"prompt_progress\\":{\\"total\\":9}"}', None),
+        (b'{"prompt_progress":{"total":' + b"9" * 20 + b"}}", None),
+        (b'{"prompt_progress":{"total":', None),
+        (b"", None),
+    ],
+)
+def test_how_long_a_prompt_is_that_is_read(data: bytes, length: int | None) -> None:
+    assert prompt_length(data) == length

@@ -11,6 +11,7 @@ import msgspec
 from proxy.dialect.ollama.events import Event
 from proxy.dialect.ollama.reading import failure
 from proxy.dialect.ollama.sse import SseDecoder, SseError
+from proxy.dialect.spent import PROGRESS, prompt_length
 from proxy.engine.types import Address
 from proxy.errors import BackendDied, ProxyError
 from proxy.upstream.call import Call
@@ -101,21 +102,34 @@ class Engine:
             raise BackendDied(f"the engine's answer made no sense: {error}") from error
 
     async def generate(
-        self, generation: Generation, served: Callable[[], None]
+        self,
+        generation: Generation,
+        served: Callable[[], None],
+        prompt_has: Callable[[int], None] | None = None,
     ) -> AsyncGenerator[list[Event]]:
         """The events as they come; close it to end the generation. `served` is called when nothing
-        is computed for it any more, however slowly it is taken.
+        is computed for it any more, however slowly it is taken. `prompt_has` is told how many
+        tokens the prompt has, where the engine can say that while it reads it.
 
         Raises BrokenAnswer where it ends in the middle.
         """
         decoder = SseDecoder()
-        async with self._ask(generation.path, generation.body) as answer:
+        body = generation.body
+        if prompt_has is not None:
+            body = {**body, "return_progress": True}
+        async with self._ask(generation.path, body) as answer:
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer.status, await answer.read())
             answer.when_served(served)
             while chunk := await answer.read_chunk():
                 try:
-                    events = [e for data in decoder.feed(chunk) for e in generation.read(data)]
+                    events = []
+                    for data in decoder.feed(chunk):
+                        if PROGRESS in data:
+                            if prompt_has is not None and (tokens := prompt_length(data)):
+                                prompt_has(tokens)
+                        else:
+                            events += generation.read(data)
                 except (SseError, msgspec.DecodeError) as error:
                     raise BrokenAnswer(f"it made no sense: {error}") from error
                 if events:

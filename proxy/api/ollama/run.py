@@ -148,7 +148,10 @@ class _Attempt:
         await self._send(self._writer.end(now(), durations, context=context))
 
     async def _relay(self, generation: Generation) -> None:
-        async with aclosing(self._engine.generate(generation, self._lease.yield_place)) as batches:
+        hosted = self._job.model.policy.engine == "hosted"  # another one may not know the word
+        told = self._facts.prompt_has if hosted else None
+        answer = self._engine.generate(generation, self._lease.yield_place, told)
+        async with aclosing(answer) as batches:
             async for batch in batches:
                 lines = []
                 created_at = now()

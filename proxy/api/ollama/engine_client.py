@@ -125,11 +125,11 @@ class Engine:
                 try:
                     events = []
                     for data in decoder.feed(chunk):
-                        if PROGRESS in data:
-                            if prompt_has is not None and (tokens := prompt_length(data)):
-                                prompt_has(tokens)
-                        else:
-                            events += generation.read(data)
+                        # What is said there too counts: a call that is forced has begun by then.
+                        events += generation.read(data)
+                        if prompt_has is not None and PROGRESS in data:
+                            prompt_has(prompt_length(data) or 0)
+                            prompt_has = None
                 except (SseError, msgspec.DecodeError) as error:
                     raise BrokenAnswer(f"it made no sense: {error}") from error
                 if events:

@@ -127,3 +127,14 @@ def test_a_prompt_that_is_read_begins_no_response() -> None:
 
     assert stream.feed(b"data: %s\n\n" % progress.encode()) == b""
     assert events(stream.feed(STREAM))[0]["type"] == "response.created"
+
+
+def test_a_call_that_has_begun_with_the_prompt_is_not_lost() -> None:
+    """So llama-server tells one that has to be made."""
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": ""}}
+    begun = {"model": "m", "choices": [{"delta": {"tool_calls": [call]}}], "prompt_progress": {}}
+    stream = rewrite([], streams=True)
+
+    told = events(stream.feed(b"data: %s\n\n" % json.dumps(begun).encode()))
+
+    assert told[-1]["item"]["name"] == "f"

@@ -128,7 +128,8 @@ class Engine:
                         # What is said there too counts: a call that is forced has begun by then.
                         events += generation.read(data)
                         if prompt_has is not None and PROGRESS in data:
-                            prompt_has(prompt_length(data) or 0)
+                            if tokens := prompt_length(data):
+                                prompt_has(tokens)
                             prompt_has = None
                 except (SseError, msgspec.DecodeError) as error:
                     raise BrokenAnswer(f"it made no sense: {error}") from error

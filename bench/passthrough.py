@@ -172,7 +172,9 @@ async def served(
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *command, "--log-format", "json"),
             cwd=checkout,
-            env=os.environ | {"XDG_RUNTIME_DIR": folder, "PYTHONPATH": str(checkout)},
+            # A state folder is one proxy's.
+            env=os.environ
+            | {"HOME": folder, "XDG_RUNTIME_DIR": folder, "PYTHONPATH": str(checkout)},
             stderr=asyncio.subprocess.DEVNULL,
         )
         through = Way(name, port=port, keeps=True)

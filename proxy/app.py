@@ -42,6 +42,7 @@ from proxy.observe.events import EventLog
 from proxy.observe.rates import Rates
 from proxy.observe.record import Record
 from proxy.observe.split_speeds import SplitSpeeds
+from proxy.observe.traces import tracing
 from proxy.placement.budget import Budget
 from proxy.policy.diff import Changes
 from proxy.policy.live import LivePolicies
@@ -268,6 +269,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         follow = partial(policies.follow, settings.policies, settings.env)
         await stack.enter_async_context(loops.background(follow, name="policies"))
 
+        traces = await stack.enter_async_context(tracing(settings.env))
         services = Services(
             policies=policies,
             catalog=catalog,
@@ -295,6 +297,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 state=lambda: policies.current.catalog.state,
             ),
             started_s=time.monotonic(),
+            traces=traces,
         )
         stack.callback(services.warm.close)
         runner = make_runner(services)

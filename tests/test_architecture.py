@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "files": "",
     "hub": "catalog engine errors files tasks threads",
     "memory": "engine tasks text",
-    "observe": "clock errors text",
+    "observe": "clock errors text version",
     "placement": "catalog engine split text",
     "policy": "engine errors files observe split threads",
     "pool": "clock engine errors observe tasks",

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tomllib
 from configparser import RawConfigParser
-from importlib.metadata import packages_distributions
+from functools import cache
+from importlib.metadata import files, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -67,18 +68,47 @@ def imported(*folders: str) -> set[str]:
         for path in (ROOT / folder).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
     ]
-    names = [one.name for node in statements if isinstance(node, ast.Import) for one in node.names]
-    names += [node.module or "" for node in statements if isinstance(node, ast.ImportFrom)]
+    names = {one.name for node in statements if isinstance(node, ast.Import) for one in node.names}
+    names |= {
+        f"{node.module or ''}.{one.name}"
+        for node in statements
+        if isinstance(node, ast.ImportFrom)
+        for one in node.names
+    }
     whose = packages_distributions()
-    modules = {name.partition(".")[0] for name in names} - {"proxy"}
-    return {canonicalize_name(owner) for module in modules for owner in whose.get(module, [])}
+    return {
+        canonicalize_name(owner)
+        for name in names
+        if name.partition(".")[0] != "proxy"
+        for owner in owners(name, [*dict.fromkeys(whose.get(name.partition(".")[0], []))])
+    }
+
+
+@cache
+def has(distribution: str) -> set[str]:
+    """Its files."""
+    return {str(file) for file in files(distribution) or ()}
+
+
+def owners(name: str, several: list[str]) -> list[str]:
+    """Of those that share the first part of a module's name, the one whose the module is."""
+    if len(several) < 2:
+        return several
+    path = name.replace(".", "/")
+    while "/" in path:
+        at = {f"{path}.py", f"{path}/__init__.py"}
+        if found := [one for one in several if at & has(one)]:
+            return found
+        path = path.rpartition("/")[0]
+    return several
 
 
 def test_the_package_imports_only_what_it_asks_for() -> None:
     asked = {canonicalize_name(Requirement(one).name) for one in PROJECT["project"]["dependencies"]}
-    # Drawing a curve is an extra; who asks for it without is told.
-    plot = PROJECT["project"]["optional-dependencies"]["plot"]
-    extra = {canonicalize_name(Requirement(one).name) for one in plot}
+    # Drawing a curve is an extra, and so are traces; who asks for them without is told.
+    extras = PROJECT["project"]["optional-dependencies"]
+    asked_for = (*extras["plot"], *extras["otel"])
+    extra = {canonicalize_name(Requirement(one).name) for one in asked_for}
 
     assert imported("proxy") - asked == extra
 

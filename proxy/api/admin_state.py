@@ -7,6 +7,7 @@ from itertools import islice
 from math import isinf
 from typing import Any
 
+from proxy.api.request_state import requests_state
 from proxy.api.services import Services
 from proxy.engine.types import Status
 from proxy.memory.pressure import pressure_of
@@ -33,6 +34,7 @@ def state(services: Services) -> dict[str, Any]:
         "host": host(services),
         "backends": [backend_state(services, backend) for backend in services.pool.backends()],
         "queue": {"waiting": services.pool.queue_length, "max": services.pool.max_queue},
+        "requests": [*requests_state(services).values()],
         "policies": services.policies.to_json(),
         "keys": services.keys.usage(),
         "unusable_models": [

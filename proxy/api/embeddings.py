@@ -8,11 +8,11 @@ import msgspec
 from aiohttp import web
 
 from proxy.api.bodies import digest_of
-from proxy.api.middleware import REQUEST_LOG
 from proxy.api.ollama.engine_client import Engine
 from proxy.api.ollama.inputs import embed, most_tokens
 from proxy.api.ollama.run import backend_headers
 from proxy.api.request_deadline import deadline
+from proxy.api.request_log import REQUEST_LOG
 from proxy.api.services import SERVICES
 from proxy.api.short_context import warn_of_prompt
 from proxy.api.wire import json_response

@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDictProxy
 
+from proxy.api.middleware import REQUEST_ID, new_id
 from proxy.api.paths import plain_path
 from proxy.dialect.errors import error_body, error_headers
 from proxy.errors import BadRequest, ProxyError
@@ -53,13 +54,15 @@ class TolerantConnection(web.RequestHandler):
         if request.writer.output_size:
             raise ConnectionError("there is half an answer already")
         error: ProxyError
+        request_id = new_id()
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.info("malformed_request", status=status, kind=type(exc).__name__)
+            kind = type(exc).__name__
+            log.info("malformed_request", status=status, kind=kind, request_id=request_id)
             error = BadRequest(TOO_LONG if isinstance(exc, LineTooLong) else NOT_HTTP)
         else:
-            log.error("request_failed", exc_info=exc)
+            log.error("request_failed", exc_info=exc, request_id=request_id)
             error = ProxyError("an internal error; the log has the details")
-        headers = {**error_headers(error), hdrs.CONNECTION: "close"}
+        headers = {**error_headers(error), hdrs.CONNECTION: "close", REQUEST_ID: request_id}
         answer = web.Response(status=status, body=error_body(error, "openai"), headers=headers)
         answer.force_close()
         return answer

@@ -6,26 +6,25 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 from aiohttp import hdrs, web
 
 from proxy.api.cors import ALLOWED_ORIGIN, is_preflight, preflight_headers
-from proxy.api.open_requests import OpenRequest
+from proxy.api.request_log import CLIENT_LEFT, REQUEST_LOG, RequestLog
 from proxy.api.scopes import needs_admin
 from proxy.api.services import SERVICES
+from proxy.api.traced import begin_span, end_span
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.errors import Dialect, dialect_of, error_body, error_headers
-from proxy.dialect.spent import NOTHING, Spent
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
 
 log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 FIRST_ERROR = 400
-CLIENT_LEFT = 499  # nginx's number for it; nobody is there to be told, so it is only in the log
+REQUEST_ID = "X-Request-Id"
+WARNING = "X-Moe-Proxy-Warning"
 _USABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 OPEN_PATHS = frozenset({"/health", "/v1/health"})
 SHARED = "/v1/models"  # by clients of OpenAI's and of Anthropic's
@@ -33,43 +32,20 @@ SHARED = "/v1/models"  # by clients of OpenAI's and of Anthropic's
 PAGE = "/ui"
 
 
-@dataclass(slots=True)
-class RequestLog:
-    """What is known of one request at its end, for its log line. The handlers fill it in."""
-
-    id: str = ""
-    model: str | None = None
-    backend: str | None = None
-    bytes_sent: int = 0
-    first_byte_s: float | None = None  # since the request came
-    broken: str | None = None  # why the answer ended early
-    moe_cpu_layers: int | None = None
-    spent: Spent = NOTHING
-    ended: int | None = None  # the status of an answer that has no more to come
-    open: OpenRequest | None = None  # while a model is run for it
-    started_s: float = field(default_factory=time.monotonic)
-
-    def asks(self, backend: str) -> None:
-        """A backend is asked, as far as it is known the one that will answer."""
-        self.backend = backend
-        if self.open is not None:
-            self.open.asks(backend)
-
-    def sent(self, size_bytes: int) -> None:
-        """Some of the answer is on its way."""
-        if self.first_byte_s is None:
-            self.first_byte_s = round(time.monotonic() - self.started_s, 6)
-        self.bytes_sent += size_bytes
-
-    def known(self) -> dict[str, Any]:
-        names = ("model", "backend", "moe_cpu_layers", "bytes_sent", "first_byte_s", "broken")
-        found = {name: getattr(self, name) for name in names}
-        found["prompt_tokens"], found["cached_tokens"], found["tokens"] = self.spent
-        return {name: value for name, value in found.items() if value is not None}
-
-
 KEY_NAME: web.RequestKey[str] = web.RequestKey("key_name", str)
-REQUEST_LOG: web.RequestKey[RequestLog] = web.RequestKey("facts", RequestLog)
+
+
+def new_id() -> str:
+    """Unlike any other, which is all that it has to be; a UUID would ask the kernel each time."""
+    return f"{random.getrandbits(64):016x}"
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Said by every answer, when its head is sent: also by streams and errors."""
+    request_log = request[REQUEST_LOG]
+    response.headers[REQUEST_ID] = request_log.id
+    if request_log.warnings:
+        response.headers[WARNING] = "; ".join(request_log.warnings)
 
 
 @web.middleware
@@ -77,14 +53,12 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Outermost: binds the request's id for all log lines below, and writes the one line at the
     end.
     """
-    given = request.headers.get("X-Request-Id")
-    # Unlike any other, which is all that it has to be; a UUID would ask the kernel each time.
-    request_id = f"{random.getrandbits(128):032x}"
-    if given is not None and _USABLE_ID.fullmatch(given):
-        request_id = given
+    given = request.headers.get(REQUEST_ID)
+    request_id = given if given is not None and _USABLE_ID.fullmatch(given) else new_id()
     # Each request has a task of its own, so nothing of an earlier one is bound.
     structlog.contextvars.bind_contextvars(request_id=request_id)
     request_log = request[REQUEST_LOG] = RequestLog(request_id)
+    begin_span(request, request_log)
     status = CLIENT_LEFT
     try:
         answer = await handler(request)
@@ -95,6 +69,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
             status = request_log.ended  # it left once it had all of it
         request.app[SERVICES].bodies.release(request)
         _count(request, request_log, status)
+        end_span(request_log, status)
         # What only looks is looked at often, and is of interest when it fails.
         looks = request.method in ("GET", "HEAD") and status < FIRST_ERROR
         (log.debug if looks else log.info)(

@@ -1,12 +1,26 @@
-"""Says in the log what of a request is taken, but not applied."""
+"""Says in the log, or to its client too, what of a request is taken, but not applied."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
+from aiohttp import web
 
+from proxy.api.request_log import REQUEST_LOG
 from proxy.dialect.ollama.options import LOADING, Options
+from proxy.dialect.typos import MOST, MOST_LOOKED_AT, meant_by
 
 log = structlog.get_logger()
+
+
+def warn(request: web.Request, told: Sequence[str]) -> None:
+    """Have the answer's head and the log say it."""
+    if not told:
+        return
+    more = len(told) - MOST
+    some = [*told[:MOST], f"and {more} more"] if more > 0 else [*told]
+    request[REQUEST_LOG].warnings += some
+    log.warning("request_warning", path=request.path, warning="; ".join(some))
 
 
 class WarnOnce:
@@ -22,7 +36,9 @@ class WarnOnce:
 
     def options(self, options: Options) -> None:
         """Like Ollama: a line for each unknown option of each request."""
-        for name in options.unknown:
-            log.warning("ollama_option_unknown", option=name[:80])
+        for number, name in enumerate(options.unknown):
+            # Others are told of to their client too.
+            if number >= MOST_LOOKED_AT or meant_by(name) is None:
+                log.warning("ollama_option_unknown", option=name[:80])
         for name in options.not_applied:
             self.once(name, instead=LOADING[name][1])

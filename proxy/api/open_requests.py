@@ -29,6 +29,7 @@ class OpenRequest:
     # What changes: who computes it, and since when (monotonic).
     backend: str | None = None
     asked_ns: int = 0
+    prompt_tokens: int | None = None  # as its engine has said
     cancelled: bool = False
 
     def asks(self, backend: str) -> None:
@@ -80,8 +81,7 @@ class Progress:
     """How far the answer to one request is; of several answers all together."""
 
     tokens: int
-    prompt: int
-    prompt_read: int
+    prompt_read: int | None  # while it is read
 
 
 def progress_of(
@@ -97,9 +97,7 @@ def progress_of(
     found = {}
     for request in sorted(requests, key=lambda request: request.asked_ns):
         its, busy = busy[: request.work.slots], busy[request.work.slots :]
-        found[request.id] = Progress(
-            sum(slot.tokens for slot in its),
-            sum(slot.prompt for slot in its),
-            sum(slot.prompt_read for slot in its),
-        )
+        read = [slot.prompt_read for slot in its if slot.prompt_read is not None]
+        tokens = sum(slot.tokens for slot in its)
+        found[request.id] = Progress(tokens, sum(read) if read else None)
     return found

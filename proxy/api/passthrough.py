@@ -10,21 +10,24 @@ from typing import Final
 from aiohttp import web
 
 from proxy.api.bodies import digest_of, read_body
-from proxy.api.middleware import CLIENT_LEFT, REQUEST_LOG, Handler
+from proxy.api.middleware import WARNING, Handler
 from proxy.api.notes import WarnOnce
 from proxy.api.options import read_model_request
 from proxy.api.prepare import Kind, has_shape, prepare
 from proxy.api.reply import EVENT_STREAM, Reply
 from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
+from proxy.api.request_log import CLIENT_LEFT, REQUEST_LOG
+from proxy.api.request_state import how_it_stands
 from proxy.api.services import SERVICES, Services
 from proxy.api.short_context import warn_of_refusal
-from proxy.api.turns import how_it_stands, work_of
+from proxy.api.traced import trace_headers
+from proxy.api.turns import work_of
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.body import Body
 from proxy.dialect.errors import said_by_engine
 from proxy.dialect.lenient import as_meant
 from proxy.dialect.rewrite import EngineError, Rewrite, Rewriter
-from proxy.dialect.spent import Tail
+from proxy.dialect.spent import Tail, prompt_length
 from proxy.engine.types import Mode
 from proxy.errors import FIRST_ERROR, BackendDied, ProxyError
 from proxy.pool.lease import Lease
@@ -47,7 +50,7 @@ REQUEST_ONLY_OURS: Final = HOP_BY_HOP.union(
 )
 # Whom browsers may answer to is ours to say, and so is who answered: the engine may be a proxy too.
 ANSWER_ONLY_OURS: Final = HOP_BY_HOP.union(
-    (BACKEND_HEADER.lower(), SPLIT_HEADER.lower()),
+    (BACKEND_HEADER.lower(), SPLIT_HEADER.lower(), WARNING.lower()),
     ("access-control-allow-origin", "access-control-allow-credentials"),
     ("access-control-allow-methods", "access-control-allow-headers"),
     ("access-control-expose-headers", "access-control-max-age"),
@@ -112,6 +115,7 @@ class Forward:
     body: bytes = b""
     computes: bool = False  # the model is run for the answer
     comments: bool = False  # its stream may begin with some
+    tells_progress: bool = False  # so does its stream of how much of the prompt is read
     asked: str = ""  # the path that the client asked for, where errors are in its protocol's shape
     rewriter: Rewriter | None = None  # how its answer goes out, where that is not as it comes
 
@@ -158,6 +162,7 @@ def _post(
         forward = Forward(
             *("POST", ready.target, request_headers(request), ready.body.encode()),
             *(kind.computes, comments),
+            tells_progress=comments and ready.body.mentions(b"return_progress"),
             asked=request.path if has_shape(request.path) else "",
             rewriter=ready.rewriter,
         )
@@ -172,7 +177,7 @@ async def answer(
     """Have the request answered by a backend that has what it asks for, loading it if need be."""
     services = request.app[SERVICES]
     request[REQUEST_LOG].model = model.name
-    stands = how_it_stands(services.pool, wanted.work) if forward.comments else None
+    stands = how_it_stands(services, request[REQUEST_LOG]) if forward.comments else None
     reply = Reply(request, forward.asked or forward.target.partition("?")[0], stands)
 
     async def send(lease: Lease) -> web.StreamResponse:
@@ -195,7 +200,7 @@ async def _relay(
 ) -> web.StreamResponse:
     """Pass one answer through. Raises BackendDied as long as nothing of it was sent."""
     request_log, backend = request[REQUEST_LOG], lease.backend
-    request_log.asks(backend.id)
+    request_log.asks(backend.id, backend.ready_s)
     async with Call(
         backend.engine.address,
         forward.method,
@@ -224,7 +229,8 @@ async def _relay(
             if upstream.status == HTTPStatus.OK:
                 upstream.when_served(lease.yield_place)
             is_whole = await _pass_on(
-                upstream, headers, reply, rewrite, tail, backend, services.router
+                *(upstream, headers, reply, rewrite, tail, backend, services.router),
+                request_log.prompt_has if forward.tells_progress else None,
             )
             if forward.computes:
                 request_log.spent = tail.spent()
@@ -256,6 +262,7 @@ async def _pass_on(
     tail: Tail,
     backend: Backend,
     router: Router,
+    prompt_has: Callable[[int], None] | None,
 ) -> bool:
     """The body, and the head with its first byte: until then an engine may die, and another one
     answer. Raises BackendDied then, and ConnectionResetError where the client leaves. False: the
@@ -273,6 +280,9 @@ async def _pass_on(
             if status == HTTPStatus.BAD_REQUEST:
                 warn_of_refusal(backend.options, chunk)
             tail.feed(chunk)
+            if prompt_has is not None and (tokens := prompt_length(chunk)) is not None:
+                prompt_has(tokens)
+                prompt_has = None
             if rewrite is None or (chunk := rewrite.feed(chunk)):
                 await reply.write(chunk, status, reason, headers)
         if rewrite is not None and (last := rewrite.end()):
@@ -294,5 +304,9 @@ def request_headers(request: web.Request) -> list[tuple[str, str]]:
     """Those that go on to the engine; what would be too much for llama-server says nothing to
     it."""
     headers = end_to_end(request.headers, REQUEST_ONLY_OURS)
+    if request[REQUEST_LOG].span is not None:
+        ours = trace_headers(request)
+        headers = [pair for pair in headers if pair[0].lower() not in ours]
+        headers = [*ours.items(), *headers]
     short = [pair for pair in headers if len(pair[0]) + len(pair[1]) <= LONGEST_HEADER]
     return short[:MOST_HEADERS]

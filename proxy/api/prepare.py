@@ -10,7 +10,7 @@ from aiohttp import web
 
 from proxy.api.abilities import check_generates, check_tools
 from proxy.api.defaults import defaults_of
-from proxy.api.notes import WarnOnce
+from proxy.api.notes import WarnOnce, warn
 from proxy.api.openai.responses import translate as translate_response
 from proxy.api.options import taken_options
 from proxy.dialect.anthropic.translation import translate as translate_message
@@ -30,6 +30,7 @@ from proxy.dialect.openai.history import mend_history
 from proxy.dialect.preamble import add_preamble, preamble_of
 from proxy.dialect.rewrite import Rewriter, Translated, chained, streamed
 from proxy.dialect.tool_choice import has_tools, narrow_tools
+from proxy.dialect.typos import in_body
 from proxy.dialect.workload import Workload, workload_of
 from proxy.engine.types import Mode
 from proxy.errors import BadRequest
@@ -101,6 +102,8 @@ def _prepare(
     target = f"{ALSO.get(path, path)}{mark}{query}"
     rewriter = streamed(asked) if has_shape(asked) and dialect_of(asked) == "openai" else None
     check_limits(body)
+    if kind.computes:
+        warn(request, in_body(body.fields.keys()))
     options = taken_options(body) if kind.has_params else Options()
     weakest: Mapping[str, object] = {}
     if (translated := _translated(request, body)) is not None:

@@ -9,8 +9,8 @@ from typing import Final
 
 from aiohttp import web
 
-from proxy.api.middleware import REQUEST_LOG
 from proxy.api.open_requests import BY_OPERATOR, OpenRequest
+from proxy.api.request_log import REQUEST_LOG
 from proxy.api.services import SERVICES
 from proxy.errors import BadRequest, Cancelled, DeadlinePassed
 from proxy.policy.units import parse_duration

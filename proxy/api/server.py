@@ -35,6 +35,7 @@ def make_app(services: Services) -> web.Application:
         middlewares=[middleware.observe, middleware.errors, middleware.admit],
     )
     app.on_response_prepare.append(cors.add_headers)
+    app.on_response_prepare.append(middleware.add_headers)
     app[SERVICES] = services
     passthrough.add_routes(app.router, {embeddings.PATH: embeddings.special})
     parts = (nameless, responses, models, admin, admin_policies, llama_swap, metrics, library, ui)

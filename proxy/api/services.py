@@ -24,6 +24,7 @@ from proxy.memory.watch import MemoryWatch
 from proxy.observe.events import EventLog
 from proxy.observe.metrics import BackendNumbers, DeviceNumbers, KeyNumbers, Metrics
 from proxy.observe.rates import Rates
+from proxy.observe.traces import Traces
 from proxy.policy.live import LivePolicies
 from proxy.policy.model import ModelPolicy
 from proxy.pool.pool import Pool
@@ -112,6 +113,7 @@ class Services:
     split_table: SplitTable
     plans: ModelPlans
     started_s: float
+    traces: Traces | None = None
     warm: WarmConnections = field(default_factory=WarmConnections)
     keys: ApiKeys = field(default_factory=ApiKeys)
     bodies: BodyBudget = field(default_factory=BodyBudget)

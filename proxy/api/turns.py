@@ -1,13 +1,9 @@
 """For whom a request's work is: what each client's share of a backend is counted by."""
 
-import math
-from collections.abc import Callable
-
 from aiohttp import web
 
 from proxy.api.middleware import KEY_NAME
 from proxy.dialect.workload import Workload
-from proxy.pool.pool import Pool
 from proxy.pool.work import Work
 
 
@@ -21,18 +17,3 @@ def work_of(request: web.Request, load: Workload) -> Work:
     key = request.get(KEY_NAME)
     client = (key,) if key else (request.remote, request.headers.get("User-Agent", "")[:256])
     return Work(client, load.user or id(request.protocol), key, load.slots, load.tokens)
-
-
-def how_it_stands(pool: Pool, work: Work | None) -> Callable[[], str]:
-    """What to tell one that waits, as a line of text."""
-
-    def told() -> str:
-        standing = pool.lines.standing(work) if work else None
-        if standing is None:
-            return "waiting"
-        text = f"waiting, position {standing.position}"
-        if standing.expected_s is None:
-            return text
-        return f"{text}, about {math.ceil(standing.expected_s)} s"
-
-    return told

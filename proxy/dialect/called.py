@@ -133,7 +133,8 @@ class CallStream:
                 told = msgspec.json.decode(data)
             except msgspec.DecodeError:
                 told = None  # the mark of the end
-            if not isinstance(told, dict) or not told.get("choices"):
+            is_answer = isinstance(told, dict) and told.get("choices")
+            if not is_answer or "prompt_progress" in told:
                 yield data
                 continue
             told["choices"] = [choice for choice in told["choices"] if self._change(choice)]

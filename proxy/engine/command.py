@@ -155,7 +155,7 @@ class CommandEngine:
                 if elsewhere and port not in elsewhere:
                     why += f"; it listens at port {elsewhere[0]}, and was told {port}"
                 raise child.load_failed(f"{argv[0]} {why}")
-            child.quiet()
+            child.serves()
             self._serves = True
             return None
         finally:

@@ -148,7 +148,7 @@ class HostedEngine:
             await self._or_gone(gone, connecting)
             ready = spawn(self._ready.wait(), name=f"{self._child.name}:ready")
             await self._or_gone(gone, ready)
-            self._child.quiet()
+            self._child.serves()
         except BaseException:
             # Not waited for: why it failed is known, and one that the kernel has never ends.
             spawn(self._child.stop(grace_s=1.0), name=f"{self._child.name}:stop")

@@ -91,7 +91,6 @@ class ChildProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._exit: asyncio.Task[int] | None = None
         self._stop: asyncio.Task[None] | None = None
-        self._quiet = False
         self._unwanted = False  # told to stop before it was there
 
     def __repr__(self) -> str:
@@ -240,18 +239,15 @@ class ChildProcess:
         self._log.info("child_gone", pid=process.pid, status=status)
         return status
 
-    def quiet(self) -> None:
-        """From now on, what it says as mere information is for the debug log: an engine that serves
-        has several lines a request. And what it has said until now is not why it will end."""
-        self._quiet = True
+    def serves(self) -> None:
+        """It serves: what it has said until now is not why it will end."""
         self.words.serves()
 
     def _speak(self, text: str) -> Callable[..., object]:
-        """The log's method for one line."""
+        """The log's method for one line: what is mere information is for who looks for it."""
         alarming = is_error(text) or level_of(text) == "W"
-        name = "warning" if alarming else "debug" if self._quiet else "info"
-        if any(words in text for words in NO_CAUSE_FOR_ALARM):
-            name = "debug"
+        harmless = any(words in text for words in NO_CAUSE_FOR_ALARM)
+        name = "warning" if alarming and not harmless else "debug"
         speak: Callable[..., object] = getattr(self._log, name)
         return speak
 

@@ -21,8 +21,9 @@ class SlotProgress(NamedTuple):
 
     task: int
     tokens: int  # generated so far
-    prompt: int = 0  # tokens of the prompt, while that is read
-    prompt_read: int = 0  # of them, those that are read, or were known from before
+    # Tokens of the prompt that are read, or were known from before, while it is; llama-server does
+    # not say here how many it has.
+    prompt_read: int | None = None
     busy: bool = True  # it is still at it
 
 
@@ -117,7 +118,7 @@ def read_between(before: Progress, after: Progress) -> int:
     for slot, now in after.items():
         earlier = before.get(slot)
         if earlier and earlier.task == now.task:
-            total += max(now.prompt_read - earlier.prompt_read, 0)
+            total += max((now.prompt_read or 0) - (earlier.prompt_read or 0), 0)
     return total
 
 
@@ -143,7 +144,6 @@ class _Slot(msgspec.Struct):
     id: int
     id_task: int | None = None
     is_processing: bool = True
-    n_prompt_tokens: Count = 0
     n_prompt_tokens_processed: Count = 0
     n_prompt_tokens_cache: Count = 0
     next_token: list[_Following] | _Following | None = None
@@ -166,9 +166,8 @@ def progress_of(answer: bytes) -> Progress | None:
         if slot.id_task is not None and following and following.n_decoded is not None:
             decoded = following.n_decoded
             read = slot.n_prompt_tokens_processed + slot.n_prompt_tokens_cache
-            # Later both count what is generated too.
-            prompt = (slot.n_prompt_tokens, read) if slot.is_processing and not decoded else (0, 0)
+            reads = slot.is_processing and not decoded
             progress[slot.id] = SlotProgress(
-                slot.id_task, decoded, *prompt, busy=slot.is_processing
+                slot.id_task, decoded, read if reads else None, busy=slot.is_processing
             )
     return progress

@@ -28,11 +28,11 @@ REASONS: Final[Mapping[str, str]] = {
     "abort": "the proxy ends",
 }
 # What is of use to who looks for a fault, and noise to all others.
-DETAILS: Final = frozenset(
-    {"backend_stopping", "balance", "child_gone", "child_says", "device_did_not_show"}
-)
+DETAILS: Final = frozenset({"backend_stopping", "balance", "child_gone", "device_did_not_show"})
 # Of any line: what says no more than its sentence does.
 ALWAYS_HIDDEN: Final = frozenset({"generation", "at", "request_id"})
+# Unless it is what people look for in it: clients are told the id of their request.
+SHOWN: Final = {"request": frozenset({"request_id"})}
 
 
 class _Words(string.Formatter):
@@ -138,6 +138,10 @@ SENTENCES: Final[Mapping[str, tuple[str | Callable[[Mapping[str, Any]], str], fr
             "{method} {path} {status} in {duration_s:s}",
             "first_byte_s bytes_sent backend",
         ),
+        ("request_warning", "{path}: {warning}", ""),
+        ("no_traces", "no traces are sent: {why}", ""),
+        ("traces_not_sent", "traces are not sent: {why}", "spans"),
+        ("traces_sent_again", "traces are sent again", ""),
         ("drain_timeout", "answers are cut off, as {after_s:s} are over", ""),
         ("model_not_usable", "not usable: {where}: {why}", ""),
         ("ctx_clamped", "{model}: context {asked} is more than the {trained} of its training", ""),
@@ -157,6 +161,6 @@ def in_sentences(_: object, method: str, line: Line) -> Line:
         said = words.vformat(sentence, (), line) if isinstance(sentence, str) else sentence(line)
     except (KeyError, TypeError, ValueError, AttributeError):
         return line
-    dropped = words.used | needless | ALWAYS_HIDDEN
+    dropped = words.used | needless | (ALWAYS_HIDDEN - SHOWN.get(line["event"], frozenset()))
     kept = {key: value for key, value in line.items() if key not in dropped and value is not None}
     return kept | {"event": said}

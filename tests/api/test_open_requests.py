@@ -24,14 +24,14 @@ async def test_tasks_count_up_as_requests_were_sent() -> None:
         0: SlotProgress(9, 1),
         1: SlotProgress(4, 30, busy=False),
         2: SlotProgress(6, 12),
-        3: SlotProgress(7, 0, 100, 60),
-        4: SlotProgress(8, 0, 100, 20),
+        3: SlotProgress(7, 0, 60),
+        4: SlotProgress(8, 0, 20),
     }
 
     assert progress_of([last, two, first], slots) == {
-        "x": Progress(12, 0, 0),
-        "y": Progress(0, 200, 80),
-        "z": Progress(1, 0, 0),
+        "x": Progress(12, None),
+        "y": Progress(0, 80),
+        "z": Progress(1, None),
     }
 
 

@@ -5,10 +5,11 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import anthropic
 import openai
 import pytest
@@ -97,7 +98,8 @@ async def test_only_streams_of_protocols_that_know_comments_have_any(
 async def test_a_worker_that_dies_before_the_first_event_costs_no_request(
     server: Proxy, gates: list[Gate]
 ) -> None:
-    body = ASKED | {"stream": True, "gates": [gates[0].path]}
+    """An engine's own sign of life is none."""
+    body = ASKED | {"stream": True, "gates": [gates[0].path], "says": ":\n\n: a prompt\n\n"}
     pool = server.app.services.pool
     async with server.session.post(CHAT, json=body) as answer:
         assert (await answer.content.readline()).startswith(b": ")
@@ -109,6 +111,91 @@ async def test_a_worker_that_dies_before_the_first_event_costs_no_request(
         rest = [line.strip() async for line in answer.content if line.strip()]
 
     assert rest[-3:] == EVENTS
+    assert not any(line == b":" for line in rest)
+
+
+async def test_an_anthropic_stream_has_pings_until_it_begins(
+    server: Proxy, gates: list[Gate]
+) -> None:
+    first = asyncio.create_task(stream(server, gates[0]))
+    await gates[0].reached()
+    body = ASKED | {"stream": True, "max_tokens": 5}
+
+    async with server.session.post("/v1/messages", json=body) as second:
+        while await second.content.readline() != b": waiting, position 1\n":
+            pass
+        told = await second.content.readuntil(b"\n\n")
+
+    assert told == b'event: ping\ndata: {"type": "ping"}\n\n'
+    await gates[0].open()
+    await first
+
+
+async def test_who_waits_for_a_model_is_told_that_it_loads(
+    tmp_path: Path, gates: list[Gate]
+) -> None:
+    slow = {"engine": "command", "command": [*GATED_SLOTS, "--hold-load", gates[0].path]}
+    async with (
+        proxy(tmp_path, policies({"gated": slow})) as server,
+        server.session.post(CHAT, json=ASKED | {"stream": True}) as answer,
+    ):
+        while await answer.content.readline() != b": waiting, the model is loading\n":
+            pass
+        await gates[0].open()
+        rest = [line.strip() async for line in answer.content if line.strip()]
+
+    assert rest[-3:] == EVENTS
+
+
+async def test_a_stream_that_goes_on_in_silence_has_signs_of_life_between_its_events(
+    server: Proxy, gates: list[Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.api.reply.QUIET_S", 0.01)
+    await server.apply(
+        policies(
+            {"gated": {"engine": "command", "command": list(GATED_SLOTS), "parallel": 2}},
+        )
+    )
+    cut = ASKED | {"stream": True, "gates": [None, gates[0].path], "cut": True}
+    whole = ASKED | {"stream": True, "gates": [None, gates[1].path]}
+    async with (
+        server.session.post(CHAT, json=cut) as first,
+        server.session.post(CHAT, json=whole) as second,
+    ):
+        await gates[0].reached()
+        for _ in range(5):  # the other one has been looked at as often
+            while await second.content.readline() != b":\n":
+                pass
+        await gates[0].open()
+        await gates[1].open()
+        halved = [line.strip() async for line in first.content if line.strip()]
+        rest = [line.strip() async for line in second.content if line.strip()]
+
+    assert [line for line in halved if not line.startswith(b":")] == EVENTS
+    assert [line for line in rest if not line.startswith(b":")] == EVENTS[1:]
+
+
+async def test_what_has_signs_of_life_ends_by_an_error_as_it_would_without(
+    server: Proxy, gates: list[Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.api.reply.QUIET_S", 0.01)
+    body = ASKED | {"stream": True, "gates": [None, None, gates[0].path]}
+    async with server.session.post(CHAT, json=body) as answer:
+        while await answer.content.readline() != b":\n":
+            pass
+        await gates[0].reached()
+        os.kill(server.app.services.pool.backends()[0].engine.pid or 0, signal.SIGKILL)
+        told = [line async for line in _until_broken(answer)]
+
+    assert json.loads(told[-1].removeprefix(b"data: "))["error"]["code"] == "backend_error"
+
+
+async def _until_broken(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The lines that are no blanks."""
+    with suppress(aiohttp.ClientPayloadError):
+        async for line in answer.content:
+            if line.strip():
+                yield line
 
 
 async def test_an_error_that_comes_after_comments_is_an_event_and_the_end(tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.support.commands import GATED_SLOTS
@@ -77,25 +78,83 @@ async def _none(server: Proxy) -> bool:
     return not await requests(server)
 
 
-async def test_how_far_a_prompt_is_read(server: Proxy) -> None:
-    await server.post("/admin/models/tiny/load")
-    # Each is read anew, until one is seen while it is.
-    seen: list[dict[str, Any]] = []
+WORDS = "the quick brown fox " * 150
+TALK = [{"role": "user", "content": WORDS}]
+ASKS: dict[str, Any] = {
+    "/v1/chat/completions": {"messages": TALK, "max_tokens": 5000},
+    "/v1/completions": {"prompt": WORDS, "max_tokens": 5000},
+    "/v1/responses": {"input": WORDS, "max_output_tokens": 5000},
+    "/v1/messages": {"messages": TALK, "max_tokens": 5000},
+    "/api/chat": {"messages": TALK, "options": {"num_predict": 5000}},
+    "/api/generate": {"prompt": WORDS, "raw": True, "options": {"num_predict": 5000}},
+}
+ASKED = [
+    ("/v1/chat/completions", True),
+    ("/v1/completions", False),
+    ("/v1/responses", True),
+    ("/v1/messages", True),
+    ("/v1/messages", False),
+    ("/api/chat", False),
+    ("/api/generate", True),
+]
+OLLAMAS = ("/api/chat", "/api/generate")
+# Whose bodies and answers pass as they are: llama-server is not asked how long the prompt is.
+WITHOUT = ("/v1/chat/completions", "/v1/completions")
 
-    async def look() -> None:
-        while not seen:
-            seen.extend([one for one in await requests(server) if one["prompt_tokens"]])
 
-    looking = asyncio.create_task(look())
-    for number in range(50):
-        text = f"{number} " + "the quick brown fox " * 1500
-        await server.post("/v1/completions", {"model": "tiny", "prompt": text, "max_tokens": 1})
-        if looking.done():
-            break
-    await looking
+async def test_it_is_told_in_every_protocol_streamed_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.observe.rates.SAMPLE_S", 0.01)
+    params = {"ignore_eos": True, "cache_prompt": False}
+    batches = ["--batch-size", "32", "--ubatch-size", "32"]
+    slow = {"path": model(layers=2), "ctx": 8192, "args": batches, "params": params}
+    async with proxy(tmp_path, policies({"slow": slow | {"parallel": 1}})) as server:
+        for path, streams in ASKED:
+            body = ASKS[path] | {"model": "slow", "stream": streams}
+            reading, writing, state = await _watched(server, path, body)
 
-    assert seen[0]["state"] == "reading"
-    assert 0 <= seen[0]["prompt_tokens_read"] <= seen[0]["prompt_tokens"] <= 8192
+            assert (writing["path"], writing["max_tokens"]) == (path, 5000)
+            assert [one["id"] for one in state] == [writing["id"]]
+            if (streams and path not in WITHOUT) or path in OLLAMAS:
+                assert 500 < writing["prompt_tokens"] < 2000
+                assert reading["prompt_tokens_read"] < writing["prompt_tokens"]
+            else:
+                assert writing["prompt_tokens"] is None, "nobody has said"
+                assert reading["prompt_tokens_read"] < 2000
+
+
+async def _watched(server: Proxy, path: str, body: Any) -> tuple[Any, Any, Any]:
+    """It while its prompt is read, and while it is written; and what the whole state says of it."""
+    for _ in range(20):  # it may be read between two looks
+        task = asyncio.create_task(_finish(server, path, body))
+        seen: list[dict[str, Any]] = []
+        while not (writing := await _writing(server)):
+            seen += [one for one in await requests(server) if one["state"] == "reading"]
+            await asyncio.sleep(0.005)  # looking takes time from what is looked at
+        state = (await server.get("/admin/state"))["requests"]
+        await server.post(f"/admin/requests/{writing['id']}/cancel")
+        await task
+        await until(lambda: _idle(server), "its slot is free")
+        if seen:
+            return seen[0], writing, state
+    raise AssertionError("it is never seen while its prompt is read")
+
+
+async def _idle(server: Proxy) -> bool:
+    """A worker takes a second to see that somebody has left who waits for a whole answer."""
+    return not any(slot["is_processing"] for slot in await server.get("/slots?model=slow"))
+
+
+async def _finish(server: Proxy, path: str, body: Any) -> None:
+    with suppress(aiohttp.ClientPayloadError):  # the end of one that is cancelled
+        async with server.session.post(path, json=body) as answer:
+            await answer.read()
+
+
+async def _writing(server: Proxy) -> dict[str, Any] | None:
+    found = [one for one in await requests(server) if one["state"] == "writing" and one["tokens"]]
+    return found[0] if found else None
 
 
 async def test_what_one_waits_for(server: Proxy, gate: Gate) -> None:

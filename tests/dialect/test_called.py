@@ -156,3 +156,10 @@ def test_an_answer_that_makes_no_sense(body: bytes) -> None:
 def test_a_stream_that_makes_no_sense(told: Any) -> None:
     with pytest.raises(EngineSaid, match="made no sense"):
         call_rewriter(streams=True).feed(b"data: %s\n\n" % json.dumps(told).encode())
+
+
+def test_how_far_the_prompt_is_goes_out_as_it_comes() -> None:
+    progress = b'data: {"choices": [{"delta": {"content": null}}], "prompt_progress": {"x": 1.50}}'
+    stream = call_rewriter(streams=True)
+
+    assert stream.feed(progress + b"\n\n") == progress + b"\n\n"

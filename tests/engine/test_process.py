@@ -326,3 +326,15 @@ async def test_signals_that_are_blocked_here_are_not_in_a_child() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     assert [list(child.words.lines) for child in children] == [[""]] * 3
+
+
+async def test_what_it_says_is_for_the_debug_log_unless_it_warns() -> None:
+    said = ["0.00.001 I loading", "0.00.002 W that is odd", "as is", "error: broken"]
+    script = "; ".join(f"echo {line!r}" for line in said)
+    with capture_logs() as lines:
+        child = ChildProcess(["sh", "-c", script], {"PATH": os.environ["PATH"]}, "b1")
+        await child.start()
+        await child.wait()
+
+    levels = [line["log_level"] for line in lines if line["event"] == "child_says"]
+    assert levels == ["debug", "warning", "debug", "warning"]

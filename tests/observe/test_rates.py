@@ -40,7 +40,8 @@ def test_reads_the_slots_of_llama_server() -> None:
 
 
 def test_a_prompt_counts_while_it_is_read() -> None:
-    reads = {"n_prompt_tokens": 900, "n_prompt_tokens_processed": 512, "n_prompt_tokens_cache": 8}
+    # The first of these is how many are in the slot, which is no more than it says of them.
+    reads = {"n_prompt_tokens": 584, "n_prompt_tokens_processed": 512, "n_prompt_tokens_cache": 8}
     slots = [
         {"id": 0, "id_task": 3, "next_token": [{"n_decoded": 0}], "is_processing": True, **reads},
         {"id": 1, "id_task": 4, "next_token": [{"n_decoded": 2}], "is_processing": True, **reads},
@@ -50,15 +51,15 @@ def test_a_prompt_counts_while_it_is_read() -> None:
     found = progress_of(json.dumps(slots).encode())
 
     assert found == {
-        0: SlotProgress(3, 0, 900, 520),
+        0: SlotProgress(3, 0, 520),
         1: SlotProgress(4, 2),
         2: SlotProgress(1, 0, busy=False),
     }
 
 
 def test_what_is_read_of_a_prompt_that_both_looks_saw() -> None:
-    before = {0: SlotProgress(3, 0, 900, 520), 1: SlotProgress(4, 0, 100, 50)}
-    after = {0: SlotProgress(3, 0, 900, 720), 1: SlotProgress(5, 0, 90, 40), 2: SlotProgress(6, 9)}
+    before = {0: SlotProgress(3, 0, 520), 1: SlotProgress(4, 0, 50)}
+    after = {0: SlotProgress(3, 0, 720), 1: SlotProgress(5, 0, 40), 2: SlotProgress(6, 9)}
 
     assert read_between(before, after) == 200
 

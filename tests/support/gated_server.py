@@ -3,8 +3,9 @@ test holds.
 
 A gate is a named pipe: opening it waits until the test opens the other end. `--hold-load` is one
 before it listens; a request's `"gates"` are one before the first byte and one before each further
-piece of the answer. With `"stream"` the head goes out before all of them. With `"dies_at"` it
-crashes before that piece; behind its gate, if that is the first.
+piece of the answer. With `"stream"` the head goes out before all of them, and what it `"says"`
+behind that; with `"cut"` the gates are in the middle of each event. With `"dies_at"` it crashes
+before that piece; behind its gate, if that is the first.
 """
 
 import argparse
@@ -42,7 +43,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
                 await pass_gate(gates[at] if at == 0 else None)
                 gates[at] = CRASH
             if body.get("stream"):
-                await stream(writer, gates)
+                await stream(writer, gates, body.get("says", ""), cut=body.get("cut", False))
                 return
             for number in range(PIECES):
                 await pass_gate(gates[number])
@@ -56,15 +57,22 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
-async def stream(writer: asyncio.StreamWriter, gates: list[str | None]) -> None:
+async def stream(
+    writer: asyncio.StreamWriter, gates: list[str | None], says: str, *, cut: bool
+) -> None:
     """As llama-server streams: the head at once, events when there is something to tell."""
     writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n")
     writer.write(b"Content-Type: text/event-stream\r\n\r\n")
+    if says:
+        writer.write(b"%x\r\n%s\r\n" % (len(says), says.encode()))
     for number in range(PIECES):
+        event = b'data: {"number": %d}\n\n' % number
+        front, rest = (event[:9], event[9:]) if cut else (b"", event)
+        if front:
+            writer.write(b"%x\r\n%s\r\n" % (len(front), front))
         await writer.drain()
         await pass_gate(gates[number])
-        event = b'data: {"number": %d}\n\n' % number
-        writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+        writer.write(b"%x\r\n%s\r\n" % (len(rest), rest))
     writer.write(b"0\r\n\r\n")
     await writer.drain()
 

@@ -10,20 +10,22 @@ import msgspec
 from aiohttp import web
 
 from proxy.api.bodies import digest_of
-from proxy.api.middleware import REQUEST_LOG
 from proxy.api.notes import WarnOnce
 from proxy.api.ollama import inputs
 from proxy.api.ollama.engine_client import Engine
 from proxy.api.ollama.inputs import most_tokens
-from proxy.api.ollama.request import ParsedRequest, parse, read_request
+from proxy.api.ollama.request import ParsedRequest, parse, read_as
 from proxy.api.ollama.run import backend_headers
 from proxy.api.request_deadline import deadline
+from proxy.api.request_log import REQUEST_LOG
 from proxy.api.services import SERVICES
 from proxy.api.short_context import warn_of_prompt
+from proxy.api.traced import trace_headers
 from proxy.api.turns import work_of
 from proxy.api.wire import json_response
 from proxy.dialect.limits import MOST_INPUTS
-from proxy.dialect.ollama.requests import EmbedBody, EmbeddingsBody, read
+from proxy.dialect.ollama.requests import EmbedBody, EmbeddingsBody
+from proxy.dialect.spent import Spent
 from proxy.dialect.vectors import read_dimensions, shortened
 from proxy.dialect.workload import Workload
 from proxy.errors import BackendDied
@@ -46,7 +48,7 @@ class Embeddings(msgspec.Struct):
 
 async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     started_ns = time.monotonic_ns()
-    body = read(await read_request(request), EmbedBody)
+    body = await read_as(request, EmbedBody)
     texts = body.texts
     asked = await parse(request, body, notes, missing=_missing(body.model))
     truncate, dimensions = body.truncate is not False, read_dimensions(body.dimensions)
@@ -72,7 +74,7 @@ async def embed(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
 
 
 async def embeddings(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
-    body = read(await read_request(request), EmbeddingsBody)
+    body = await read_as(request, EmbeddingsBody)
     asked = await parse(request, body, notes, missing=_missing(body.model))
 
     async def send(lease: Lease) -> web.Response:
@@ -96,12 +98,13 @@ async def _embed(
     truncate: bool,
 ) -> tuple[list[list[float]], int]:
     """A vector for each text, and how many tokens they had. No texts: the model is only loaded."""
-    request[REQUEST_LOG].asks(lease.backend.id)
+    services, request_log = request.app[SERVICES], request[REQUEST_LOG]
+    request_log.asks(lease.backend.id, lease.backend.ready_s)
+    request_log.moe_cpu_layers = services.desired.current(lease.backend)
     if not texts:
         return [], 0
-    services = request.app[SERVICES]
     limit = await services.planner.longest_input(asked.model, asked.wanted, most_tokens(texts))
-    engine = Engine(lease.backend.engine.address, services.calls)
+    engine = Engine(lease.backend.engine.address, services.calls, trace_headers(request))
     on_long = partial(warn_of_prompt, lease.backend.options, cut=truncate)
     found: list[list[float]] = []
     tokens = 0
@@ -112,6 +115,7 @@ async def _embed(
         lease.answered()
         found += [entry.embedding for entry in sorted(answer.data, key=lambda entry: entry.index)]
         tokens += answer.usage.prompt_tokens
+    request_log.spent = Spent(tokens)
     return found, tokens
 
 

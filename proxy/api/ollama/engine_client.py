@@ -12,6 +12,7 @@ from proxy.dialect.errors import INCREASE, TOO_LONG, of_request
 from proxy.dialect.ollama.events import Event
 from proxy.dialect.ollama.reading import failure
 from proxy.dialect.ollama.sse import SseDecoder, SseError
+from proxy.dialect.spent import PROGRESS, prompt_length
 from proxy.engine.types import Address
 from proxy.errors import BackendDied, BadRequest, ProxyError
 from proxy.upstream.call import Call
@@ -80,8 +81,12 @@ class Engine:
     All methods raise EngineRefused, and BackendDied where no answer came.
     """
 
-    def __init__(self, address: Address, calls: OpenCalls) -> None:
+    def __init__(
+        self, address: Address, calls: OpenCalls, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """`headers` go with each question."""
         self._address, self._calls = address, calls
+        self._headers = (*JSON_HEADERS, *(headers or {}).items())
 
     async def post(self, path: str, body: Mapping[str, Any], kind: type[T]) -> T:
         """What it answers, as JSON of this kind."""
@@ -100,21 +105,35 @@ class Engine:
             raise BackendDied(f"the engine's answer made no sense: {error}") from error
 
     async def generate(
-        self, generation: Generation, served: Callable[[], None]
+        self,
+        generation: Generation,
+        served: Callable[[], None],
+        prompt_has: Callable[[int], None] | None = None,
     ) -> AsyncGenerator[list[Event]]:
         """The events as they come; close it to end the generation. `served` is called when nothing
-        is computed for it any more, however slowly it is taken.
+        is computed for it any more, however slowly it is taken. `prompt_has` is told how many
+        tokens the prompt has, where the engine can say that while it reads it.
 
         Raises BrokenAnswer where it ends in the middle.
         """
         decoder = SseDecoder()
-        async with self._ask(generation.path, generation.body) as answer:
+        body = generation.body
+        if prompt_has is not None:
+            body = {**body, "return_progress": True}
+        async with self._ask(generation.path, body) as answer:
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer.status, await answer.read())
             answer.when_served(served)
             while chunk := await answer.read_chunk():
                 try:
-                    events = [e for data in decoder.feed(chunk) for e in generation.read(data)]
+                    events = []
+                    for data in decoder.feed(chunk):
+                        # What is said there too counts: a call that is forced has begun by then.
+                        events += generation.read(data)
+                        if prompt_has is not None and PROGRESS in data:
+                            if tokens := prompt_length(data):
+                                prompt_has(tokens)
+                            prompt_has = None
                 except (SseError, msgspec.DecodeError) as error:
                     raise BrokenAnswer(f"it made no sense: {error}") from error
                 if events:
@@ -146,7 +165,7 @@ class Engine:
             self._address,
             "POST",
             path,
-            headers=JSON_HEADERS,
+            headers=self._headers,
             body=msgspec.json.encode(body),
             calls=self._calls,
         )

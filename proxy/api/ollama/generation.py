@@ -9,18 +9,18 @@ from functools import partial
 from aiohttp import web
 
 from proxy.api.abilities import check_tools
-from proxy.api.middleware import REQUEST_LOG
 from proxy.api.notes import WarnOnce
 from proxy.api.ollama import prompts
 from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
-from proxy.api.ollama.request import ParsedRequest, parse, read_request
+from proxy.api.ollama.request import ParsedRequest, parse, read_as
 from proxy.api.ollama.run import JSON, Job, backend_headers, now, run
+from proxy.api.request_log import REQUEST_LOG
 from proxy.api.services import SERVICES
 from proxy.dialect.limits import check_schema
 from proxy.dialect.ollama import bodies
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer
 from proxy.dialect.ollama.reading import read_chat
-from proxy.dialect.ollama.requests import ChatBody, GenerateBody, read
+from proxy.dialect.ollama.requests import ChatBody, GenerateBody
 from proxy.dialect.ollama.requests import Generation as GenerationBody
 from proxy.dialect.openai.checks import meant_tools
 from proxy.errors import BadRequest
@@ -33,7 +33,7 @@ UNLOADED_S = 5.0
 
 async def generate(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     started_ns = time.monotonic_ns()
-    body = read(await read_request(request), GenerateBody)
+    body = await read_as(request, GenerateBody)
     body.check()
     asked = await parse(request, body, notes, missing=f"model '{body.model}' not found")
     if not body.prompt and asked.wanted.keep_alive_s == 0:
@@ -75,7 +75,7 @@ async def generate(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
 
 async def chat(notes: WarnOnce, request: web.Request) -> web.StreamResponse:
     started_ns = time.monotonic_ns()
-    body = read(await read_request(request), ChatBody)
+    body = await read_as(request, ChatBody)
     body.check()
     asked = await parse(request, body, notes, missing=f"model '{body.model}' not found")
     if not body.messages and asked.wanted.keep_alive_s == 0:
@@ -136,7 +136,9 @@ async def _load(request: web.Request, asked: ParsedRequest, endpoint: Endpoint) 
     """Nothing is asked, so the model is only made ready."""
     services = request.app[SERVICES]
     async with await services.router.route(asked.model, asked.wanted, "generation") as lease:
-        request[REQUEST_LOG].backend = lease.backend.id
+        request_log = request[REQUEST_LOG]
+        request_log.backend = lease.backend.id
+        request_log.moe_cpu_layers = services.desired.current(lease.backend)
         answer = _empty(asked, endpoint, "load")
         answer.headers.update(backend_headers(services, lease.backend))
     return answer

@@ -3,27 +3,29 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 from proxy.api.bodies import read_body
 from proxy.api.defaults import defaults_of
-from proxy.api.middleware import REQUEST_LOG
-from proxy.api.notes import WarnOnce
+from proxy.api.notes import WarnOnce, warn
 from proxy.api.options import read_model
+from proxy.api.request_log import REQUEST_LOG
 from proxy.api.services import SERVICES, Services
 from proxy.dialect.ollama.bodies import sampling
 from proxy.dialect.ollama.models import Abilities
 from proxy.dialect.ollama.options import Options
-from proxy.dialect.ollama.requests import Body
+from proxy.dialect.ollama.requests import Body, read_named
 from proxy.dialect.preamble import Preamble, preamble_of
+from proxy.dialect.typos import in_ollamas_body, in_options
 from proxy.errors import BadRequest, ModelNotFound, ProxyError
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Model
 from proxy.split import Split
 
 CLOUD_ENDINGS = (":cloud", "-cloud")
+B = TypeVar("B", bound=Body)
 
 
 class CloudRefused(ProxyError):
@@ -58,6 +60,14 @@ async def read_request(request: web.Request) -> bytes:
     return await read_body(request, request.app[SERVICES].policies.current.server.max_body_bytes)
 
 
+async def read_as(request: web.Request, kind: type[B]) -> B:
+    """The same, as `kind`; of what it says by a wrong name, or in a wrong place, it is warned.
+    Raises BadRequest."""
+    body, names = read_named(await read_request(request), kind)
+    warn(request, in_ollamas_body(names, kind.__struct_fields__))
+    return body
+
+
 async def parse(
     request: web.Request, body: Body, notes: WarnOnce, *, missing: str
 ) -> ParsedRequest:
@@ -68,6 +78,7 @@ async def parse(
     model, named = await resolve(services, shown, missing=missing)
     request[REQUEST_LOG].model = model.name
     notes.options(options)
+    warn(request, in_options(options.unknown))
     return ParsedRequest(
         shown,
         model,

@@ -10,13 +10,14 @@ from typing import Final
 from aiohttp import web
 
 from proxy.api.bodies import digest_of
-from proxy.api.middleware import REQUEST_LOG
 from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
 from proxy.api.passthrough import SPLIT_HEADER
 from proxy.api.reply import LAST_WORD_S
 from proxy.api.request_deadline import deadline
+from proxy.api.request_log import REQUEST_LOG
 from proxy.api.services import SERVICES, Services
 from proxy.api.short_context import warn_of_prompt
+from proxy.api.traced import trace_headers
 from proxy.api.turns import work_of
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.ollama.answers import Durations, Endpoint, Writer, error_line
@@ -96,10 +97,10 @@ class _Attempt:
         backend = lease.backend
         self._job = job
         self._facts = request[REQUEST_LOG]
-        self._facts.asks(backend.id)
+        self._facts.asks(backend.id, backend.ready_s)
         self._facts.moe_cpu_layers = services.desired.current(backend)
         self._cause = services.router.cause_of_end
-        self._engine = Engine(backend.engine.address, services.calls)
+        self._engine = Engine(backend.engine.address, services.calls, trace_headers(request))
         self._writer = Writer(
             job.endpoint, job.shown, stream=job.stream, alternatives=job.alternatives
         )
@@ -147,7 +148,10 @@ class _Attempt:
         await self._send(self._writer.end(now(), durations, context=context))
 
     async def _relay(self, generation: Generation) -> None:
-        async with aclosing(self._engine.generate(generation, self._lease.yield_place)) as batches:
+        hosted = self._job.model.policy.engine == "hosted"  # another one may not know the word
+        told = self._facts.prompt_has if hosted else None
+        answer = self._engine.generate(generation, self._lease.yield_place, told)
+        async with aclosing(answer) as batches:
             async for batch in batches:
                 lines = []
                 created_at = now()

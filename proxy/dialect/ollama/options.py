@@ -73,17 +73,25 @@ class Options:
     unknown: tuple[str, ...] = ()
 
 
-def read_options(given: Mapping[str, Any] | None) -> Options:
-    """Read the `options` of a body. Raises BadRequest that names the option and what it must be."""
+def read_options(
+    given: Mapping[str, Any] | None, beside: Mapping[str, Any] | None = None
+) -> Options:
+    """Read the `options` of a body, and what of ours stands `beside` its model. Raises BadRequest
+    that names the option and what it must be."""
     sampling: dict[str, Any] = {}
     not_applied, unknown = [], []
     ctx: int | None = None
-    splits: dict[str, Split] = {}
+    splits = {
+        name: parse_split(value, name=name)
+        for name, value in (beside or {}).items()
+        if value is not None
+    }
     for name, value in (given or {}).items():
         if value is None:
             continue
         if name in OPTION_NAMES:
-            splits[name] = parse_split(value, name=f"options.{name}")
+            place = f"options.{name}"
+            splits[place] = parse_split(value, name=place)
         elif name in SAMPLING:
             kind, target = SAMPLING[name]
             sampling[target] = _adapted(target, _checked(name, kind, value))
@@ -151,8 +159,8 @@ def _one_split(splits: Mapping[str, Split]) -> Split | None:
     for name in names[1:]:
         if splits[name] != splits[names[0]]:
             raise BadRequest(
-                f"options.{names[0]} is {splits[names[0]]} and options.{name} is {splits[name]}; "
+                f"{names[0]} is {splits[names[0]]} and {name} is {splits[name]}; "
                 "give one of them, or the same",
-                param=f"options.{name}",
+                param=name,
             )
     return splits[names[0]] if names else None

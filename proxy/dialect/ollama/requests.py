@@ -5,6 +5,7 @@ As in Ollama, null is as good as nothing, and fields that are not known are not 
 
 import base64
 import binascii
+from collections.abc import Collection
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -13,6 +14,7 @@ from proxy.dialect.lenient import read_object
 from proxy.dialect.ollama.options import Options, read_options
 from proxy.errors import BadRequest
 from proxy.policy.units import parse_keep_alive
+from proxy.split import OPTION_NAMES
 
 THINK_LEVELS: Final = ("low", "medium", "high", "max")
 THINK_ALLOWED: Final = '"high", "medium", "low", "max", true, or false'
@@ -26,9 +28,14 @@ class Body(msgspec.Struct, kw_only=True):
     model: str | None = None
     options: dict[str, Any] | None = None
     keep_alive: Any = None
+    # Not Ollama's; beside the model they are where OpenAI's clients have them.
+    moe_cpu_layers: Any = None
+    num_cpu_moe: Any = None
+    n_cpu_moe: Any = None
+    num_moe_offload: Any = None
 
     def read_options(self) -> Options:
-        return read_options(self.options)
+        return read_options(self.options, {name: getattr(self, name) for name in OPTION_NAMES})
 
     @property
     def keep_alive_s(self) -> float | None:
@@ -168,10 +175,16 @@ class ShowBody(msgspec.Struct, kw_only=True):
 
 def read(body: bytes, kind: type[S]) -> S:
     """A body as `kind`. Raises BadRequest that says where it is wrong."""
+    return read_named(body, kind)[0]
+
+
+def read_named(body: bytes, kind: type[S]) -> tuple[S, Collection[str]]:
+    """The same, and the names of all its fields."""
     if not body.strip():
         raise BadRequest("missing request body")
     try:
-        return msgspec.json.decode(read_object(body).encode(), type=kind)
+        meant = read_object(body)
+        return msgspec.json.decode(meant.encode(), type=kind), meant.fields.keys()
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not what is expected here: {error}") from error
     except RecursionError as error:

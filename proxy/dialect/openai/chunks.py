@@ -45,7 +45,14 @@ class Chunk(msgspec.Struct):
     model: str = ""
     usage: dict[str, Any] | None = None
     timings: dict[str, Any] | None = None
+    prompt_progress: Any = None  # while it is read; a call that is forced may begin with it
     error: Any = None
+
+    @property
+    def says_something(self) -> bool:
+        """Whether any of the answer is in it."""
+        said = [choice.delta for choice in self.choices if choice.delta is not None]
+        return any(one.content or one.reasoning_content or one.tool_calls for one in said)
 
 
 _decoder = msgspec.json.Decoder(Chunk)

@@ -138,6 +138,8 @@ class Streamed:
             piece = read(data)
             if "error" in piece:
                 return error_event(said_by_engine(data, status_of(data)), PATH)
+            if "prompt_progress" in piece:
+                return b"data: %s\n\n" % data  # nothing is said yet
             data = msgspec.json.encode(self._shape.changed(piece, self._offsets))
         return b"data: %s\n\n" % data
 

@@ -91,7 +91,8 @@ def read_asked(body: Body, expand: Callable[[str | None, Items], Items]) -> Aske
     if LOGPROBS in include:
         chat |= {"logprobs": True, "top_logprobs": _likeliest(said)}
     if bytes(fields.get("stream", b"")) == b"true":
-        chat["stream_options"] = {"include_usage": True}
+        # How long the prompt is, is for those who look at what the proxy is at.
+        chat |= {"stream_options": {"include_usage": True}, "return_progress": True}
     repeated = {key: msgspec.json.decode(fields[key]) for key in REPEATED if key in fields}
     return Asked(
         chat,

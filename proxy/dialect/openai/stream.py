@@ -87,6 +87,8 @@ class Streamed:
         chunk = read_chunk(data)
         if chunk.error is not None:
             return self.fail(said_by_engine(data, status_of(data))) or b""
+        if chunk.prompt_progress is not None and not chunk.says_something:
+            return b""  # this protocol has no event for it, and the response has not begun
         return self._written(self._response.feed(chunk))
 
     def _over(self) -> bytes:

@@ -37,11 +37,11 @@ function Request({ request, now }) {
 }
 
 function Progress({ request }) {
-  if (request.prompt_tokens) {
-    const { prompt_tokens: all, prompt_tokens_read: read } = request;
+  const { prompt_tokens: all, prompt_tokens_read: read } = request;
+  if (read != null) {
     return html`<span class="progress">
-      <progress max=${all} value=${read} aria-label="Prompt"></progress>
-      <span class="number">${read} of ${all} tokens</span>
+      ${all && html`<progress max=${all} value=${read} aria-label="Prompt"></progress>`}
+      <span class="number">${read}${all ? ` of ${all}` : ""} tokens read</span>
     </span>`;
   }
   if (request.tokens == null) return html`<span></span>`;

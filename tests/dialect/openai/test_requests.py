@@ -56,7 +56,10 @@ def test_a_text_and_instructions() -> None:
             },
         ),
         ({"text": {"format": {"type": "text"}, "verbosity": "low"}}, {}),
-        ({"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}),
+        (
+            {"stream": True},
+            {"stream": True, "stream_options": {"include_usage": True}, "return_progress": True},
+        ),
         (
             {"include": ["message.output_text.logprobs"], "top_logprobs": 2},
             {"logprobs": True, "top_logprobs": 2},

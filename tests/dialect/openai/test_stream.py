@@ -118,3 +118,23 @@ def test_numbers_of_tokens_say_what_they_are() -> None:
     whole.feed(b'{"input_tokens": 5}')
 
     assert json.loads(whole.end()) == {"object": "response.input_tokens", "input_tokens": 5}
+
+
+def test_a_prompt_that_is_read_begins_no_response() -> None:
+    """Until it begins, another worker may answer."""
+    progress = json.dumps(CHUNKS[0] | {"prompt_progress": {"total": 9, "processed": 1}})
+    stream = rewrite([], streams=True)
+
+    assert stream.feed(b"data: %s\n\n" % progress.encode()) == b""
+    assert events(stream.feed(STREAM))[0]["type"] == "response.created"
+
+
+def test_a_call_that_has_begun_with_the_prompt_is_not_lost() -> None:
+    """So llama-server tells one that has to be made."""
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": ""}}
+    begun = {"model": "m", "choices": [{"delta": {"tool_calls": [call]}}], "prompt_progress": {}}
+    stream = rewrite([], streams=True)
+
+    told = events(stream.feed(b"data: %s\n\n" % json.dumps(begun).encode()))
+
+    assert told[-1]["item"]["name"] == "f"

@@ -28,6 +28,7 @@ from proxy.control.capacity import capacity
 from proxy.control.hang_watch import HangWatch
 from proxy.control.headroom import serving
 from proxy.control.model_plan import ModelPlans
+from proxy.control.pins import Pins
 from proxy.control.slot_progress import busy_backends, noted, slots_progress
 from proxy.control.split_table import SplitTable
 from proxy.control.worker_devices import WorkerDevices
@@ -262,6 +263,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         for follower in (
             _apply_server(pool, keeper),
             dirs.policies_changed,
+            Pins(pool, lambda name: resolver.resolve(name).loaded_as).policies_changed,
             control.controller.policies_changed,
         ):
             policies.subscribe(follower)

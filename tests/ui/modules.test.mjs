@@ -9,7 +9,8 @@ const { cards, cells, colours, marks, neighbours, parts } = await page("js/bars.
 const { clock, ranges, rate, seconds, size } = await page("js/format.js");
 const { cost, doing, sentence, shrunk, why } = await page("js/words.js");
 const { path } = await page("js/http.js");
-const { added, delta, marked } = await page("views/chat.js");
+const { stay } = await page("js/stay.js");
+const { added, delta, marked, talks } = await page("views/chat.js");
 const { grown } = await page("views/logs.js");
 const { progress } = await page("views/pull.js");
 const { consequences } = await page("views/policies.js");
@@ -145,6 +146,60 @@ test("an answer grows, and has one mark for a move", () => {
   assert.throws(() => delta('{"error":{"message":"gone"}}'), /gone/);
 });
 
+test("a chat is with those that talk, or may", () => {
+  assert.ok(talks({ capabilities: ["completion", "tools"], meta: { mode: "generation" } }));
+  assert.ok(talks({ capabilities: [], meta: { mode: "generation" } }));
+  assert.ok(talks({}));
+  assert.ok(!talks({ capabilities: ["embedding"], meta: { mode: "generation" } }));
+  assert.ok(!talks({ capabilities: ["completion"], meta: { mode: "rerank" } }));
+});
+
+test("a connection that breaks is begun again, and is not held while nobody looks", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  globalThis.document = Object.assign(new EventTarget(), { hidden: false });
+  const look = (hidden) => {
+    document.hidden = hidden;
+    document.dispatchEvent(new Event("visibilitychange"));
+  };
+  const turn = () => new Promise((resolve) => setImmediate(resolve));
+  const waited = async (ms) => (await turn(), t.mock.timers.tick(ms), turn());
+  const end = new AbortController();
+  const broke = [];
+  let opened = 0;
+  let done = null;
+  const open = (stop, well) => {
+    opened += 1;
+    return new Promise((resolve, reject) => {
+      done = { resolve, reject, well };
+      stop.signal.addEventListener("abort", () => reject(stop.signal.reason));
+    });
+  };
+  const staying = stay(open, end.signal, (error) => broke.push(error?.message ?? null));
+
+  done.reject(new Error("gone"));
+  await waited(499);
+  assert.deepEqual([opened, broke], [1, ["gone"]]);
+  await waited(1);
+  done.resolve(); // the second wait is longer
+  await waited(999);
+  assert.deepEqual([opened, broke], [2, ["gone", null]]);
+  await waited(1);
+  done.well();
+  done.resolve();
+  await waited(500);
+  assert.equal(opened, 4);
+  look(true);
+  await waited(60_000);
+  assert.deepEqual([opened, broke.length], [4, 3]);
+  look(false);
+  await turn();
+  assert.equal(opened, 5);
+  end.abort();
+  await staying;
+  assert.equal(broke.length, 3);
+  delete globalThis.document;
+});
+
 test("lines of a log, and parts of a pull", () => {
   let kept = { lines: [], rest: "" };
   for (const piece of ["one\ntw", "o\nthr"]) kept = grown(kept, piece);
@@ -164,7 +219,7 @@ test("what saving would do", () => {
   ];
   assert.deepEqual(consequences({ ...nothing, backends, next_start: ["server.port"] }), [
     "a: its experts move (moe_cpu_layers)", "b: is loaded anew beside the old one (ctx)",
-    "c: stays as it is", "d: changes for the next request (params)",
+    "c: stays as it is", "d: goes on, and takes this over (params)",
     "waits for the next start of the proxy: server.port",
   ]);
 });

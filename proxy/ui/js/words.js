@@ -82,6 +82,9 @@ export function doing(request) {
   return "waits for memory";
 }
 
+/** What of a model moves: of one without experts, its feed-forward weights. */
+export const movable = (backend) => (backend.dense ? "feed-forward weights" : "experts");
+
 /** For whom or what a backend has fewer experts on devices than it had, if that is so: its last
  * moves tell. */
 export function shrunk(backend) {

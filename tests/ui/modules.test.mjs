@@ -32,6 +32,15 @@ test("events are kept newest first, up to a number, and each once", () => {
   assert.deepEqual(after(known, "backends", { patch: { b1: { split: 5 } } }).backends, { b1: { split: 5 } });
 });
 
+test("a move that failed is told, one that was overtaken is not", () => {
+  const known = after(NOTHING, "state", STATE);
+  const failed = { kind: "not_moved", backend: "b1", model: "m", at: "now", error: "it is silent" };
+  const told = after(known, "not_moved", failed);
+  assert.equal(sentence(told.events[0]), "m: not all that was to move did: it is silent");
+  assert.equal(after(told, "moved", { id: 1, kind: "moved" }).events.length, 2);
+  assert.equal(after(known, "not_moved", { ...failed, error: null }), known);
+});
+
 test("another process begins with nothing of the one before", () => {
   const known = after(after(NOTHING, "state", STATE), "moved", { id: 70, kind: "moved" });
   const same = after(known, "state", STATE);

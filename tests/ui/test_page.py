@@ -126,6 +126,9 @@ async def test_what_other_splits_gave_and_would_give(rig: CardRig, chromium: Bro
     (backend,) = rig.proxy.app.services.pool.backends()
     speeds = rig.proxy.app.services.split_table._speeds  # type: ignore[attr-defined]
     speeds._speeds.clear()
+    page = await opened(rig, chromium)
+    await page.click("text=What other splits give")
+    await page.sees('.neighbours:has-text("moe-proxy bench a")')
     for split, speed in ((0, 40.0), (12, 10.0)):
         speeds.note("a", split, speed)
         speeds.note("a", split, speed)

@@ -60,14 +60,15 @@ async def test_it_does_not_grow_however_much_happens(rig: CardRig, chromium: Bro
     """An hour: two moves a second, memory, and a request that comes, writes and goes."""
     page = await chromium.open(f"{rig.proxy.url}/ui/")
     await page.sees(f"{card('a')} .cell")
-    await _happens(rig, page, 600)
+    await _happens(rig, page, 1200)
     before = await page.do(HELD)
     await _happens(rig, page, 3600)
 
     after = await page.do(HELD)
     assert after["Nodes"] <= before["Nodes"] * 1.1 + 100
     assert after["JSEventListeners"] <= before["JSEventListeners"] * 1.1 + 20
-    assert after["JSHeapUsedSize"] <= before["JSHeapUsedSize"] * 1.2 + MIB
+    # Code that was made faster takes some; the events of an hour would take twice as much.
+    assert after["JSHeapUsedSize"] <= before["JSHeapUsedSize"] + 0.6 * MIB
     assert await page.said() == []
 
 

@@ -12,7 +12,7 @@ export function ExpertMap({ backend, devices }) {
   if (backend.engine !== "hosted")
     return html`<p class="quiet">Where its experts are, its own program decides.</p>`;
   if (!found.some((cell) => cell.place !== null))
-    return html`<p class="quiet">This model has no experts that could move, and its policy has no
+    return html`<p class="quiet">This model has no experts that could move, and its policy has no${" "}
       <code>dense_cpu_layers</code>.</p>`;
   const what = movable(backend);
   const moving = found.filter((cell) => cell.to !== null);

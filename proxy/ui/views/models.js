@@ -57,7 +57,7 @@ function Facts({ backend, now }) {
   const held = Object.entries(backend.bytes ?? {}).filter(([name]) => name !== "CPU");
   const experts = held.reduce((sum, [, kinds]) => sum + (kinds.experts ?? 0), 0);
   return html`<dl class="facts">
-    <div><dt>on devices</dt><dd>${size(held.reduce((sum, [, k]) => sum + total(k), 0))}<small>, ${size(experts)} of it ${movable(backend)}</small></dd></div>
+    <div><dt>on devices</dt><dd>${size(held.reduce((sum, [, k]) => sum + total(k), 0))}${experts > 0 && html`<small>, ${size(experts)} of it ${movable(backend)}</small>`}</dd></div>
     <div><dt>context</dt><dd>${backend.ctx}<small> × ${backend.parallel}</small></dd></div>
     <div><dt>writes</dt><dd>${speed(backend.tokens_per_second)}</dd></div>
     <div><dt>reads prompts</dt><dd>${speed(backend.prompt_tokens_per_second)}</dd></div>

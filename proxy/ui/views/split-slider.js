@@ -54,7 +54,7 @@ export function SplitSlider({ backend }) {
       <span class="told">${row ? told(row, what) : ""}</span>
       <span>${most}: all on the CPU</span>
     </div>
-    <${Neighbours} table=${table} current=${current} set=${set} auto=${auto} what=${what} />
+    <${Neighbours} table=${table} current=${current} set=${set} auto=${auto} what=${what} model=${backend.model} />
   </div>`;
 }
 
@@ -86,7 +86,7 @@ function told(row, what) {
   return `${size(row.device_experts_bytes)} of ${what} on devices${speeds}`;
 }
 
-function Neighbours({ table, current, set, auto, what }) {
+function Neighbours({ table, current, set, auto, what, model }) {
   const rows = neighbours(table, current);
   if (rows.length < 2) return null;
   return html`<details class="neighbours">
@@ -107,5 +107,8 @@ function Neighbours({ table, current, set, auto, what }) {
         </tr>`,
       )}</tbody>
     </table></div>
+    ${rows.every((row) => row.source !== "estimate") && rows.some((row) => row.tokens_per_second == null) &&
+    html`<p class="quiet">Others are estimated once two splits were measured: use one for a while, or run${" "}
+      <code>moe-proxy bench ${model}</code>.</p>`}
   </details>`;
 }

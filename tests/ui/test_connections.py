@@ -25,6 +25,11 @@ async def test_with_keys_it_shows_nothing_before_one_is_given(
         page = await chromium.open(f"{server.url}/ui/")
         await page.sees('label:has-text("API key")')
         assert "tiny" not in await page.do("return page.content()")
+        asked = await page.do(
+            "return page.evaluate(() => performance.getEntriesByType('resource')"
+            ".map((one) => new URL(one.name).pathname))"
+        )
+        assert [path for path in asked if not path.startswith("/ui/")] == []
         assert await page.said() == []
 
         login = "await page.getByLabel('API key').fill(arg); await page.keyboard.press('Enter')"

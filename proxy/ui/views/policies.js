@@ -74,7 +74,7 @@ function Editor({ file, version, shown }) {
       async (answer) => {
         const now = await answer.text();
         setWhy("");
-        if (changed && now !== saved && now !== text) setTheirs(true);
+        if (changed && !saving && now !== saved && now !== text) setTheirs(true);
         setText((mine) => (saved === null || mine === saved ? now : mine));
         setSaved(now);
       },

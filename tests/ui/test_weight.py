@@ -36,6 +36,10 @@ HELD = """
   await session.detach();
   return Object.fromEntries(metrics.map(({ name, value }) => [name, value]));
 """
+STREAMS_ENDED = """
+  return page.evaluate(() => performance.getEntriesByType("resource")
+    .filter((one) => one.name.includes("/admin/events")).length);
+"""
 MOVE = {"backend": "b1", "model": "a", "why": "free", "from": 2, "to": 1, "layers": 1,
         "bytes": MIB, "staged_s": 0.1, "gate_s": 0.001}  # fmt: skip
 REQUEST: Any = {"path": "/v1/completions", "model": "a", "backend": "b1", "key": None,
@@ -69,6 +73,8 @@ async def test_it_does_not_grow_however_much_happens(rig: CardRig, chromium: Bro
     assert after["JSEventListeners"] <= before["JSEventListeners"] * 1.1 + 20
     # Code that was made faster takes some; the events of an hour would take twice as much.
     assert after["JSHeapUsedSize"] <= before["JSHeapUsedSize"] + 0.6 * MIB
+    # It got all of it: who is too slow has to begin anew.
+    assert await page.do(STREAMS_ENDED) == 0
     assert await page.said() == []
 
 

@@ -9,6 +9,7 @@ const { cards, cells, colours, marks, neighbours, parts } = await page("js/bars.
 const { clock, ranges, rate, seconds, size } = await page("js/format.js");
 const { cost, doing, sentence, shrunk, why } = await page("js/words.js");
 const { path } = await page("js/http.js");
+const { Live } = await page("js/live.js");
 const { stay } = await page("js/stay.js");
 const { added, delta, marked, talks } = await page("views/chat.js");
 const { grown } = await page("views/logs.js");
@@ -161,6 +162,19 @@ test("a chat is with those that talk, or may", () => {
   assert.ok(talks({}));
   assert.ok(!talks({ capabilities: ["embedding"], meta: { mode: "generation" } }));
   assert.ok(!talks({ capabilities: ["completion"], meta: { mode: "rerank" } }));
+});
+
+test("who begins to listen late is told what is so", () => {
+  globalThis.requestAnimationFrame = (paint) => paint();
+  const live = new Live();
+  live.set({ phase: "login" });
+  const seen = [];
+  const end = live.subscribe((view) => seen.push(view.phase));
+  live.set({ phase: "live" });
+  end();
+  live.set({ phase: "lost" });
+  assert.deepEqual(seen, ["login", "live"]);
+  delete globalThis.requestAnimationFrame;
 });
 
 test("a connection that breaks is begun again, and is not held while nobody looks", async (t) => {

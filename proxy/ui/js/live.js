@@ -16,8 +16,10 @@ export class Live {
     this.models_seen = null;
   }
 
+  /** Tells `listener` what is known now, and at each change: the first one may be long past. */
   subscribe(listener) {
     this.listeners.add(listener);
+    listener(this.view);
     return () => this.listeners.delete(listener);
   }
 

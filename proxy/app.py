@@ -19,7 +19,6 @@ from proxy.api.listener import Listener
 from proxy.api.server import make_runner
 from proxy.api.services import Services
 from proxy.api.strangers import Strangers
-from proxy.catalog.local import Catalog
 from proxy.catalog.store import Stores
 from proxy.catalog.watch import watch
 from proxy.clock import RealClock
@@ -28,13 +27,14 @@ from proxy.control.capacity import capacity
 from proxy.control.hang_watch import HangWatch
 from proxy.control.headroom import serving
 from proxy.control.model_plan import ModelPlans
+from proxy.control.pins import Pins
 from proxy.control.slot_progress import busy_backends, noted, slots_progress
 from proxy.control.split_table import SplitTable
 from proxy.control.worker_devices import WorkerDevices
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.maker import engine_maker
 from proxy.engine.types import LoadOptions, Mode
-from proxy.errors import Hangs, ModelNotFound
+from proxy.errors import ModelNotFound
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.observe import log as logging
@@ -50,7 +50,7 @@ from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.values import home_of
 from proxy.pool.hooks import Hooks
 from proxy.pool.pool import Pool
-from proxy.routing.model_dirs import ModelDirs, model_dirs
+from proxy.routing.model_dirs import ModelDirs, first_catalog
 from proxy.routing.planner import Planner
 from proxy.routing.request import ModelRequest
 from proxy.routing.resolver import Resolver
@@ -67,7 +67,6 @@ from proxy.startup import (
     url_of_socket,
 )
 from proxy.tasks import Loops
-from proxy.threads import MODELS, SCANS
 from proxy.upstream.open_calls import OpenCalls
 
 log = structlog.get_logger()
@@ -188,7 +187,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         # Nothing is left after a drain.
         stack.push_async_callback(pool.kill)
         stores = Stores(home_of(settings.env))
-        catalog = await _catalog(policies.current, stores)
+        catalog = await first_catalog(policies.current, stores)
         await stack.enter_async_context(loops.background(partial(watch, catalog), name="catalog"))
         resolver = Resolver(lambda: policies.current, catalog)
         speeds = SplitSpeeds()
@@ -263,6 +262,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         for follower in (
             _apply_server(pool, keeper),
             dirs.policies_changed,
+            Pins(pool, lambda name: resolver.resolve(name).loaded_as).policies_changed,
             control.controller.policies_changed,
         ):
             policies.subscribe(follower)
@@ -327,18 +327,6 @@ def _policy_of(name: str, resolver: Resolver, policies: Policies) -> ModelPolicy
         return resolver.resolve(name).policy
     except ModelNotFound:  # its file is gone, but it is loaded
         return policies.for_model(name)
-
-
-async def _catalog(policies: Policies, stores: Stores) -> Catalog:
-    """What models there are. Where a disk hangs it begins with none: who watches looks again."""
-    cache = policies.catalog.state / "headers.json"
-    make = partial(Catalog, *model_dirs(policies, stores), cache=cache)
-    catalog = await MODELS.run(make, look=False)
-    try:
-        await SCANS.run(catalog.refresh)
-    except Hangs as error:
-        log.warning("models_not_looked_for", reason=error.message)
-    return catalog
 
 
 def _apply_server(

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "api": "catalog dialect engine errors files hub memory observe policy pool routing split "
     "tasks text threads upstream version",
     "app": "api catalog clock control engine errors memory observe placement policy pool routing "
-    "slots startup tasks threads upstream",
+    "slots startup tasks upstream",
     "bench": "api app control engine errors placement policy pool routing",
     "catalog": "errors files split threads",
     "cli": "app bench catalog control demo engine errors files hub observe policy "

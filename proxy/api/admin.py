@@ -162,7 +162,8 @@ async def unload(request: web.Request) -> web.Response:
 
 async def pin(request: web.Request) -> web.Response:
     """Have a model stay loaded, which has to be: neither its keep-alive time nor another model
-    unloads it. It holds until it is unloaded all the same, or the proxy ends."""
+    unloads it. It holds until it is unloaded by hand, its policy says otherwise, or the proxy
+    ends."""
     return await _pin(request, pinned=True)
 
 

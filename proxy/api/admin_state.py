@@ -118,7 +118,9 @@ def backend_state(services: Services, backend: Backend) -> dict[str, Any]:
         "line": [_standing(each) for each in islice(services.pool.lines.of(backend), MOST_IN_LINE)],
         "tokens_per_second": round(services.rates.rate(backend.id), 2),
         "prompt_tokens_per_second": round(services.rates.prompt_rate(backend.id), 2),
-        "pinned": backend.pinned,
+        "pinned": bool(backend.pinned),
+        "pinned_by_policy": backend.pinned.by_policy and backend.pinned.by_hand is None,
+        "dense": options.dense,  # what moves are its feed-forward weights: it has no experts
         "keep_alive_s": None if isinf(backend.ttl_s) else backend.ttl_s,
         "expires_at": backend.expires_at.isoformat() if backend.expires_at else None,
         "last_error": backend.last_error,

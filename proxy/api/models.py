@@ -75,6 +75,7 @@ def _entry(model: Model, summary: Summary | None) -> dict[str, Any]:
         "capabilities": capabilities(entry, summary, policy.args) if entry else [],
         "meta": {
             "base": model.base.name if model.base else None,  # whose backend it shares
+            "mode": policy.mode,
             "ctx": policy.ctx,
             # llama-server's names.
             "n_ctx": ctx,

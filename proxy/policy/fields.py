@@ -186,6 +186,9 @@ _MODELS: Final = (
     Field("models.*.aliases", Kind.NAMES, [], LIVE, example=["gpt-4o", "claude-*"],
           help="Other names of this model; * stands for whatever comes there. Where several fit, "
                "an exact name wins, then the longest."),
+    Field("models.*.pinned", Kind.FLAG, False, LIVE,
+          help="Whether it stays loaded once it is: it is unloaded neither when it is idle nor to "
+               "make way for another model. Its experts make way all the same."),
     Field("models.*.mode", Kind.CHOICE, "generation", RELOAD,
           choices=("generation", "embedding", "rerank"), help="What the model is loaded for."),
     Field("models.*.rpc", Kind.ADDRESSES, None, RELOAD, local=True, inherits="devices.rpc",
@@ -217,7 +220,7 @@ _INHERITED: Final = tuple(
 )
 
 FIELDS: Final = (
-    *_SERVER, *_CATALOG, *_DEVICES, *_ENGINE, *_LOADING, *_MODELS[:4], *_INHERITED, *_MODELS[4:],
+    *_SERVER, *_CATALOG, *_DEVICES, *_ENGINE, *_LOADING, *_MODELS[:5], *_INHERITED, *_MODELS[5:],
 )  # fmt: skip
 BY_KEY: Final[Mapping[str, Field]] = {field.key: field for field in FIELDS}
 

@@ -92,6 +92,7 @@ class ModelPolicy:
     path: Path | None
     base: str | None
     aliases: tuple[str, ...]
+    pinned: bool
     mode: Mode
     moe_cpu_layers: Split
     dense_cpu_layers: Split | None

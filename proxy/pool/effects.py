@@ -35,11 +35,13 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The request is not taken (Busy), and may come again."""
+    """The request is not taken (Busy), and may come again; or somebody has to act first, where one
+    that is pinned is in the way (Conflict)."""
 
     request: int
-    why: Literal["full", "draining"]
+    why: Literal["full", "draining", "pinned"]
     wait_s: float | None = None  # how long it would have waited; None: nobody knows
+    model: str = ""  # the one that is pinned
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ class MatchPolicy:
     unpinned: frozenset[str] = frozenset()
     coexist: bool = False  # another split stands beside this one instead of replacing it
     max_queue: int | None = None  # requests that may wait for the model; None: any number
+    pinned: bool = False  # by the policy, what is loaded stays loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,11 @@ class Yielded:
 @dataclass(frozen=True, slots=True)
 class Pin:
     """A backend is to stay loaded, however long it is idle and whoever needs its memory; or that is
-    over."""
+    over. `by_policy`: not somebody says so now, but the policies."""
 
     backend: str
     pinned: bool
+    by_policy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

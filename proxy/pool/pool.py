@@ -195,9 +195,9 @@ class Pool:
         await self._until(lambda: all(b.state is BackendState.GONE for b in going))
         return len(going)
 
-    def pin(self, backend_id: str, *, pinned: bool) -> None:
+    def pin(self, backend_id: str, *, pinned: bool, by_policy: bool = False) -> None:
         """Have a backend stay loaded, or not any more; nothing where there is none of this id."""
-        self._tell(Pin(backend_id, pinned))
+        self._tell(Pin(backend_id, pinned, by_policy))
 
     async def replace(self, backend_id: str, options: LoadOptions) -> None:
         """Load `options` beside this backend, which serves until that is ready, then drains and

@@ -2,7 +2,7 @@
 
 import math
 
-from proxy.errors import Busy, LoadFailed, LoadRefused, ProxyError
+from proxy.errors import Busy, Conflict, LoadFailed, LoadRefused, ProxyError
 from proxy.pool.effects import Fail, NotYet, Refuse
 
 # A load takes seconds to minutes: a client that comes back sooner finds the same queue.
@@ -20,6 +20,8 @@ def error_of(effect: Refuse | NotYet | Fail) -> ProxyError:
             text = "server busy: too many requests are waiting for a model"
             after_s = FULL_RETRY_AFTER_S if wait_s is None else max(wait_s, 1.0)
             return Busy(text, retry_after_s=min(after_s, LONGEST_RETRY_AFTER_S))
+        case Refuse(_, "pinned", _, model):
+            return Conflict(pinned(model))
         case Refuse():
             text = "server busy: it is shutting down"
             return Busy(text, retry_after_s=DRAINING_RETRY_AFTER_S)
@@ -29,3 +31,8 @@ def error_of(effect: Refuse | NotYet | Fail) -> ProxyError:
             return LoadRefused(f"{text}: {failure.reason}", retry_after_s=wait_s)
         case Fail(_, message, wait_s):
             return LoadFailed(message, retry_after_s=wait_s or None)
+
+
+def pinned(model: str) -> str:
+    """What keeps a model from being loaded that needs a server which the pinned `model` uses."""
+    return f"{model} is pinned and uses the same rpc server; unpin or unload it first"

@@ -3,6 +3,7 @@
 from proxy.engine.types import LoadOptions
 from proxy.pool.events import MatchPolicy
 from proxy.pool.failures import same_start
+from proxy.pool.pins import Pinned
 from proxy.pool.places import Places, slots_of
 from proxy.pool.state import Backend, BackendState, Name
 
@@ -29,6 +30,7 @@ class Roster(dict[str, Backend]):
     def add(self, options: LoadOptions, matching: MatchPolicy, now_s: float) -> Backend:
         """A new start of these."""
         name, generation = self.next_name(options)
+        said = [b.pinned.by_hand for b in self.values() if b.options.model == options.model]
         self[name] = Backend(
             name,
             options,
@@ -37,6 +39,7 @@ class Roster(dict[str, Backend]):
             default_keep_alive_s=matching.default_keep_alive_s,
             coexist=matching.coexist,
             any_parallel="parallel" in matching.unpinned,
+            pinned=Pinned(matching.pinned, said[-1] if said else None),
             places=Places(slots_of(options)),
         )
         return self[name]

@@ -11,13 +11,14 @@ Every request that comes in ends in exactly one of these, in `_acquire` and `_wa
   6. joined    a starting backend will serve it
   7. queued    a backend that would have served it is on its way out; decided anew when that is gone
   8. refused   what it would start failed a moment ago, and is not to be started yet
-  9. started   nothing else: it gets a backend of its own, and joins it
+  9. refused   it would take the place of one that is pinned
+ 10. started   nothing else: it gets a backend of its own, and joins it
 """
 
 from math import isinf
 
 from proxy.engine.types import LoadOptions
-from proxy.pool import selection
+from proxy.pool import refusals, selection
 from proxy.pool.book import Book
 from proxy.pool.effects import Effect, Fail, Idle, NotYet, Refuse, Start, Stop
 from proxy.pool.events import (
@@ -104,7 +105,10 @@ class Scheduler(Book):
             failure := self.failures.refusing(event.options, event.files, self._now_s)
         ):
             self._effects.append(NotYet(event.request, failure, failure.wait_s(self._now_s)))
-        # 9. started
+        # 9. refused
+        elif pinned := selection.pinned_in_the_way(event.options, self.backends.values()):
+            self._effects.append(Refuse(event.request, "pinned", model=pinned))
+        # 10. started
         else:
             self._join(event, self._start(event.options, event.matching), retried)
 
@@ -116,8 +120,7 @@ class Scheduler(Book):
         if waiting:
             if waiting.joined:
                 backend.waiting -= 1
-                # Nobody waits for it any more, but it goes on loading: the next request is likely
-                # for it too.
+                # Nobody waits any more, but it goes on loading: the next request is likely for it.
                 self._stop_if_drained(backend)
             return
         backend.in_flight -= 1
@@ -290,8 +293,7 @@ class Scheduler(Book):
             self._again(waiting.acquire, retried=waiting.retried)
 
     def _again(self, event: Acquire, *, retried: bool) -> None:
-        # Accepted once, it is neither refused for a full queue now nor for a drain that began
-        # since.
+        # Accepted once, it is not refused any more for a full queue or a drain that began since.
         if backend := selection.ready_for(event, self.backends.values()):
             self._serve(event, backend, retried=retried)
         else:
@@ -300,8 +302,7 @@ class Scheduler(Book):
     # Others have a say.
 
     def _unload(self, event: Unload) -> None:
-        backend = self.backends.get(event.backend)
-        if backend is None:
+        if (backend := self.backends.get(event.backend)) is None:
             return
         if backend.state is GONE:
             del self.backends[backend.id]
@@ -309,8 +310,8 @@ class Scheduler(Book):
         self._drain(backend, "unload")
 
     def _pin(self, event: Pin) -> None:
-        if (backend := self.backends.get(event.backend)) is not None:
-            backend.pinned = event.pinned
+        backend = self.backends.get(event.backend)
+        if backend and backend.pinned.set(event.pinned, by_policy=event.by_policy):
             self._set_timer(backend, None)
             if backend.idle and not event.pinned:
                 self._became_idle(backend)
@@ -327,16 +328,17 @@ class Scheduler(Book):
         if old.options == event.options:
             old.successor = None  # changed back before anything came of it
             return
+        if pinned := selection.pinned_in_the_way(event.options, self.backends.values()):
+            old.last_error = refusals.pinned(pinned)  # it stays in its place, and says why
+            return
         same = [b for b in self.backends.values() if b.options == event.options]
         if any(b.state is READY for b in same):
             self._drain(old, "replaced")
         elif starting := next((b for b in same if b.state is STARTING), None):
             starting.replaces = old.name
         else:
-            matching = MatchPolicy(old.default_keep_alive_s, coexist=old.coexist)
-            new = self._start(event.options, matching)
-            new.replaces, new.keep_alive_s = old.name, old.keep_alive_s
-            new.pinned = old.pinned
+            new = self._start(event.options, old.matching)
+            new.take_over(old)
 
     def _abort(self) -> None:
         self.draining = True

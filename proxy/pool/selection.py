@@ -52,6 +52,12 @@ def in_the_way(options: LoadOptions, backends: Iterable[Backend]) -> list[Backen
     return [b for b in others if b.options in blocking]
 
 
+def pinned_in_the_way(options: LoadOptions, backends: Iterable[Backend]) -> str | None:
+    """Another model that would have to go for `options`, and is pinned."""
+    staying = (b for b in in_the_way(options, backends) if b.pinned and b.state not in LEAVING)
+    return next((b.options.model for b in staying if b.options.model != options.model), None)
+
+
 def leaving_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
     """The first backend on its way out that would have served a request."""
     return next((b for b in backends if b.state in LEAVING and can_serve(b, asked)), None)

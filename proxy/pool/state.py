@@ -1,7 +1,7 @@
 """What the pool knows of one backend, and the only way in which its state changes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from math import inf
@@ -12,7 +12,8 @@ from proxy.engine.files import Files
 from proxy.engine.not_started import NOT_STARTED
 from proxy.engine.types import Engine, LoadOptions
 from proxy.pool.effects import Changed
-from proxy.pool.events import Acquire
+from proxy.pool.events import Acquire, MatchPolicy
+from proxy.pool.pins import Pinned
 from proxy.pool.places import Places
 
 # One that has served for so long is well, whatever it was asked.
@@ -52,7 +53,7 @@ class Backend:
     last_used_s: float = 0.0  # monotonic
     keep_alive_s: float | None = None  # as the last request that named one asked
     default_keep_alive_s: float = 300.0  # the policy's, as of the last request
-    pinned: bool = False  # it stays loaded, as somebody wants it
+    pinned: Pinned = field(default_factory=Pinned)  # whether it stays loaded
     expires_s: float | None = None  # monotonic; None while in use, and for ever
     last_error: str | None = None
     files: Files | None = None  # what it was loaded from, as that was before
@@ -117,8 +118,22 @@ class Backend:
         self.in_flight += 1
         self.last_used_s = now_s
         self.default_keep_alive_s = event.matching.default_keep_alive_s
+        # Of the names that share it, one is enough.
+        if event.matching.pinned and not self.pinned.by_policy:
+            self.pinned.set(True, by_policy=True)
         if event.keep_alive_s is not None:
             self.keep_alive_s = event.keep_alive_s
+
+    @property
+    def matching(self) -> MatchPolicy:
+        """What a start in its place comes with."""
+        pinned = self.pinned.by_policy
+        return MatchPolicy(self.default_keep_alive_s, coexist=self.coexist, pinned=pinned)
+
+    def take_over(self, old: "Backend") -> None:
+        """It is to take the place of `old` once it is ready, and stays loaded as that would."""
+        self.replaces, self.keep_alive_s = old.name, old.keep_alive_s
+        self.pinned = replace(old.pinned)
 
     @property
     def splits_by_replacing(self) -> bool:

@@ -204,4 +204,5 @@ def _matching(request: ModelRequest, policy: ModelPolicy, *, ctx_is_ours: bool) 
         unpinned=frozenset(unpinned),
         coexist=policy.split == "separate",
         max_queue=policy.max_queue,
+        pinned=policy.pinned,
     )

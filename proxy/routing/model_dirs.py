@@ -3,8 +3,11 @@
 import asyncio
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
+
+import structlog
 
 from proxy.catalog.local import Catalog
 from proxy.catalog.store import Store, Stores
@@ -12,7 +15,9 @@ from proxy.errors import Hangs
 from proxy.policy.diff import Changes
 from proxy.policy.model import Policies
 from proxy.tasks import spawn
-from proxy.threads import SCANS
+from proxy.threads import MODELS, SCANS
+
+log = structlog.get_logger()
 
 LOOK_S: Final = 120.0
 # Unknown names make us look into the folders again, but no faster than this.
@@ -28,6 +33,18 @@ def model_dirs(
     named = {name: model.path for name, model in policies.models.items() if model.path}
     place = policies.catalog
     return place.dirs, named, stores.at(place.state, place.ollama_dir, ollama=place.ollama)
+
+
+async def first_catalog(policies: Policies, stores: Stores) -> Catalog:
+    """What models there are. Where a disk hangs it begins with none: who watches looks again."""
+    cache = policies.catalog.state / "headers.json"
+    make = partial(Catalog, *model_dirs(policies, stores), cache=cache)
+    catalog = await MODELS.run(make, look=False)
+    try:
+        await SCANS.run(catalog.refresh)
+    except Hangs as error:
+        log.warning("models_not_looked_for", reason=error.message)
+    return catalog
 
 
 class ModelDirs:

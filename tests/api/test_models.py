@@ -42,6 +42,7 @@ async def test_what_clients_look_for(tmp_path: Path) -> None:
         assert (entry["context_length"], entry["max_model_len"]) == (ctx, ctx)
         assert entry["meta"]["n_ctx"] == ctx
         assert (entry["type"], entry["display_name"]) == ("model", name)
+        assert entry["meta"]["mode"] == "generation"
     assert found["middle"]["meta"]["n_ctx_train"] > 2048
     assert found["elsewhere"]["meta"]["n_ctx_train"] is None
     assert found["new"]["created_at"] == "1970-01-10T00:00:00Z"

@@ -48,6 +48,14 @@ def test_nothing_in_it_comes_from_elsewhere() -> None:
     assert not [name for name, text in texts.items() if re.search(r"<\w+[^>]* on[a-z]+=\"", text)]
 
 
+def test_all_scripts_are_asked_for_at_once() -> None:
+    """Not one after the other, as each is found to name others."""
+    text = (PAGE / "index.html").read_text()
+    preloaded = re.findall(r'<link rel="modulepreload" href="([^"]+)">', text)
+
+    assert sorted(preloaded) == [n for n in FILES if n.endswith(".js") and n != "js/main.js"]
+
+
 async def test_each_file_has_its_type_and_may_be_kept(client: aiohttp.ClientSession) -> None:
     types = {"html": "text/html", "css": "text/css", "js": "text/javascript",
              "svg": "image/svg+xml", "txt": "text/plain"}  # fmt: skip

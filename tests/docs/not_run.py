@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "mkdir -p ~/.local/bin && ln ": OF_THE_MACHINE,
     "moe-proxy rpc-server": "all is run on such a server; tests/cli has the command",
     "OLLAMA_HOST=127.0.0.1:11435 moe-proxy serve": "tests/policy reads OLLAMA_HOST",
+    "OTEL_EXPORTER_OTLP_ENDPOINT=": "tests/api/test_traced.py has a collector",
     "moe-proxy serve": "the proxy that all the rest is run against was started by it",
     "moe-proxy pull ": FROM_A_HUB,
     "moe-proxy bench MODEL --splits": "tests/cli/test_bench.py gives each of these options",

@@ -68,6 +68,7 @@ repack = "off"
 path = "gpt.gguf"
 base = "plain"
 aliases = ["gpt-4o", "big"]
+pinned = true
 rpc = ["10.0.0.3:50052"]
 moe_cpu_layers = 24
 dense_cpu_layers = 3

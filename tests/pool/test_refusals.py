@@ -27,3 +27,8 @@ def test_each_says_why_and_when_to_come_again() -> None:
     assert told(Fail(1, "bad file", 1.0)) == (500, "bad file", 1.0)
     assert told(Fail(1, "killed")) == (500, "killed", None)
     assert [told(Refuse(1, why))[0] for why in ("full", "draining")] == [503, 503]
+    assert told(Refuse(1, "pinned", model="a")) == (
+        409,
+        "a is pinned and uses the same rpc server; unpin or unload it first",
+        None,
+    )

@@ -78,6 +78,83 @@ class TestPin:
         assert play(Unload("b1")) == goes("b1", "unload")[1:]  # it had no timer
         assert play(Pin("b9", pinned=True)) == []
 
+    def test_what_is_pinned_by_policy_stays_from_the_start_on(self) -> None:
+        play = Play()
+        play(Acquire(1, A, 0.0, MatchPolicy(pinned=True)), Started("b1", 1))
+
+        assert play(Released(1)) == [Idle("b1", 1)]
+        play(Replace("b1", A_LARGE))
+        assert play.scheduler.backends["b2"].pinned
+
+    def test_one_of_the_names_that_share_it_is_enough(self) -> None:
+        play = Play()
+        play.ready("b1", A)
+        play(Acquire(1, A, matching=MatchPolicy(pinned=True)))
+
+        assert play(Released(1)) == [Idle("b1", 1)]
+        play(Acquire(2, A))
+        assert play(Released(2)) == [Idle("b1", 1)]
+
+    def test_whoever_spoke_last_counts(self) -> None:
+        play = Play()
+        play(Acquire(1, A, matching=MatchPolicy(pinned=True)), Started("b1", 1), Released(1))
+
+        play(Pin("b1", pinned=False))
+        assert not play.scheduler.backends["b1"].pinned
+        assert play(Pin("b1", pinned=True, by_policy=True)) == []  # as it said before
+        assert not play.scheduler.backends["b1"].pinned
+        play(Pin("b1", pinned=True))
+        idle, timer = play(Pin("b1", pinned=False, by_policy=True))
+        assert (idle, type(timer)) == (Idle("b1", 1), SetTimer)
+
+    def test_what_is_loaded_of_it_besides_is_pinned_too(self) -> None:
+        """A longer context, as here, or one that failed and starts again."""
+        play = Play()
+        play.ready("b1", A)
+        play(Pin("b1", pinned=True))
+        play(Acquire(1, A_LARGE), Started("b2", 1))
+        play(Exited("b2", 1, "died"), Released(1), Acquire(2, A_LARGE))
+
+        assert [(b.id, b.generation) for b in play.scheduler.backends.values() if b.pinned] == [
+            ("b1", 1),
+            ("b2", 2),
+        ]
+
+    def test_nobody_takes_its_server(self) -> None:
+        play = Play()
+        mine, theirs = (replace(options, rpc=("h:1",)) for options in (A, B))
+        play.ready("b1", mine)
+        play(Pin("b1", pinned=True))
+
+        assert play(Acquire(1, theirs)) == [Refuse(1, "pinned", model="a")]
+        assert play(Acquire(2, theirs, insists=True)) == [Refuse(2, "pinned", model="a")]
+        play(Pin("b1", pinned=False))
+        assert Stop("b1", 1) in play(Acquire(3, theirs))
+
+    def test_its_own_longer_context_does(self) -> None:
+        play = Play()
+        mine, longer = (replace(options, rpc=("h:1",)) for options in (A, A_LARGE))
+        play.ready("b1", mine)
+        play(Pin("b1", pinned=True))
+
+        assert Stop("b1", 1) in play(Acquire(1, longer))
+        assert play.scheduler.backends["b2"].pinned
+
+    def test_an_edit_that_gives_its_server_to_another_waits_and_says_why(self) -> None:
+        play = Play()
+        mine, theirs = (replace(options, rpc=("h:1",)) for options in (A, B))
+        play.ready("b1", mine)
+        play.ready("b2", B)
+        play(Pin("b1", pinned=True))
+
+        assert play(Replace("b2", theirs)) == []
+        assert play.scheduler.backends["b2"].last_error == (
+            "a is pinned and uses the same rpc server; unpin or unload it first"
+        )
+        # The old one will do meanwhile.
+        (_, grant) = play(Acquire(1, theirs, matching=OPEN))
+        assert grant == Grant(1, "b2", 1)
+
 
 class TestUnload:
     def test_idle(self) -> None:

@@ -227,10 +227,10 @@ class Traces(RuleBasedStateMachine):
         self.tell(Replace(name, options) if replace_it else Unload(name))
 
     @precondition(lambda self: self.scheduler.backends)
-    @rule(data=st.data(), pinned=st.booleans())
-    def pin(self, data: st.DataObject, pinned: bool) -> None:
+    @rule(data=st.data(), pinned=st.booleans(), by_policy=st.booleans())
+    def pin(self, data: st.DataObject, pinned: bool, by_policy: bool) -> None:
         name = data.draw(st.sampled_from(sorted(self.scheduler.backends)))
-        self.tell(Pin(name, pinned))
+        self.tell(Pin(name, pinned, by_policy))
 
     @precondition(lambda self: self.requests > 10)
     @rule()

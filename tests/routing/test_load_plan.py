@@ -138,6 +138,13 @@ def test_the_policys_number_is_loaded_where_experts_turn_out_not_to_move(
     assert plan.matching.coexist or key is None or "split" not in plan.matching.unpinned
 
 
+def test_what_is_pinned_is_loaded_as_such(folder: Folder) -> None:
+    assert [folder.plan(ModelRequest(name)).matching.pinned for name in ("same", "apart")] == [
+        True,
+        False,
+    ]
+
+
 def test_separate_splits_stand_side_by_side(folder: Folder) -> None:
     matching = folder.plan(ModelRequest("apart")).matching
 

@@ -27,6 +27,7 @@ function add(page) {
 
 async function perform(asked) {
   if (asked.open) return open(asked);
+  if (asked.close) return Promise.all([...pages.values()].map(({ page }) => page.context().close()));
   const { page, said } = pages.get(asked.page);
   if (asked.said) return said.splice(0);
   return new AsyncFunction("page", "context", "axe", "arg", asked.code)(page, page.context(), axe, asked.arg);

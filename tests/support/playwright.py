@@ -99,6 +99,11 @@ class Browser:
             await page.do("await page.goto(arg)", url)
         return page
 
+    async def close_pages(self) -> None:
+        """Close all that were opened: what they still do takes time from others."""
+        async with asyncio.timeout(HANG_S):
+            await self.ask({"close": True})
+
     async def read(self) -> None:
         """Hand out answers as they come."""
         assert self._process.stdout is not None

@@ -68,6 +68,7 @@ moe_cpu_layers = 4
 params = { temperature = 0.1 }
 [models.same]
 base = "tiny"
+pinned = true
 [models.larger]
 base = "tiny"
 ctx = 8192

@@ -9,7 +9,9 @@ const { cards, cells, colours, marks, neighbours, parts } = await page("js/bars.
 const { clock, ranges, rate, seconds, size } = await page("js/format.js");
 const { cost, doing, sentence, shrunk, why } = await page("js/words.js");
 const { path } = await page("js/http.js");
-const { added, delta, marked } = await page("views/chat.js");
+const { Live } = await page("js/live.js");
+const { stay } = await page("js/stay.js");
+const { added, delta, marked, talks } = await page("views/chat.js");
 const { grown } = await page("views/logs.js");
 const { progress } = await page("views/pull.js");
 const { consequences } = await page("views/policies.js");
@@ -29,6 +31,15 @@ test("events are kept newest first, up to a number, and each once", () => {
   assert.equal(known.events[0].id, 1000);
   assert.equal(after(known, "moved", { id: 1000, kind: "moved" }), known);
   assert.deepEqual(after(known, "backends", { patch: { b1: { split: 5 } } }).backends, { b1: { split: 5 } });
+});
+
+test("a move that failed is told, one that was overtaken is not", () => {
+  const known = after(NOTHING, "state", STATE);
+  const failed = { kind: "not_moved", backend: "b1", model: "m", at: "now", error: "it is silent" };
+  const told = after(known, "not_moved", failed);
+  assert.equal(sentence(told.events[0]), "m: not all that was to move did: it is silent");
+  assert.equal(after(told, "moved", { id: 1, kind: "moved" }).events.length, 2);
+  assert.equal(after(known, "not_moved", { ...failed, error: null }), known);
 });
 
 test("another process begins with nothing of the one before", () => {
@@ -145,6 +156,73 @@ test("an answer grows, and has one mark for a move", () => {
   assert.throws(() => delta('{"error":{"message":"gone"}}'), /gone/);
 });
 
+test("a chat is with those that talk, or may", () => {
+  assert.ok(talks({ capabilities: ["completion", "tools"], meta: { mode: "generation" } }));
+  assert.ok(talks({ capabilities: [], meta: { mode: "generation" } }));
+  assert.ok(talks({}));
+  assert.ok(!talks({ capabilities: ["embedding"], meta: { mode: "generation" } }));
+  assert.ok(!talks({ capabilities: ["completion"], meta: { mode: "rerank" } }));
+});
+
+test("who begins to listen late is told what is so", () => {
+  globalThis.requestAnimationFrame = (paint) => paint();
+  const live = new Live();
+  live.set({ phase: "login" });
+  const seen = [];
+  const end = live.subscribe((view) => seen.push(view.phase));
+  live.set({ phase: "live" });
+  end();
+  live.set({ phase: "lost" });
+  assert.deepEqual(seen, ["login", "live"]);
+  delete globalThis.requestAnimationFrame;
+});
+
+test("a connection that breaks is begun again, and is not held while nobody looks", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  globalThis.document = Object.assign(new EventTarget(), { hidden: false });
+  const look = (hidden) => {
+    document.hidden = hidden;
+    document.dispatchEvent(new Event("visibilitychange"));
+  };
+  const turn = () => new Promise((resolve) => setImmediate(resolve));
+  const waited = async (ms) => (await turn(), t.mock.timers.tick(ms), turn());
+  const end = new AbortController();
+  const broke = [];
+  let opened = 0;
+  let done = null;
+  const open = (stop, well) => {
+    opened += 1;
+    return new Promise((resolve, reject) => {
+      done = { resolve, reject, well };
+      stop.signal.addEventListener("abort", () => reject(stop.signal.reason));
+    });
+  };
+  const staying = stay(open, end.signal, (error) => broke.push(error?.message ?? null));
+
+  done.reject(new Error("gone"));
+  await waited(499);
+  assert.deepEqual([opened, broke], [1, ["gone"]]);
+  await waited(1);
+  done.resolve(); // the second wait is longer
+  await waited(999);
+  assert.deepEqual([opened, broke], [2, ["gone", null]]);
+  await waited(1);
+  done.well();
+  done.resolve();
+  await waited(500);
+  assert.equal(opened, 4);
+  look(true);
+  await waited(60_000);
+  assert.deepEqual([opened, broke.length], [4, 3]);
+  look(false);
+  await turn();
+  assert.equal(opened, 5);
+  end.abort();
+  await staying;
+  assert.equal(broke.length, 3);
+  delete globalThis.document;
+});
+
 test("lines of a log, and parts of a pull", () => {
   let kept = { lines: [], rest: "" };
   for (const piece of ["one\ntw", "o\nthr"]) kept = grown(kept, piece);
@@ -164,7 +242,7 @@ test("what saving would do", () => {
   ];
   assert.deepEqual(consequences({ ...nothing, backends, next_start: ["server.port"] }), [
     "a: its experts move (moe_cpu_layers)", "b: is loaded anew beside the old one (ctx)",
-    "c: stays as it is", "d: changes for the next request (params)",
+    "c: stays as it is", "d: goes on, and takes this over (params)",
     "waits for the next start of the proxy: server.port",
   ]);
 });

@@ -1,62 +1,59 @@
 """The page in a real browser, on a real proxy with real workers."""
 
 import asyncio
+import itertools
 import re
-from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 
-from proxy.engine.ports import free_port
 from tests.hub import servers
-from tests.support.card import LAYERS, MIB, CardRig, card_rig
+from tests.support.card import LAYERS, MIB, RESERVE, CardRig
 from tests.support.guard import until
 from tests.support.models import model
 from tests.support.playwright import Browser, Page
-from tests.support.policies import policies
-from tests.support.proxy import proxy
+from tests.ui.conftest import DENSE, MODELS
+from tests.ui.helpers import ENDLESS, SEND, card, go, places
 
-pytestmark = pytest.mark.llama
+pytestmark = [pytest.mark.llama, pytest.mark.asyncio(loop_scope="module")]
 
-CARD = 'article[aria-label="{}"]'
-ENDLESS: Any = {"prompt": "once upon", "ignore_eos": True, "max_tokens": 100_000, "stream": True}
 SET_SLIDER = """
   const slider = page.locator(arg.card).getByRole("slider");
   await slider.focus();
   for (let at = 0; at < arg.steps; at++) await page.keyboard.press("ArrowRight");
 """
-CELLS = """
-  const cells = await page.locator(arg + " .cell").all();
-  return Promise.all(cells.map((cell) => cell.getAttribute("data-place")));
-"""
-NO_SIDEWAYS = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+WRITE = "await page.locator('.editor textarea').fill(arg)"
+TEXT = "return page.locator('.editor textarea').inputValue()"
+MODEL_COUNT = 2 + len(MODELS)
 
 
-def card(name: str) -> str:
-    return CARD.format(name)
+async def opened(rig: CardRig, chromium: Browser, part: str = "") -> Page:
+    page = await chromium.open(f"{rig.proxy.url}/ui/{part}")
+    await page.sees(f"{card('a')} .cell" if not part else "section")
+    return page
 
 
 async def test_what_is_there_and_what_it_holds(rig: CardRig, chromium: Browser) -> None:
+    await rig.proxy.post("/admin/models/a/unload")
     rig.nvml.change(others=200 * MIB)
     page = await chromium.open(f"{rig.proxy.url}/ui/")
-    await page.click('button:has-text("Load")[aria-label="Load a"]')
+    await page.click('button[aria-label="Load a"]')
     await page.sees(f'{card("a")} .chip:has-text("ready")')
     await rig.all_of("a")
 
-    await until(lambda: _places(page, "a", "RPC0", LAYERS), "the map shows it")
+    await until(lambda: places(page, "a", "RPC0", LAYERS), "the map shows it")
     await page.sees('.device .legend:has-text("KV cache")')
     legend = await page.text(".device .legend")
     for kind in ("KV cache", "dense weights", "compute", "experts of a", "other programs",
                  "reserve", "free", "low mark"):  # fmt: skip
         assert kind in legend
-    assert re.search(r"other programs 20[01] MiB", legend)  # and what is rounded up of ours
+    assert re.search(r"other programs 20[0-3] MiB", legend)  # and what is rounded up of ours
     facts = await page.text(f"{card('a')} .facts")
     assert re.search(r"context\s+512 . 2", facts)
     assert "never" in facts  # its keep_alive
-    assert await page.text("section:has(#models) h2 small") == "1 of 2 loaded"
+    assert await page.text("section:has(#models) h2 small") == f"1 of {MODEL_COUNT} loaded"
     await rig.ask("b")
-    await page.sees('.device h3:has-text("RPC0, RPC1 on one card")')
+    await page.sees('.device h3:has-text("on one card")')
     await page.sees('.legend:has-text("experts of b")')
     await page.click(f'{card("a")} button:has-text("Unload")')
     await page.sees('button[aria-label="Load a"]')
@@ -64,26 +61,32 @@ async def test_what_is_there_and_what_it_holds(rig: CardRig, chromium: Browser) 
     assert await page.said() == []
 
 
-async def _places(page: Page, name: str, place: str, number: int) -> bool:
-    return list(await page.do(CELLS, card(name))).count(place) == number
+async def test_the_limit_is_marked(rig: CardRig, chromium: Browser) -> None:
+    page = await opened(rig, chromium)
+    await rig.proxy.apply(
+        rig.text({}, {}).replace("[devices.RPC0]", '[devices.RPC0]\nlimit = "800MiB"')
+    )
+
+    await page.sees('.device .legend li:has-text("limit 800 MiB")')
+    left = await page.do("return page.locator('.bar .mark.limit').getAttribute('style')")
+    assert "78.125%" in left
 
 
 async def test_a_split_is_changed_while_a_chat_streams(rig: CardRig, chromium: Browser) -> None:
-    await rig.ask("a")
-    await rig.all_of("a")
-    page = await chromium.open(f"{rig.proxy.url}/ui/")
-    await page.do("await page.getByLabel('What to ask').fill('tell me all')")
-    await page.do("await page.keyboard.press('Enter')")
-    await page.sees(".message.assistant .text")
+    page = await opened(rig, chromium)
+    await page.do(SEND)
     await page.sees(f'{card("a")} .chip:has-text("answering")')
     await page.sees(".request .progress:has-text('tokens')")
 
     await page.do(SET_SLIDER, {"card": card("a"), "steps": 5})
 
     await rig.proxy.until_ready(moe_cpu_layers=5, asked=5)
-    await until(lambda: _places(page, "a", "CPU", 5), "the map shows it")
+    await until(lambda: places(page, "a", "CPU", 5), "the map shows it")
     await page.sees(".message.assistant .mark:has-text('→ 5')")
     await page.sees('.moves li:has-text("5 layers on the CPU, you set it")')
+    # Who looks elsewhere meanwhile finds the chat as it went on.
+    await go(page, "logs", ".lines")
+    await go(page, "", ".message.assistant .mark:has-text('→ 5')")
     await page.click(f'{card("a")} button:has-text("Auto")')
     await rig.all_of("a")
     await page.sees(f'{card("a")} button[aria-pressed=true]:has-text("Auto")')
@@ -92,17 +95,46 @@ async def test_a_split_is_changed_while_a_chat_streams(rig: CardRig, chromium: B
     assert await page.said() == []
 
 
+async def test_a_chat_is_offered_with_those_that_talk(rig: CardRig, chromium: Browser) -> None:
+    page = await opened(rig, chromium)
+    await page.sees('button[aria-label="Load embed"]')
+
+    offered = await page.do("return page.locator('#chat-model option').allInnerTexts()")
+
+    assert sorted(offered) == ["a", "b", "dense", "long"]
+
+
+async def test_a_model_without_experts_has_its_own_words(rig: CardRig, chromium: Browser) -> None:
+    page = await opened(rig, chromium)
+    await page.click('button[aria-label="Load dense"]')
+    await page.sees(f'{card("dense")} .facts:has-text("of it feed-forward weights")')
+    await page.sees(f'{card("dense")} .chip:has-text("ready")')
+    device = (await rig.proxy.backend("dense"))["layers"][0]["home"]
+    await until(lambda: places(page, "dense", device, DENSE), "they are on the device")
+    assert "Feed-forward weights on the CPU" in await page.text(f"{card('dense')} .split")
+    assert "xperts" not in await page.text(card("dense"))
+    await page.sees('.legend li:has-text("feed-forward weights of dense")')
+
+    await page.do(SET_SLIDER, {"card": card("dense"), "steps": 2})
+
+    await until(lambda: places(page, "dense", "CPU", 2), "two have moved")
+    assert (await rig.proxy.backend("dense"))["moe_cpu_layers"] == 2
+    assert await page.said() == []
+
+
 async def test_what_other_splits_gave_and_would_give(rig: CardRig, chromium: Browser) -> None:
-    await rig.ask("a")
-    await rig.all_of("a")
     (backend,) = rig.proxy.app.services.pool.backends()
     speeds = rig.proxy.app.services.split_table._speeds  # type: ignore[attr-defined]
+    speeds._speeds.clear()
+    page = await opened(rig, chromium)
+    await page.click("text=What other splits give")
+    await page.sees('.neighbours:has-text("moe-proxy bench a")')
     for split, speed in ((0, 40.0), (12, 10.0)):
         speeds.note("a", split, speed)
         speeds.note("a", split, speed)
 
     table = await rig.proxy.get(f"/admin/backends/{backend.id}/splits")
-    page = await chromium.open(f"{rig.proxy.url}/ui/")
+    page = await opened(rig, chromium)
     await page.click("text=What other splits give")
     rows = await page.do(
         "return (await page.locator('.neighbours tbody tr').allInnerTexts())"
@@ -118,24 +150,35 @@ async def test_what_other_splits_gave_and_would_give(rig: CardRig, chromium: Bro
     await rig.proxy.until_ready(moe_cpu_layers=2)
 
 
-async def test_it_says_for_whom_a_model_has_shrunk(tmp_path: Path, chromium: Browser) -> None:
-    async with card_rig(tmp_path) as rig:
-        await rig.know("a", "b")
-        await rig.ask("a")
-        page = await chromium.open(f"{rig.proxy.url}/ui/")
-        before = (await rig.proxy.backend("a"))["moe_cpu_layers"]
-        rig.nvml.change(others=1024 * MIB - 110 * MIB)
+async def test_it_says_for_whom_a_model_has_shrunk(rig: CardRig, chromium: Browser) -> None:
+    await rig.know("b")
+    await rig.all_of("a")
+    page = await opened(rig, chromium)
+    # All but some of what b needs at least.
+    free = await rig.at_rest()
+    rig.nvml.change(others=free - RESERVE - 4 * MIB)
+    await rig.at_rest()
 
-        async def less() -> bool:
-            return bool((await rig.proxy.backend("a"))["moe_cpu_layers"] > before)
+    await rig.ask("b")
 
-        await until(less, "other programs take the memory")
-        await page.sees(f'{card("a")} .chip:has-text("shrunk for other programs")')
-        assert "other programs needed the memory" in await page.text(".moves")
+    await page.sees(f'{card("a")} .chip:has-text("shrunk for b")')
+    assert "to make room for b" in await page.text(".moves")
+
+
+async def test_it_says_that_other_programs_shrank_it(rig: CardRig, chromium: Browser) -> None:
+    page = await opened(rig, chromium)
+    rig.nvml.change(others=1024 * MIB - 110 * MIB)
+
+    async def less() -> bool:
+        return bool((await rig.proxy.backend("a"))["moe_cpu_layers"])
+
+    await until(less, "other programs take the memory")
+    await page.sees(f'{card("a")} .chip:has-text("shrunk for other programs")')
+    assert "other programs needed the memory" in await page.text(".moves")
 
 
 async def test_a_request_is_seen_and_cancelled(rig: CardRig, chromium: Browser) -> None:
-    page = await chromium.open(f"{rig.proxy.url}/ui/")
+    page = await opened(rig, chromium)
     await page.sees("text=Nobody asks anything just now.")
     body = {"model": "a", **ENDLESS}
     said = bytearray()
@@ -157,40 +200,86 @@ async def test_a_request_is_seen_and_cancelled(rig: CardRig, chromium: Browser) 
     assert await page.said() == []
 
 
+async def test_how_far_a_long_prompt_is_read_and_who_waits(rig: CardRig, chromium: Browser) -> None:
+    """The model has one slot, for which two clients ask all the time: one reads, one waits."""
+    await rig.proxy.post("/admin/models/long/load")
+    page = await opened(rig, chromium)
+    ended: set[int] = set()
+
+    async def ask(client: str) -> None:
+        for number in itertools.count():
+            text = f"{client} {number} " + "the quick brown fox " * 1500
+            body = {"model": "long", "prompt": text, "max_tokens": 1}
+            async with rig.proxy.session.post("/v1/completions", json=body) as answer:
+                await answer.read()
+                ended.add(answer.status)
+
+    asking = [asyncio.create_task(ask(client)) for client in "xy"]
+    await page.sees('.request:has-text("long reads the prompt"):has(progress[aria-label="Prompt"])')
+    read = '.request:has(progress[aria-label="Prompt"]) .progress .number'
+    await page.do(
+        "await page.locator(arg, { hasText: /^[0-9]+ of [0-9]{4} tokens$/ }).waitFor()", read
+    )
+    await page.sees('.request:has-text("long waits for its turn, number 1")')
+    await page.click('button[aria-label="Cancel the request to long"]')
+    await until(lambda: 400 in ended, "one was told so")
+
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    assert ended <= {200, 400}
+    assert await page.said() == []
+
+
 async def test_two_pages_see_what_each_does(rig: CardRig, chromium: Browser) -> None:
-    await rig.ask("a")
-    await rig.all_of("a")
-    first, second = [await chromium.open(f"{rig.proxy.url}/ui/") for _ in range(2)]
+    first, second = [await opened(rig, chromium) for _ in range(2)]
 
     await first.click(f'{card("a")} button:has-text("Pin")')
     await second.sees(f'{card("a")} .chip:has-text("pinned")')
     await second.do(SET_SLIDER, {"card": card("a"), "steps": 3})
-    await until(lambda: _places(first, "a", "CPU", 3), "the other page shows it")
+    await until(lambda: places(first, "a", "CPU", 3), "the other page shows it")
 
     assert [await page.said() for page in (first, second)] == [[], []]
 
 
+async def test_a_policy_pins(rig: CardRig, chromium: Browser) -> None:
+    page = await opened(rig, chromium)
+    await rig.proxy.apply(rig.text({}, {}).replace("[models.a]", "[models.a]\npinned = true"))
+    await page.sees(f'{card("a")} .facts:has-text("its policy pins it")')
+
+    await page.click(f'{card("a")} button:has-text("Pin")')
+    await page.sees(f'{card("a")} button[aria-pressed=false]:has-text("Pin")')
+    await page.click(f'{card("a")} button:has-text("Pin")')
+
+    await page.sees(f'{card("a")} .facts:has-text("you pinned it")')
+
+
 async def test_policies_are_edited(rig: CardRig, chromium: Browser) -> None:
-    await rig.ask("a")
-    await rig.all_of("a")
     # Made at a start that has it for itself, which this is not.
     state = rig.proxy.app.services.policies.current.catalog.state
     await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)
     before = rig.proxy.policies.read_text()
-    page = await chromium.open(f"{rig.proxy.url}/ui/#policies")
+    page = await opened(rig, chromium, "#policies")
     await page.sees(".editor textarea")
-    write = "await page.locator('.editor textarea').fill(arg)"
 
     bad = before.replace("[models.a]", '[models.a]\nmoe_cpu_layers = "lots"')
-    await page.do(write, bad)
+    await page.do(WRITE, bad)
     line = bad.splitlines().index('moe_cpu_layers = "lots"') + 1
     await page.sees(f'#problems:has-text("Line {line}") code:has-text("models.a.moe_cpu_layers")')
     assert await page.do("return page.locator('text=Save').first().isDisabled()")
     assert rig.proxy.policies.read_text() == before
 
+    for change, fate in (("ctx = 256", "is loaded anew beside the old one (ctx)"),
+                         ("pinned = true", "goes on, and takes this over (pinned)")):  # fmt: skip
+        await page.do(WRITE, before.replace("[models.a]", f"[models.a]\n{change}"))
+        await page.sees(f'.outcome li:has-text("a: {fate}")')
     good = before.replace("[models.a]", "[models.a]\nmoe_cpu_layers = 7")
-    await page.do(write, good)
+    await page.do(WRITE, good)
     await page.sees('.outcome li:has-text("a: its experts move (moe_cpu_layers)")')
+    # What is not saved stays while one looks elsewhere.
+    await go(page, "", ".overview")
+    await go(page, "policies", ".editor textarea")
+    assert await page.do(TEXT) == good
     await page.click('button:has-text("Save")')
     await rig.proxy.until_ready(moe_cpu_layers=7)
     assert rig.proxy.policies.read_text() == good
@@ -204,27 +293,44 @@ async def test_policies_are_edited(rig: CardRig, chromium: Browser) -> None:
     assert await page.said() == []
 
 
+async def test_what_somebody_else_saved_is_not_overwritten_unseen(
+    rig: CardRig, chromium: Browser
+) -> None:
+    before = rig.proxy.policies.read_text()
+    page = await opened(rig, chromium, "#policies")
+    await page.sees(".editor textarea")
+    await page.do(WRITE, f"{before}# mine\n")
+
+    await rig.proxy.apply(f"{before}# theirs\n")
+
+    await page.sees('#problems .warning:has-text("saved by somebody else meanwhile")')
+    assert await page.do(TEXT) == f"{before}# mine\n"
+    await page.click('button:has-text("Undo all")')
+    assert await page.do(TEXT) == f"{before}# theirs\n"
+
+
 async def test_a_file_that_somebody_broke_is_told_of(rig: CardRig, chromium: Browser) -> None:
-    page = await chromium.open(f"{rig.proxy.url}/ui/")
-    await page.sees('button[aria-label="Load a"]')
+    page = await opened(rig, chromium)
 
     rig.proxy.edit("[models.a]\nctx = 'long'\n")
 
     await page.sees('.warnings:has-text("policies.toml:2: models.a.ctx")')
     assert "The old policies stay." in await page.text(".warnings")
+    await page.click('.warnings a:has-text("Mend it")')
+    await page.sees('#problems:has-text("Line 2") code:has-text("models.a.ctx")')
+    assert await page.do(TEXT) == "[models.a]\nctx = 'long'\n"
 
 
 async def test_logs_by_model(rig: CardRig, chromium: Browser) -> None:
-    await rig.ask("a")
     await rig.ask("b")
-    page = await chromium.open(f"{rig.proxy.url}/ui/#logs")
-    await page.sees('.lines:has-text("b1:")')
+    a, b = [(await rig.proxy.backend(name))["id"] for name in "ab"]
+    page = await opened(rig, chromium, "#logs")
+    await page.sees(f'.lines:has-text("{a}:")')
 
     await page.do("await page.locator('#log-model').selectOption('b')")
 
-    await page.sees('.lines:has-text("b2:")')
-    lines = (await page.text(".lines")).splitlines()
-    assert {line.partition(":")[0] for line in lines} == {"b2"}
+    await page.do("await page.locator('.lines', { hasNotText: arg }).waitFor()", f"{a}:")
+    await page.sees(f'.lines:has-text("{b}:")')
     await page.do("await page.locator('#log-text').fill('no line has this')")
     await page.sees("text=Nothing was said yet.")
     assert await page.said() == []
@@ -236,152 +342,26 @@ async def test_a_model_is_pulled_with_progress(rig: CardRig, chromium: Browser) 
         registry.add_model("library/tiny:latest", [("model", data)], {"model_family": "qwen3moe"})
         registry.gate = asyncio.Event()
         name = f"{registry.host}/library/tiny"
-        page = await chromium.open(f"{rig.proxy.url}/ui/")
+        page = await opened(rig, chromium)
         await page.do("await page.getByLabel('Pull a model').fill(arg)", name)
         await page.click('.pull button:has-text("Pull")')
         await page.sees(f'.pulling:has-text("{name}: pulling")')
-        await page.sees('.pulling .number:has-text("of")')
+        await go(page, "logs", ".lines")
+        await go(page, "", '.pulling .number:has-text("of")')
 
         registry.gate.set()
 
         await page.sees(f'.notices p:has-text("{name} is here.")')
         await page.sees(f'button[aria-label="Load {name}:latest"]')
         assert await page.said() == []
+    async with rig.proxy.session.delete("/api/delete", json={"model": f"{name}:latest"}) as gone:
+        assert gone.status == 200
 
 
 async def test_a_pull_that_cannot_be_says_why(rig: CardRig, chromium: Browser) -> None:
-    page = await chromium.open(f"{rig.proxy.url}/ui/")
+    page = await opened(rig, chromium)
     await page.do("await page.getByLabel('Pull a model').fill('127.0.0.1:1/x/y:z')")
     await page.click('.pull button:has-text("Pull")')
 
     await page.sees(".notices .bad")
     assert await page.do("return page.locator('.pull button').first().isEnabled()")
-
-
-async def test_with_keys_it_shows_nothing_before_one_is_given(
-    tmp_path: Path, chromium: Browser
-) -> None:
-    keys = tmp_path / "keys.txt"
-    keys.write_text("sk-admin admin me\nsk-use use anna\n")
-    keys.chmod(0o600)
-    text = policies({"tiny": {"path": model(layers=4)}}, server={"api_keys_file": str(keys)})
-    async with proxy(tmp_path, text) as server:
-        page = await chromium.open(f"{server.url}/ui/")
-        await page.sees('label:has-text("API key")')
-        assert "tiny" not in await page.do("return page.content()")
-        assert await page.said() == []
-
-        login = "await page.getByLabel('API key').fill(arg); await page.keyboard.press('Enter')"
-        await page.do(login, "sk-wrong")
-        await page.sees("text=this API key is not known")
-        await page.do(login, "sk-use")
-        await page.sees('button[aria-label="Load tiny"]')
-        await page.said()
-        await page.click('button[aria-label="Load tiny"]')
-        await page.sees('.notices .bad:has-text("may use models, not change the machine")')
-        await page.click("text=Log out")
-        await page.do(login, "sk-admin")
-        await page.click('button[aria-label="Load tiny"]')
-        await page.sees(f'{card("tiny")} .chip:has-text("ready")')
-
-
-async def test_it_goes_on_with_a_proxy_that_was_started_again(
-    tmp_path: Path, chromium: Browser
-) -> None:
-    port, text = free_port(), policies({"tiny": {"path": model(layers=4), "ctx": 512}})
-    async with proxy(tmp_path, text, port=port) as first:
-        page = await chromium.open(f"{first.url}/ui/")
-        await first.post("/admin/models/tiny/load")
-        await page.sees(f'{card("tiny")} .chip:has-text("ready")')
-    await page.sees('.phase:has-text("not connected")')
-    await page.sees('.warnings:has-text("what you see is from before")')
-
-    async with proxy(tmp_path, text, port=port):
-        await page.sees('.phase:has-text("live")')
-        await page.sees('button[aria-label="Load tiny"]')
-        await page.sees('.moves li:only-child:has-text("The proxy has started")')
-
-
-async def test_it_does_not_grow_however_much_happens(rig: CardRig, chromium: Browser) -> None:
-    page = await chromium.open(f"{rig.proxy.url}/ui/")
-    await page.sees("text=live")
-    events = rig.proxy.app.services.events
-    move = {"backend": "b1", "model": "a", "why": "free", "from": 2, "to": 1, "layers": 1,
-            "bytes": MIB, "staged_s": 0.1, "gate_s": 0.001}  # fmt: skip
-
-    async def burst(number: int) -> None:
-        for _ in range(number // 100):
-            for _ in range(100):
-                events.publish("moved", **move)
-            await asyncio.sleep(0)
-        last = f'.moves time[datetime="{events.publish("moved", **move).at.isoformat()}"]'
-        await page.sees(last)
-
-    count = "return document.querySelectorAll('*').length"
-    await burst(300)
-    before = await page.do(count.replace("return ", "return page.evaluate(() => ") + ")")
-    await burst(7200)  # two a second for an hour
-    after = await page.do(count.replace("return ", "return page.evaluate(() => ") + ")")
-
-    assert after <= before + 20
-    assert await page.said() == []
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_it_is_for_everybody_to_use(rig: CardRig, chromium: Browser, scheme: str) -> None:
-    """axe-core finds nothing serious, and nothing is cut off on a phone."""
-    await rig.ask("a")
-    await rig.all_of("a")
-    for size in ({"width": 1280, "height": 900}, {"width": 360, "height": 740}):
-        page = await chromium.open(f"{rig.proxy.url}/ui/", viewport=size, colorScheme=scheme)
-        await page.sees(f"{card('a')} .cell")
-        await page.click("text=What other splits give")
-        await page.sees(".neighbours tbody tr")
-        for part in ("", "logs", "policies"):
-            await page.do("await page.evaluate((part) => (location.hash = part), arg)", part)
-            await page.sees({"": ".cell", "logs": ".lines", "policies": ".editor"}[part])
-            found = await page.do(AXE)
-            assert found == [], (part, size)
-            assert await page.do(f"return page.evaluate(() => {{ {NO_SIDEWAYS} }})"), (part, size)
-
-
-AXE = """
-  // The page's own policy lets no script in but its own, and so this comes by the debugger.
-  const session = await context.newCDPSession(page);
-  await session.send("Runtime.evaluate", { expression: axe });
-  const { result } = await session.send("Runtime.evaluate", {
-    expression: `axe.run().then((found) => JSON.stringify(found.violations
-      .filter((one) => ["serious", "critical"].includes(one.impact))
-      .map((one) => [one.id, one.nodes.map((node) => [node.html, node.failureSummary])])))`,
-    awaitPromise: true, returnByValue: true,
-  });
-  await session.detach();
-  return JSON.parse(result.value);
-"""
-
-
-async def test_all_of_it_by_keyboard(rig: CardRig, chromium: Browser) -> None:
-    await rig.ask("a")
-    await rig.all_of("a")
-    page = await chromium.open(f"{rig.proxy.url}/ui/")
-    await page.sees(f"{card('a')} .cell")
-
-    reached = await page.do("""
-      const seen = [];
-      for (let at = 0; at < 40; at++) {
-        await page.keyboard.press("Tab");
-        seen.push(await page.evaluate(() => {
-          const one = document.activeElement;
-          const outline = getComputedStyle(one).outlineStyle;
-          if (one === document.body) return ["", true]; // the browser's own buttons
-          return [one.textContent.trim() || one.id || one.tagName, outline !== "none"];
-        }));
-      }
-      return seen;
-    """)
-
-    names = [name for name, _ in reached]
-    for name in ("Skip to the content", "Overview", "Policies", "Pin", "Unload", "Auto", "Load"):
-        assert name in names
-    assert any(name.startswith("split-") for name in names)
-    assert [name for name, visible in reached if not visible] == []

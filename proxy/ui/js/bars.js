@@ -1,5 +1,7 @@
 // What a device's memory is used for, as parts of a bar. Pure.
 
+import { movable } from "./words.js";
+
 const KINDS = [
   ["kv", "KV cache"],
   ["weights", "dense weights"],
@@ -32,7 +34,7 @@ export function parts({ names, device }, backends) {
     bytes: all.reduce((sum, b) => sum + held(b, kind), 0),
   }));
   for (const b of all)
-    found.push({ kind: "experts", label: `experts of ${b.model}`, bytes: held(b, "experts") });
+    found.push({ kind: "experts", label: `${movable(b)} of ${b.model}`, bytes: held(b, "experts") });
   found.push({ kind: "others", label: "other programs", bytes: device.others_bytes ?? 0 });
   const told = found.reduce((sum, part) => sum + part.bytes, 0);
   const rest = total - told - (device.free_bytes ?? total);

@@ -3,22 +3,23 @@
 import { getJson, key, Refused, wordsOf } from "./http.js";
 import { follow } from "./sse.js";
 import { after, NOTHING } from "./state.js";
+import { stay } from "./stay.js";
 
-const FIRST_WAIT_MS = 500;
-const MOST_WAIT_MS = 5_000;
-
-/** `phase` is "connecting", "login", "live" or "lost"; `why` says why it is not live. */
+/** `phase` is "connecting", "login", "live" or "lost"; `why` says why it is not live; `turn` counts the
+ * connections, for what hangs on another one. */
 export class Live {
   constructor() {
-    this.view = { phase: "connecting", why: "", known: NOTHING, models: [] };
+    this.view = { phase: "connecting", why: "", known: NOTHING, models: [], turn: 0 };
     this.listeners = new Set();
     this.paint = 0;
     this.again = null;
     this.models_seen = null;
   }
 
+  /** Tells `listener` what is known now, and at each change: the first one may be long past. */
   subscribe(listener) {
     this.listeners.add(listener);
+    listener(this.view);
     return () => this.listeners.delete(listener);
   }
 
@@ -46,45 +47,31 @@ export class Live {
     return new Promise((resolve) => (this.again = resolve));
   }
 
-  /** Follows until the page is gone. One that nobody sees takes no connection: browsers have few. */
-  async run() {
-    let waitMs = FIRST_WAIT_MS;
-    for (;;) {
-      if (document.hidden) await once(document, "visibilitychange");
-      if (document.hidden) continue;
-      const stop = new AbortController();
-      const hide = () => document.hidden && stop.abort();
-      document.addEventListener("visibilitychange", hide);
-      let why = "the stream of events ended";
+  /** Follows until the page is gone. */
+  run() {
+    const open = async (stop, well) => {
+      const url = `/admin/events?state&after=${this.view.known.lastId}`;
       try {
-        const url = `/admin/events?state&after=${this.view.known.lastId}`;
-        await follow(url, (kind, data) => {
-          waitMs = FIRST_WAIT_MS;
-          this.take(kind, data, stop);
-        }, stop.signal);
+        await follow(url, (kind, data) => (well(), this.take(kind, data, stop)), stop.signal);
       } catch (error) {
-        if (error instanceof Refused && error.status === 401) {
-          const was = key.get();
-          key.set("");
-          await this.ask(was ? error.message : "");
-          continue;
-        }
-        why = wordsOf(error);
-      } finally {
-        document.removeEventListener("visibilitychange", hide);
+        if (!(error instanceof Refused && error.status === 401)) throw error;
+        const was = key.get();
+        key.set("");
+        await this.ask(was ? error.message : "");
+        stop.abort();
       }
-      if (document.hidden || stop.signal.aborted) continue;
-      this.set({ phase: "lost", why });
-      await sleep(waitMs);
-      waitMs = Math.min(waitMs * 2, MOST_WAIT_MS);
-    }
+    };
+    return stay(open, new AbortController().signal, (error) =>
+      this.set({ phase: "lost", why: error ? wordsOf(error) : "the stream of events ended." }),
+    );
   }
 
   take(kind, data, stop) {
     const known = after(this.view.known, kind, data);
     if (known === null) return stop.abort();
     const restarted = kind === "state" && this.view.known.lastId > 0 && known.lastId === 0;
-    this.set({ known, ...(kind === "state" ? { phase: "live", why: "" } : {}) });
+    const begun = { phase: "live", why: "", turn: this.view.turn + 1 };
+    this.set({ known, ...(kind === "state" ? begun : {}) });
     if (kind === "state" && !this.marked) this.marked = performance.mark("state-shown");
     // Its events are counted anew: asked from the first one on.
     if (restarted) return stop.abort();
@@ -116,7 +103,3 @@ export class Live {
     location.reload();
   }
 }
-
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-const once = (target, kind) =>
-  new Promise((resolve) => target.addEventListener(kind, resolve, { once: true }));

@@ -1,6 +1,6 @@
 // The page as a whole: who sees what, and which part of it.
 
-import { html, render, useEffect, useState } from "../vendor/htm-preact.js";
+import { html, render, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { key } from "./http.js";
 import { Live } from "./live.js";
 import { Notices } from "./notices.js";
@@ -21,6 +21,7 @@ function App() {
   const [view, setView] = useState(live.view);
   const [part, setPart] = useState(partOf());
   const [now, setNow] = useState(Date.now());
+  const visited = useRef(new Set()); // what was seen goes on: a chat, a pull, a text that is not saved
   useEffect(() => live.subscribe(setView), []);
   useEffect(() => {
     const turn = () => setPart(partOf());
@@ -33,6 +34,7 @@ function App() {
   }, []);
   if (view.phase === "login") return html`<${Login} live=${live} why=${view.why} />`;
   const { known } = view;
+  visited.current.add(part);
   return html`
     <${Head} view=${view} part=${part} />
     <${Warnings} view=${view} />
@@ -40,19 +42,19 @@ function App() {
       <h1 class="hidden">${PARTS[part]}</h1>
       ${known.proxy === null
         ? html`<p class="first">${view.phase === "lost" ? "" : "One moment …"}</p>`
-        : part === "logs"
-          ? html`<${Logs} view=${view} />`
-          : part === "policies"
-            ? html`<${Policies} known=${known} />`
-            : html`<div class="overview">
-                <${Devices} known=${known} />
-                <${Models} view=${view} now=${now} />
-                <div class="beside">
-                  <${Chat} view=${view} />
-                  <${Requests} known=${known} now=${now} />
-                  <${Moves} known=${known} now=${now} />
-                </div>
-              </div>`}
+        : html`${visited.current.has("") &&
+            html`<div class="overview" hidden=${part !== ""}>
+              <${Devices} known=${known} />
+              <${Models} view=${view} now=${now} />
+              <div class="beside">
+                <${Chat} view=${view} />
+                <${Requests} known=${known} now=${now} />
+                <${Moves} known=${known} now=${now} />
+              </div>
+            </div>`}
+            ${part === "logs" && html`<${Logs} view=${view} />`}
+            ${visited.current.has("policies") &&
+            html`<div hidden=${part !== "policies"}><${Policies} known=${known} /></div>`}`}
     </main>
     <${Notices} />
   `;
@@ -91,7 +93,8 @@ function Warnings({ view }) {
     const [{ file, line, key: name, message }] = problems;
     const place = [file, line].filter(Boolean).join(":");
     const more = problems.length > 1 ? ` (and ${problems.length - 1} more)` : "";
-    found.push(`${[place, name, message].filter(Boolean).join(": ")}${more}. The old policies stay.`);
+    const what = [place, name, message].filter(Boolean).join(": ");
+    found.push(html`${what}${more}. The old policies stay. <a href="#policies">Mend it</a>`);
   }
   for (const each of proxy?.degraded ?? []) found.push(`${each.loop}: ${each.error}`);
   if (memory.host?.problem) found.push(`Main memory: ${memory.host.problem}`);

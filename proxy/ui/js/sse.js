@@ -29,14 +29,15 @@ function one(text) {
 export async function follow(path, take, signal) {
   const ended = new AbortController();
   const end = () => ended.abort();
+  const silent = () => ended.abort(new Error("it was silent for too long."));
   signal.addEventListener("abort", end);
-  let timer = setTimeout(end, SILENCE_MS);
+  let timer = setTimeout(silent, SILENCE_MS);
   try {
     const answer = await ask("GET", path, { signal: ended.signal });
     const feed = parser();
     for await (const text of texts(answer)) {
       clearTimeout(timer);
-      timer = setTimeout(end, SILENCE_MS);
+      timer = setTimeout(silent, SILENCE_MS);
       for (const { kind, data } of feed(text)) take(kind, JSON.parse(data));
     }
   } finally {

@@ -34,6 +34,9 @@ export function after(known, kind, data) {
     return { ...known, ...data, ...(other ? { events: [], lastId: 0 } : {}) };
   }
   if (TOPICS.has(kind)) return { ...known, [kind]: merged(known[kind], data.patch) };
+  // That it failed is told once, and without a number.
+  if (kind === "not_moved" && data.error)
+    return { ...known, events: [{ ...data, id: `${data.backend} ${data.at}` }, ...known.events].slice(0, EVENTS_KEPT) };
   if (kind === "lost" && data.id > known.lastId && known.lastId > 0) return null;
   if (data.id == null || data.id <= known.lastId) return known;
   if (kind === "lost") return { ...known, lastId: data.id };

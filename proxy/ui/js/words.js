@@ -54,6 +54,10 @@ const OTHERS = {
   policies_wait_for_restart: (e) =>
     e.keys.length ? `These keys wait for the next start: ${e.keys.join(", ")}` : null,
   room_missing: (e) => `${e.model} waits for memory${e.unloads ? `; ${e.unloads} makes way` : ""}`,
+  not_moved: (e) => `${e.model}: not all that was to move did: ${e.error}`,
+  host_memory_short: (e) => `${e.model}: ${e.message}`,
+  host_pressure: (e) => `Main memory: ${e.message}`,
+  host_pressure_over: () => "Main memory is enough again",
   serving: (e) => `The proxy has started, with ${count(e.models, "model")}`,
   files_read_again: () => "All files were read again",
   lost: (e) => `${count(e.count, "event")} are not kept any more`,
@@ -81,6 +85,9 @@ export function doing(request) {
   if (request.waits_for === "move") return "waits for its split";
   return "waits for memory";
 }
+
+/** What of a model moves: of one without experts, its feed-forward weights. */
+export const movable = (backend) => (backend.dense ? "feed-forward weights" : "experts");
 
 /** For whom or what a backend has fewer experts on devices than it had, if that is so: its last
  * moves tell. */

@@ -28,6 +28,12 @@ export function marked(pieces, from, to, last) {
   return pieces.map((piece) => (piece === pieces.findLast((one) => one.kind === "split") ? { ...piece, to } : piece));
 }
 
+/** Whether a model is there to be talked to; one of which nothing is known may be. Pure. */
+export function talks(model) {
+  if ((model.meta?.mode ?? "generation") !== "generation") return false;
+  return !model.capabilities?.length || model.capabilities.includes("completion");
+}
+
 const plain = (message) =>
   message.pieces.filter((piece) => piece.kind === "text").map((piece) => piece.text).join("");
 
@@ -36,9 +42,10 @@ export function Chat({ view }) {
   const [text, setText] = useState("");
   const [messages, setMessages] = useState([]);
   const [running, setRunning] = useState(null); // { stop, tokens, since }
-  const { known, models } = view;
+  const { known } = view;
+  const models = view.models.filter(talks);
   const loaded = Object.values(known.backends).filter((b) => b.state === "ready" && b.mode === "generation");
-  const chosen = model || loaded[0]?.model || models[0]?.id || "";
+  const chosen = model || loaded.find((b) => models.some((m) => m.id === b.model))?.model || models[0]?.id || "";
   const backend = loaded.find((b) => b.model === chosen);
   const split = backend?.moe_cpu_layers;
   const list = useRef(null);
@@ -95,6 +102,7 @@ export function Chat({ view }) {
       ${messages.length > 0 && !running &&
       html`<button class="plain" onClick=${() => setMessages([])}>Clear</button>`}
     </div>
+    ${models.length === 0 && html`<p class="quiet">There is no model to talk to.</p>`}
     ${messages.length > 0 &&
     html`<div class="messages" ref=${list} tabindex="0" role="log" aria-label="Conversation" aria-busy=${String(!!running)}>
       ${messages.map((message, at) => html`<${Message} key=${at} message=${message} />`)}

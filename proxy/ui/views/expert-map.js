@@ -3,18 +3,23 @@
 import { html } from "../vendor/htm-preact.js";
 import { cells, colours } from "../js/bars.js";
 import { count, ranges } from "../js/format.js";
+import { movable } from "../js/words.js";
 
 export function ExpertMap({ backend, devices }) {
   const found = cells(backend);
   const places = colours(devices);
   const colour = (place) => places.get(place) ?? 5;
+  if (backend.engine !== "hosted")
+    return html`<p class="quiet">Where its experts are, its own program decides.</p>`;
   if (!found.some((cell) => cell.place !== null))
-    return html`<p class="quiet">This model has no experts that could move.</p>`;
+    return html`<p class="quiet">This model has no experts that could move, and its policy has no${" "}
+      <code>dense_cpu_layers</code>.</p>`;
+  const what = movable(backend);
   const moving = found.filter((cell) => cell.to !== null);
   return html`<figure class="map">
-    <div class="cells" role="img" aria-label=${described(found)}>
+    <div class="cells" role="img" aria-label=${described(found, what)}>
       ${found.map(
-        (cell) => html`<span key=${cell.index} title=${titled(cell)}
+        (cell) => html`<span key=${cell.index} title=${titled(cell, what)}
           class="cell ${cell.place === null ? "none" : `c${colour(cell.place)}`}
             ${cell.to === null ? "" : `moving to${colour(cell.to)}`}"
           data-layer=${cell.index} data-place=${cell.place}>${cell.index}</span>`,
@@ -37,13 +42,13 @@ function grouped(found) {
   return groups;
 }
 
-const described = (found) =>
-  `Where the experts are: ${[...grouped(found)]
+const described = (found, what) =>
+  `Where the ${what} are: ${[...grouped(found)]
     .map(([place, layers]) => `layers ${ranges(layers)} on ${place}`)
     .join("; ")}`;
 
-function titled(cell) {
-  if (cell.place === null) return `layer ${cell.index}: no experts`;
+function titled(cell, what) {
+  if (cell.place === null) return `layer ${cell.index}: no ${what}`;
   const moves = cell.to === null ? "" : `, moving to ${cell.to}`;
-  return `layer ${cell.index}: experts on ${cell.place}${moves}`;
+  return `layer ${cell.index}: ${what} on ${cell.place}${moves}`;
 }

@@ -4,7 +4,7 @@ import { html, useState } from "../vendor/htm-preact.js";
 import { rate, seconds, since, size } from "../js/format.js";
 import { ask, path } from "../js/http.js";
 import { attempt, say } from "../js/notices.js";
-import { shrunk } from "../js/words.js";
+import { movable, shrunk } from "../js/words.js";
 import { ExpertMap } from "./expert-map.js";
 import { Pull } from "./pull.js";
 import { SplitSlider } from "./split-slider.js";
@@ -57,7 +57,7 @@ function Facts({ backend, now }) {
   const held = Object.entries(backend.bytes ?? {}).filter(([name]) => name !== "CPU");
   const experts = held.reduce((sum, [, kinds]) => sum + (kinds.experts ?? 0), 0);
   return html`<dl class="facts">
-    <div><dt>on devices</dt><dd>${size(held.reduce((sum, [, k]) => sum + total(k), 0))}<small> ${size(experts)} of it experts</small></dd></div>
+    <div><dt>on devices</dt><dd>${size(held.reduce((sum, [, k]) => sum + total(k), 0))}${experts > 0 && html`<small>, ${size(experts)} of it ${movable(backend)}</small>`}</dd></div>
     <div><dt>context</dt><dd>${backend.ctx}<small> × ${backend.parallel}</small></dd></div>
     <div><dt>writes</dt><dd>${speed(backend.tokens_per_second)}</dd></div>
     <div><dt>reads prompts</dt><dd>${speed(backend.prompt_tokens_per_second)}</dd></div>
@@ -73,7 +73,7 @@ const total = (kinds) => Object.values(kinds).reduce((sum, bytes) => sum + bytes
 /** When it is unloaded, and why. */
 function unloads(backend, now) {
   if (backend.state === "starting") return "–";
-  if (backend.pinned) return html`never<small> you pinned it</small>`;
+  if (backend.pinned) return html`never<small> ${backend.pinned_by_policy ? "its policy pins it" : "you pinned it"}</small>`;
   if (backend.expires_at) {
     const left = seconds(Math.round(since(now, backend.expires_at)));
     return html`in ${left}<small> unless it is asked</small>`;

@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { clock, count } from "../js/format.js";
 import { ask, getJson, path, Refused, wordsOf } from "../js/http.js";
-import { say } from "../js/notices.js";
+import { attempt, say } from "../js/notices.js";
 
 const PAUSE_MS = 300;
 const FATES = {
@@ -17,7 +17,7 @@ export function consequences(effects) {
   if (!effects) return [];
   if (!effects.changes) return ["Nothing changes."];
   const found = effects.backends.map(({ model, fate, keys }) => {
-    const live = fate === "stays" && keys.length ? "changes for the next request" : FATES[fate];
+    const live = fate === "stays" && keys.length ? "goes on, and takes this over" : FATES[fate];
     return `${model}: ${live}${keys.length ? ` (${keys.join(", ")})` : ""}`;
   });
   const more = [
@@ -31,10 +31,17 @@ export function consequences(effects) {
 }
 
 export function Policies({ known }) {
-  const { files, generation } = known.proxy.policies;
-  const [file, setFile] = useState(files[0] ?? "");
+  const { files, generation, problems, waiting_for_restart: waiting } = known.proxy.policies;
+  // Somebody may have saved what is refused: that is no new generation.
+  const version = JSON.stringify([generation, problems]);
+  const [chosen, setFile] = useState("");
+  const file = files.includes(chosen) ? chosen : (files[0] ?? "");
+  const opened = useRef(new Set()); // what is not saved in one stays there
+  opened.current.add(file);
   return html`<section class="policies" aria-labelledby="policies">
     <h2 id="policies">Policies <small>generation ${generation}</small></h2>
+    ${waiting.length > 0 &&
+    html`<p class="warning">These keys wait for the next start of the proxy: ${waiting.join(", ")}</p>`}
     ${files.length === 0 &&
     html`<p class="quiet">There is no policy file in use: the proxy runs with its defaults. Write one into
       <code>~/.config/moe-proxy</code> or <code>policies/</code> and it is here.</p>`}
@@ -43,12 +50,16 @@ export function Policies({ known }) {
       <select id="file" value=${file} onChange=${(event) => setFile(event.target.value)}>
         ${files.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}
       </select></div>`}
-    ${file && html`<${Editor} key=${file} file=${file} generation=${generation} />`}
+    ${files.filter((name) => name === file || opened.current.has(name)).map(
+      (name) => html`<div key=${name} hidden=${name !== file}>
+        <${Editor} file=${name} version=${version} shown=${name === file} /></div>`,
+    )}
   </section>`;
 }
 
-function Editor({ file, generation }) {
+function Editor({ file, version, shown }) {
   const [saved, setSaved] = useState(null); // as the file says
+  const [theirs, setTheirs] = useState(false); // it was saved elsewhere, while you wrote
   const [text, setText] = useState("");
   const [checked, setChecked] = useState(null); // { text, problems, notes, effects }
   const [why, setWhy] = useState("");
@@ -62,12 +73,20 @@ function Editor({ file, generation }) {
     ask("GET", at).then(
       async (answer) => {
         const now = await answer.text();
+        setWhy("");
+        if (changed && !saving && now !== saved && now !== text) setTheirs(true);
         setText((mine) => (saved === null || mine === saved ? now : mine));
         setSaved(now);
       },
       (error) => setWhy(wordsOf(error)),
     );
-  useEffect(() => void load(), [file, generation]);
+  useEffect(() => void load(), [version]);
+  useEffect(() => {
+    if (!changed) return undefined;
+    const warn = (event) => event.preventDefault();
+    addEventListener("beforeunload", warn);
+    return () => removeEventListener("beforeunload", warn);
+  }, [changed]);
   useEffect(() => {
     if (saved === null) return undefined;
     const end = new AbortController();
@@ -75,7 +94,7 @@ function Editor({ file, generation }) {
       () =>
         ask("POST", `${at}/check`, { text, signal: end.signal })
           .then((answer) => answer.json())
-          .then((found) => setChecked({ text, ...found }))
+          .then((found) => (setWhy(""), setChecked({ text, ...found })))
           .catch((error) => end.signal.aborted || setWhy(wordsOf(error))),
       PAUSE_MS,
     );
@@ -83,13 +102,14 @@ function Editor({ file, generation }) {
       clearTimeout(timer);
       end.abort();
     };
-  }, [text, saved, generation]);
+  }, [text, saved, version]);
 
   const save = async () => {
     setSaving(true);
     try {
       await ask("PUT", at, { text });
       setSaved(text);
+      setTheirs(false);
       say("Saved. It takes effect at once.");
     } catch (error) {
       if (error instanceof Refused && error.body?.problems)
@@ -117,7 +137,10 @@ function Editor({ file, generation }) {
         onInput=${(event) => setText(event.target.value)}
         onScroll=${(event) => (gutter.current.scrollTop = event.target.scrollTop)}></textarea>
     </div>
-    <div id="problems" class="outcome" aria-live="polite">
+    <div id=${shown ? "problems" : null} class="outcome" aria-live="polite">
+      ${why && html`<p class="bad">It could not be checked: ${why}</p>`}
+      ${theirs && changed && html`<p class="warning">This file was saved by somebody else meanwhile. What you
+        wrote is still here; saving it replaces theirs, "Undo all" shows theirs.</p>`}
       ${problems.map((problem) => html`<p class="bad">
         ${problem.line && sameFile(problem.file, file)
           ? html`<button class="plain" onClick=${() => go(problem.line)}>Line ${problem.line}</button>`
@@ -129,8 +152,8 @@ function Editor({ file, generation }) {
     </div>
     <div class="line">
       <button class="main" disabled=${!changed || !current || problems.length > 0 || saving} onClick=${save}>Save</button>
-      <button disabled=${!changed} onClick=${() => setText(saved)}>Undo all</button>
-      <${Versions} at=${at} generation=${generation} take=${setText} />
+      <button disabled=${!changed} onClick=${() => (setTheirs(false), setText(saved))}>Undo all</button>
+      <${Versions} at=${at} version=${version} shown=${shown} take=${setText} />
       <span class="quiet" role="status">${problems.length
         ? `${count(problems.length, "mistake")}: the file stays as it is`
         : changed ? "not saved" : ""}</span>
@@ -141,19 +164,20 @@ function Editor({ file, generation }) {
 const nameOf = (file) => file.split("/").at(-1);
 const sameFile = (one, other) => nameOf(one) === nameOf(other);
 
-function Versions({ at, generation, take }) {
+function Versions({ at, version, shown, take }) {
   const [versions, setVersions] = useState([]);
   useEffect(() => {
     getJson(`${at}/versions`).then((answer) => setVersions(answer.versions), () => {});
-  }, [at, generation]);
+  }, [at, version]);
   if (versions.length === 0) return null;
   const choose = async (event) => {
     const id = event.target.value;
     event.target.value = "";
-    if (id) take(await (await ask("GET", `${at}/versions/${id}`)).text());
+    if (id) await attempt(async () => take(await (await ask("GET", `${at}/versions/${id}`)).text()));
   };
-  return html`<label for="versions">Go back to</label>
-    <select id="versions" onChange=${choose}>
+  const name = shown ? "versions" : null;
+  return html`<label for=${name}>Go back to</label>
+    <select id=${name} onChange=${choose}>
       <option value="">as it was until …</option>
       ${versions.map((v) => html`<option key=${v.id} value=${v.id}>${clock(v.at, Date.now())}</option>`)}
     </select>`;

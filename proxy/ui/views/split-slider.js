@@ -5,6 +5,7 @@ import { neighbours } from "../js/bars.js";
 import { rate, size } from "../js/format.js";
 import { ask, getJson, path } from "../js/http.js";
 import { attempt } from "../js/notices.js";
+import { movable } from "../js/words.js";
 
 const REFRESH_MS = 5_000;
 const SOON_MS = 300;
@@ -16,8 +17,9 @@ export function SplitSlider({ backend }) {
   const pending = useRef(0);
   const resting = useRef(0);
   if (!(backend.layers ?? []).length || current == null) return null;
+  const what = movable(backend);
   if (!backend.live_moves)
-    return html`<p class="quiet">Its experts cannot move live: ${backend.why_no_moves}.</p>`;
+    return html`<p class="quiet">Its ${what} cannot move live: ${backend.why_no_moves}.</p>`;
   const set = async (value) => {
     clearTimeout(resting.current);
     const mine = ++pending.current;
@@ -38,10 +40,10 @@ export function SplitSlider({ backend }) {
   const row = table?.splits[shown];
   return html`<div class="split">
     <div class="slide">
-      <label for=${`split-${id}`}>Experts on the CPU</label>
+      <label for=${`split-${id}`}>${what.replace(/^./, (first) => first.toUpperCase())} on the CPU</label>
       <output for=${`split-${id}`}><b>${shown}</b> of ${most} layers</output>
       <button class="auto" aria-pressed=${String(auto)} onClick=${() => set(auto ? current : "auto")}
-        title="As many experts on devices as fit; memory is given and taken back by itself">Auto</button>
+        title=${`As many ${what} on devices as fit; memory is given and taken back by itself`}>Auto</button>
     </div>
     <input id=${`split-${id}`} type="range" min=${least} max=${most} step="1" value=${shown}
       aria-valuetext=${`${shown} of ${most} layers on the CPU`}
@@ -49,10 +51,10 @@ export function SplitSlider({ backend }) {
       onChange=${(event) => later(Number(event.target.value))} />
     <div class="ends">
       <span>${least > 0 ? `${least}: less does not fit` : "0: all on devices"}</span>
-      <span class="told">${row ? told(row) : ""}</span>
+      <span class="told">${row ? told(row, what) : ""}</span>
       <span>${most}: all on the CPU</span>
     </div>
-    <${Neighbours} table=${table} current=${current} set=${set} auto=${auto} />
+    <${Neighbours} table=${table} current=${current} set=${set} auto=${auto} what=${what} model=${backend.model} />
   </div>`;
 }
 
@@ -78,19 +80,19 @@ function useTable(id, current) {
 
 const SOURCES = { bench: "measured by bench", traffic: "measured in use", estimate: "estimate" };
 
-function told(row) {
+function told(row, what) {
   const speed = row.tokens_per_second;
   const speeds = speed == null ? "" : `, ${rate(speed)} tokens/s (${SOURCES[row.source]})`;
-  return `${size(row.device_experts_bytes)} of experts on devices${speeds}`;
+  return `${size(row.device_experts_bytes)} of ${what} on devices${speeds}`;
 }
 
-function Neighbours({ table, current, set, auto }) {
+function Neighbours({ table, current, set, auto, what, model }) {
   const rows = neighbours(table, current);
   if (rows.length < 2) return null;
   return html`<details class="neighbours">
     <summary>What other splits give</summary>
     <div class="scroll" role="group" aria-label="Other splits" tabindex="0"><table>
-      <thead><tr><th scope="col">on the CPU</th><th scope="col">experts on devices</th>
+      <thead><tr><th scope="col">on the CPU</th><th scope="col">${what} on devices</th>
         <th scope="col">tokens/s</th><th scope="col"><span class="hidden">choose</span></th></tr></thead>
       <tbody>${rows.map(
         (row) => html`<tr key=${row.moe_cpu_layers} aria-current=${row.moe_cpu_layers === current ? "true" : null}>
@@ -105,5 +107,8 @@ function Neighbours({ table, current, set, auto }) {
         </tr>`,
       )}</tbody>
     </table></div>
+    ${rows.every((row) => row.source !== "estimate") && rows.some((row) => row.tokens_per_second == null) &&
+    html`<p class="quiet">Others are estimated once two splits were measured: use one for a while, or run${" "}
+      <code>moe-proxy bench ${model}</code>.</p>`}
   </details>`;
 }

@@ -18,7 +18,8 @@ from tests.support.policies import policies
 from tests.support.served import Served, served
 
 pytestmark = pytest.mark.llama
-TINY, EIGHT, THREE, UNLIMITED, PONDERS = "tiny", "eight", "three", "unlimited", "ponders"
+TINY, EIGHT, THREE, UNLIMITED = "tiny", "eight", "three", "unlimited"
+PONDERS, SILENT = "ponders", "silent"
 SHORT_CTX = 256
 # Of a model that only thinks where it is asked to, and of which llama-server does not know that it
 # can.
@@ -49,6 +50,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         # The same, by a name that is not llama-server's.
         THREE: {"base": TINY, "params": {"ignore_eos": True, "num_predict": 3}},
         UNLIMITED: {"base": TINY, "params": {"ignore_eos": True, "num_predict": 0}},
+        # What its name means is made below.
+        SILENT: {"base": PONDERS, "params": {"reasoning_effort": "none"}},
     }
     state = {"state": folder / "state"}
     defaults = {"ctx": SHORT_CTX, "parallel": 2}
@@ -215,6 +218,21 @@ def test_openais_clients_may_say_it_in_many_words(url: str) -> None:
     for no in ({"reasoning": {"effort": "none"}}, {"think": False}, {"enable_thinking": False}):
         assert prompt(**no) == less
     assert prompt(think=True) == more > less
+
+
+def test_who_is_not_to_think_thinks_where_a_request_says_so(url: str) -> None:
+    """A policy's parameter is a default, whatever the protocol's word for the same."""
+
+    def prompt(path: str, **body: Any) -> int:
+        found = ask(url, path, model=SILENT, max_tokens=1, **body)["usage"]
+        kept = found.get("cache_read_input_tokens", 0)  # Anthropic's do not count these twice
+        return kept + int(found.get("prompt_tokens", found.get("input_tokens")))
+
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        silent = prompt(path)
+        for thinking in ({"type": "enabled", "budget_tokens": 1024}, {"type": "adaptive"}):
+            assert prompt(path, thinking=thinking) > silent
+        assert prompt(path, thinking={"type": "disabled"}) == silent
 
 
 @pytest.mark.parametrize("stream", [False, True])

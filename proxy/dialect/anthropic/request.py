@@ -115,8 +115,12 @@ def _thinking(value: Any) -> dict[str, Any]:
     thinking = value if isinstance(value, dict) else {}
     if thinking.get("type") == "disabled":
         return {"reasoning_effort": "none"}
-    budget = thinking.get("budget_tokens")
-    return {"thinking_budget_tokens": budget} if isinstance(budget, int) else {}
+    made: dict[str, Any] = {}
+    if thinking.get("type") in ("enabled", "adaptive"):
+        made["chat_template_kwargs"] = {"enable_thinking": True}  # whatever the model's defaults say
+    if isinstance(budget := thinking.get("budget_tokens"), int):
+        made["thinking_budget_tokens"] = budget
+    return made
 
 
 def _metadata(value: Any) -> dict[str, Any]:

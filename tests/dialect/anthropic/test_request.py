@@ -108,11 +108,12 @@ def test_stop_sequences_and_which_it_was() -> None:
 
 def test_thinking_and_effort() -> None:
     enabled = {"type": "enabled", "budget_tokens": 100}
-    assert chat(thinking=enabled) == {"messages": [USER], "thinking_budget_tokens": 100}
+    thinks = {"messages": [USER], "chat_template_kwargs": {"enable_thinking": True}}
+    assert chat(thinking=enabled) == {**thinks, "thinking_budget_tokens": 100}
     assert chat(output_config={"effort": "max"})["reasoning_effort"] == "high"
     both = chat(thinking={"type": "disabled"}, output_config={"effort": "low"})
     assert both["reasoning_effort"] == "none"
-    assert chat(thinking={"type": "adaptive"}) == {"messages": [USER]}
+    assert chat(thinking={"type": "adaptive"}) == thinks
 
 
 def test_a_stream_says_how_long_its_prompt_is() -> None:

@@ -78,8 +78,10 @@ def is_replaced(other: Backend, by: Backend) -> bool:
     """Whether `other` is not needed any more, now that `by` is ready."""
     if is_meant_for(other, by):
         return True
-    # What the new one does as well needs no second process: a smaller context, another split.
-    same = ({"split"} if not by.coexist else set()) | ({"parallel"} if by.any_parallel else set())
+    # What the new one does as well needs no second process: a smaller context, another split, as
+    # many conversations as we chose.
+    open_ones = (("split", not by.coexist), ("parallel", by.any_parallel))
+    same = {name for name, is_open in open_ones if is_open}
     return other.state is BackendState.READY and compatible(by.options, other.options, same)
 
 

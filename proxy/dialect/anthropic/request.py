@@ -117,7 +117,8 @@ def _thinking(value: Any) -> dict[str, Any]:
         return {"reasoning_effort": "none"}
     made: dict[str, Any] = {}
     if thinking.get("type") in ("enabled", "adaptive"):
-        made["chat_template_kwargs"] = {"enable_thinking": True}  # whatever the model's defaults say
+        # Whatever the model's defaults say.
+        made["chat_template_kwargs"] = {"enable_thinking": True}
     if isinstance(budget := thinking.get("budget_tokens"), int):
         made["thinking_budget_tokens"] = budget
     return made

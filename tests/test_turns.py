@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.support.guard import HANG_S
 
+ROOT = Path(__file__).parents[1]
 # Says when it is in and when it goes, in a file that all share; the line is written at once.
 VISITOR = """
 import os, sys, time
@@ -26,7 +27,8 @@ def test_nobody_is_there_with_who_is_alone(tmp_path: Path) -> None:
     log.touch()
     command = [sys.executable, "-c", VISITOR, str(tmp_path / "turns")]
     visitors = [
-        subprocess.Popen([*command, kind, str(log)]) for kind in ("alone", "one", "two", "three")
+        subprocess.Popen([*command, kind, str(log)], cwd=ROOT)
+        for kind in ("alone", "one", "two", "three")
     ]
     try:
         assert [visitor.wait(HANG_S) for visitor in visitors] == [0] * 4

@@ -15,6 +15,7 @@ EXPOSED: Final = (
     "X-Moe-Proxy-Backend",
     "X-Moe-Proxy-Moe-Cpu-Layers",
     "X-Moe-Proxy-Node",
+    "X-Moe-Proxy-Pid",
     "X-Moe-Proxy-Warning",
     "X-Request-Id",
     "Retry-After",

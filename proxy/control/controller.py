@@ -161,7 +161,7 @@ class Controller:
         if (state := self._desired.get(backend)) is not None:
             state.devices, state.floor = frozenset(devices), floor
             state.devices_known.set()
-            await self._apply_quietly(backend, state, "load")
+            await self._apply_quietly(backend, state, state.first_reason)
 
     # --- the policies' and the pool's news ---
 

@@ -42,6 +42,14 @@ class DesiredState:
                 return level
         return self.policy
 
+    @property
+    def first_reason(self) -> str:
+        """Why experts go where they do when they are placed for the first time: somebody may have
+        asked already while nobody knew of the devices."""
+        if self.request is not None:
+            return "request"
+        return "load" if self.operator is None else "operator"
+
 
 class DesiredStates:
     """Of all backends that are ready, or drain. A restart is a new one."""

@@ -548,3 +548,14 @@ async def test_what_is_promised_of_a_device_is_so_wherever_it_is_read() -> None:
 
         # 450 - 40 in reserve - 50 - 200: room for one layer.
         assert there.places("a") == "ccccc0"
+
+
+@played
+async def test_why_it_moved_is_told_as_it_was_although_devices_were_not_known_yet() -> None:
+    """Whoever asked first waits for them, and is not taken for the load."""
+    for split, why in ((2, ["request"]), (None, ["load"])):
+        async with living(world(through_workers=True)) as there:
+            there.ask("a", split, for_s=5)
+            await there.until_answered()
+
+            assert [move["why"] for move in there.told("moved")] == why

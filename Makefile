@@ -10,7 +10,7 @@ GPU ?=
 ARGS ?=
 # Tests wait more than they compute, so several run at a time.
 TEST_JOBS ?= auto
-PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --maxprocesses 4 --dist worksteal $(ARGS)
+PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --maxprocesses 4 --dist loadfile $(ARGS)
 # Where `make install` puts a copy that does not need this clone any more.
 PREFIX ?= /opt/moe-proxy
 

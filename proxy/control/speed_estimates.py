@@ -33,7 +33,7 @@ log = structlog.get_logger()
 # read. "header": from nothing but that: what it can be at most.
 Basis = Literal["line", "one", "header"]
 KEPT: Final = 32
-BUSY: Final = "how fast this machine's memory is read is measured once no model answers"
+BUSY: Final = "how fast main memory is read is measured once no model answers"
 NO_RAM: Final = "there is too little free memory to measure how fast it is read"
 APART: Final = "its experts are on devices that have no attention"
 

@@ -31,7 +31,10 @@ def host_bandwidth(threads: int | None, cpus: Path = CPUS) -> float | None:
         return None
     count = threads or len(os.sched_getaffinity(0))
     # Ones: pages that nobody has written to are all the same page.
-    parts = np.array_split(np.ones(size, np.uint8), count)
+    try:
+        parts = np.array_split(np.ones(size, np.uint8), count)
+    except MemoryError:  # a limit of the process's own
+        return None
     best_s = float("inf")
     with ThreadPoolExecutor(count, "memory speed") as pool:
         for _ in range(PASSES):

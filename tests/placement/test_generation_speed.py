@@ -1,9 +1,11 @@
 """What a token reads at each split, and how long that takes."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from bench.gpu.bigmodel import MODELS
 from proxy.catalog.gguf_reader import read_header
 from proxy.engine.types import CPU, Layer, Status
 from proxy.placement.generation_speed import (
@@ -13,6 +15,7 @@ from proxy.placement.generation_speed import (
     seconds_from,
     token_reads,
 )
+from tests.placement import sparse
 from tests.support.models import model
 
 # The first layer has nothing that moves.
@@ -100,3 +103,21 @@ def test_a_measured_time_has_room_for_all_that_was_read_in_it() -> None:
 
     assert seconds_from(10.0, {CPU: 100}, {CPU: 50}, rates) == pytest.approx(5.0)
     assert seconds_from(10.0, {CPU: 100}, {}, rates) is None
+
+
+def test_what_the_pages_say_of_the_h200s_model(tmp_path: Path) -> None:
+    """Of docs/planning.md; main memory's speed is made up there too."""
+    shape, sizes = MODELS["qwen3-30b-a3b"]
+    path = sparse.real_size(tmp_path / "model.gguf", shape, sizes, vocabulary=512)
+    layers = tuple(Layer(index, "D", 1, "D") for index in range(sizes.layers))
+    reads, rates = token_reads(read_header(path)), {CPU: 100e9, "D": 4917e9}
+    assert reads is not None
+    at = {n: reads_at(reads, Status(sizes.layers, layers), n) for n in (35, 36, 37)}
+
+    def speed(seconds: float | None) -> int:
+        assert seconds is not None
+        return round(1 / seconds)
+
+    assert [speed(least_seconds(at[n], rates)) for n in at] == [130, 127, 123]
+    assert speed(seconds_from(1 / 49.6, at[36], at[35], rates)) == 50
+    assert speed(seconds_from(1 / 44.6, at[37], at[35], rates)) == 45

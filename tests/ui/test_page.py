@@ -162,6 +162,28 @@ async def test_what_other_splits_gave_and_would_give(rig: CardRig, chromium: Bro
     await rig.proxy.until_ready(moe_cpu_layers=2)
 
 
+async def test_without_a_devices_speed_there_is_a_reason_and_no_number(
+    rig: CardRig, chromium: Browser
+) -> None:
+    (backend,) = rig.proxy.app.services.pool.backends()
+    speeds = rig.proxy.app.services.split_table._speeds  # type: ignore[attr-defined]
+    text, mine = rig.text({}, {}), '[devices.RPC0]\nmemory = "{}"'
+    assert mine.format("nvml:GPU-0") in text
+
+    await rig.proxy.apply(text.replace(mine.format("nvml:GPU-0"), mine.format("ggml")))
+    await until(
+        lambda: rig.proxy.app.services.memory.latest().devices["RPC0"].source == "ggml",
+        "it is read elsewhere",
+    )
+    speeds._speeds.clear()
+    table = await rig.proxy.get(f"/admin/backends/{backend.id}/splits")
+    page = await with_other_splits(rig, chromium)
+
+    assert table["estimate"] == {"basis": None, "why": "the speed of RPC0's memory is not known"}
+    assert {row["source"] for row in table["splits"]} == {None}
+    await page.sees('.neighbours:has-text("No estimate: the speed of RPC0")')
+
+
 async def with_other_splits(rig: CardRig, chromium: Browser) -> Page:
     page = await opened(rig, chromium)
     await page.click("text=What other splits give")

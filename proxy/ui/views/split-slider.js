@@ -112,7 +112,8 @@ function Neighbours({ table, current, set, auto, what, model }) {
         </tr>`,
       )}</tbody>
     </table></div>
-    ${table.estimate.basis && html`<p class="quiet">Estimates are ${table.estimate.why}.</p>`}
+    ${rows.some((row) => ["estimate", "bound"].includes(row.source)) &&
+    html`<p class="quiet">Estimates are ${table.estimate.why}.</p>`}
     ${table.estimate.basis !== "line" &&
     html`<p class="quiet">${table.estimate.basis ? "" : `No estimate: ${table.estimate.why}. `}To measure, use a split
       for a while, or run${" "}<code>moe-proxy bench ${model}</code>.</p>`}

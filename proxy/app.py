@@ -29,6 +29,7 @@ from proxy.control.headroom import serving
 from proxy.control.model_plan import ModelPlans
 from proxy.control.pins import Pins
 from proxy.control.slot_progress import busy_backends, noted, slots_progress
+from proxy.control.speed_estimates import SpeedEstimates
 from proxy.control.split_table import SplitTable
 from proxy.control.worker_devices import WorkerDevices
 from proxy.engine.log_buffer import LogBuffer
@@ -294,6 +295,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 desired=control.desired,
                 headroom=control.headroom,
                 speeds=speeds,
+                estimates=SpeedEstimates(memory, lambda: any(b.in_flight for b in serving(pool))),
                 state=lambda: policies.current.catalog.state,
             ),
             started_s=time.monotonic(),

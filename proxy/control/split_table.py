@@ -11,6 +11,7 @@ from proxy.catalog.gguf import GgufError
 from proxy.control.desired import DesiredStates
 from proxy.control.headroom import Headroom
 from proxy.control.speed_curve import Curve
+from proxy.control.speed_estimates import SpeedEstimate, SpeedEstimates
 from proxy.control.speed_store import device_ids, engine_id, file_of, load, model_id
 from proxy.engine.types import CPU, Device, LoadOptions, Status
 from proxy.errors import Hangs
@@ -33,27 +34,31 @@ class SplitTable:
         desired: DesiredStates,
         headroom: Headroom,
         speeds: SplitSpeeds,
+        estimates: SpeedEstimates,
         state: Callable[[], Path],
     ) -> None:
         """`state`: the policies' `catalog.state`, where curves are kept."""
         self._desired, self._headroom, self._speeds = desired, headroom, speeds
-        self._state = state
+        self._estimates, self._state = estimates, state
 
     async def of(self, backend: Backend) -> dict[str, Any]:
-        """{"least", "auto", "splits"}: the fewest layers on the CPU that memory allows, what "auto"
-        would choose now, and a row for each number. None where nothing is known."""
+        """{"least", "auto", "splits", "estimate"}: the fewest layers on the CPU that memory allows,
+        what "auto" would choose now, a row for each number, and what estimates among them rest on.
+        None where nothing is known."""
         status = backend.engine.known()
         devices = self._headroom.devices_of(backend)
         bench = await _curve(self._state(), backend.options, devices)
+        points = {p.moe_cpu_layers: (p.generation, p.prompt) for p in bench.points} if bench else {}
+        traffic = self._speeds.of(backend.options.model)
+        estimate = line_through(status, measured(points, traffic))
+        if estimate is None:
+            estimate = await self._estimates.of(backend, measured(points, traffic))
         return {
             "least": self._reached(backend, status, 0),
             "auto": self._reached(backend, status, AUTO),
             "bench_at": bench.at if bench else None,
-            "splits": rows(
-                status,
-                {p.moe_cpu_layers: (p.generation, p.prompt) for p in bench.points} if bench else {},
-                self._speeds.of(backend.options.model),
-            ),
+            "splits": rows(status, points, traffic, estimate),
+            "estimate": {"basis": estimate.basis, "why": estimate.why},
         }
 
     def _reached(self, backend: Backend, status: Status, split: Split) -> int | None:
@@ -72,22 +77,32 @@ class SplitTable:
         return projected(status, goal).moe_cpu_layers
 
 
+def measured(
+    bench: Mapping[int, tuple[float, float]], traffic: Mapping[int, float]
+) -> dict[int, float]:
+    """Tokens per second of generation at each split that is known; what people had counts."""
+    known = {split: speeds[0] for split, speeds in bench.items()} | dict(traffic)
+    return {split: speed for split, speed in known.items() if speed > 0}
+
+
 def rows(
-    status: Status, bench: Mapping[int, tuple[float, float]], traffic: Mapping[int, float]
+    status: Status,
+    bench: Mapping[int, tuple[float, float]],
+    traffic: Mapping[int, float],
+    estimate: SpeedEstimate,
 ) -> list[dict[str, Any]]:
     """By rising `moe_cpu_layers`. `bench` has tokens per second of generation and of prompts,
-    `traffic` of generation. What neither has is estimated, from two or more that they have.
-    Pure."""
-    known = {split: speeds[0] for split, speeds in bench.items()} | dict(traffic)
-    line = fitted(known)
+    `traffic` of generation. What neither has is estimated, if it can be; "bound" is an estimate
+    that real speeds stay below. Pure."""
+    guess = "bound" if estimate.basis == "header" else "estimate"
     found = []
     for split in range(status.block_count + 1 if status.layers else 0):
         generation, prompt = bench.get(split, (None, None))
         source = "bench" if generation else None
         if split in traffic:
             generation, source = traffic[split], "traffic"
-        elif generation is None and line is not None and (speed := _at(line, split)):
-            generation, source = speed, "estimate"
+        elif not generation and split in estimate.speeds:
+            generation, source = estimate.speeds[split], guess
         found.append(
             {
                 "moe_cpu_layers": split,
@@ -98,6 +113,15 @@ def rows(
             }
         )
     return found
+
+
+def line_through(status: Status, known: Mapping[int, float]) -> SpeedEstimate | None:
+    """What the splits that were measured say of the others; None where they are too few. Pure."""
+    line = fitted(known)
+    if line is None:
+        return None
+    found = {n: speed for n in range(status.block_count + 1) if (speed := _at(line, n))}
+    return SpeedEstimate("line", "made by a line through what was measured", found)
 
 
 def fitted(speeds: Mapping[int, float]) -> tuple[float, float] | None:

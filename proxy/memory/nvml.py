@@ -35,6 +35,7 @@ class _Handle:
 
     value: Any
     wddm: bool
+    bandwidth: int | None
 
 
 class Nvml:
@@ -88,7 +89,7 @@ class Nvml:
             handle = self._handles.get(card_id)
         if handle is None:
             found = _find(card_id)
-            handle = _Handle(found, wddm=_is_wddm(found))
+            handle = _Handle(found, wddm=_is_wddm(found), bandwidth=_bandwidth(found))
             with self._lock:
                 self._handles[card_id] = handle
         return handle
@@ -158,6 +159,7 @@ def _sample(handle: _Handle) -> Sample:
         processes=processes,
         integrated=False,
         spills=handle.wddm or by_process > memory.total,
+        bandwidth=handle.bandwidth,
     )
 
 
@@ -200,6 +202,18 @@ def _is_wddm(handle: Any) -> bool:
     ten times as slow."""
     model, _ = _ask(pynvml.nvmlDeviceGetDriverModel_v2, handle, default=(None, None))
     return bool(model == pynvml.NVML_DRIVER_WDDM)
+
+
+def _bandwidth(handle: Any) -> int | None:
+    """What the memory's bus carries at its highest clock, twice in each period, in bytes a second.
+    None where the driver does not tell: old ones, parts of a card in MIG mode."""
+    bits = _ask(pynvml.nvmlDeviceGetMemoryBusWidth, handle, default=0)
+    megahertz = _ask(_highest_clock, handle, default=0)
+    return 2 * megahertz * 10**6 * bits // 8 or None
+
+
+def _highest_clock(handle: Any) -> int:
+    return int(pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_MEM))
 
 
 def _ask(function: Callable[[Any], Any], handle: Any, *, default: Any) -> Any:

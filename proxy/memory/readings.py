@@ -39,6 +39,7 @@ class Sample:
     processes: Mapping[int, int | None] | None = None  # pid -> bytes; None: not known by process
     integrated: bool | None = None
     spills: bool = False
+    bandwidth: int | None = None  # bytes a second that the card can read at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class DeviceReading:
     ours_bytes: int | None = None  # by the driver's list of processes, where it has one
     others_bytes: int | None = None
     integrated: bool | None = None
+    bandwidth: int | None = None  # bytes a second, at most
     spills: bool = False  # the driver moves what does not fit to host memory, without an error
     pci_bus_id: str | None = None
     at_s: float | None = None

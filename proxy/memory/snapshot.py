@@ -49,6 +49,7 @@ def device_reading(
         ours_bytes=ours,
         others_bytes=others,
         integrated=sample.integrated if source.integrated is None else source.integrated,
+        bandwidth=sample.bandwidth,
         spills=sample.spills,
         pci_bus_id=source.pci_bus_id,
         at_s=answer.at_s,

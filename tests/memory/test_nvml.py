@@ -260,3 +260,13 @@ def test_a_machine_without_the_driver_says_so(tmp_path: Path) -> None:
     env = os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
 
     assert ask(env) == "NVML: NVML Shared Library Not Found\n"
+
+
+def test_the_speed_of_a_card_is_its_bus_at_the_highest_clock(tmp_path: Path) -> None:
+    """As its maker gives it: 504 GB/s for this one."""
+    told = StandInCard(bus_bits=192, clock_mhz=10501)
+    with StandInNvml(tmp_path, told, StandInCard(bus_bits=192)).loaded():
+        nvml = Nvml()
+
+        assert nvml.read("GPU-0").bandwidth == 504_048_000_000
+        assert nvml.read("GPU-1").bandwidth is None

@@ -61,6 +61,8 @@ class StandInCard:
     shared: bool = False  # uses the host's memory, and has no number of its own
     mig: bool = False
     wddm: bool = False
+    bus_bits: int = 0  # 0: the driver does not tell
+    clock_mhz: int = 0
     old: bool = False  # a driver from before the second memory call and the lists of processes
 
 
@@ -167,7 +169,8 @@ class StandInNvml:
         lines = [f"driver {self._error} {self._hang_s}"]
         lines += [
             f"card {c.uuid} {c.bus_id} {c.total} {c.reserved} {c.others} {c.error} {c.hang_s} "
-            f"{c.shared:d} {c.mig:d} {c.wddm:d} {c.old:d} {c.name}"
+            f"{c.shared:d} {c.mig:d} {c.wddm:d} {c.old:d} {c.bus_bits} {c.clock_mhz} "
+            f"{c.name}"
             for c in self.cards
         ]
         lines += [

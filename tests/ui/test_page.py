@@ -7,6 +7,7 @@ import re
 import aiohttp
 import pytest
 
+from proxy.observe.split_speeds import SplitSpeeds
 from tests.hub import servers
 from tests.support.card import LAYERS, MIB, RESERVE, CardRig
 from tests.support.guard import until
@@ -126,21 +127,32 @@ async def test_what_other_splits_gave_and_would_give(rig: CardRig, chromium: Bro
     (backend,) = rig.proxy.app.services.pool.backends()
     speeds = rig.proxy.app.services.split_table._speeds  # type: ignore[attr-defined]
     speeds._speeds.clear()
-    page = await opened(rig, chromium)
-    await page.click("text=What other splits give")
+    page = await with_other_splits(rig, chromium)
     await page.sees('.neighbours:has-text("moe-proxy bench a")')
-    for split, speed in ((0, 40.0), (12, 10.0)):
-        speeds.note("a", split, speed)
-        speeds.note("a", split, speed)
-
-    table = await rig.proxy.get(f"/admin/backends/{backend.id}/splits")
-    page = await opened(rig, chromium)
-    await page.click("text=What other splits give")
+    await page.sees('.neighbours:has-text("RPC0 4917 GB/s")')
+    await page.sees('.neighbours tbody tr:has-text("at most; estimate")')
+    bound = await rig.proxy.get(splits := f"/admin/backends/{backend.id}/splits")
+    noted(speeds, 0, 40.0)
+    one = await rig.proxy.get(splits)
+    page = await with_other_splits(rig, chromium)
+    await page.sees('.neighbours:has-text("made from N = 0, which was measured")')
+    noted(speeds, 12, 10.0)
+    table = await rig.proxy.get(splits)
+    page = await with_other_splits(rig, chromium)
+    await page.sees('.neighbours:has-text("a line through what was measured")')
     rows = await page.do(
         "return (await page.locator('.neighbours tbody tr').allInnerTexts())"
         ".map((row) => row.replace(/\\s+/g, ' '))"
     )
 
+    assert {row["source"] for row in bound["splits"]} == {"bound"}
+    at_most = [row["tokens_per_second"] for row in bound["splits"]]
+    assert at_most == sorted(at_most, reverse=True)  # the card is faster than main memory
+    assert [row["source"] for row in one["splits"]] == ["traffic", *["estimate"] * 12]
+    from_one = [row["tokens_per_second"] for row in one["splits"]]
+    # Each token takes as much longer as it would at most.
+    assert from_one[0] == 40.0
+    assert 1 / from_one[12] - 1 / 40 == pytest.approx(1 / at_most[12] - 1 / at_most[0], rel=0.02)
     assert (table["least"], table["auto"]) == (0, 0)
     assert [row["source"] for row in table["splits"]] == ["traffic", *["estimate"] * 11, "traffic"]
     assert table["splits"][6]["tokens_per_second"] == 16.0  # 1/16 is between 1/40 and 1/10
@@ -148,6 +160,40 @@ async def test_what_other_splits_gave_and_would_give(rig: CardRig, chromium: Bro
     assert "estimate" in rows[1]
     await page.click('button[aria-label="Use 2 layers on the CPU"]')
     await rig.proxy.until_ready(moe_cpu_layers=2)
+
+
+async def test_without_a_devices_speed_there_is_a_reason_and_no_number(
+    rig: CardRig, chromium: Browser
+) -> None:
+    (backend,) = rig.proxy.app.services.pool.backends()
+    speeds = rig.proxy.app.services.split_table._speeds  # type: ignore[attr-defined]
+    text, mine = rig.text({}, {}), '[devices.RPC0]\nmemory = "{}"'
+    assert mine.format("nvml:GPU-0") in text
+
+    await rig.proxy.apply(text.replace(mine.format("nvml:GPU-0"), mine.format("ggml")))
+    await until(
+        lambda: rig.proxy.app.services.memory.latest().devices["RPC0"].source == "ggml",
+        "it is read elsewhere",
+    )
+    speeds._speeds.clear()
+    table = await rig.proxy.get(f"/admin/backends/{backend.id}/splits")
+    page = await with_other_splits(rig, chromium)
+
+    assert table["estimate"] == {"basis": None, "why": "the speed of RPC0's memory is not known"}
+    assert {row["source"] for row in table["splits"]} == {None}
+    await page.sees('.neighbours:has-text("No estimate: the speed of RPC0")')
+
+
+async def with_other_splits(rig: CardRig, chromium: Browser) -> Page:
+    page = await opened(rig, chromium)
+    await page.click("text=What other splits give")
+    return page
+
+
+def noted(speeds: SplitSpeeds, split: int, speed: float) -> None:
+    """Answers were written at this speed."""
+    speeds.note("a", split, speed)
+    speeds.note("a", split, speed)
 
 
 async def test_it_says_for_whom_a_model_has_shrunk(rig: CardRig, chromium: Browser) -> None:

@@ -78,7 +78,12 @@ function useTable(id, current) {
   return table;
 }
 
-const SOURCES = { bench: "measured by bench", traffic: "measured in use", estimate: "estimate" };
+const SOURCES = {
+  bench: "measured by bench",
+  traffic: "measured in use",
+  estimate: "estimate",
+  bound: "at most; estimate",
+};
 
 function told(row, what) {
   const speed = row.tokens_per_second;
@@ -107,8 +112,10 @@ function Neighbours({ table, current, set, auto, what, model }) {
         </tr>`,
       )}</tbody>
     </table></div>
-    ${rows.every((row) => row.source !== "estimate") && rows.some((row) => row.tokens_per_second == null) &&
-    html`<p class="quiet">Others are estimated once two splits were measured: use one for a while, or run${" "}
-      <code>moe-proxy bench ${model}</code>.</p>`}
+    ${rows.some((row) => ["estimate", "bound"].includes(row.source)) &&
+    html`<p class="quiet">Estimates are ${table.estimate.why}.</p>`}
+    ${table.estimate.basis !== "line" &&
+    html`<p class="quiet">${table.estimate.basis ? "" : `No estimate: ${table.estimate.why}. `}To measure, use a split
+      for a while, or run${" "}<code>moe-proxy bench ${model}</code>.</p>`}
   </details>`;
 }

@@ -31,6 +31,7 @@ typedef struct {
     char uuid[96], bus_id[32], name[96];
     bytes total, reserved, others;
     int error, shared, mig, wddm, old;
+    unsigned bus_bits, clock_mhz;
     double hang_s;
 } card;
 typedef struct { int card, kind; unsigned pid, follows; bytes used; } process;
@@ -61,9 +62,9 @@ static int read_machine(machine *found) {
         process *p = &found->process[found->processes];
         if (sscanf(line, "driver %d %lf", &found->error, &found->hang_s) == 2) continue;
         if (found->cards < CARDS &&
-            sscanf(line, "card %95s %31s %llu %llu %llu %d %lf %d %d %d %d %95[^\n]", c->uuid,
+            sscanf(line, "card %95s %31s %llu %llu %llu %d %lf %d %d %d %d %u %u %95[^\n]", c->uuid,
                    c->bus_id, &c->total, &c->reserved, &c->others, &c->error, &c->hang_s, &c->shared,
-                   &c->mig, &c->wddm, &c->old, c->name) == 12)
+                   &c->mig, &c->wddm, &c->old, &c->bus_bits, &c->clock_mhz, c->name) == 14)
             found->cards++;
         else if (found->processes < PROCESSES &&
                  sscanf(line, "process %d %d %u %llu %u", &p->card, &p->kind, &p->pid, &p->used,
@@ -266,4 +267,21 @@ int nvmlDeviceGetDriverModel_v2(void *handle, unsigned *current, unsigned *pendi
     if (!found.card[index].wddm) return NOT_SUPPORTED;
     *current = *pending = 0;
     return SUCCESS;
+}
+
+int nvmlDeviceGetMemoryBusWidth(void *handle, unsigned *bits) {
+    machine found;
+    int index, error = begin(handle, &found, &index);
+    if (error) return error;
+    *bits = found.card[index].bus_bits;
+    return *bits ? SUCCESS : NOT_SUPPORTED;
+}
+
+/* Of the clocks, number 2 is the memory's. */
+int nvmlDeviceGetMaxClockInfo(void *handle, int clock, unsigned *megahertz) {
+    machine found;
+    int index, error = begin(handle, &found, &index);
+    if (error) return error;
+    *megahertz = clock == 2 ? found.card[index].clock_mhz : 0;
+    return *megahertz ? SUCCESS : NOT_SUPPORTED;
 }

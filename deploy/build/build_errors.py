@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from system_tools import FOR_GPU, TOOLS
+from system_tools import TOOLS
 
 # By the GPU that was built for: what CMake says, and what that means.
 MISSING = {
@@ -19,6 +19,11 @@ MISSING = {
         r"provided by \"(hip|hipblas|rocblas)\"|Could NOT find HIP|ROCm root",
         "ROCm's HIP, hipBLAS or rocBLAS were not found",
     ),
+}
+TOOL = {
+    "cuda": "CUDA compiler (nvcc)",
+    "vulkan": "Vulkan shader compiler (glslc)",
+    "rocm": "ROCm (hipconfig)",
 }
 HEADER = re.compile(r"fatal error: '?((?:vulkan|spirv|cuda|cublas|hip|rocblas)[\w/.-]*)'?[:  ]")
 # What is to be done about others, by what is said of them.
@@ -57,7 +62,7 @@ def cause(output: str, gpu: str) -> tuple[str, Mapping[str, str]] | None:
         if match := pattern.search(output):
             return text.format(*match.groups()), {}
     errors = [" ".join(ENDS.split(found)[0].split()) for found in SENTENCE.findall(output)]
-    packages = TOOLS[FOR_GPU[gpu][0]].packages if FOR_GPU.get(gpu) else {}
+    packages = TOOLS[TOOL[gpu]].packages if gpu in TOOL else {}
     if gpu in MISSING and any(re.search(MISSING[gpu][0], error) for error in errors):
         return MISSING[gpu][1], packages
     if header := HEADER.search(output):

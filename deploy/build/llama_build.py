@@ -13,10 +13,12 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import build_errors
+import build_time
+import cuda_toolkit
 import system_tools
 from steps import Failure, only_one, run, say
 
@@ -66,10 +68,11 @@ ARCHIVE = f"llama_cpp_python-{VERSION}.tar.gz"
 
 @dataclass(frozen=True, slots=True)
 class Flavour:
-    """What the user chose: the kind of GPU, and more CMake settings."""
+    """What the user chose: the kind of GPU, more CMake settings, and CUDA's compiler."""
 
     gpu: str
     cmake_args: str
+    cudacxx: str = ""
 
     @classmethod
     def chosen(cls, gpu: str, previous: dict[str, str]) -> "Flavour":
@@ -77,18 +80,38 @@ class Flavour:
         gpu = gpu or previous.get("gpu", "none")
         if gpu not in GPU_FLAGS:
             raise Failure(f"GPU={gpu} is not known; use one of {', '.join(GPU_FLAGS)}")
-        return cls(gpu, os.environ.get("CMAKE_ARGS", previous.get("cmake_args", "")))
+        cmake_args = os.environ.get("CMAKE_ARGS", previous.get("cmake_args", ""))
+        return cls(gpu, cmake_args, os.environ.get("CUDACXX", previous.get("cudacxx", "")))
+
+    def record(self) -> dict[str, str]:
+        """What the next call without any of these is to know."""
+        return asdict(self)
 
     def flags(self) -> list[str]:
         """All CMake settings except the include file; the user's come last, so they win."""
         return [*FLAGS, *GPU_FLAGS[self.gpu], *shlex.split(self.cmake_args)]
 
+    def builds_for(self, gpu: str) -> bool:
+        """Whether it is for this kind of GPU, alone or by CMake's settings besides another one."""
+        setting = GPU_FLAGS[gpu][0].removeprefix("-D").partition("=")[0]
+        value = system_tools.cmake_settings(self.cmake_args).get(setting, str(self.gpu == gpu))
+        return value.upper() in ("ON", "1", "TRUE", "YES")
+
 
 class Build:
     """One way to build llama-cpp-python, and the folder under pip's cache that holds its result."""
 
-    def __init__(self, flavour: Flavour, *, cache: Path, include_dir: Path) -> None:
+    def __init__(
+        self,
+        flavour: Flavour,
+        *,
+        cache: Path,
+        include_dir: Path,
+        cuda: cuda_toolkit.Choice | None = None,
+    ) -> None:
+        """`cuda`: which compiler, where it is built for CUDA."""
         self.flavour = flavour
+        self.cuda = cuda
         self.include = include_dir / INCLUDE
         self.sources = cache / "moe-proxy"
         self.folder = self.sources / f"llama-{VERSION}-{self.key()}"
@@ -98,12 +121,23 @@ class Build:
         parts = [
             VERSION,
             *self.flavour.flags(),
-            self.include.read_text(),
+            *(self.cuda.key() if self.cuda else ()),
+            self.include_text(),
             platform.platform(terse=True) if sys.platform == "darwin" else platform.libc_ver()[0],
             platform.machine(),
             system_tools.native_features(),
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+    def include_text(self) -> str:
+        """What CMake reads besides llama-cpp-python's own."""
+        beside = cuda_toolkit.RPATH if self.from_index else ""
+        return self.include.read_text() + beside
+
+    @property
+    def from_index(self) -> bool:
+        """Whether CUDA comes from the package index."""
+        return self.cuda is not None and self.cuda.nvcc is None
 
     def wheel(self) -> Path | None:
         """The finished wheel, if there is one."""
@@ -132,6 +166,8 @@ class Build:
             say(f"installing {wheel.name} ({'from the cache' if reused else 'just built'})")
             pip = [str(python), "-m", "pip", "install", "--no-deps", "--force-reinstall"]
             run([*pip, str(wheel)], log)
+            if self.cuda and self.cuda.packages:
+                run([*pip[:-1], *cuda_toolkit.requirements(self.cuda.packages)], log)
             problem = starts(venv)
             if problem is None:
                 marker.write_text(self.folder.name)
@@ -150,20 +186,39 @@ class Build:
         advice = f"\n{system_tools.install_line([packages])}" if packages else ""
         return f"llama.cpp was not built for GPU={self.flavour.gpu}: {why}{advice}"
 
+    def flags(self, toolkit: Path) -> list[str]:
+        """All CMake settings. `toolkit`: where CUDA from the package index is."""
+        ours = [*(self.cuda.flags if self.cuda else ())]
+        if self.from_index:
+            ours += cuda_toolkit.settings(toolkit / cuda_toolkit.FOLDER)
+        include = f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={self.folder / INCLUDE}"
+        return [*ours, *self.flavour.flags(), include]
+
+    def environment(self, toolkit: Path) -> dict[str, str]:
+        """With which pip builds; the include file is written."""
+        (self.folder / INCLUDE).write_text(self.include_text())
+        arguments = shlex.join(self.flags(toolkit))
+        env = {"CMAKE_ARGS": arguments, "CMAKE_BUILD_PARALLEL_LEVEL": parallel_level()}
+        if self.flavour.gpu == "rocm":
+            env |= system_tools.rocm_environment()
+        if self.cuda:
+            index = toolkit / cuda_toolkit.FOLDER / "bin" / "nvcc"
+            env["CUDACXX"] = self.cuda.nvcc.path if self.cuda.nvcc else str(index)
+        return env
+
     def make(self, python: Path, log: Path) -> Path:
         """Compiles. What an interrupted build left is used, so that it goes on where it stopped."""
         self.folder.mkdir(parents=True, exist_ok=True)
         source = self.folder / "source"
         if not source.exists():
             unpack(self.sources / ARCHIVE, source)
-        include = Path(shutil.copy(self.include, self.folder))
-        flags = [*self.flavour.flags(), f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={include}"]
-        env = {"CMAKE_ARGS": shlex.join(flags), "CMAKE_BUILD_PARALLEL_LEVEL": parallel_level()}
-        if self.flavour.gpu == "rocm":
-            env |= system_tools.rocm_environment()
-        if self.flavour.gpu == "cuda":
-            env["CUDACXX"] = system_tools.find(system_tools.TOOLS["CUDA compiler (nvcc)"]) or "nvcc"
-        say(f"building llama.cpp for GPU={self.flavour.gpu}: once, some minutes; its output: {log}")
+        toolkit = self.folder / "toolkit"
+        if self.from_index:
+            cuda_toolkit.fetch(python, toolkit, log)
+        env = self.environment(toolkit)
+        jobs = int(env["CMAKE_BUILD_PARALLEL_LEVEL"])
+        needs = build_time.told(self.flavour.gpu, self.flags(toolkit), jobs)
+        say(f"building llama.cpp for GPU={self.flavour.gpu}, once: {needs}; its output: {log}")
         objects, result = self.folder / "objects", self.folder / "result"
         # No cache of pip's: it would answer with any wheel ever built from this source.
         options = ["--verbose", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
@@ -183,7 +238,7 @@ class Build:
             raise
         built = next(result.glob("*.whl"))
         wheel = built.rename(self.folder / built.name)
-        for leftover in (source, objects, result):
+        for leftover in (source, objects, result, toolkit):
             shutil.rmtree(leftover, ignore_errors=True)
         return wheel
 

@@ -24,8 +24,11 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import cuda_toolkit
 import llama_build
+import nvidia_driver
 import system_tools
+import vulkan_sdk
 from steps import Failure, only_one, run, say
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +76,7 @@ def main() -> int:
     previous = read_record(target)
     try:
         flavour = llama_build.Flavour.chosen(args.gpu, previous)
-        wanted = {"inputs": fingerprint(), "gpu": flavour.gpu, "cmake_args": flavour.cmake_args}
+        wanted = {"inputs": fingerprint(), **flavour.record()}
         if previous != wanted or args.rebuild or not complete(target):
             with only_one(target.log.with_name("setup.lock"), "another set-up of this clone"):
                 # Else the one we waited for did our work.
@@ -133,13 +136,20 @@ def prepare(target: Target, flavour: llama_build.Flavour, *, rebuild: bool) -> N
     """All steps in order; each is skipped, or quick, where it was done before. Raises Failure."""
     os.environ["PATH"] = f"{target.venv / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-    build = llama_build.Build(flavour, cache=pip_cache(), include_dir=ROOT / "deploy" / "build")
+    cuda = choose_cuda(flavour) if flavour.builds_for("cuda") else None
+    folder = ROOT / "deploy" / "build"
+    build = llama_build.Build(flavour, cache=pip_cache(), include_dir=folder, cuda=cuda)
     if rebuild:
         build.forget()
     needed = ["C++ compiler", "Python headers"]
     if not build.wheel():
         needed += ["CMake", "make or ninja", *system_tools.FOR_GPU[flavour.gpu]]
     system_tools.check(needed)
+    if not build.wheel():
+        if flavour.builds_for("vulkan"):
+            vulkan_sdk.check(flavour.cmake_args)
+        if build.from_index:
+            cuda_toolkit.check_host_compiler()
 
     make_venv(target)
     pip = [str(target.python), "-m", "pip"]
@@ -155,6 +165,16 @@ def prepare(target: Target, flavour: llama_build.Flavour, *, rebuild: bool) -> N
     shutil.rmtree(ROOT / "build", ignore_errors=True)
     what = ["--editable", f"{ROOT}[dev]"] if target.editable else [str(ROOT)]
     run([*pip_install, "--no-build-isolation", *what], target.log)
+
+
+def choose_cuda(flavour: llama_build.Flavour) -> cuda_toolkit.Choice:
+    """Which CUDA compiler, for which cards. Asks the driver; says what it found. Raises Failure."""
+    os.environ["CUDACXX"] = flavour.cudacxx  # where tools are looked for
+    driver = nvidia_driver.ask()
+    nvcc = cuda_toolkit.Nvcc.found()
+    choice = cuda_toolkit.choose(nvcc, driver, flavour.cmake_args)
+    say(cuda_toolkit.told(choice, driver))
+    return choice
 
 
 def make_venv(target: Target) -> None:

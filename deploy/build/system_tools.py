@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ TOOLS = {
             "Debian/Ubuntu": "build-essential",
             "Fedora": "gcc-c++",
             "Arch": "base-devel",
+            "openSUSE": "gcc-c++",
             "macOS": "xcode-select --install",
         },
         variable="CXX",
@@ -40,12 +42,19 @@ TOOLS = {
             "Debian/Ubuntu": "python3-dev",
             "Fedora": "python3-devel",
             "Arch": "python",
+            "openSUSE": "python3-devel",
             "Homebrew": "python",
         },
     ),
     "CMake": Tool(
         ("cmake",),
-        {"Debian/Ubuntu": "cmake", "Fedora": "cmake", "Arch": "cmake", "Homebrew": "cmake"},
+        {
+            "Debian/Ubuntu": "cmake",
+            "Fedora": "cmake",
+            "Arch": "cmake",
+            "openSUSE": "cmake",
+            "Homebrew": "cmake",
+        },
         minimum=(3, 21),
     ),
     "make or ninja": Tool(
@@ -54,6 +63,7 @@ TOOLS = {
             "Debian/Ubuntu": "ninja-build",
             "Fedora": "ninja-build",
             "Arch": "ninja",
+            "openSUSE": "ninja",
             "Homebrew": "ninja",
         },
     ),
@@ -63,6 +73,7 @@ TOOLS = {
             "Debian/Ubuntu": "nvidia-cuda-toolkit",
             "Fedora": "cuda-toolkit (from NVIDIA's repository)",
             "Arch": "cuda",
+            "openSUSE": "cuda-toolkit (from NVIDIA's repository)",
         },
         variable="CUDACXX",
     ),
@@ -72,6 +83,7 @@ TOOLS = {
             "Debian/Ubuntu": "glslc libvulkan-dev spirv-headers",
             "Fedora": "glslc vulkan-headers vulkan-loader-devel spirv-headers-devel",
             "Arch": "shaderc vulkan-headers vulkan-icd-loader spirv-headers",
+            "openSUSE": "shaderc vulkan-headers vulkan-devel spirv-headers",
             "Homebrew": "shaderc vulkan-headers vulkan-loader spirv-headers",
         },
     ),
@@ -81,14 +93,15 @@ TOOLS = {
             "Debian/Ubuntu": "hipcc libhipblas-dev librocblas-dev",
             "Fedora": "rocm-hip-devel hipblas-devel rocblas-devel",
             "Arch": "rocm-hip-sdk",
+            "openSUSE": "rocm-hip-sdk (from AMD's repository)",
         },
     ),
 }
 # What a build for a kind of GPU needs besides.
 FOR_GPU = {
     "none": (),
-    "cuda": ("CUDA compiler (nvcc)",),
-    "vulkan": ("Vulkan shader compiler (glslc)",),
+    "cuda": (),  # cuda_toolkit decides
+    "vulkan": (),  # vulkan_sdk looks
     "rocm": ("ROCm (hipconfig)",),
 }
 
@@ -98,12 +111,14 @@ INSTALLERS = {
     "Debian/Ubuntu": "sudo apt install",
     "Fedora": "sudo dnf install",
     "Arch": "sudo pacman -S",
+    "openSUSE": "sudo zypper install",
     "Homebrew": "brew install",
 }
 SYSTEMS = {
     **dict.fromkeys(("debian", "ubuntu"), "Debian/Ubuntu"),
     **dict.fromkeys(("fedora", "rhel", "centos"), "Fedora"),
     "arch": "Arch",
+    **dict.fromkeys(("opensuse", "suse", "opensuse-leap", "sles"), "openSUSE"),
 }
 
 
@@ -171,6 +186,12 @@ def version(program: str) -> tuple[int, ...]:
 
 def dotted(numbers: tuple[int, ...]) -> str:
     return ".".join(str(number) for number in numbers)
+
+
+def cmake_settings(cmake_args: str) -> dict[str, str]:
+    """What `-DNAME=VALUE` and `-DNAME:TYPE=VALUE` among CMake's arguments set."""
+    words = [word.removeprefix("-D").partition("=") for word in shlex.split(cmake_args)]
+    return {name.partition(":")[0]: value for name, equals, value in words if equals}
 
 
 def native_features() -> str:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import llama_build
 import pytest
+import system_tools
+from cuda_toolkit import Choice, Nvcc
 from llama_build import Build, Flavour
 from steps import Failure
 
@@ -73,6 +75,21 @@ def test_what_is_built_otherwise_is_kept_apart(tmp_path: Path) -> None:
     assert len(folders) == 4
 
 
+def test_cuda_of_the_index_and_other_cards_are_kept_apart(tmp_path: Path) -> None:
+    flavour = Flavour("cuda", "")
+    choices = [
+        Choice(nvcc, (f"-DCMAKE_CUDA_ARCHITECTURES={card}-real",))
+        for nvcc in (None, Nvcc("/usr/bin/nvcc", (13, 0)))
+        for card in (86, 89)
+    ]
+    folders = {
+        Build(flavour, cache=tmp_path, include_dir=INCLUDE_DIR, cuda=choice).folder
+        for choice in choices
+    }
+
+    assert len(folders) == 4
+
+
 def test_the_key_is_the_same_in_another_clone_but_not_with_another_include_file(
     tmp_path: Path,
 ) -> None:
@@ -93,12 +110,17 @@ def test_the_key_is_the_same_in_another_clone_but_not_with_another_include_file(
 
 def test_a_choice_is_remembered_until_another_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     previous = {"gpu": "cuda", "cmake_args": "-DGGML_CUDA_FA=OFF"}
-    monkeypatch.delenv("CMAKE_ARGS", raising=False)
+    for name in ("CMAKE_ARGS", "CUDACXX"):
+        monkeypatch.delenv(name, raising=False)
 
     assert Flavour.chosen("", {}) == Flavour("none", "")
     assert Flavour.chosen("", previous) == Flavour("cuda", "-DGGML_CUDA_FA=OFF")
     monkeypatch.setenv("CMAKE_ARGS", "")
     assert Flavour.chosen("vulkan", previous) == Flavour("vulkan", "")
+    monkeypatch.setenv("CUDACXX", "packages")
+    once = Flavour.chosen("cuda", {})
+    monkeypatch.delenv("CUDACXX")
+    assert Flavour.chosen("", once.record()) == once == Flavour("cuda", "", "packages")
 
 
 def test_an_unknown_gpu_is_refused_with_what_there_is() -> None:
@@ -111,6 +133,72 @@ def test_the_users_settings_come_last_and_may_hold_spaces() -> None:
 
     assert flags[-2:] == ["-DGGML_RPC=OFF", "-DCMAKE_CXX_FLAGS=-O2 -g"]
     assert flags.index("-DGGML_RPC=ON") < flags.index("-DGGML_CUDA=ON") < len(flags) - 2
+
+
+def test_settings_of_cmake_may_add_another_kind_of_gpu() -> None:
+    both = Flavour("vulkan", "-DGGML_CUDA:BOOL=on")
+
+    assert both.builds_for("vulkan")
+    assert both.builds_for("cuda")
+    assert not both.builds_for("rocm")
+    assert not Flavour("cuda", "-DGGML_CUDA=OFF").builds_for("cuda")
+
+
+def test_cuda_of_the_package_index_is_found_by_cmake_and_beside_the_libraries(
+    tmp_path: Path,
+) -> None:
+    flavour = Flavour("cuda", "-DMINE=1")
+    choice = Choice(None, ("-DCMAKE_CUDA_ARCHITECTURES=86-real",))
+    one = Build(flavour, cache=tmp_path, include_dir=INCLUDE_DIR, cuda=choice)
+    one.folder.mkdir(parents=True)
+
+    env = one.environment(tmp_path / "toolkit")
+
+    root = tmp_path / "toolkit" / "nvidia" / "cu13"
+    assert env["CUDACXX"] == f"{root}/bin/nvcc"
+    settings = system_tools.cmake_settings(env["CMAKE_ARGS"])
+    assert settings["CUDAToolkit_ROOT"] == str(root)
+    assert settings["CMAKE_CUDA_COMPILER"] == env["CUDACXX"]
+    assert settings["CMAKE_CUDA_ARCHITECTURES"] == "86-real"
+    assert env["CMAKE_ARGS"].index("CUDAToolkit_ROOT") < env["CMAKE_ARGS"].index("-DMINE=1")
+    assert "$ORIGIN/../nvidia/cu13/lib" in Path(one.folder, llama_build.INCLUDE).read_text()
+
+
+@pytest.mark.parametrize("nvcc", [None, Nvcc("/usr/bin/nvcc", (13, 0))])
+def test_what_cuda_needs_when_it_runs_is_installed_beside_it(
+    tmp_path: Path, nvcc: Nvcc | None
+) -> None:
+    choice = Choice(nvcc)
+    one = Build(Flavour("cuda", ""), cache=tmp_path, include_dir=INCLUDE_DIR, cuda=choice)
+    one.folder.mkdir(parents=True)
+    (one.folder / "package-1.0-py3-none-any.whl").touch()
+    venv = tmp_path / "venv"
+    fake_programs(venv, "exit 0")
+    python = venv / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    python.chmod(0o755)
+
+    one.install(python, tmp_path / "log", fresh=False)
+
+    calls = (tmp_path / "calls").read_text()
+    assert ("nvidia-cuda-runtime==13." in calls) == (nvcc is None)
+    assert ("nvidia-cublas==13." in calls) == (nvcc is None)
+    assert "nvidia-cuda-nvcc" not in calls
+
+
+def test_cuda_of_the_system_is_used_as_it_is(tmp_path: Path) -> None:
+    choice = Choice(Nvcc("/usr/bin/nvcc", (13, 0)))
+    flavour = Flavour("cuda", "")
+    one = Build(flavour, cache=tmp_path, include_dir=INCLUDE_DIR, cuda=choice)
+    one.folder.mkdir(parents=True)
+
+    env = one.environment(tmp_path / "toolkit")
+
+    assert env["CUDACXX"] == "/usr/bin/nvcc"
+    assert "CUDAToolkit_ROOT" not in env["CMAKE_ARGS"]
+    assert "nvidia" not in Path(one.folder, llama_build.INCLUDE).read_text()
+    assert one.folder == build(tmp_path, "cuda").folder
 
 
 def test_an_environment_without_the_programs_is_not_taken_for_ours(tmp_path: Path) -> None:

@@ -1,11 +1,18 @@
-"""What the set-up says at its end."""
+"""What the set-up says at its end, and before it begins."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import prepare
 import pytest
 from llama_build import Flavour
-from prepare import Target
+from prepare import ROOT, Target
+
+from tests.support.guard import HANG_S
+from tests.support.nvml import StandInNvml
 
 
 @pytest.mark.parametrize(
@@ -42,3 +49,46 @@ def test_an_installed_copy_says_what_to_do_next(
     assert f"export PATH={program.parent}:$PATH" in said
     assert f" {program} install-service --user --socket" in own
     assert "PATH" not in named
+
+
+@pytest.mark.parametrize(
+    ("gpu", "said"),
+    [
+        ("vulkan", "Vulkan's headers are too old: 1.3.239, needed is 1.3.272"),
+        ("cuda", "driver 550.54.14 is too old for the package index's compiler"),
+    ],
+)
+def test_what_cannot_be_built_ends_before_anything_is_made_or_fetched(
+    tmp_path: Path, gpu: str, said: str
+) -> None:
+    clone, target = tmp_path / "clone", tmp_path / "target"
+    shutil.copytree(ROOT / "deploy" / "build", clone / "deploy" / "build")
+    for name in ("pyproject.toml", "constraints.txt", "setup.py"):
+        shutil.copy(ROOT / name, clone)
+    header = tmp_path / "sdk" / "include" / "vulkan" / "vulkan.h"
+    header.parent.mkdir(parents=True)
+    header.write_text(
+        "#define VK_HEADER_VERSION 239\n"
+        "#define VK_HEADER_VERSION_COMPLETE VK_MAKE_API_VERSION(0, 1, 3, VK_HEADER_VERSION)\n"
+    )
+    nvml = StandInNvml(tmp_path)
+    nvml.driver(version="550.54.14")
+    here = {
+        "VULKAN_SDK": str(tmp_path / "sdk"),
+        "CUDACXX": "packages",
+        "CMAKE_ARGS": "",
+        "PIP_CACHE_DIR": str(tmp_path / "cache"),
+    }
+
+    ended = subprocess.run(
+        [sys.executable, clone / "deploy/build/prepare.py", "--gpu", gpu, "--install", target],
+        env=os.environ | nvml.env() | here,
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+    )
+
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    assert not target.exists()
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]

@@ -49,6 +49,7 @@ def test_where_the_system_is_not_known_each_has_its_line(path: Path) -> None:
         ('NAME="Linux Mint"\nID=linuxmint\nID_LIKE="ubuntu debian"\n', "Debian/Ubuntu"),
         ('ID="rocky"\nID_LIKE="rhel centos fedora"\n', "Fedora"),
         ("ID=arch\n", "Arch"),
+        ('ID="opensuse-tumbleweed"\nID_LIKE="opensuse suse"\n', "openSUSE"),
         ("ID=nixos\nVERSION_ID=debian\n", None),
     ],
 )
@@ -57,6 +58,14 @@ def test_which_system_this_is(tmp_path: Path, text: str, system: str | None) -> 
 
     assert system_tools.this_system(tmp_path / "os-release") == system
     assert system_tools.this_system(tmp_path / "nothing") is None
+
+
+def test_every_tool_has_its_package_on_every_linux() -> None:
+    systems = set(system_tools.INSTALLERS) - {"Homebrew"}
+
+    assert {name: systems - tool.packages.keys() for name, tool in TOOLS.items()} == {
+        name: set() for name in TOOLS
+    }
 
 
 def test_a_tool_that_is_too_old_is_said_to_be(path: Path) -> None:

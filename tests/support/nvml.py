@@ -63,6 +63,7 @@ class StandInCard:
     wddm: bool = False
     bus_bits: int = 0  # 0: the driver does not tell
     clock_mhz: int = 0
+    capability: int = 86  # 8.6
     old: bool = False  # a driver from before the second memory call and the lists of processes
 
 
@@ -89,7 +90,7 @@ class StandInNvml:
             for index, card in enumerate(cards or (StandInCard(),))
         ]
         self._processes: dict[tuple[int, int, bool], _Process] = {}
-        self._error, self._hang_s = 0, 0.0
+        self._error, self._hang_s, self._version = 0, 0.0, "580.65.06"
         self._write()
 
     def env(self) -> dict[str, str]:
@@ -127,9 +128,9 @@ class StandInNvml:
         self.cards[card] = replace(self.cards[card], **fields)  # type: ignore[arg-type]
         self._write()
 
-    def driver(self, *, error: int = 0, hang_s: float = 0.0) -> None:
-        """What every call returns, and how long it takes."""
-        self._error, self._hang_s = error, hang_s
+    def driver(self, *, error: int = 0, hang_s: float = 0.0, version: str = "580.65.06") -> None:
+        """What every call returns, how long it takes, and the driver's version."""
+        self._error, self._hang_s, self._version = error, hang_s, version
         self._write()
 
     def wait_for_hanging_call(self) -> None:
@@ -166,10 +167,10 @@ class StandInNvml:
         return max(seen.total - seen.reserved - seen.others - sum(used.values()), 0)
 
     def _write(self) -> None:
-        lines = [f"driver {self._error} {self._hang_s}"]
+        lines = [f"driver {self._error} {self._hang_s} {self._version}"]
         lines += [
             f"card {c.uuid} {c.bus_id} {c.total} {c.reserved} {c.others} {c.error} {c.hang_s} "
-            f"{c.shared:d} {c.mig:d} {c.wddm:d} {c.old:d} {c.bus_bits} {c.clock_mhz} "
+            f"{c.shared:d} {c.mig:d} {c.wddm:d} {c.old:d} {c.bus_bits} {c.clock_mhz} {c.capability} "
             f"{c.name}"
             for c in self.cards
         ]

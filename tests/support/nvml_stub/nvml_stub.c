@@ -29,6 +29,7 @@ typedef struct {
 
 typedef struct {
     char uuid[96], bus_id[32], name[96];
+    int capability;
     bytes total, reserved, others;
     int error, shared, mig, wddm, old;
     unsigned bus_bits, clock_mhz;
@@ -38,6 +39,7 @@ typedef struct { int card, kind; unsigned pid, follows; bytes used; } process;
 typedef struct {
     int error, cards, processes;
     double hang_s;
+    char version[32];
     card card[CARDS];
     process process[PROCESSES];
 } machine;
@@ -60,11 +62,13 @@ static int read_machine(machine *found) {
     while (fgets(line, sizeof line, file)) {
         card *c = &found->card[found->cards];
         process *p = &found->process[found->processes];
-        if (sscanf(line, "driver %d %lf", &found->error, &found->hang_s) == 2) continue;
+        if (sscanf(line, "driver %d %lf %31s", &found->error, &found->hang_s, found->version) == 3)
+            continue;
         if (found->cards < CARDS &&
-            sscanf(line, "card %95s %31s %llu %llu %llu %d %lf %d %d %d %d %u %u %95[^\n]", c->uuid,
+            sscanf(line, "card %95s %31s %llu %llu %llu %d %lf %d %d %d %d %u %u %d %95[^\n]", c->uuid,
                    c->bus_id, &c->total, &c->reserved, &c->others, &c->error, &c->hang_s, &c->shared,
-                   &c->mig, &c->wddm, &c->old, &c->bus_bits, &c->clock_mhz, c->name) == 14)
+                   &c->mig, &c->wddm, &c->old, &c->bus_bits, &c->clock_mhz, &c->capability,
+                   c->name) == 15)
             found->cards++;
         else if (found->processes < PROCESSES &&
                  sscanf(line, "process %d %d %u %llu %u", &p->card, &p->kind, &p->pid, &p->used,
@@ -135,6 +139,13 @@ const char *nvmlErrorString(int error) {
     return "stand-in error";
 }
 
+int nvmlSystemGetDriverVersion(char *version, unsigned length) {
+    machine found;
+    int index, error = begin(NULL, &found, &index);
+    if (!error) snprintf(version, length, "%s", found.version);
+    return error;
+}
+
 int nvmlDeviceGetCount_v2(unsigned *count) {
     machine found;
     int index, error = begin(NULL, &found, &index);
@@ -175,6 +186,15 @@ int nvmlDeviceGetName(void *handle, char *name, unsigned length) {
     int index, error = begin(handle, &found, &index);
     if (!error) snprintf(name, length, "%s", found.card[index].name);
     return error;
+}
+
+int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {
+    machine found;
+    int index, error = begin(handle, &found, &index);
+    if (error) return error;
+    *major = found.card[index].capability / 10;
+    *minor = found.card[index].capability % 10;
+    return SUCCESS;
 }
 
 int nvmlDeviceGetPciInfo_v3(void *handle, pci_info *info) {

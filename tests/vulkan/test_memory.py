@@ -33,6 +33,9 @@ async def test_the_driver_has_its_bytes_back_after_each_move(backend: Path) -> N
             await engine.place(dict.fromkeys(range(LAYERS), place))
             return (await engine.memory())["resident_bytes"]
 
+        mapped = Path(f"/proc/{engine.pid}/maps").read_text().splitlines()
+        bases = {line.split()[-1] for line in mapped if "libggml-base" in line}
+        assert len(bases) == 1, "not also the one that lies beside the backend"
         experts = sum(layer.experts_bytes for layer in engine.known().layers)
         await taken(DEVICE)
         rest = await taken("CPU")

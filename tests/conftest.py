@@ -11,6 +11,8 @@ from hypothesis import settings
 from tests.support.guard import LLAMA_S, PLAIN_S, THOROUGH
 from tests.support.turns import turn
 
+ON_DRIVER = "tests/vulkan/"
+
 # No deadline: an example may take as long as the machine needs.
 settings.register_profile("short", max_examples=30, deadline=None)
 settings.register_profile("thorough", max_examples=300, deadline=None)
@@ -53,6 +55,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.config.getoption("--thorough"):
         # The hard limit of pyproject.toml, which cannot be another one for this.
         faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """Nothing else is run on a GPU's driver, so it is told at the end that this was not."""
+    yield
+    skipped = [x for x in terminalreporter.getreports("skipped") if x.nodeid.startswith(ON_DRIVER)]
+    if skipped:
+        why = str(skipped[0].longrepr[2] if isinstance(skipped[0].longrepr, tuple) else "")
+        terminalreporter.write_line(f"Tests on a Vulkan driver were skipped: {len(skipped)}. {why}")
 
 
 @pytest.fixture(scope="session")

@@ -107,6 +107,7 @@ async def _options(services: Services, question: Question) -> LoadOptions:
             rpc=usual.rpc,
             repack=usual.repack,
             libdir=policies.engine.libdir,
+            backends=policies.engine.backends,
             threads=policies.engine.threads,
         )
     request = ModelRequest(name, ctx=question.ctx)

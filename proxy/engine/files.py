@@ -81,5 +81,6 @@ def _named(options: LoadOptions) -> Iterator[Path]:
     yield from (path for _, path in _beside(options))
     if options.libdir:
         yield options.libdir
+    yield from options.backends
     if options.command and (program := shutil.which(options.command[0])):
         yield Path(program)

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from proxy.catalog.gguf import GgufError
+from proxy.engine import installed
 from proxy.engine.arguments import server_arguments, slot_arguments
 from proxy.engine.control_client import ANSWER_S, NEWS_S, ControlClient, Event
 from proxy.engine.environment import NO_STACK_TRACES, inherited
@@ -33,6 +34,7 @@ from proxy.threads import MODELS
 # A load that says nothing for this long hangs. (A large model from a slow disk says something now
 # and then.)
 STALL_S = 300.0
+LIBRARY_PATH = "LD_LIBRARY_PATH"
 
 
 class HostedEngine:
@@ -66,7 +68,10 @@ class HostedEngine:
         self._control = self._folder / "control"
         self._child = ChildProcess(
             self._argv(options),
-            inherited(os.environ) | {"TMPDIR": str(self._folder)} | NO_STACK_TRACES,
+            inherited(os.environ)
+            | {"TMPDIR": str(self._folder)}
+            | NO_STACK_TRACES
+            | _found_by(options, os.environ),
             backend_id,
             on_line=lambda line: log_buffer.write(options.model, backend_id, line),
         )
@@ -87,6 +92,7 @@ class HostedEngine:
                 options.repack,
             ),
             *(("--libdir", str(options.libdir)) if options.libdir else ()),
+            *(part for file in options.backends for part in ("--backend", str(file))),
             *(("--fixed-split", str(options.split)) if options.split is not None else ()),
             *(("--per-token-outputs",) if options.mode != "generation" else ()),
             *(("--dense",) if options.dense else ()),
@@ -258,6 +264,16 @@ class HostedEngine:
         self._client.close()
         await self._child.stop(grace_s)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+
+def _found_by(options: LoadOptions, env: Mapping[str, str]) -> dict[str, str]:
+    """A backend from elsewhere names ggml's libraries, which are to be those that its worker has,
+    and not others that may lie beside it."""
+    libdir = options.libdir or installed.folder("lib")
+    if not options.backends or libdir is None:
+        return {}
+    folders = (str(libdir), *filter(None, (env.get(LIBRARY_PATH),)))
+    return {LIBRARY_PATH: os.pathsep.join(folders)}
 
 
 def _why_unreadable(options: LoadOptions) -> str | None:

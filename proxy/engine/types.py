@@ -42,6 +42,7 @@ class LoadOptions:
     no_attention: tuple[str, ...] = ()  # devices that are for experts only
     repack: Literal["auto", "on", "off"] = "auto"
     libdir: Path | None = None
+    backends: tuple[Path, ...] = ()  # of ggml, beside those in libdir
     confine: bool = True  # whether a hosted worker is kept from all that it need not do
     threads: int | None = None
     split: int | None = None

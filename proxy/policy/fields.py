@@ -90,6 +90,10 @@ _DEVICES: Final = (
 _ENGINE: Final = (
     Field("engine.libdir", Kind.PATH, None, RELOAD, local=True, example="/opt/llama.cpp/lib",
           help="Folder with llama.cpp's libraries; without it, those of llama-cpp-python."),
+    Field("engine.backends", Kind.PATHS, [], RELOAD, local=True,
+          example=["/opt/llama.cpp/libggml-vulkan.so"],
+          help="Backends of ggml that are files of their own, beside those in that folder; of the "
+               "same version of ggml."),
     Field("engine.threads", Kind.COUNT, None, RELOAD, low=1, high=4096, unit="threads", example=8,
           help="Threads that compute on the CPU; without it, llama.cpp's own choice."),
 )

@@ -75,6 +75,7 @@ class EngineOptions:
     """`libdir` of None: llama-cpp-python's libraries. `threads` of None: llama.cpp's own choice."""
 
     libdir: Path | None
+    backends: tuple[Path, ...]
     threads: int | None
 
 

@@ -177,6 +177,7 @@ def _load_options(model: Model, mode: Mode, ctx: int, split: int | None) -> Load
         repack=policy.repack,
         confine=policy.confine,
         libdir=model.policies.engine.libdir,
+        backends=model.policies.engine.backends,
         threads=model.policies.engine.threads,
         split=split,
     )

@@ -67,7 +67,7 @@ def why_not_taken(old: LoadOptions, new: LoadOptions, header: Header) -> str | N
     None where it is and does. Both are of the same files."""
     if old.args != new.args:
         return "args are others"
-    if old.libdir != new.libdir:
+    if (old.libdir, old.backends) != (new.libdir, new.backends):
         return "llama.cpp is another one"
     unified = UNIFIED & set(map(option_of, new.args))
     if old.parallel != new.parallel and not unified:

@@ -17,6 +17,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
+from proxy.worker.backends import BackendRefused, kinds, plugins
 from proxy.worker.confine import confine, needs_of, prepare
 from proxy.worker.control import Control
 from proxy.worker.llama import LlamaError, backends_in, default_libdir
@@ -39,6 +40,9 @@ def main() -> None:
     )
     parser.add_argument("--control", required=True, help="Unix socket of the control protocol")
     parser.add_argument("--libdir", type=Path, help="folder with llama.cpp's libraries")
+    parser.add_argument(
+        "--backend", action="append", default=[], type=Path, metavar="FILE", help="one more of ggml"
+    )
     parser.add_argument("--repack", choices=("auto", "on", "off"), default="auto")
     parser.add_argument(
         "--per-token-outputs", action="store_true", help="embedding and reranking servers"
@@ -67,11 +71,14 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         libdir = options.libdir or default_libdir()
+        # It starts processes, which nobody may who is confined.
+        more = plugins(options.backend, libdir)
         # First of all: it holds for the threads that are made from here on.
         confined = f"no: {options.unconfined}" if options.unconfined else _confine(options, libdir)
         embedded = EmbeddedServer(
             libdir,
             options.socket,
+            plugins=more,
             confined=confined,
             repack=options.repack,
             per_token_outputs=options.per_token_outputs,
@@ -79,14 +86,14 @@ def main() -> None:
             no_attention=options.no_attention,
             dense=options.dense,
         )
-    except (LlamaError, OSError) as error:
+    except (BackendRefused, LlamaError, OSError) as error:
         sys.exit(f"worker: {error}")
     asyncio.run(_serve(embedded, options))
 
 
 def _confine(options: argparse.Namespace, libdir: Path) -> str:
     """Returns how far, for people."""
-    backends = backends_in(libdir)
+    backends = (*backends_in(libdir), *kinds(options.backend))
     # The sockets are in a folder that is this worker's own.
     needs = needs_of(Path(options.control).parent, options.arguments, backends, os.environ)
     prepare(needs, backends)

@@ -20,7 +20,7 @@ _kept: list[object] = []  # what C has a pointer to
 
 def write_log_before_abort(llama: LlamaLibrary) -> None:
     """Has no effect where a build's log cannot be written by others."""
-    if llama.log is None or llama.log_flush is None:
+    if None in (llama.log, llama.log_flush, llama.set_abort_callback):
         return
 
     def aborts(why: bytes) -> None:

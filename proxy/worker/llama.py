@@ -6,13 +6,18 @@ that is laid out otherwise in another version would make a move write to the wro
 """
 
 import ctypes as c
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from proxy.engine import installed
+from proxy.worker.backends import INIT, UNKNOWN, BackendRefused, Backends, Plugin, own
 
 # Dependency order: a library's own dependencies are then already there, whatever its RPATH says.
+# "ggml-cpu" is not there where the CPU's backend is several files, of which one fits.
 LOAD_ORDER = ("ggml-base", "ggml-cpu", "ggml", "llama", "mtmd", "llama-common", "llama-server-impl")
+CPU_FILES, CPU_VARIANTS = "libggml-cpu*.so", "libggml-cpu-*.so"
 BACKENDS = ("cuda", "hip", "musa", "vulkan", "metal", "sycl", "opencl", "cann", "blas", "rpc")
 # C++ names of functions that have no C one.
 SERVER_MAIN = "_Z12llama_serveriPPc"
@@ -104,18 +109,30 @@ class LlamaLibrary:
     """The loaded libraries. Attributes are the C functions by their C names, with their types
     declared."""
 
-    def __init__(self, libdir: Path) -> None:
-        missing = [name for name in LOAD_ORDER if not _file(libdir, name).exists()]
+    def __init__(self, libdir: Path, plugins: Sequence[Plugin] = ()) -> None:
+        """`plugins`: backends from elsewhere. Raises LlamaError."""
+        variants = [*libdir.glob(CPU_VARIANTS)]
+        order = [name for name in LOAD_ORDER if name != "ggml-cpu" or not variants]
+        missing = [name for name in order if not _file(libdir, name).exists()]
         if missing:
             raise LlamaError(
                 f"{libdir}: no lib{missing[0]}; build llama-cpp-python with llama-server (see "
                 "deploy/README.md), or set engine.libdir to a folder that has it"
             )
         self.libdir = libdir
+        self._lacks: list[str] = []  # functions that only moves need
         loaded: dict[str, c.CDLL] = {}
-        backends = tuple(f"ggml-{name}" for name in backends_in(libdir))
-        for name in LOAD_ORDER[:2] + backends + LOAD_ORDER[2:]:
-            loaded[name] = c.CDLL(str(_file(libdir, name)), mode=c.RTLD_GLOBAL)
+        for name in order[: order.index("ggml")]:
+            loaded[name] = _load(libdir, name)
+        # One that can be a backend by itself is linked to by nobody: if its driver is missing, that
+        # is no harm.
+        if not (variants or hasattr(loaded["ggml-cpu"], INIT)):
+            for name in backends_in(libdir):
+                _load(libdir, f"ggml-{name}")
+        loaded["ggml"] = _load(libdir, "ggml")
+        self._join(Backends(loaded["ggml-base"], loaded["ggml"]), plugins)
+        for name in order[order.index("ggml") + 1 :]:
+            loaded[name] = _load(libdir, name)
         base, ggml, llama = loaded["ggml-base"], loaded["ggml"], loaded["llama"]
         self._llama, self._server = llama, loaded["llama-server-impl"]
 
@@ -125,43 +142,70 @@ class LlamaLibrary:
         self.dev_name = _f(base, "ggml_backend_dev_name", text, void)
         self.dev_type = _f(base, "ggml_backend_dev_type", c.c_int, void)
         self.dev_props = _f(base, "ggml_backend_dev_get_props", None, void, c.POINTER(DeviceProps))
-        self.dev_buffer_type = _f(base, "ggml_backend_dev_buffer_type", void, void)
-        self.dev_reg = _f(base, "ggml_backend_dev_backend_reg", void, void)
-        self.reg_proc_address = _f(base, "ggml_backend_reg_get_proc_address", void, void, text)
-        self.buft_name = _f(base, "ggml_backend_buft_name", text, void)
-        self.buft_device = _f(base, "ggml_backend_buft_get_device", void, void)
-        self.buft_is_host = _f(base, "ggml_backend_buft_is_host", c.c_bool, void)
-        self.buft_alignment = _f(base, "ggml_backend_buft_get_alignment", size, void)
-        self.buft_alloc_size = _f(base, "ggml_backend_buft_get_alloc_size", size, void, tensor)
-        self.buft_alloc_buffer = _f(base, "ggml_backend_buft_alloc_buffer", void, void, size)
-        self.buffer_type = _f(base, "ggml_backend_buffer_get_type", void, void)
-        self.buffer_base = _f(base, "ggml_backend_buffer_get_base", void, void)
-        self.buffer_size = _f(base, "ggml_backend_buffer_get_size", size, void)
-        self.buffer_set_usage = _f(base, "ggml_backend_buffer_set_usage", None, void, c.c_int)
-        self.buffer_free = _f(base, "ggml_backend_buffer_free", None, void)
-        self.tensor_alloc = _f(base, "ggml_backend_tensor_alloc", c.c_int, void, tensor, void)
-        self.tensor_set = _f(base, "ggml_backend_tensor_set", None, tensor, void, size, size)
-        self.tensor_get = _f(base, "ggml_backend_tensor_get", None, tensor, void, size, size)
-        self.nbytes = _f(base, "ggml_nbytes", size, tensor)
-        self.graph_n_nodes = _f(base, "ggml_graph_n_nodes", c.c_int, void)
-        self.graph_node = _f(base, "ggml_graph_node", tensor, void, c.c_int)
-        self.n_seq_max = _f(llama, "llama_n_seq_max", c.c_uint32, void)
-        self.n_ubatch = _f(llama, "llama_n_ubatch", c.c_uint32, void)
-        self.n_ctx = _f(llama, "llama_n_ctx", c.c_uint32, void)
-        self.get_model = _f(llama, "llama_get_model", void, void)
-        self.model_n_layer = _f(llama, "llama_model_n_layer", c.c_int32, void)
-        self.synchronize = _f(llama, "llama_synchronize", None, void)
-        self.graph_reserve = _f(
-            llama, GRAPH_RESERVE, void, void, c.c_uint32, c.c_uint32, c.c_uint32
-        )
         self.server_main = _f(self._server, SERVER_MAIN, c.c_int, c.c_int, c.POINTER(text))
         self.server_terminate = _f(self._server, SERVER_TERMINATE, None)
-        self.set_abort_callback = _f(base, "ggml_set_abort_callback", void, void)
+        # Without these it serves all the same.
+        moves = self._for_moves
+        self.dev_buffer_type = moves(base, "ggml_backend_dev_buffer_type", void, void)
+        self.dev_reg = moves(base, "ggml_backend_dev_backend_reg", void, void)
+        self.reg_proc_address = moves(base, "ggml_backend_reg_get_proc_address", void, void, text)
+        self.buft_name = moves(base, "ggml_backend_buft_name", text, void)
+        self.buft_device = moves(base, "ggml_backend_buft_get_device", void, void)
+        self.buft_is_host = moves(base, "ggml_backend_buft_is_host", c.c_bool, void)
+        self.buft_alignment = moves(base, "ggml_backend_buft_get_alignment", size, void)
+        self.buft_alloc_size = moves(base, "ggml_backend_buft_get_alloc_size", size, void, tensor)
+        self.buft_alloc_buffer = moves(base, "ggml_backend_buft_alloc_buffer", void, void, size)
+        self.buffer_type = moves(base, "ggml_backend_buffer_get_type", void, void)
+        self.buffer_base = moves(base, "ggml_backend_buffer_get_base", void, void)
+        self.buffer_size = moves(base, "ggml_backend_buffer_get_size", size, void)
+        self.buffer_set_usage = moves(base, "ggml_backend_buffer_set_usage", None, void, c.c_int)
+        self.buffer_free = moves(base, "ggml_backend_buffer_free", None, void)
+        self.tensor_alloc = moves(base, "ggml_backend_tensor_alloc", c.c_int, void, tensor, void)
+        self.tensor_set = moves(base, "ggml_backend_tensor_set", None, tensor, void, size, size)
+        self.tensor_get = moves(base, "ggml_backend_tensor_get", None, tensor, void, size, size)
+        self.nbytes = moves(base, "ggml_nbytes", size, tensor)
+        self.graph_n_nodes = moves(base, "ggml_graph_n_nodes", c.c_int, void)
+        self.graph_node = moves(base, "ggml_graph_node", tensor, void, c.c_int)
+        self.n_seq_max = moves(llama, "llama_n_seq_max", c.c_uint32, void)
+        self.n_ubatch = moves(llama, "llama_n_ubatch", c.c_uint32, void)
+        self.n_ctx = moves(llama, "llama_n_ctx", c.c_uint32, void)
+        self.get_model = moves(llama, "llama_get_model", void, void)
+        self.model_n_layer = moves(llama, "llama_model_n_layer", c.c_int32, void)
+        self.synchronize = moves(llama, "llama_synchronize", None, void)
+        self.graph_reserve = moves(
+            llama, GRAPH_RESERVE, void, void, c.c_uint32, c.c_uint32, c.c_uint32
+        )
         # Not every build has them.
         common = loaded["llama-common"]
+        self.set_abort_callback = _optional(base, "ggml_set_abort_callback", void, void)
         self.log = _optional(common, LOG, void)
         self.log_flush = _optional(common, LOG_FLUSH, None, void)
         self._base = base
+
+    def _join(self, backends: Backends, plugins: Sequence[Plugin]) -> None:
+        """Have all backends registered that are files of their own."""
+        backends.load_folder(self.libdir)
+        for plugin in own(self.libdir, backends_in(self.libdir)):
+            if backends.linked(plugin):
+                continue
+            try:
+                backends.load(plugin)
+            except BackendRefused as error:  # of a folder for many machines, not all fit one
+                sys.stderr.write(f"worker: {error}\n")
+        if not backends.cpu:
+            raise LlamaError(
+                f"{self.libdir}: none of {CPU_FILES} is for this machine's processor, or goes with "
+                f"ggml {backends.version or UNKNOWN}"
+            )
+        for plugin in plugins:
+            if not backends.load(plugin):
+                sys.stderr.write(f"worker: the backend {plugin.file} finds no device\n")
+
+    def _for_moves(self, library: c.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+        function = _optional(library, name, result, *arguments)
+        if function is None:
+            self._lacks.append(name)
+        return function
 
     def address(self, *names: str) -> int | None:
         """Where libllama (or a library it needs) has the first of these functions that exists."""
@@ -173,7 +217,9 @@ class LlamaLibrary:
 
     def check(self) -> None:
         """Make a tensor and look whether its fields are where `Tensor` says. Raises LlamaError if
-        not."""
+        not, or where there are not all functions that moves need."""
+        if self._lacks:
+            raise LlamaError(f"the libraries in {self.libdir} lack {', '.join(self._lacks)}")
         base = self._base
         overhead = _f(base, "ggml_tensor_overhead", c.c_size_t)()
         if overhead - OBJECT_BYTES != c.sizeof(Tensor):
@@ -271,6 +317,10 @@ class LlamaLibrary:
 
 def _file(libdir: Path, name: str) -> Path:
     return libdir / f"lib{name}.so"
+
+
+def _load(libdir: Path, name: str) -> c.CDLL:
+    return c.CDLL(str(_file(libdir, name)), mode=c.RTLD_GLOBAL)
 
 
 def _f(library: c.CDLL, name: str, result: Any, *arguments: Any) -> Any:

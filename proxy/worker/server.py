@@ -17,6 +17,7 @@ from proxy.engine.types import CPU, Device, Layer, Move, Status
 from proxy.memory.host import available_host_bytes, read_host
 from proxy.memory.pressure import HIGH_PRESSURE, LOW_BYTES
 from proxy.worker.abort import write_log_before_abort
+from proxy.worker.backends import Plugin
 from proxy.worker.experts import Experts
 from proxy.worker.gate import Gate, preload
 from proxy.worker.llama import DEVICE_KINDS, LlamaError, LlamaLibrary
@@ -41,6 +42,7 @@ class EmbeddedServer:
         libdir: Path,
         server_socket: str,
         *,
+        plugins: Sequence[Plugin] = (),
         repack: str = "auto",
         per_token_outputs: bool = False,
         fixed_split: int | None = None,
@@ -48,7 +50,8 @@ class EmbeddedServer:
         dense: bool = False,
         confined: str = "no: nobody asked for it",
     ) -> None:
-        """`confined` is told to people: from what this process is kept, or why it is not."""
+        """`plugins`: backends that are not in `libdir`. `confined` is told to people: from what
+        this process is kept, or why it is not."""
         self.confined = confined
         self._server_socket = server_socket
         self._repack = repack
@@ -69,7 +72,7 @@ class EmbeddedServer:
         elif os.environ.get(NO_LIVE_MOVES):
             self._refuse_moves(f"{NO_LIVE_MOVES} is set")
         gate_library = preload() if self.why_no_moves is None else None
-        self._llama = LlamaLibrary(libdir)
+        self._llama = LlamaLibrary(libdir, plugins)
         write_log_before_abort(self._llama)
         if gate_library is not None:
             try:

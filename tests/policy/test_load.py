@@ -44,6 +44,7 @@ experts = true
 memory = "nvml:GPU-1"
 [engine]
 libdir = "lib"
+backends = ["lib/libggml-vulkan.so"]
 threads = 8
 [defaults]
 moe_cpu_layers = "full"
@@ -143,6 +144,7 @@ def test_every_key_is_read(valid: Valid, tmp_path: Path, env: dict[str, str]) ->
     assert (cuda1.reserve_bytes, cuda1.limit_bytes) == (2 * 2**30, 10 * 2**30)
     assert (cuda1.attention, cuda1.experts, cuda1.memory) == (False, True, "nvml:GPU-1")
     assert policies.engine.libdir == tmp_path / "lib"
+    assert policies.engine.backends == (tmp_path / "lib/libggml-vulkan.so",)
     assert policies.engine.threads == 8
     model = policies.for_model("big")
     assert model.name == "gpt-oss:120b"

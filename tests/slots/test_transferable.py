@@ -108,6 +108,7 @@ def test_what_changes_nothing_in_a_slot(changed: dict[str, object]) -> None:
         ({"args": ("--cache-type-k", "q8_0")}, "args"),
         ({"args": ("--rope-freq-base", "1000")}, "args"),
         ({"libdir": Path("/other")}, "llama.cpp"),
+        ({"backends": (Path("/other.so"),)}, "llama.cpp"),
         ({"parallel": 4}, "parallel"),
     ],
     ids=str,

@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import os
 import resource
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,13 @@ class PlainServer(Address):
 
 
 @contextlib.asynccontextmanager
-async def plain_server(model: Path, *arguments: str) -> AsyncIterator["PlainServer"]:
+async def plain_server(
+    model: Path, *arguments: str, env: Mapping[str, str] | None = None
+) -> AsyncIterator["PlainServer"]:
     """llama-server itself, from the same build, with the arguments given."""
     port = free_port()
     argv = (program("llama-server"), "-m", str(model), "--host", "127.0.0.1", "--port", str(port))
-    async with child(*argv, "--fit", "off", *arguments) as process:
+    async with child(*argv, "--fit", "off", *arguments, **(env or {})) as process:
         address = PlainServer(port=port, pid=process.pid)
         async with asyncio.timeout(HANG_S), aiohttp.ClientSession() as session:
             while True:

@@ -170,8 +170,8 @@ class StandInNvml:
         lines = [f"driver {self._error} {self._hang_s} {self._version}"]
         lines += [
             f"card {c.uuid} {c.bus_id} {c.total} {c.reserved} {c.others} {c.error} {c.hang_s} "
-            f"{c.shared:d} {c.mig:d} {c.wddm:d} {c.old:d} {c.bus_bits} {c.clock_mhz} {c.capability} "
-            f"{c.name}"
+            f"{c.shared:d} {c.mig:d} {c.wddm:d} {c.old:d} {c.bus_bits} {c.clock_mhz} "
+            f"{c.capability} {c.name}"
             for c in self.cards
         ]
         lines += [

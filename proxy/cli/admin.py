@@ -14,7 +14,7 @@ from proxy.cli.client import Client, default_key, default_url, model_path
 from proxy.cli.loading import waiting_for
 from proxy.cli.output import OK, info, print_result
 from proxy.split import plain
-from proxy.text import in_words
+from proxy.text import harmless, in_words
 
 WATCH_S: Final = 1.0
 CLEAR: Final = "\033[H\033[2J"
@@ -102,10 +102,10 @@ def logs(arguments: Namespace) -> int:
     if arguments.model:
         path += "/" + quote(arguments.model, safe="/:")
     silent_s = LOG_SILENT_S if arguments.follow else None
-    with client_of(arguments).open("GET", path, silent_s=silent_s) as answer:
-        for line in answer:
-            sys.stdout.write(line.decode(errors="replace"))
-            sys.stdout.flush()
+    for line in client_of(arguments).lines("GET", path, silent_s=silent_s):
+        said = line.decode(errors="replace")
+        sys.stdout.write(harmless(said) if sys.stdout.isatty() else said)
+        sys.stdout.flush()
     return OK
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from proxy.text import harmless
+
 # Done; refused or not found; used or set up wrongly.
 OK, FAILED, MISUSED = 0, 1, 2
 
@@ -23,7 +25,7 @@ def say(text: str) -> None:
 
 
 def error(message: object) -> None:
-    info(f"moe-proxy: {message}")
+    info(f"moe-proxy: {harmless(str(message))}")
 
 
 def info(text: str) -> None:

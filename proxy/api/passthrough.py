@@ -149,6 +149,7 @@ def _post(
         )
         request[REQUEST_LOG].model = wanted.model
         model = await services.resolve(wanted.model)
+        request[REQUEST_LOG].is_of(model.name)
         kind = Kind(mode, has_params=has_params, chats=chats)
         can = await services.abilities.of(model)
         ready = prepare(request, body, model, can, kind, notes)
@@ -176,7 +177,7 @@ async def answer(
 ) -> web.StreamResponse:
     """Have the request answered by a backend that has what it asks for, loading it if need be."""
     services = request.app[SERVICES]
-    request[REQUEST_LOG].model = model.name
+    request[REQUEST_LOG].is_of(model.name)
     stands = how_it_stands(services, request[REQUEST_LOG]) if forward.comments else None
     reply = Reply(request, forward.asked or forward.target.partition("?")[0], stands)
 
@@ -240,7 +241,7 @@ async def _relay(
                 lease.answered()
             await services.warm.renew(backend.engine.address)
         except ConnectionResetError:
-            request_log.broken = "the client left"
+            request_log.broke("the client left", CLIENT_LEFT)
     return web.Response(status=CLIENT_LEFT) if reply.response is None else reply.response
 
 

@@ -47,7 +47,8 @@ def test_nobody_knows_what_is_meant(name: str) -> None:
 
 
 def test_what_engines_know_is_no_typo() -> None:
-    known = """options optional portions model messages stream max_tokens n_keep typical_p min_keep min_tokens top_n_sigma
+    known = """options optional portions
+    model messages stream max_tokens n_keep typical_p min_keep min_tokens top_n_sigma
     repetition_penalty mirostat_mode return_progress chat_template_kwargs cache_prompt id_slot
     timings_per_token dynatemp_range xtc_threshold dry_multiplier stop_token_ids"""
 

@@ -90,6 +90,8 @@ POSTS: Final[tuple[tuple[str, Mode, bool], ...]] = (
     ("/reranking", "rerank", False),
     ("/v2/rerank", "rerank", False),
 )
+# What llama-server begins a stream of several prompts' answers with: clients take it for a chunk.
+NOTHING_YET: Final = b"data: null\n\n"
 # Those whose clients are known to read event streams as they are meant.
 COMMENTED: Final = frozenset(
     {
@@ -278,6 +280,10 @@ async def _pass_on(
                 warn_of_refusal(backend.options, data)
                 raise said_by_engine(data, status)
         while chunk := await upstream.read_chunk():
+            if not reply.has_begun and chunk.startswith(NOTHING_YET):
+                chunk = chunk.removeprefix(NOTHING_YET)
+                if not chunk:
+                    continue
             if status == HTTPStatus.BAD_REQUEST:
                 warn_of_refusal(backend.options, chunk)
             tail.feed(chunk)

@@ -27,8 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 done, 1 refused or not found, 2 used or set up
     wrongly.
     """
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:  # whenever it comes
+        return INTERRUPTED
+
+
+def _main(words: Sequence[str]) -> int:
     parser, commands = _parser()
-    words = sys.argv[1:] if argv is None else argv
     if words and not words[0].startswith("-") and words[0] not in commands:
         parser.error(unknown(words[0], commands))
     arguments = parser.parse_args(words)
@@ -44,8 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has had enough of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except KeyboardInterrupt:
-        return INTERRUPTED
 
 
 def unknown(word: str, commands: Iterable[str]) -> str:

@@ -131,7 +131,7 @@ def _talk(chat: Chat) -> int:
         except ClientError as error:
             print(f"  {error}")
         except KeyboardInterrupt:
-            print(f"{PLAIN if in_colour(sys.stdout) else ''}\n  (stopped)")
+            print("  (stopped)")
 
 
 def _read() -> str:
@@ -188,8 +188,8 @@ def _print(chat: Chat, prompt: str) -> None:
                     print(DIM if is_thought else f"{PLAIN}\n", end="")
                 thinking, began = is_thought, True
                 print(harmless(piece) if at_terminal else piece, end="", flush=True)
-    except ClientError:
-        if began:
+    except (ClientError, KeyboardInterrupt) as error:
+        if began or isinstance(error, KeyboardInterrupt):
             print(PLAIN if colours and thinking else "")  # what is said of it has its own line
         raise
     print(PLAIN if colours and thinking else "")

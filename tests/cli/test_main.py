@@ -222,3 +222,12 @@ def test_what_answers_and_is_no_proxy(capsys: pytest.CaptureFixture[str]) -> Non
         threading.Thread(target=server.handle_request, daemon=True).start()
         assert main(["ps", "--url", f"http://127.0.0.1:{server.server_port}"]) == 1
     assert "is not moe-proxy" in capsys.readouterr().err
+
+
+def test_ctrl_c_before_it_is_known_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("proxy.cli.main._parser", pressed)
+
+    assert main(["ps"]) == 130

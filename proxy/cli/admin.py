@@ -10,9 +10,9 @@ from typing import Final
 from urllib.parse import quote
 
 from proxy.cli import text
-from proxy.cli.client import Client, default_key, default_url, model_path
+from proxy.cli.client import Client, Refused, default_key, default_url, model_path
 from proxy.cli.loading import waiting_for
-from proxy.cli.output import OK, info, print_result
+from proxy.cli.output import FAILED, OK, error, info, print_result
 from proxy.split import plain
 from proxy.text import harmless, in_words
 
@@ -111,11 +111,17 @@ def logs(arguments: Namespace) -> int:
 
 def rm(arguments: Namespace) -> int:
     client = client_of(arguments)
+    gone, failed = [], False
     for name in arguments.models:
-        client.open("DELETE", "/api/delete", json.dumps({"model": name}).encode()).close()
-    return print_result(
-        arguments, arguments.models, lambda: f"removed {', '.join(arguments.models)}"
-    )
+        try:
+            client.open("DELETE", "/api/delete", json.dumps({"model": name}).encode()).close()
+            gone.append(name)
+        except Refused as refusal:  # the others go all the same
+            error(refusal)
+            failed = True
+    if gone or arguments.json:
+        print_result(arguments, gone, lambda: f"removed {', '.join(gone)}")
+    return FAILED if failed else OK
 
 
 def cp(arguments: Namespace) -> int:

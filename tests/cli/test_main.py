@@ -252,18 +252,3 @@ async def test_streams_that_are_not_there_or_full(proxy: Running, closed: str) -
         assert b"Exception" not in said
         if closed == ">/dev/full" and not command.startswith("run"):
             assert b"cannot be written: no space left on device" in said
-
-
-async def test_of_several_that_are_removed_one_is_not_there(
-    proxy: Running, capsys: pytest.CaptureFixture[str]
-) -> None:
-    url = ("--url", proxy.url)
-    assert await run("cp", MODEL, "one", *url) == 0
-    assert await run("cp", MODEL, "two", *url) == 0
-    capsys.readouterr()
-
-    assert await run("rm", "one", "nobody", "two", *url) == 1
-
-    told = capsys.readouterr()
-    assert "removed one, two\n" in told.out
-    assert "nobody" in told.err

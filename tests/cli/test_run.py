@@ -213,6 +213,16 @@ def test_a_name_more_and_gone_again(proxy: Served) -> None:
     assert "mine" in told.stderr
 
 
+def test_of_several_that_are_removed_one_is_not_there(proxy: Served) -> None:
+    ran("cp", "m", "one", "--url", proxy)
+    ran("cp", "m", "two", "--url", proxy)
+
+    told = ran("rm", "one", "nobody", "two", "--url", proxy)
+
+    assert (told.returncode, told.stdout) == (1, "removed one, two\n")
+    assert "nobody" in told.stderr
+
+
 def test_stop_unloads(proxy: Served) -> None:
     ran("load", "m", "--url", proxy)
 

@@ -290,7 +290,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             hangs=hangs,
             calls=calls,
             strangers=Strangers(own_names(host)),
-            plans=ModelPlans(memory, ledger, lambda: policies.current),
+            plans=ModelPlans(memory, ledger, lambda: policies.current, pool.backends),
             split_table=SplitTable(
                 desired=control.desired,
                 headroom=control.headroom,

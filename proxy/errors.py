@@ -125,6 +125,13 @@ class Conflict(ProxyError):
     code = "conflict"
 
 
+class ChangedMeanwhile(ProxyError):
+    """What a request would replace is not what it says it was (`If-Match`)."""
+
+    status = 412
+    code = "changed_meanwhile"
+
+
 class BodyTooLarge(ProxyError):
     """The body is larger than `server.max_body`."""
 

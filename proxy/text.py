@@ -3,6 +3,10 @@
 from collections.abc import Iterable, Sequence
 
 MIB, GIB = 2**20, 2**30
+# All that moves the cursor, renames the window or fills the clipboard begins with one of these.
+_CONTROLS = dict.fromkeys(
+    {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\N{REPLACEMENT CHARACTER}"
+)
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
@@ -18,6 +22,11 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
         ).rstrip()
         for row in cells
     )
+
+
+def harmless(text: str) -> str:
+    """What somebody else wrote, for a terminal: letters, and no orders to it."""
+    return text.replace("\r\n", "\n").translate(_CONTROLS)
 
 
 def gib(size_bytes: int | None) -> str:

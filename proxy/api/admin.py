@@ -11,6 +11,7 @@ from aiohttp import web
 
 from proxy.api.admin_state import state
 from proxy.api.bodies import decode_json, read_body
+from proxy.api.followers import Follower
 from proxy.api.live import Live
 from proxy.api.options import read_model
 from proxy.api.request_state import requests_state
@@ -83,7 +84,10 @@ async def get_events(request: web.Request) -> web.StreamResponse:
         await response.write(b": connected, last event %d\n\n" % services.events.last_id)
         if state is not None:
             await response.write(sse_frame(state, event="state"))
+        follower = Follower(request)
         async for event in _with_heartbeats(subscription):
+            if not follower.may_stay():
+                break
             await response.write(
                 sse_frame(event.to_json(), event_id=event.id or None, event=event.kind)
                 if event

@@ -9,7 +9,12 @@ from aiohttp import web
 
 from proxy.api.bodies import read_body
 from proxy.api.policy_check import check_policy_file, effects
-from proxy.api.policy_files import find_policy_file, read_policy_file, write_policy_file
+from proxy.api.policy_files import (
+    find_policy_file,
+    read_policy_file,
+    tag_of,
+    write_policy_file,
+)
 from proxy.api.policy_versions import PolicyVersions
 from proxy.api.services import SERVICES, Services
 from proxy.api.wire import json_response
@@ -31,24 +36,30 @@ async def read(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     files = services.policies.newest.files
     text = await POLICIES.run(read_policy_file, files, request.match_info["file"])
-    return web.Response(body=text, content_type=TOML)
+    return web.Response(body=text, content_type=TOML, headers={"ETag": tag_of(text)})
 
 
 async def write(request: web.Request) -> web.Response:
     """Replace one policy file, if the whole set is good with the new text and nothing is in it that
-    is not changed over HTTP; the watcher then applies it.
+    is not changed over HTTP; the watcher then applies it. With `If-Match`, only if it is still what
+    its `ETag` was of.
     """
     services = request.app[SERVICES]
     state = services.policies.current.catalog.state
+    text = await read_body(request, services.policies.current.server.max_body_bytes)
     status, problems = await POLICIES.run(
         write_policy_file,
         services.policies.newest,
         request.match_info["file"],
-        await read_body(request, services.policies.current.server.max_body_bytes),
+        text,
         every_key=_every_key(services),
         keep=partial(_keep, state),
+        expected=request.headers.get("If-Match"),
     )
-    return json_response({"problems": problems}, status=status)
+    answer = json_response({"problems": problems}, status=status)
+    if not problems:
+        answer.headers["ETag"] = tag_of(text)
+    return answer
 
 
 async def check(request: web.Request) -> web.Response:

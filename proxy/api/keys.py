@@ -44,13 +44,10 @@ class ApiKeys:
         """
         if file is None:
             return None
-        given = _given(headers)
-        # All are compared, all in the same time: how long it takes tells nothing about the keys.
-        matches = [key for key in self._read(file) if hmac.compare_digest(given, key.secret)]
-        if not matches:
-            what = "this API key is not known" if given else "an API key is needed"
+        key = self._named(headers, file)
+        if key is None:
+            what = "this API key is not known" if _given(headers) else "an API key is needed"
             raise Unauthorized(f"{what}; send it as Authorization: Bearer KEY, or as x-api-key")
-        key = matches[0]
         wait_s = self._uses[key.secret].take(key.per_minute, self._now_s())
         if wait_s:
             raise TooManyRequests(
@@ -59,6 +56,16 @@ class ApiKeys:
         if admin and key.scope != "admin":
             raise Forbidden(f"this API key may {key.scope} models, not change the machine")
         return key.name
+
+    def knows(self, headers: Mapping[str, str], file: Path | None) -> bool:
+        """Whether the key that a request came with is one still. Counts as no use of it."""
+        return file is None or self._named(headers, file) is not None
+
+    def _named(self, headers: Mapping[str, str], file: Path) -> Key | None:
+        given = _given(headers)
+        # All are compared, all in the same time: how long it takes tells nothing about the keys.
+        matches = [key for key in self._read(file) if hmac.compare_digest(given, key.secret)]
+        return matches[0] if matches else None
 
     def forget(self) -> None:
         """Read the file anew with the next request, whether or not it looks like another one."""

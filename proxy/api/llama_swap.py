@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from proxy.api.bodies import read_body
+from proxy.api.followers import Follower
 from proxy.api.nameless import check_slots
 from proxy.api.passthrough import COMPUTING, Forward, answer, request_headers
 from proxy.api.services import SERVICES, Services
@@ -85,7 +86,10 @@ async def stream_logs(request: web.Request) -> web.StreamResponse:
         if "no-history" not in request.query:
             for line in services.log_buffer.recent(model):
                 await response.write(f"{line.backend}: {line.text}\n".encode())
+        follower = Follower(request)
         async for line in lines:
+            if not follower.may_stay():
+                break
             await response.write(f"{line.backend}: {line.text}\n".encode())
     return response
 

@@ -68,7 +68,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         if status == CLIENT_LEFT and request_log.ended is not None:
             status = request_log.ended  # it left once it had all of it
         request.app[SERVICES].bodies.release(request)
-        _count(request, request_log, status)
+        _count(request, request_log, request_log.failed or status)
         end_span(request_log, status)
         # What only looks is looked at often, and is of interest when it fails.
         looks = request.method in ("GET", "HEAD") and status < FIRST_ERROR
@@ -84,11 +84,10 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _count(request: web.Request, request_log: RequestLog, status: int) -> None:
     resource = request.match_info.route.resource
-    # Only what has an answer from a backend has a model for sure; what clients make up must not
-    # fill the memory.
+    # What clients make up must not fill the memory.
     request.app[SERVICES].metrics.count(
         resource.canonical if resource else "",
-        (request_log.model or "") if request_log.backend else "",
+        (request_log.model or "") if request_log.found else "",
         status,
         request_log.bytes_sent,
         request_log.first_byte_s,

@@ -1,6 +1,7 @@
 """Says in the log, or to its client too, what of a request is taken, but not applied."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -35,10 +36,10 @@ class WarnOnce:
             log.warning("ollama_option_not_applied", option=what, **fields)
 
     def options(self, options: Options) -> None:
-        """Like Ollama: a line for each unknown option of each request."""
-        for number, name in enumerate(options.unknown):
-            # Others are told of to their client too.
-            if number >= MOST_LOOKED_AT or meant_by(name) is None:
+        """Like Ollama: a line for each unknown option of each request; of a body that has very many
+        the first ones."""
+        for name in islice(options.unknown, MOST_LOOKED_AT):
+            if meant_by(name) is None:  # others are told of to their client too
                 log.warning("ollama_option_unknown", option=name[:80])
         for name in options.not_applied:
             self.once(name, instead=LOADING[name][1])

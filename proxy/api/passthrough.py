@@ -90,6 +90,8 @@ POSTS: Final[tuple[tuple[str, Mode, bool], ...]] = (
     ("/reranking", "rerank", False),
     ("/v2/rerank", "rerank", False),
 )
+# What llama-server begins a stream of several prompts' answers with: clients take it for a chunk.
+NOTHING_YET: Final = b"data: null\n\n"
 # Those whose clients are known to read event streams as they are meant.
 COMMENTED: Final = frozenset(
     {
@@ -149,6 +151,7 @@ def _post(
         )
         request[REQUEST_LOG].model = wanted.model
         model = await services.resolve(wanted.model)
+        request[REQUEST_LOG].is_of(model.name)
         kind = Kind(mode, has_params=has_params, chats=chats)
         can = await services.abilities.of(model)
         ready = prepare(request, body, model, can, kind, notes)
@@ -176,7 +179,7 @@ async def answer(
 ) -> web.StreamResponse:
     """Have the request answered by a backend that has what it asks for, loading it if need be."""
     services = request.app[SERVICES]
-    request[REQUEST_LOG].model = model.name
+    request[REQUEST_LOG].is_of(model.name)
     stands = how_it_stands(services, request[REQUEST_LOG]) if forward.comments else None
     reply = Reply(request, forward.asked or forward.target.partition("?")[0], stands)
 
@@ -240,7 +243,7 @@ async def _relay(
                 lease.answered()
             await services.warm.renew(backend.engine.address)
         except ConnectionResetError:
-            request_log.broken = "the client left"
+            request_log.broke("the client left", CLIENT_LEFT)
     return web.Response(status=CLIENT_LEFT) if reply.response is None else reply.response
 
 
@@ -277,6 +280,10 @@ async def _pass_on(
                 warn_of_refusal(backend.options, data)
                 raise said_by_engine(data, status)
         while chunk := await upstream.read_chunk():
+            if not reply.has_begun and chunk.startswith(NOTHING_YET):
+                chunk = chunk.removeprefix(NOTHING_YET)
+                if not chunk:
+                    continue
             if status == HTTPStatus.BAD_REQUEST:
                 warn_of_refusal(backend.options, chunk)
             tail.feed(chunk)

@@ -2,14 +2,16 @@
 good ones.
 """
 
+import hashlib
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from proxy.errors import BadRequest, NotFound, reason_of
+from proxy.errors import BadRequest, ChangedMeanwhile, NotFound, reason_of
 from proxy.files import read_small
 from proxy.policy.live import problem_to_json
 from proxy.policy.load import Loaded, parse
@@ -17,6 +19,14 @@ from proxy.policy.local_keys import local_changes
 from proxy.policy.problems import Problem
 from proxy.policy.sources import MOST_BYTES, Sources
 from proxy.policy.units import format_size
+
+# One at a time: of two that know the same text, one is to hear of the other.
+_WRITING = threading.Lock()
+
+
+def tag_of(text: bytes) -> str:
+    """What tells a text from others, for `ETag` and `If-Match`."""
+    return f'"{hashlib.sha256(text).hexdigest()[:16]}"'
 
 
 def find_policy_file(files: Iterable[Path], name: str) -> Path:
@@ -44,12 +54,14 @@ def write_policy_file(
     *,
     every_key: bool,
     keep: Callable[[Path, bytes], None],
+    expected: str | None = None,
 ) -> tuple[HTTPStatus, list[dict[str, Any]]]:
     """Put `text` in the place of the file, in one step, if the whole set is good with it, and if it
     changes no key that is changed in its file alone, or `every_key` may be changed.
 
-    Returns the problems otherwise; then nothing was written. Raises BadRequest. `keep` is given the
-    file and the text that it had.
+    Returns the problems otherwise; then nothing was written. Raises BadRequest, and
+    ChangedMeanwhile where the file's tag is not `expected`. `keep` is given the file and the text
+    that it had.
     """
     forbidden, checked = parsed_with(newest, name, text, every_key=every_key)
     if forbidden:
@@ -57,8 +69,12 @@ def write_policy_file(
     if checked.problems:
         return HTTPStatus.BAD_REQUEST, _to_json(checked.problems)
     target = find_policy_file(newest.files, name)
-    keep(target, read_policy_file(newest.files, name))
-    _replace(target.resolve(), text)  # a link stays a link
+    with _WRITING:
+        before = read_policy_file(newest.files, name)
+        if expected is not None and expected not in ("*", tag_of(before)):
+            raise ChangedMeanwhile(f"{target.name} was saved by somebody else meanwhile")
+        keep(target, before)
+        _replace(target.resolve(), text)  # a link stays a link
     return HTTPStatus.OK, []
 
 

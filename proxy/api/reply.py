@@ -114,7 +114,7 @@ class Reply:
         """Tell that it ends here, where a head has gone out. Raises ConnectionResetError."""
         await self.be_silent()
         assert self.response is not None
-        self._request[REQUEST_LOG].broken = error.message
+        self._request[REQUEST_LOG].broke(error.message, error.status)
         streams = self.response.headers.get("Content-Type") == EVENT_STREAM
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):

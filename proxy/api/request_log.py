@@ -20,10 +20,12 @@ class RequestLog:
 
     id: str = ""
     model: str | None = None
+    found: bool = False  # there is such a model; else `model` is what a client makes up
     backend: str | None = None
     bytes_sent: int = 0
     first_byte_s: float | None = None  # since the request came
     broken: str | None = None  # why the answer ended early
+    failed: int | None = None  # the status of an error that came too late to have one
     moe_cpu_layers: int | None = None
     spent: Spent = NOTHING
     warnings: list[str] = field(default_factory=list)  # what its client should know
@@ -51,6 +53,15 @@ class RequestLog:
         """The engine says how long the prompt is. Of several answers each has its own."""
         if self.open is not None and self.open.work.slots == 1:
             self.open.prompt_tokens = tokens
+
+    def is_of(self, model: str) -> None:
+        """The model that is asked for, which there is."""
+        self.model, self.found = model, True
+
+    def broke(self, why: str, status: int) -> None:
+        """Some of the answer is out, or its head, and there will be no more; `status` is what it
+        would have been told by before."""
+        self.broken, self.failed = why, status
 
     def sent(self, size_bytes: int) -> None:
         """Some of the answer is on its way."""

@@ -10,11 +10,11 @@ from typing import Final
 from urllib.parse import quote
 
 from proxy.cli import text
-from proxy.cli.client import Client, default_key, default_url, model_path
+from proxy.cli.client import Client, Refused, default_key, default_url, model_path
 from proxy.cli.loading import waiting_for
-from proxy.cli.output import OK, info, print_result
+from proxy.cli.output import FAILED, OK, error, info, print_result
 from proxy.split import plain
-from proxy.text import in_words
+from proxy.text import harmless, in_words
 
 WATCH_S: Final = 1.0
 CLEAR: Final = "\033[H\033[2J"
@@ -102,20 +102,26 @@ def logs(arguments: Namespace) -> int:
     if arguments.model:
         path += "/" + quote(arguments.model, safe="/:")
     silent_s = LOG_SILENT_S if arguments.follow else None
-    with client_of(arguments).open("GET", path, silent_s=silent_s) as answer:
-        for line in answer:
-            sys.stdout.write(line.decode(errors="replace"))
-            sys.stdout.flush()
+    for line in client_of(arguments).lines("GET", path, silent_s=silent_s):
+        said = line.decode(errors="replace")
+        sys.stdout.write(harmless(said) if sys.stdout.isatty() else said)
+        sys.stdout.flush()
     return OK
 
 
 def rm(arguments: Namespace) -> int:
     client = client_of(arguments)
+    gone, failed = [], False
     for name in arguments.models:
-        client.open("DELETE", "/api/delete", json.dumps({"model": name}).encode()).close()
-    return print_result(
-        arguments, arguments.models, lambda: f"removed {', '.join(arguments.models)}"
-    )
+        try:
+            client.open("DELETE", "/api/delete", json.dumps({"model": name}).encode()).close()
+            gone.append(name)
+        except Refused as refusal:  # the others go all the same
+            error(refusal)
+            failed = True
+    if gone or arguments.json:
+        print_result(arguments, gone, lambda: f"removed {', '.join(gone)}")
+    return FAILED if failed else OK
 
 
 def cp(arguments: Namespace) -> int:

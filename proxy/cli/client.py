@@ -6,7 +6,7 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any, Final
@@ -22,6 +22,7 @@ ANSWER_S: Final = 1800.0
 # What is only looked at is known at once.
 LOOK_S: Final = 60.0
 KEYS_BYTES: Final = 1 << 20
+CHUNK_BYTES: Final = 1 << 16
 KEY_VARIABLE: Final = "MOE_PROXY_API_KEY"
 KEY_HINT: Final = f" (commands take it from {KEY_VARIABLE} in the environment)"
 JSON: Final = {"Content-Type": "application/json"}
@@ -90,6 +91,35 @@ class Client:
                 "with --url where it is"
             ) from error
 
+    def lines(
+        self, method: str, path: str, data: bytes | None = None, *, silent_s: float | None = None
+    ) -> Iterator[bytes]:
+        """An answer, line by line as it comes; the last one may have no end. Raises ClientError,
+        also where the proxy goes away before it has said all: half an answer is none."""
+        with self.open(method, path, data, silent_s=silent_s) as answer:
+            rest = b""
+            # Not what iterates over lines: that takes a connection's end for the answer's.
+            while chunk := self._more(answer):
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from (line + b"\n" for line in lines)
+            if rest:
+                yield rest
+
+    def _more(self, answer: Any) -> bytes:
+        try:
+            chunk = bytes(answer.read1(CHUNK_BYTES))
+            if not chunk and answer.length:  # so much was still to come
+                raise http.client.IncompleteRead(b"")
+            return chunk
+        except (OSError, http.client.HTTPException) as error:
+            raise self.gone(error) from error
+
+    def gone(self, error: Exception) -> ClientError:
+        """The error for a proxy that ends in the middle of an answer."""
+        early = isinstance(error, http.client.IncompleteRead)
+        why = "in the middle of its answer" if early else reason_of(error)
+        return ClientError(f"the proxy at {self.url} went away: {why}")
+
     def not_ours(self, what: str = "no JSON") -> ClientError:
         """The error for an answer that makes no sense."""
         return ClientError(f"what answers at {self.url} is not moe-proxy ({what})")
@@ -101,6 +131,8 @@ class Client:
             said = str(found["message"] if isinstance(found, dict) else found)
             hint = KEY_HINT if error.code == HTTPStatus.UNAUTHORIZED else ""
             return Refused(said + hint, error.code)
+        except (OSError, http.client.HTTPException) as gone:
+            return self.gone(gone)
         except (ValueError, KeyError, TypeError):
             return self.not_ours(f"HTTP {error.code} {error.reason}")
 
@@ -112,9 +144,7 @@ class Client:
             try:
                 return json.loads(answer.read() or b"null")
             except (OSError, http.client.HTTPException) as error:
-                raise ClientError(
-                    f"the proxy at {self.url} went away: {reason_of(error)}"
-                ) from error
+                raise self.gone(error) from error
             except ValueError as error:
                 raise self.not_ours() from error
 

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from proxy.cli import admin, local, options, output, service
 from proxy.cli.client import ClientError
 from proxy.cli.output import FAILED, MISUSED, OK
+from proxy.errors import reason_of
 from proxy.observe.log import LEVELS
 from proxy.version import own_version
 
@@ -27,8 +27,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 done, 1 refused or not found, 2 used or set up
     wrongly.
     """
+    output.have_streams()
+    try:
+        status = _main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # what cannot be written is to be known now
+        return status
+    except KeyboardInterrupt:  # whenever it comes
+        return INTERRUPTED
+    except BrokenPipeError:
+        output.say_no_more()  # whoever read our output has had enough of it
+        return OK
+    except OSError as error:
+        if error.errno not in output.NO_ROOM:
+            raise
+        output.say_no_more()
+        output.error(f"what it says cannot be written: {reason_of(error)}")
+        return FAILED
+
+
+def _main(words: Sequence[str]) -> int:
     parser, commands = _parser()
-    words = sys.argv[1:] if argv is None else argv
     if words and not words[0].startswith("-") and words[0] not in commands:
         parser.error(unknown(words[0], commands))
     arguments = parser.parse_args(words)
@@ -40,12 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ClientError as error:
         output.error(error)
         return FAILED
-    except BrokenPipeError:
-        # Whoever read our output has had enough of it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except KeyboardInterrupt:
-        return INTERRUPTED
 
 
 def unknown(word: str, commands: Iterable[str]) -> str:

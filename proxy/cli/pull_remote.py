@@ -1,6 +1,5 @@
 """Asks a running proxy to pull and make models, on behalf of the command line. Blocking."""
 
-import http.client
 import json
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from proxy.cli.client import Client, ClientError, Unreachable
-from proxy.errors import reason_of
 from proxy.hub.progress import Line
 
 # Between two lines of a pull or of a quantisation: whoever is gone is noticed at once.
@@ -29,19 +27,14 @@ class Remote:
 
     def lines(self, path: str, body: Mapping[str, Any]) -> Iterator[Line]:
         """The lines that a POST is answered with. Raises ClientError, also for one that is told."""
-        with self._client.open("POST", path, json.dumps(body).encode()) as answer:
-            try:
-                for raw in answer:
-                    line: Line = json.loads(raw)
-                    if "error" in line:
-                        raise ClientError(str(line["error"]))
-                    yield line
-            except (OSError, http.client.HTTPException) as error:
-                raise ClientError(
-                    f"the proxy at {self._client.url} went away: {reason_of(error)}"
-                ) from error
-            except (ValueError, TypeError) as error:
-                raise self._client.not_ours() from error
+        try:
+            for raw in self._client.lines("POST", path, json.dumps(body).encode()):
+                line: Line = json.loads(raw)
+                if "error" in line:
+                    raise ClientError(str(line["error"]))
+                yield line
+        except (ValueError, TypeError) as error:
+            raise self._client.not_ours() from error
 
     def has_blob(self, digest: str) -> bool:
         try:

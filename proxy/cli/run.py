@@ -15,6 +15,7 @@ from proxy.cli.loading import waiting_for
 from proxy.cli.output import FAILED, OK, info
 from proxy.errors import BadRequest
 from proxy.split import parse_split, plain
+from proxy.text import harmless
 
 FENCE: Final = '"""'
 DIM: Final = "\033[2m"
@@ -69,19 +70,16 @@ class Chat:
         }
         said = ""
         try:
-            with self._client.open("POST", "/api/chat", json.dumps(body).encode()) as answer:
-                for line in answer:
-                    event = json.loads(line)
-                    if "error" in event:
-                        raise ClientError(str(event["error"]))
-                    message = event.get("message", {})
-                    if thought := message.get("thinking"):
-                        yield thought, True
-                    if piece := message.get("content"):
-                        said += piece
-                        yield piece, False
-        except OSError as error:
-            raise ClientError(f"the answer broke off: {error}") from error
+            for line in self._client.lines("POST", "/api/chat", json.dumps(body).encode()):
+                event = json.loads(line)
+                if "error" in event:
+                    raise ClientError(str(event["error"]))
+                message = event.get("message", {})
+                if thought := message.get("thinking"):
+                    yield thought, True
+                if piece := message.get("content"):
+                    said += piece
+                    yield piece, False
         except ValueError as error:
             raise self._client.not_ours() from error
         finally:
@@ -133,7 +131,7 @@ def _talk(chat: Chat) -> int:
         except ClientError as error:
             print(f"  {error}")
         except KeyboardInterrupt:
-            print(f"{PLAIN if in_colour(sys.stdout) else ''}\n  (stopped)")
+            print("  (stopped)")
 
 
 def _read() -> str:
@@ -180,12 +178,18 @@ def _value(text: str) -> Any:
 
 def _print(chat: Chat, prompt: str) -> None:
     colours = in_colour(sys.stdout)
-    thinking = False
-    with chat.waiting() as over:
-        for piece, is_thought in chat.ask(prompt):
-            over()
-            if colours and is_thought != thinking:
-                print(DIM if is_thought else f"{PLAIN}\n", end="")
-            thinking = is_thought
-            print(piece, end="", flush=True)
-    print()
+    at_terminal = sys.stdout.isatty()
+    thinking = began = False
+    try:
+        with chat.waiting() as over:
+            for piece, is_thought in chat.ask(prompt):
+                over()
+                if colours and is_thought != thinking:
+                    print(DIM if is_thought else f"{PLAIN}\n", end="")
+                thinking, began = is_thought, True
+                print(harmless(piece) if at_terminal else piece, end="", flush=True)
+    except (ClientError, KeyboardInterrupt) as error:
+        if began or isinstance(error, KeyboardInterrupt):
+            print(PLAIN if colours and thinking else "")  # what is said of it has its own line
+        raise
+    print(PLAIN if colours and thinking else "")

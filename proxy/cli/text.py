@@ -9,7 +9,7 @@ from typing import Any
 from proxy.engine.types import CPU
 from proxy.policy.load import Loaded
 from proxy.policy.problems import Problem
-from proxy.text import gib, in_words, table
+from proxy.text import gib, harmless, in_words, table
 
 Json = dict[str, Any]
 
@@ -237,5 +237,5 @@ def _experts_on_devices(backend: Json) -> str:
 
 
 def _short(reason: str) -> str:
-    line = " ".join(reason.split())
+    line = harmless(" ".join(reason.split()))
     return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 3] + "..."

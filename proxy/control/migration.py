@@ -13,6 +13,7 @@ from proxy.engine.types import Move, Status
 from proxy.errors import ProxyError
 from proxy.observe.events import EventLog
 from proxy.placement.assign import Placement, placed, projected
+from proxy.pool.selection import LEAVING
 from proxy.pool.state import Backend
 from proxy.tasks import spawn
 
@@ -87,11 +88,15 @@ class Migration:
     ) -> ProxyError | None:
         engine, at = self._backend.engine, self._clock.wall()
         before, failure, move = engine.known(), None, Move(0, 0.0, 0.0)
+        leaves = False
         self._begin(before, goal, why, whom)
         try:
             move = await engine.place(goal, settle_s=settle_s)
         except ProxyError as error:
-            log.warning("move_failed", backend=self._backend.id, why=why, error=error.message)
+            # A model that is unloaded takes its moves with it, which is no failure.
+            leaves = self._backend.state in LEAVING
+            tell = log.debug if leaves else log.warning
+            tell("move_failed", backend=self._backend.id, why=why, error=error.message)
             failure = error
         finally:
             if self.goal is goal:
@@ -102,7 +107,8 @@ class Migration:
         if move.layers or move.short_of_memory:
             self._record(move, before, {"at": at.isoformat(), "why": why, "for": whom})
         elif placed(before) != placed(before) | goal:
-            self._tell("not_moved", why=why, error=failure.message if failure else None)
+            told = None if failure is None or leaves else failure.message
+            self._tell("not_moved", why=why, error=told)
         return failure
 
     def _begin(self, before: Status, goal: Placement, why: str, whom: str | None) -> None:

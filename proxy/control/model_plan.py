@@ -3,7 +3,7 @@
 Everything is as `serve` would have it, except for what the question says.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,9 @@ from proxy.placement.plan_json import plan_json
 from proxy.placement.ubatch import choose_ubatch
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.units import parse_size
+from proxy.pool.refusals import pinned
+from proxy.pool.selection import pinned_in_the_way
+from proxy.pool.state import Backend
 from proxy.split import AUTO, Split, cpu_layers, parse_split
 from proxy.threads import MODELS
 
@@ -54,18 +57,29 @@ class ModelPlans:
     """Plans by what the proxy that runs knows of its devices."""
 
     def __init__(
-        self, memory: MemoryWatch, ledger: Ledger, policies: Callable[[], Policies]
+        self,
+        memory: MemoryWatch,
+        ledger: Ledger,
+        policies: Callable[[], Policies],
+        backends: Callable[[], Iterable[Backend]],
     ) -> None:
         self._memory, self._ledger, self._policies = memory, ledger, policies
+        self._backends = backends
 
     async def of(self, policy: ModelPolicy, path: Path, query: Mapping[str, str]) -> dict[str, Any]:
         """The plan, as `plan_json` has it. Raises BadRequest, and Hangs for a disk that does not
         answer."""
         question, policies = question_of(query), self._policies()
-        if question.vram is None:
-            sizes = device_sizes(self._memory, self._ledger, policies, policy.rpc)
-            question = replace(question, vram=sizes)
-        return await MODELS.run(plan_model, policy, path, policies, question)
+        if question.vram is not None:
+            return await MODELS.run(plan_model, policy, path, policies, question)
+        sizes = device_sizes(self._memory, self._ledger, policies, policy.rpc)
+        question = replace(question, vram=sizes)
+        made = await MODELS.run(plan_model, policy, path, policies, question)
+        # It would have the room, and is refused it.
+        asked = LoadOptions(policy.name, path, rpc=policy.rpc)
+        if staying := pinned_in_the_way(asked, self._backends()):
+            made["problems"].append(pinned(staying))
+        return made
 
 
 def question_of(query: Mapping[str, str]) -> Question:

@@ -35,6 +35,9 @@ def _letters(name: str) -> str:
     return _NO_LETTER.sub("", name.lower())
 
 
+# Where options stand, and where libraries for Python have people put them: they unpack that.
+PLACE: Final = "options"
+UNPACKED: Final = "extrabody"
 _BY_LETTERS: Final = {_letters(name): name for name in sorted(OLLAMAS)}
 
 
@@ -50,6 +53,12 @@ def meant_by(name: str) -> str | None:
         return _BY_LETTERS.get(letters)
     near = difflib.get_close_matches(letters, _BY_LETTERS, n=1, cutoff=ALIKE)
     return _BY_LETTERS[near[0]] if near else None
+
+
+@lru_cache(1024)
+def _place_meant_by(name: str) -> str | None:
+    letters = _letters(name) if len(name) <= LONGEST else ""
+    return PLACE if difflib.get_close_matches(letters, (PLACE,), cutoff=ALIKE) else None
 
 
 def in_body(names: Set[str]) -> list[str]:
@@ -74,7 +83,9 @@ def in_options(names: Iterable[str]) -> list[str]:
 
 def _typos(names: Iterable[str], place: str = "") -> Iterator[str]:
     for name in sorted(islice(names, MOST_LOOKED_AT)):
-        if meant := meant_by(name):
+        if not place and len(name) <= LONGEST and _letters(name) == UNPACKED:
+            yield f"{_shown(name)} does nothing; what is in it belongs beside model"
+        elif meant := meant_by(name) or (None if place else _place_meant_by(name)):
             yield f"{place}{_shown(name)} is not known; did you mean {meant}?"
 
 

@@ -19,6 +19,7 @@ UNLOADS: Final[Mapping[str, str]] = {
     "drain": "shutdown",
     "abort": "shutdown",
 }
+UNWANTED: Final = "unwanted"
 _NO_MEMORY: Final = re.compile(r"out of (\w+ )?memory|(failed|unable) to allocate", re.IGNORECASE)
 # A pause is one to a hundred milliseconds; a device of another machine takes longer.
 PAUSE_BUCKETS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
@@ -86,9 +87,11 @@ class Lives:
             case "backend_ready" if fields["was"] == "starting":
                 self._loads.labels(fields["model"], "loaded").inc()
             case "backend_draining" | "backend_stopping":
-                self._told.setdefault((fields["backend"], fields["generation"]), fields["why"])
-                if fields["was"] == "starting":
-                    self._loads.labels(fields["model"], "unwanted").inc()
+                unwanted = fields["was"] == "starting"  # it was never loaded
+                why = UNWANTED if unwanted else fields["why"]
+                self._told.setdefault((fields["backend"], fields["generation"]), why)
+                if unwanted:
+                    self._loads.labels(fields["model"], UNWANTED).inc()
             case "backend_gone":
                 self._gone(fields)
             case "moved":
@@ -101,6 +104,7 @@ class Lives:
         )
         if fields["was"] == "starting":
             self._loads.labels(model, "failed").inc()
+        if fields["was"] == "starting" or told == UNWANTED:
             return
         reason = unload_reason(told, f"{told} {fields['why']}")
         self._unloads.labels(model, reason).inc()

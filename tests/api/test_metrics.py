@@ -4,8 +4,10 @@ parser, and by its linter where that is installed."""
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
+import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -94,6 +96,32 @@ async def test_prometheus_accepts_it(text: str) -> None:
     )
     said, _ = await promtool.communicate(text.encode())
     assert (promtool.returncode, said.decode()) == (0, "")
+
+
+async def test_what_became_of_requests(tmp_path: Path) -> None:
+    """An answer that breaks off is no good one, whatever its head has said before; and what is
+    refused is counted under its model, where there is one."""
+    hi = [{"role": "user", "content": "hi"}]
+    endless = {"max_tokens": 5000, "ignore_eos": True, "options": {"num_predict": 5000}}
+    broken = {"model": "m", "prompt": "hi", "messages": hi, "stream": True} | endless
+    paths = ("/v1/completions", "/v1/messages", "/api/chat", "/api/generate")
+    one = {"path": model(layers=4), "ctx": 8192}
+    async with proxy(tmp_path, policies({"m": one})) as running:
+        for path in paths:
+            async with running.session.post(path, json=broken) as answer:
+                assert (answer.status, bool(await answer.content.read(1))) == (200, True)
+                await running.post(f"/admin/requests/{answer.headers['X-Request-Id']}/cancel")
+                with suppress(aiohttp.ClientPayloadError):
+                    await answer.read()
+        await running.post("/v1/messages", {"model": "m", "messages": 7}, status=400)
+        await running.post("/v1/messages", {"model": "made-up", "messages": []}, status=404)
+        text = running.app.services.metrics.text().decode()
+
+    name = "moe_proxy_requests_total"
+    counts = [_value(text, name, path=path, model="m", status="400") for path in paths]
+    assert counts == [1, 2, 1, 1]
+    assert _value(text, name, path="/v1/messages", model="", status="404") == 1
+    assert 'status="200"' not in "".join(line for line in text.splitlines() if "/v1" in line)
 
 
 async def test_use_by_key(tmp_path: Path) -> None:

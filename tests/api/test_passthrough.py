@@ -55,6 +55,17 @@ async def test_bytes_are_those_of_the_engine(proxy: Running, client: aiohttp.Cli
     assert answer.headers["Content-Type"] == direct.headers["Content-Type"]
 
 
+async def test_each_event_of_several_prompts_is_a_chunk(client: aiohttp.ClientSession) -> None:
+    """llama-server begins them with one that is null, which clients die of."""
+    body = {"model": MODEL, "prompt": ["one", "two"], "max_tokens": 2, "stream": True}
+    async with client.post("/v1/completions", json=body) as answer:
+        text = await answer.text()
+
+    *events, last = [event.removeprefix("data: ") for event in text.split("\n\n") if event]
+    assert last == "[DONE]"
+    assert {json.loads(event)["choices"][0]["index"] for event in events} == {0, 1}
+
+
 @pytest.mark.parametrize(
     ("path", "extra"),
     [

@@ -74,3 +74,23 @@ async def test_all_of_it_may_be_changed_only_with_keys_and_where_the_file_says_s
 
     assert status == expected
     assert ("models.evil" in policies.read_text()) is (expected == 200)
+
+
+async def test_what_somebody_else_saved_meanwhile_is_not_replaced(
+    client: aiohttp.ClientSession, policies: Path
+) -> None:
+    before = policies.read_text()
+    async with client.get(FILE) as answer:
+        seen = answer.headers["ETag"]
+    async with client.put(FILE, data=f"# one\n{before}", headers={"If-Match": seen}) as answer:
+        assert answer.status == 200
+        newer = answer.headers["ETag"]
+
+    async with client.put(FILE, data=f"# two\n{before}", headers={"If-Match": seen}) as answer:
+        assert answer.status == 412
+        assert (await answer.json())["error"]["code"] == "changed_meanwhile"
+    assert policies.read_text() == f"# one\n{before}"
+
+    assert await put(client, f"# two\n{before}", headers={"If-Match": newer}) == (200, [])
+    assert await put(client, f"# three\n{before}", headers={"If-Match": "*"}) == (200, [])
+    assert await put(client, before) == (200, [])

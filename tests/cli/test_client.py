@@ -1,11 +1,19 @@
-"""What a command sends to a proxy: where to, and with which key."""
+"""What a command sends to a proxy: where to, and with which key; and what it makes of half an
+answer."""
 
+import io
 import os
+import socket
+import socketserver
+import struct
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from proxy.cli.client import default_key, default_url
+from proxy.cli.main import main
 from proxy.observe.record import claim
 
 
@@ -74,3 +82,53 @@ def test_a_proxy_is_found_though_its_policies_are_broken_by_now(
 
     (tmp_path / "policies/p.toml").write_text("[[")
     assert default_url(env) == "http://127.0.0.1:11434"
+
+
+# --- a proxy that goes away ---
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n"
+PIECE = b'{"message":{"content":"half"},"status":"half"}\n'
+CHUNK = b"%x\r\n%b\r\n" % (len(PIECE), PIECE)
+# What is left of an answer whose proxy is killed, by where that happens.
+HALVES = {
+    "between two chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNK,
+    "in a chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNK + b"50\r\n{",
+    "before its length": HEAD + b"Content-Length: 500\r\n\r\n" + PIECE,
+}
+COMMANDS = ["run m Hi", "logs", "logs -f m", "pull m", "load m", "ps", "ps --watch"]
+
+
+@pytest.fixture(params=[*HALVES, "with a reset"])
+def killed(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a proxy that is killed in the middle of each answer."""
+    half = HALVES.get(request.param, HALVES["in a chunk"])
+
+    class Killed(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            asked = b""
+            while b"\r\n\r\n" not in asked:
+                asked += self.request.recv(65536)
+            self.request.sendall(half)
+            if request.param == "with a reset":
+                linger = struct.pack("ii", 1, 0)
+                self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Killed) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_half_an_answer_is_told_as_one(
+    killed: str,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+
+    status = main([*command.split(), "--url", killed])
+
+    assert status == 1
+    assert f"the proxy at {killed} went away" in capsys.readouterr().err

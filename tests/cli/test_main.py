@@ -5,6 +5,7 @@ import http.server
 import json
 import re
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -222,3 +223,32 @@ def test_what_answers_and_is_no_proxy(capsys: pytest.CaptureFixture[str]) -> Non
         threading.Thread(target=server.handle_request, daemon=True).start()
         assert main(["ps", "--url", f"http://127.0.0.1:{server.server_port}"]) == 1
     assert "is not moe-proxy" in capsys.readouterr().err
+
+
+def test_ctrl_c_before_it_is_known_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("proxy.cli.main._parser", pressed)
+
+    assert main(["ps"]) == 130
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">/dev/full"])
+async def test_streams_that_are_not_there_or_full(proxy: Running, closed: str) -> None:
+    for command in ("run nobody Hi", f"plan {MODEL} --vram 8GiB", "ps"):
+        line = f'"$0" -m proxy.cli.main {command} --url {proxy.url} {closed}'
+        ended = await asyncio.create_subprocess_exec(
+            *("sh", "-c", line, sys.executable),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await ended.communicate()
+
+        refused = command.startswith("run") or closed == ">/dev/full"
+        assert ended.returncode == int(refused), said
+        assert b"Traceback" not in said
+        assert b"Exception" not in said
+        if closed == ">/dev/full" and not command.startswith("run"):
+            assert b"cannot be written: no space left on device" in said

@@ -1,6 +1,7 @@
 """`run`, and the commands that Ollama's users know, against a proxy in a process of its own; the
 chat at a terminal (a pseudo-terminal)."""
 
+import io
 import json
 import os
 import pty
@@ -9,11 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
-from proxy.cli.client import Client
-from proxy.cli.run import HELP, Chat, obey
+from proxy.cli.client import Client, ClientError
+from proxy.cli.run import HELP, Chat, _print, obey
 from tests.support.guard import HANG_S
 from tests.support.models import model
 from tests.support.policies import policies
@@ -211,6 +213,16 @@ def test_a_name_more_and_gone_again(proxy: Served) -> None:
     assert "mine" in told.stderr
 
 
+def test_of_several_that_are_removed_one_is_not_there(proxy: Served) -> None:
+    ran("cp", "m", "one", "--url", proxy)
+    ran("cp", "m", "two", "--url", proxy)
+
+    told = ran("rm", "one", "nobody", "two", "--url", proxy)
+
+    assert (told.returncode, told.stdout) == (1, "removed one, two\n")
+    assert "nobody" in told.stderr
+
+
 def test_stop_unloads(proxy: Served) -> None:
     ran("load", "m", "--url", proxy)
 
@@ -249,3 +261,42 @@ def test_ps_goes_on(proxy: Served) -> None:
             text, seen = text[end:].lstrip(), seen + 1
         watching.send_signal(signal.SIGINT)
         assert watching.wait(HANG_S) == 130
+
+
+# --- what a model says, at a terminal ---
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, *lines: object) -> str:
+    """What a terminal gets of an answer that came in these lines."""
+
+    def answered(*_: object, **__: object) -> Iterator[bytes]:
+        return (json.dumps(line).encode() for line in lines)
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(Client, "lines", answered)
+    monkeypatch.setattr("sys.stdout", screen := Screen())
+    with suppress(ClientError):
+        _print(Chat(Client("http://127.0.0.1:9"), "m", {}), "Hi")
+    return screen.getvalue()
+
+
+def test_it_gives_the_terminal_no_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as to put something into the clipboard."""
+    said = "one\n\ttwo\x1b]52;c;aGk=\x07\x9b2J\r."
+
+    assert shown(monkeypatch, {"message": {"content": said}}) == "one\n\ttwo�]52;c;aGk=��2J�.\n"
+
+
+@pytest.mark.parametrize("end", [[], [{"error": "it died"}]])
+def test_the_colour_of_a_thought_ends_with_the_answer(
+    monkeypatch: pytest.MonkeyPatch, end: list[object]
+) -> None:
+    thought = {"message": {"thinking": "hm"}}
+
+    assert shown(monkeypatch, thought, *end) == "\x1b[2mhm\x1b[0m\n"

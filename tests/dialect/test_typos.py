@@ -47,7 +47,8 @@ def test_nobody_knows_what_is_meant(name: str) -> None:
 
 
 def test_what_engines_know_is_no_typo() -> None:
-    known = """model messages stream max_tokens n_keep typical_p min_keep min_tokens top_n_sigma
+    known = """options optional portions
+    model messages stream max_tokens n_keep typical_p min_keep min_tokens top_n_sigma
     repetition_penalty mirostat_mode return_progress chat_template_kwargs cache_prompt id_slot
     timings_per_token dynatemp_range xtc_threshold dry_multiplier stop_token_ids"""
 
@@ -72,6 +73,20 @@ def test_ollamas_own_fields_and_options_have_their_places() -> None:
         "moe_cpu_layer is not known; did you mean moe_cpu_layers?",
     ]
     assert in_options(["num_ctxt"]) == ["options.num_ctxt is not known; did you mean num_ctx?"]
+
+
+@pytest.mark.parametrize("name", ["option", "optionss", "Optoins", "opt_ions"])
+def test_where_options_stand_has_typos_too(name: str) -> None:
+    told = [f"{name} is not known; did you mean options?"]
+
+    assert in_body({name}) == in_ollamas_body([name], ChatBody.__struct_fields__) == told
+    assert in_options([name]) == []
+
+
+def test_what_a_library_would_have_unpacked() -> None:
+    told = ["extra_body does nothing; what is in it belongs beside model"]
+
+    assert in_body({"extra_body"}) == in_ollamas_body(["extra_body"], ()) == told
 
 
 def test_a_body_of_many_names_is_not_looked_through() -> None:

@@ -72,6 +72,7 @@ def test_one_that_nobody_wants_any_more_while_it_loads(counted: Counted) -> None
     counted.tell("backend_gone", was="stopping", why="stopped")
 
     assert counted.total("moe_proxy_loads_total", outcome="unwanted") == 1
+    assert counted.total("moe_proxy_unloads_total", reason="requested") is None
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,18 @@ test("a merge patch changes what it names, and takes out what it says is null", 
   assert.deepEqual(old, { a: { b: 1, c: [1, 2] }, d: 4 });
 });
 
+test("whatever a client calls its request, it is one of them", () => {
+  const state = "writing";
+  let known = after(NOTHING, "state", STATE);
+  for (const id of ["__proto__", "constructor"]) {
+    const patch = JSON.parse(`{"${id}": {"state": "${state}"}}`);
+    known = after(known, "requests", { patch });
+    assert.deepEqual(Object.entries(known.requests).at(-1), [id, { state }]);
+  }
+  known = after(known, "requests", { patch: JSON.parse('{"__proto__": null, "constructor": null}') });
+  assert.deepEqual(Object.entries(known.requests), []);
+});
+
 test("events are kept newest first, up to a number, and each once", () => {
   let known = after(NOTHING, "state", STATE);
   for (let id = 1; id <= 1000; id++) known = after(known, "moved", { id, kind: "moved" });

@@ -76,7 +76,7 @@ async def parse(
     shown = body.model or ""
     options = body.read_options()
     model, named = await resolve(services, shown, missing=missing)
-    request[REQUEST_LOG].model = model.name
+    request[REQUEST_LOG].is_of(model.name)
     notes.options(options)
     warn(request, in_options(options.unknown))
     return ParsedRequest(

@@ -14,7 +14,7 @@ from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
 from proxy.api.passthrough import SPLIT_HEADER
 from proxy.api.reply import LAST_WORD_S
 from proxy.api.request_deadline import deadline
-from proxy.api.request_log import REQUEST_LOG
+from proxy.api.request_log import CLIENT_LEFT, REQUEST_LOG
 from proxy.api.services import SERVICES, Services
 from proxy.api.short_context import warn_of_prompt
 from proxy.api.traced import trace_headers
@@ -115,7 +115,7 @@ class _Attempt:
             self._lease.answered()
             await self._response.write_eof()
         except ConnectionResetError:
-            self._facts.broken = "the client left"
+            self._facts.broke("the client left", CLIENT_LEFT)
         except (ProxyError, BrokenAnswer) as error:
             await self.fail(error)
         return self._response
@@ -179,12 +179,13 @@ class _Attempt:
             if broken:
                 raise BackendDied(message) from error
             raise error
-        self._facts.broken = message
+        status = BackendDied.status if isinstance(error, BrokenAnswer) else error.status
+        self._facts.broke(message, status)
         if broken:
             self._lease.broke()
             if cause := await self._cause(self._lease.backend):
                 message = f"{message}: {cause}"
-                self._facts.broken = message
+                self._facts.broke(message, status)
         with suppress(ConnectionResetError, TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):  # a client that does not read gets none
                 await self._response.write(error_line(message))

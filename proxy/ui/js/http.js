@@ -17,9 +17,9 @@ export class Refused extends Error {
 }
 
 /** The answer to a request. Throws Refused, and TypeError where nobody answers. `json` or `text` is
- * the body. */
-export async function ask(method, path, { json, text, signal } = {}) {
-  const headers = {};
+ * the body; `tag` is of what it is to replace. */
+export async function ask(method, path, { json, text, signal, tag } = {}) {
+  const headers = tag ? { "If-Match": tag } : {};
   if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
   if (json !== undefined) headers["Content-Type"] = "application/json";
   const body = json === undefined ? text : JSON.stringify(json);

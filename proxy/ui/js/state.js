@@ -18,12 +18,13 @@ const TOPICS = new Set(["proxy", "memory", "backends", "requests"]);
 export function merged(value, patch) {
   if (patch === null || typeof patch !== "object" || Array.isArray(patch)) return patch;
   const known = value && typeof value === "object" && !Array.isArray(value) ? value : {};
-  const made = { ...known };
+  // A map: clients choose the ids of requests, and "__proto__" is none of an object's own to be set.
+  const made = new Map(Object.entries(known));
   for (const [key, change] of Object.entries(patch)) {
-    if (change === null) delete made[key];
-    else made[key] = merged(known[key], change);
+    if (change === null) made.delete(key);
+    else made.set(key, merged(made.get(key), change));
   }
-  return made;
+  return Object.fromEntries(made);
 }
 
 /** What is known after one event; null where the stream has to be begun anew. */

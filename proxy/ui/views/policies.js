@@ -64,6 +64,7 @@ function Editor({ file, version, shown }) {
   const [checked, setChecked] = useState(null); // { text, problems, notes, effects }
   const [why, setWhy] = useState("");
   const [saving, setSaving] = useState(false);
+  const tag = useRef(null); // of the text that you have seen last
   const area = useRef(null);
   const gutter = useRef(null);
   const changed = saved !== null && text !== saved;
@@ -73,6 +74,7 @@ function Editor({ file, version, shown }) {
     ask("GET", at).then(
       async (answer) => {
         const now = await answer.text();
+        tag.current = answer.headers.get("ETag");
         setWhy("");
         if (changed && !saving && now !== saved && now !== text) setTheirs(true);
         setText((mine) => (saved === null || mine === saved ? now : mine));
@@ -107,7 +109,8 @@ function Editor({ file, version, shown }) {
   const save = async () => {
     setSaving(true);
     try {
-      await ask("PUT", at, { text });
+      const answer = await ask("PUT", at, { text, tag: tag.current });
+      tag.current = answer.headers.get("ETag");
       setSaved(text);
       setTheirs(false);
       say("Saved. It takes effect at once.");
@@ -115,6 +118,7 @@ function Editor({ file, version, shown }) {
       if (error instanceof Refused && error.body?.problems)
         setChecked({ text, problems: error.body.problems, notes: [], effects: null });
       else say(wordsOf(error), true);
+      if (error.status === 412) await load();
     }
     setSaving(false);
   };

@@ -33,6 +33,8 @@ def gib(size_bytes: int | None) -> str:
     """A size in GiB, a small one in MiB; "?" where it is not known."""
     if size_bytes is None:
         return "?"
+    if size_bytes == 0:
+        return "0 MiB"
     if 0 < size_bytes < GIB // 10:
         return f"{size_bytes / MIB:.0f} MiB" if size_bytes >= MIB else "< 1 MiB"
     size = size_bytes / GIB

@@ -11,18 +11,18 @@ import structlog
 from aiohttp import hdrs, web
 
 from proxy.api.cors import ALLOWED_ORIGIN, is_preflight, preflight_headers
-from proxy.api.request_log import CLIENT_LEFT, REQUEST_LOG, RequestLog
+from proxy.api.request_log import REQUEST_LOG, RequestLog, only_looks
 from proxy.api.scopes import needs_admin
 from proxy.api.services import SERVICES
 from proxy.api.traced import begin_span, end_span
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.errors import Dialect, dialect_of, error_body, error_headers
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
+from proxy.observe.words import CLIENT_LEFT
 
 log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-FIRST_ERROR = 400
 REQUEST_ID = "X-Request-Id"
 WARNING = "X-Moe-Proxy-Warning"
 _USABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -70,9 +70,8 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         request.app[SERVICES].bodies.release(request)
         _count(request, request_log, request_log.failed or status)
         end_span(request_log, status)
-        # What only looks is looked at often, and is of interest when it fails.
-        looks = request.method in ("GET", "HEAD") and status < FIRST_ERROR
-        (log.debug if looks else log.info)(
+        quiet = only_looks(request.method, request.path, status)
+        (log.debug if quiet else log.info)(
             "request",
             method=request.method,
             path=request.path,

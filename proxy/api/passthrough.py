@@ -16,7 +16,7 @@ from proxy.api.options import read_model_request
 from proxy.api.prepare import Kind, has_shape, prepare
 from proxy.api.reply import EVENT_STREAM, Reply
 from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
-from proxy.api.request_log import CLIENT_LEFT, REQUEST_LOG
+from proxy.api.request_log import REQUEST_LOG
 from proxy.api.request_state import how_it_stands
 from proxy.api.services import SERVICES, Services
 from proxy.api.short_context import warn_of_refusal
@@ -30,6 +30,7 @@ from proxy.dialect.rewrite import EngineError, Rewrite, Rewriter
 from proxy.dialect.spent import Tail, prompt_length
 from proxy.engine.types import Mode
 from proxy.errors import FIRST_ERROR, BackendDied, ProxyError
+from proxy.observe.words import CLIENT_LEFT
 from proxy.pool.lease import Lease
 from proxy.pool.state import Backend
 from proxy.routing.request import ModelRequest

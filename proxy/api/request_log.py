@@ -2,16 +2,24 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from aiohttp import web
 
 from proxy.api.open_requests import OpenRequest
 from proxy.dialect.spent import NOTHING, Spent
+from proxy.errors import FIRST_ERROR
 from proxy.observe.traces import RequestSpan
+from proxy.observe.words import CLIENT_LEFT
 
-# nginx's number for it; nobody is there to be told, so it is only in the log
-CLIENT_LEFT: Final = 499
+
+def only_looks(method: str, path: str, status: int) -> bool:
+    """Whether it changed nothing and asked no model. That is done often, and is of interest when it
+    fails: not when a page of ours is closed. The page's editor checks at each key."""
+    looked = method in ("GET", "HEAD") or (
+        path.startswith("/admin/policies/") and path.endswith("/check")
+    )
+    return looked and (status < FIRST_ERROR or status == CLIENT_LEFT)
 
 
 @dataclass(slots=True)

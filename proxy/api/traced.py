@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from proxy.api.request_log import CLIENT_LEFT, REQUEST_LOG, RequestLog
+from proxy.api.request_log import REQUEST_LOG, RequestLog
 from proxy.api.services import SERVICES
 from proxy.observe.traces import Value
+from proxy.observe.words import CLIENT_LEFT
 
 PARENT: Final = ("traceparent", "tracestate")
 # What only looks, all day long, is in no trace.

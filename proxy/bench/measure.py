@@ -182,6 +182,8 @@ class _Bench:
                 self._say(f"N = {split} has no room on the device; N = {reached} has")
             if reached not in self._seen:
                 self._seen[reached] = []
+                # On a slow machine this takes longer than to load it.
+                self._say(f"warming up at N = {reached}")
                 await _speed(session, prompt, 1)
         return sorted(self._seen)
 

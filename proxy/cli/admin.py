@@ -128,5 +128,7 @@ def cp(arguments: Namespace) -> int:
     names = {"source": arguments.source, "destination": arguments.destination}
     client_of(arguments).open("POST", "/api/copy", json.dumps(names).encode()).close()
     return print_result(
-        arguments, names, lambda: f"{arguments.destination} is what {arguments.source} is"
+        arguments,
+        names,
+        lambda: f"{arguments.destination} is another name for {arguments.source} now",
     )

@@ -1,26 +1,21 @@
 """The command `moe-proxy`: what its command line may say, and which function answers it."""
 
 import argparse
-import difflib
+import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from proxy.cli import admin, local, options, output, service
 from proxy.cli.client import ClientError
+from proxy.cli.misused import too_much, unknown
 from proxy.cli.output import FAILED, MISUSED, OK
 from proxy.errors import reason_of
 from proxy.observe.log import LEVELS
 from proxy.version import own_version
 
 INTERRUPTED = 130
-# What the same is called elsewhere.
-MEANT = {
-    **{"status": "ps", "top": "ps", "start": "serve", "chat": "run", "tags": "list"},
-    **{"delete": "rm", "remove": "rm", "copy": "cp", "download": "pull", "estimate": "plan"},
-    **{"validate": "check", "benchmark": "bench", "info": "show", "log": "logs"},
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +44,10 @@ def _main(words: Sequence[str]) -> int:
     parser, commands = _parser()
     if words and not words[0].startswith("-") and words[0] not in commands:
         parser.error(unknown(words[0], commands))
-    arguments = parser.parse_args(words)
+    arguments, more = parser.parse_known_args(words)
+    if more:
+        its = commands.get(arguments.command or "", parser)
+        its.error(too_much(more, re.findall(r"--[\w-]+", its.format_help())))
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return MISUSED
@@ -60,16 +58,8 @@ def _main(words: Sequence[str]) -> int:
         return FAILED
 
 
-def unknown(word: str, commands: Iterable[str]) -> str:
-    """That there is no such command, and which one may be meant."""
-    near = difflib.get_close_matches(word.lower(), commands, n=3)
-    meant = [MEANT[word.lower()]] if word.lower() in MEANT else near
-    hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
-    return f"there is no command {word!r}{hint} (moe-proxy --help lists them)"
-
-
-def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
-    """The parser, and all names of commands."""
+def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser, and those of the commands by each of their names."""
     parser = argparse.ArgumentParser(
         prog="moe-proxy",
         description="Serves mixture-of-experts models and moves their experts while they answer.",
@@ -90,7 +80,9 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     serve.add_argument("--log-format", choices=("console", "json"), default="console")
     serve.add_argument("--log-level", choices=LEVELS, default="info")
 
-    demo = _command(commands, "demo", local.demo, "show the main job on a small model")
+    demo = _command(
+        commands, "demo", local.demo, "a small model whose experts move while it answers"
+    )
     demo.add_argument(
         "--keep",
         action=argparse.BooleanOptionalAction,
@@ -108,7 +100,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     _add_pull_and_create(commands)
     _add_service(commands)
     _add_completion(commands)
-    return parser, commands.choices.keys()
+    return parser, commands.choices
 
 
 def _add_rpc_server(commands: Any) -> None:

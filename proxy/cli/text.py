@@ -16,6 +16,11 @@ Json = dict[str, Any]
 # A reason may be a whole traceback of a server's; `--json` and the log have all of it.
 LONGEST_REASON = 200
 MODELS_GREETED = 8
+# Of a model, what its policy asks for, and what it gets or what is now may differ.
+ASKED = {
+    **{"ctx": "ctx asked for", "n_ctx": "ctx", "n_ctx_train": "ctx of its training"},
+    **{name: f"{name} asked for" for name in ("parallel", "moe_cpu_layers")},
+}
 UNUSABLE = 10  # files that are no models, told one by one
 # Beyond this nobody counts: so far away is what stays for ever.
 FOREVER_S = 100 * 365 * 86400.0
@@ -93,10 +98,13 @@ def model(found: Json, its_backends: Sequence[Json]) -> str:
     """One model, and what each device holds of it."""
     meta = found["meta"] | {"size": gib(found["meta"].get("size_bytes"))}
     meta.pop("size_bytes", None)
-    rows = [[name, value] for name, value in meta.items() if value is not None]
+    rows = [[ASKED.get(name, name), value] for name, value in meta.items() if value is not None]
     text = [table(["MODEL", found["id"]], [*rows, ["aliases", ", ".join(found["aliases"]) or "-"]])]
     for backend in its_backends:
-        text.append(f"\n{backend['id']} {backend['state']}, CPU layers {layers(backend)}")
+        text.append(
+            f"\n{backend['id']} {backend['state']}, CPU layers {layers(backend)}, "
+            f"{in_words(backend['parallel'], 'conversation')} of {backend['ctx']} tokens"
+        )
         if backend["why_no_moves"]:
             text.append(f"its experts cannot move: {backend['why_no_moves']}")
         held = [

@@ -131,7 +131,11 @@ def plan_model(
     except ValueError as error:
         raise BadRequest(str(error)) from None
     rpc = policy.rpc if any(name.startswith("RPC") for name in question.vram) else ()
-    return plan_json(made, policy.name, question.vram, server_args(made, path, rpc=rpc))
+    told = plan_json(made, policy.name, question.vram, server_args(made, path, rpc=rpc))
+    asked, trained = question.ctx or policy.ctx, header.context_length
+    if trained and asked > trained:
+        told["advice"].append(f"it was trained for a context of {trained}: not {asked}")
+    return told
 
 
 def parse_vram(text: str) -> dict[str, int]:

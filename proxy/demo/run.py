@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -27,6 +28,8 @@ from proxy.engine.ports import free_port
 from proxy.engine.runtime_dir import runtime_dir
 
 MODEL = "demo"
+# Why its experts move, as the page says it too.
+WHO = {"policy": "you saved the policy", "operator": "you set it"}
 POLICY = """\
 # Edited by the demo while it runs: the proxy notices, and moves experts between two tokens.
 [server]
@@ -109,7 +112,9 @@ async def _demo(keep: bool) -> None:
         _what_next(url, keep)
         if keep:
             print("\nIt serves until Ctrl-C.")
-            await server.wait()
+            with contextlib.suppress(asyncio.CancelledError):  # that is how it is to end
+                await server.wait()
+            print("\nended")
 
 
 def _model() -> Talk:
@@ -247,9 +252,10 @@ async def _stream(
 def _report(backend: dict[str, Any], still: Answer, moved: Answer) -> None:
     print("\n\n6. What happened")
     for move in backend["migrations"][-4:]:
+        why = WHO.get(move["why"], move["why"])
         print(
-            f"   {move['why']:9} experts of {move['layers']} layers moved, "
-            f"moe_cpu_layers {move['from']} -> {move['to']}: "
+            f"   {why}: experts of {move['layers']} layers moved, "
+            f"moe_cpu_layers {move['from']} -> {move['to']}, "
             f"copied in {move['staged_s'] * 1000:.0f} ms beside the answer, "
             f"a pause of {move['gate_s'] * 1000:.1f} ms"
         )
@@ -265,8 +271,10 @@ def _report(backend: dict[str, Any], still: Answer, moved: Answer) -> None:
 
 
 def _what_next(url: str, keep: bool) -> None:
-    ours = sys.argv[0]
-    command = "moe-proxy" if shutil.which("moe-proxy") else os.path.relpath(ours)
+    # Another terminal may be in any folder.
+    command = (
+        "moe-proxy" if shutil.which("moe-proxy") else shlex.quote(os.path.abspath(sys.argv[0]))
+    )
     if not keep:
         print(
             f"\n7. Try next: {command} demo --keep, which goes on serving, with a page to look at."
@@ -280,9 +288,10 @@ def _what_next(url: str, keep: bool) -> None:
     }
     print(f"\n7. Try next\n   {url}/ui/   shows it all: where the experts are, and a slider")
     print(f"   curl {url}/v1/chat/completions -d '{json.dumps(body)}'")
-    print(
-        f"   {command} set {MODEL} --moe-cpu-layers 3 --url {url}   (and: {command} ps --url {url})"
-    )
+    print("   In another terminal:")
+    print(f"   export MOE_PROXY_URL={url}   # where the next commands look")
+    for words in (f"run {MODEL}", f"set {MODEL} --moe-cpu-layers 3", "ps --watch"):
+        print(f"   {command} {words}")
     print(f"   export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=any      # for every OpenAI client")
     print(f"   export ANTHROPIC_BASE_URL={url}                         # for Claude Code")
     print(

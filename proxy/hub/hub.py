@@ -119,8 +119,8 @@ class Hub:
         origin = self._catalog.origin(entry)
         if origin is None:
             raise Conflict(
-                f"model '{name}' is the file {entry.path}, which is not ours to delete; without "
-                "the file the model is gone"
+                f"model '{name}' is the file {entry.path}, which was not pulled and stays: delete "
+                "the file yourself, and the model is gone"
             )
         if entry.source != "own":
             raise Conflict(_ollamas(name, origin[0].root))

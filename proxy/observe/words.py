@@ -20,9 +20,11 @@ REASONS: Final[Mapping[str, str]] = {
     "room": "another model needs the room",
     "rpc": "another model needs its RPC server, which has one client at a time",
     "free": "there is room for them",
+    "load": "it was just loaded",
+    "settle": "what a request asked for is over",
     "use": "the model in use gets the room",
     "keep_alive": "nobody asked for it any more",
-    "unload": "it was told to",
+    "unload": "you unloaded it",
     "replaced": "it is loaded anew with other options",
     "drain": "the proxy ends",
     "abort": "the proxy ends",
@@ -33,6 +35,8 @@ DETAILS: Final = frozenset({"backend_stopping", "balance", "child_gone", "device
 ALWAYS_HIDDEN: Final = frozenset({"generation", "at", "request_id"})
 # Unless it is what people look for in it: clients are told the id of their request.
 SHOWN: Final = {"request": frozenset({"request_id"})}
+# The status, in the log and the metrics, of a request whose client did not wait: nginx's number.
+CLIENT_LEFT: Final = 499
 
 
 class _Words(string.Formatter):
@@ -52,7 +56,7 @@ class _Words(string.Formatter):
             case "gib":
                 return gib(value)
             case "s":
-                return f"{value:.1f} s"
+                return f"{value:.1f} s" if value >= 0.1 else f"{value * 1000:.0f} ms"
             case "ms":
                 return f"{value * 1000:.1f} ms"
             case "n":
@@ -99,11 +103,35 @@ def _draining(line: Mapping[str, Any]) -> str:
     return f"waiting up to {line['drain_s']:g} s for {answers}; Ctrl-C again ends it now"
 
 
+def _serving(line: Mapping[str, Any]) -> str:
+    files = f", by {', '.join(line['files'])}" if line["files"] else ", without a policy file"
+    return f"serving {in_words(line['models'], 'model')} at {line['url']}{files}"
+
+
+def _request(line: Mapping[str, Any]) -> str:
+    """What it was, how it ended, and for whom with what."""
+    words = _Words()
+    ended = "was left by its client after {duration_s:s}"
+    if line["status"] != CLIENT_LEFT:
+        ended = "{status} in {duration_s:s}"
+    said = words.vformat("{method} {path} " + ended, (), line)
+    about = [str(line["model"])] if line.get("model") else []
+    # Only of a request that a backend answered both are known.
+    if line.get("moe_cpu_layers") and line.get("backend"):
+        about.append(f"{in_words(line['moe_cpu_layers'], 'layer')} on the CPU")
+    if line.get("prompt_tokens") is not None:
+        kept = f" ({line['cached_tokens']} from the cache)" if line.get("cached_tokens") else ""
+        about.append(f"{in_words(line['prompt_tokens'], 'token')} read{kept}")
+    if line.get("tokens") is not None:
+        about.append(f"{line['tokens']} written")
+    return f"{said}: {', '.join(about)}" if about else said
+
+
 # Event -> its sentence, or what makes it, and the fields that it makes needless.
 SENTENCES: Final[Mapping[str, tuple[str | Callable[[Mapping[str, Any]], str], frozenset[str]]]] = {
     event: (sentence, frozenset(needless.split()))
     for event, sentence, needless in (
-        ("serving", "serving {models:n model} at {url}", ""),
+        ("serving", _serving, "url files models"),
         ("stopping", "told to end ({signal})", ""),
         ("draining", _draining, "drain_s in_flight pool hint"),
         ("killing", "told to end again ({signal}): now", ""),
@@ -127,7 +155,7 @@ SENTENCES: Final[Mapping[str, tuple[str | Callable[[Mapping[str, Any]], str], fr
             "backend bytes moe_cpu_layers for",
         ),
         ("move_failed", "{backend}: experts did not move: {error} ({why:why})", ""),
-        ("no_live_moves", "{backend}: its experts stay where they are: {why}", ""),
+        ("no_live_moves", "{model}: nothing of it moves: {why}", "backend"),
         ("room_missing", _room_missing, "model backend missing unloads"),
         ("host_memory_short", "{model}: {message}", "backend cpu_bytes available_bytes"),
         ("host_pressure", "{message}", "pressure available_bytes"),
@@ -135,8 +163,9 @@ SENTENCES: Final[Mapping[str, tuple[str | Callable[[Mapping[str, Any]], str], fr
         ("request_retried", "{model}: asked again, as its worker went away: {why}", ""),
         (
             "request",
-            "{method} {path} {status} in {duration_s:s}",
-            "first_byte_s bytes_sent backend",
+            _request,
+            "method path status duration_s model moe_cpu_layers prompt_tokens cached_tokens tokens"
+            " first_byte_s bytes_sent backend",
         ),
         ("request_warning", "{path}: {warning}", ""),
         ("no_traces", "no traces are sent: {why}", ""),

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from proxy.api.request_log import only_looks
 from tests.support.guard import until
 from tests.support.models import model
 from tests.support.policies import policies
@@ -166,3 +167,20 @@ async def test_what_passes_through_has_just_one(url: Served) -> None:
 
 def test_workers_are_not_heard_where_nothing_is_wrong(url: Served) -> None:
     assert {line["level"] for line in url.said("child_says")} <= {"warning"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "quiet"),
+    [
+        ("GET", "/admin/events", 200, True),
+        ("GET", "/admin/events", 499, True),  # a page that was closed
+        ("GET", "/v1/models/none", 404, False),
+        ("POST", "/admin/policies/mine.toml/check", 200, True),  # at each key in the editor
+        ("PUT", "/admin/policies/mine.toml", 200, False),
+        ("POST", "/v1/chat/completions", 499, False),
+    ],
+)
+def test_what_only_looks_is_told_to_who_debugs(
+    method: str, path: str, status: int, quiet: bool
+) -> None:
+    assert only_looks(method, path, status) is quiet

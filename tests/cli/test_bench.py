@@ -52,6 +52,7 @@ async def test_measures_stores_and_draws(policies: Path) -> None:
     )
 
     assert status == 0, errors
+    assert "warming up at N = 12\nwarming up at N = 0\n" in errors
     rows = [line.split() for line in out.splitlines()]
     assert [row[0] for row in rows if row and row[0].isdecimal()] == ["0", "12"]
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from proxy.app import Running
-from proxy.cli.main import MEANT, _parser, main
+from proxy.cli.main import _parser, main
+from proxy.cli.misused import MEANT
 from tests.api.conftest import MODEL, policies, proxy
 from tests.catalog.test_store import put
 from tests.support.models import model
@@ -162,6 +163,26 @@ def test_an_unknown_command_names_what_may_be_meant(
 
     assert ended.value.code == 2
     assert f"there is no command {word!r}{hint}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["serve", "--prot", "3"], "there is no option --prot; did you mean --port?"),
+        (["load", "my", "model"], "'model' is more than it takes; a name with spaces in it wants"),
+        (["ps", "--zzzzzz"], "there is no option --zzzzzz\n"),
+    ],
+)
+def test_what_a_command_does_not_take_is_told_with_its_usage_and_what_may_be_meant(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"usage: moe-proxy {words[0]} " in said
+    assert told in said
 
 
 def test_all_other_names_of_commands_are_names_of_none() -> None:

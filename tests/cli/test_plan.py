@@ -80,6 +80,17 @@ def test_a_table_for_people(policies: Path, capsys: pytest.CaptureFixture[str]) 
     assert "llama-server --model" in text
 
 
+def test_a_context_beyond_the_models_training_is_told(
+    policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("--vram", "1GiB", "--policies", str(policies), "--ctx")
+
+    plan = ask(capsys, "tiny", *argv, "99999999")
+
+    assert plan["advice"] == [f"it was trained for a context of {plan['ctx']}: not 99999999"]
+    assert ask(capsys, "tiny", *argv, "512")["advice"] == []
+
+
 def test_what_cannot_fit_fails_and_says_why(
     policies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,7 +21,8 @@ NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 def backend(**changes: Any) -> dict[str, Any]:
     told = {
-        **{"id": "b1", "model": "m", "state": "ready", "ctx": 2048, "in_flight": 0},
+        **{"id": "b1", "model": "m", "state": "ready", "ctx": 2048, "parallel": 2},
+        **{"in_flight": 0},
         **{"moe_cpu_layers": 2, "block_count": 4, "asked": "auto", "layers": []},
         **{"tokens_per_second": 0.0, "expires_at": None, "last_error": None},
         **{"warnings": [], "why_no_moves": None, "failures": 0, "retry_at": None},
@@ -146,7 +147,8 @@ MODEL: dict[str, Any] = {"id": "m", "aliases": [], "context_length": 512, "meta"
 def test_experts_on_the_cpu_have_bytes_and_are_no_other_weights() -> None:
     said = model(MODEL, [backend(bytes=BYTES, layers=LAYERS)]).splitlines()
 
-    assert said[-2].split() == ["CPU", *"100 MiB 0.00 GiB 1 MiB 0.29 GiB".split()]
+    assert said[-4].endswith("2 conversations of 2048 tokens")
+    assert said[-2].split() == ["CPU", *"100 MiB 0 MiB 1 MiB 0.29 GiB".split()]
     assert said[-1].split()[-2:] == ["0.20", "GiB"]
 
 

@@ -190,7 +190,7 @@ async def test_only_our_own_models_are_deleted(
     await made(theirs, "llama3", source="base")
     catalog.use([folder], {}, [*catalog.places.stores, Store(tmp_path / "ollama", "ollama")])
 
-    with pytest.raises(Conflict, match="not ours to delete"):
+    with pytest.raises(Conflict, match="delete the file yourself"):
         await hub.delete("base")
     with pytest.raises(Conflict, match="Ollama's own store"):
         await hub.delete("llama3")

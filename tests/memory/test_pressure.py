@@ -20,7 +20,7 @@ SHORT = HostReading(available_bytes=GIB // 2, pressure=0.0)
         (HostReading(pressure=0.25), "programs wait for memory 25% of the time"),
         (
             HostReading(available_bytes=0, pressure=0.5),
-            "programs wait for memory 50% of the time; 0.00 GiB of RAM are available",
+            "programs wait for memory 50% of the time; 0 MiB of RAM are available",
         ),
     ],
 )

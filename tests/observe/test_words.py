@@ -22,6 +22,43 @@ M: dict[str, Any] = {"backend": "b1", "generation": 1, "model": "smol"}
             "smol: experts of 12 layers moved in 0.3 s, 12 -> 0 layers on the CPU; pause 1.2 ms "
             "(you saved the policy)",
         ),
+        (
+            "moved",
+            M
+            | {"from": 12, "to": 0, "layers": 12, "bytes": 9, "staged_s": 0.0312}
+            | {"gate_s": 0.0012, "short_of_memory": None, "why": "load", "moe_cpu_layers": 0},
+            "smol: experts of 12 layers moved in 31 ms, 12 -> 0 layers on the CPU; pause 1.2 ms "
+            "(it was just loaded)",
+        ),
+        (
+            "serving",
+            {"url": "http://h:1", "files": ["/a.toml", "/b.toml"], "models": 6},
+            "serving 6 models at http://h:1, by /a.toml, /b.toml",
+        ),
+        (
+            "serving",
+            {"url": "http://h:1", "files": [], "models": 1},
+            "serving 1 model at http://h:1, without a policy file",
+        ),
+        (
+            "request",
+            {"method": "POST", "path": "/v1/x", "status": 200, "duration_s": 10.49, "model": "smol"}
+            | {"backend": "b1", "moe_cpu_layers": 12, "prompt_tokens": 44, "cached_tokens": 40}
+            | {"tokens": 61, "first_byte_s": 0.1, "bytes_sent": 9},
+            "POST /v1/x 200 in 10.5 s: smol, 12 layers on the CPU, 44 tokens read (40 from the "
+            "cache), 61 written",
+        ),
+        (
+            "request",
+            {"method": "POST", "path": "/api/chat", "status": 499, "duration_s": 6.0}
+            | {"model": "smol"},
+            "POST /api/chat was left by its client after 6.0 s: smol",
+        ),
+        (
+            "no_live_moves",
+            M | {"why": "it has no experts"},
+            "smol: nothing of it moves: it has no experts",
+        ),
         ("backend_gone", M | {"was": "stopping", "why": "stopped"}, "smol: unloaded"),
         (
             "backend_gone",
@@ -83,8 +120,8 @@ def test_a_sentence_says_all(event: str, fields: dict[str, Any], sentence: str) 
 
 def test_what_a_sentence_does_not_say_stays() -> None:
     line = {"event": "request", "method": "GET", "path": "/x", "status": 404, "duration_s": 0.01}
-    more = {"model": "smol", "broken": "it left", "request_id": "mine"}
-    assert in_sentences(None, "info", line | more) == {"event": "GET /x 404 in 0.0 s"} | more
+    more = {"broken": "it left", "request_id": "mine"}
+    assert in_sentences(None, "info", line | more) == {"event": "GET /x 404 in 10 ms"} | more
 
 
 @pytest.mark.parametrize("line", [{"event": "moved"}, {"event": "policies_refused", "problems": 1}])

@@ -134,7 +134,12 @@ test("why something moved, and what it cost", () => {
   assert.equal(why(move), "to make room for b");
   assert.equal(why({ why: "operator" }), "you set it");
   assert.equal(cost(move), "7 layers, 1 MiB, nothing copied, pause 1.0 ms");
-  assert.equal(sentence({ kind: "backend_gone", model: "m", why: "keep_alive" }), "m is gone: was idle for as long as it stays loaded");
+  const told = (kind, why, was) => sentence({ kind, model: "m", why, was });
+  assert.equal(told("backend_draining", "unload"), "m unloads once its answers are done: you unloaded it");
+  assert.equal(told("backend_stopping", "drained"), null);
+  assert.equal(told("backend_stopping", "keep_alive"), "m is unloading: nobody asked for it any more");
+  assert.equal(told("backend_gone", "stopped", "stopping"), "m is unloaded");
+  assert.equal(told("backend_gone", "it ended\nby signal 9", "ready"), "m is gone: by signal 9");
   assert.equal(sentence({ kind: "never heard of" }), null);
 });
 

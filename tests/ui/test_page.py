@@ -58,7 +58,7 @@ async def test_what_is_there_and_what_it_holds(rig: CardRig, chromium: Browser) 
     await page.sees('.legend:has-text("experts of b")')
     await page.click(f'{card("a")} button:has-text("Unload")')
     await page.sees('button[aria-label="Load a"]')
-    await page.sees('.moves li:has-text("a is gone: ended")')
+    await page.sees('.moves li:has-text("a is unloaded")')
     assert await page.said() == []
 
 

@@ -9,8 +9,8 @@ const WHY = {
   pressure: "other programs needed the memory",
   use: "a busier model needed the memory",
   free: "there was room",
-  load: "first placing after loading",
-  settle: "what a request asked for was over",
+  load: "it was just loaded",
+  settle: "what a request asked for is over",
 };
 
 /** Why experts moved. */
@@ -31,22 +31,28 @@ export function cost(move) {
 }
 
 const GONE = {
-  keep_alive: "was idle for as long as it stays loaded",
-  unload: "unloaded by request",
-  replaced: "replaced by a newer one",
-  drained: "finished what it had",
+  keep_alive: "nobody asked for it any more",
+  unload: "you unloaded it",
+  replaced: "it is loaded anew with other options",
   drain: "the proxy is ending",
-  room: "made way for another model",
+  room: "another model needs the room",
   rpc: "another model needs its RPC server",
-  stopped: "ended",
 };
+
+/** What is gone on purpose was told of before, with the reason. */
+function gone(event) {
+  if (event.was === "stopping" || event.why === "stopped") return `${event.model} is unloaded`;
+  return `${event.model} is gone: ${GONE[event.why] ?? lastLine(event.why)}`;
+}
 
 const OTHERS = {
   backend_starting: (e) => `${e.model} is loading`,
   backend_ready: (e) => `${e.model} is loaded`,
-  backend_draining: (e) => `${e.model} takes no more requests: ${GONE[e.why] ?? e.why}`,
-  backend_stopping: (e) => `${e.model} is unloading: ${GONE[e.why] ?? e.why}`,
-  backend_gone: (e) => `${e.model} is gone: ${GONE[e.why] ?? lastLine(e.why)}`,
+  backend_draining: (e) => `${e.model} unloads once its answers are done: ${GONE[e.why] ?? e.why}`,
+  // "drained" follows the line before this.
+  backend_stopping: (e) =>
+    e.why === "drained" ? null : `${e.model} is unloading: ${GONE[e.why] ?? e.why}`,
+  backend_gone: gone,
   backend_reloading: (e) => `${e.backend} is loaded anew for ${e.keys.join(", ") || "a policy"}`,
   policies_changed: (e) => `The policies changed: ${changed(e)}`,
   policies_refused: (e) =>

@@ -73,6 +73,7 @@ const total = (kinds) => Object.values(kinds).reduce((sum, bytes) => sum + bytes
 /** When it is unloaded, and why. */
 function unloads(backend, now) {
   if (backend.state === "starting") return "–";
+  if (backend.state === "draining") return html`soon<small> when its answers are done</small>`;
   if (backend.pinned) return html`never<small> ${backend.pinned_by_policy ? "its policy pins it" : "you pinned it"}</small>`;
   if (backend.expires_at) {
     const left = seconds(Math.round(since(now, backend.expires_at)));

@@ -14,7 +14,7 @@ from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation
 from proxy.api.passthrough import SPLIT_HEADER
 from proxy.api.reply import LAST_WORD_S
 from proxy.api.request_deadline import deadline
-from proxy.api.request_log import CLIENT_LEFT, REQUEST_LOG
+from proxy.api.request_log import REQUEST_LOG
 from proxy.api.services import SERVICES, Services
 from proxy.api.short_context import warn_of_prompt
 from proxy.api.traced import trace_headers
@@ -25,6 +25,7 @@ from proxy.dialect.ollama.events import Failure
 from proxy.dialect.ollama.times import rfc3339
 from proxy.dialect.workload import Workload
 from proxy.errors import BackendDied, CutShort, ProxyError
+from proxy.observe.words import CLIENT_LEFT
 from proxy.pool.lease import Lease
 from proxy.pool.state import Backend
 from proxy.routing.request import ModelRequest

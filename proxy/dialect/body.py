@@ -43,6 +43,10 @@ class Body:
         """Whether the text stands somewhere in it: what does not need not be looked for."""
         return text in self._data or text in self._front
 
+    def has_more_than(self, count: int, text: bytes) -> bool:
+        """Whether the text stands more often in what came than this."""
+        return self._data.count(text) > count
+
     def add_defaults(self, params: Mapping[str, object]) -> None:
         """Put those `params` in front of which it does not say anything itself, by no name."""
         self._put(still_open(params, self.fields))

@@ -30,6 +30,9 @@ MOST_OPTIONAL: Final = 1000
 # Of one request, all in the worker's own queue: who comes after them waits for each, also when
 # whoever asked has left long ago. It is what OpenAI takes.
 MOST_INPUTS: Final = 2048
+# Of one object: llama-server looks through all that it has for each one more, which for 200,000 of
+# them takes it a minute and a half.
+MOST_KEYS: Final = 10000
 # Where schemas stand, in each protocol: whole values, since nobody else nests anything in them.
 SCHEMAS: Final = (
     *("json_schema", "response_format", "tools", "functions"),
@@ -39,6 +42,7 @@ SCHEMAS: Final = (
 
 def check_limits(body: Body) -> None:
     """Raises BadRequest that names what is too much."""
+    _check_keys(body)
     # Names may be spelled with escapes.
     escaped = body.mentions(b"\\u00")
     if escaped or body.mentions(b'"grammar'):
@@ -53,6 +57,18 @@ def check_limits(body: Body) -> None:
             check_schema(_value(body, name), name)
     count, name = inputs_of(body)
     _check(count, MOST_INPUTS, name, "has {} inputs")
+
+
+def _check_keys(body: Body) -> None:
+    _check(len(body.fields), MOST_KEYS, "the body", "has {} keys")
+    if not body.has_more_than(MOST_KEYS, b":"):
+        return
+    for name, raw in body.fields.items():
+        if bytes(raw).count(b":") <= MOST_KEYS:
+            continue
+        for _, part in _parts(_value(body, name)):
+            if isinstance(part, dict):
+                _check(len(part), MOST_KEYS, name, "has an object of {} keys")
 
 
 def check_schema(value: Any, name: str) -> None:

@@ -135,3 +135,18 @@ def test_sequence_breakers() -> None:
 
     with pytest.raises(BadRequest, match=r"^dry_sequence_breakers: it has 101 entries"):
         check(dry_sequence_breakers=["a"] * 101)
+
+
+def test_an_object_of_more_keys_than_anybody_means() -> None:
+    """llama-server would look through all of them for each one."""
+    most = limits.MOST_KEYS
+    keys = {str(number): number for number in range(most + 1)}
+    enough = dict(list(keys.items())[:most])
+
+    check(logit_bias=enough, messages=[{"role": "user", "content": ":" * 3 * most}])
+    check(messages=[{"role": "user", "content": "a: b"}] * most)
+    for fields in ({"logit_bias": keys}, {"messages": [{"content": [{"a": keys}]}]}):
+        with pytest.raises(BadRequest, match=r"has an object of 10001 keys, and more than 10000"):
+            check(**fields)
+    with pytest.raises(BadRequest, match="the body: it has 10002 keys"):
+        check(**keys)

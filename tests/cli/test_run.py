@@ -203,7 +203,7 @@ def test_a_model_of_which_nothing_moves_says_so(proxy: Served) -> None:
 
 
 def test_a_name_more_and_gone_again(proxy: Served) -> None:
-    assert ran("cp", "m", "mine", "--url", proxy).stdout == "mine is what m is\n"
+    assert ran("cp", "m", "mine", "--url", proxy).stdout == "mine is another name for m now\n"
     assert "mine" in ran("list", "--url", proxy).stdout
     assert ran("rm", "mine", "--url", proxy).stdout == "removed mine\n"
     assert "mine" not in ran("ls", "--url", proxy).stdout

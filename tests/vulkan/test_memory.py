@@ -128,8 +128,11 @@ async def test_two_models_share_the_device(rig: Rig) -> None:
     await rig.limit(room := 2 * rig.whole - 5 * rig.layer)
 
     assert await rig.ask("b")
-    assert await rig.on_device("a") < LAYERS, "it made way"
-    assert await rig.held() <= room
+
+    async def made_way() -> bool:
+        return await rig.on_device("a") < LAYERS and await rig.held() <= room
+
+    await until(made_way, "the first one has made way", rig.state)
     assert await rig.ask("a")
 
     await rig.limit(None)

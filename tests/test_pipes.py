@@ -2,6 +2,7 @@
 those of a disk that is gone, wherever a file can be. Beside them a model that is none the worse."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -82,8 +83,8 @@ def home(tmp_path: Path) -> Iterator[Path]:
     catalog = {"dirs": [dirs], "ollama": True, "ollama_dir": store}
     (tmp_path / "p.toml").write_text(policies(models, catalog=catalog))
     with socket.socket(socket.AF_UNIX) as listener:
-        os.chdir(tmp_path)  # the name of a socket may have 107 bytes
-        listener.bind("models/socket.gguf")
+        with contextlib.chdir(tmp_path):  # the name of a socket may have 107 bytes
+            listener.bind("models/socket.gguf")
         yield tmp_path
 
 

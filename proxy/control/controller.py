@@ -210,11 +210,11 @@ class Controller:
 
     async def _reload(self, backend: Backend, keys: tuple[str, ...]) -> bool:
         """Have it replaced where it would be loaded otherwise now; whether it is."""
-        moves = not backend.engine.moves_by_reload
+        model, moves = backend.options.model, not backend.engine.moves_by_reload
         try:
-            options = await self._options_for(backend.options.model, backend.options.mode, moves)
+            options = await self._options_for(model, backend.options.mode, moves)
         except ProxyError as error:  # its file is gone, or its table
-            log.warning("not_reloaded", backend=backend.id, error=error.message)
+            log.warning("not_reloaded", backend=backend.id, model=model, error=error.message)
             return False
         if options.dense != backend.options.dense:
             keys += ("dense_cpu_layers",)

@@ -156,6 +156,11 @@ SENTENCES: Final[Mapping[str, tuple[str | Callable[[Mapping[str, Any]], str], fr
         ),
         ("move_failed", "{backend}: experts did not move: {error} ({why:why})", ""),
         ("no_live_moves", "{model}: nothing of it moves: {why}", "backend"),
+        (
+            "not_reloaded",
+            "{model}: stays as it was loaded, until it is unloaded: {error}",
+            "backend",
+        ),
         ("room_missing", _room_missing, "model backend missing unloads"),
         ("host_memory_short", "{model}: {message}", "backend cpu_bytes available_bytes"),
         ("host_pressure", "{message}", "pressure available_bytes"),

@@ -59,6 +59,11 @@ M: dict[str, Any] = {"backend": "b1", "generation": 1, "model": "smol"}
             M | {"why": "it has no experts"},
             "smol: nothing of it moves: it has no experts",
         ),
+        (
+            "not_reloaded",
+            {"backend": "b1", "model": "m", "error": "model 'm' not found"},
+            "m: stays as it was loaded, until it is unloaded: model 'm' not found",
+        ),
         ("backend_gone", M | {"was": "stopping", "why": "stopped"}, "smol: unloaded"),
         (
             "backend_gone",

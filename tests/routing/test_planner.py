@@ -82,6 +82,27 @@ async def test_how_many_conversations_is_chosen_by_what_the_devices_have_room_fo
     assert not compatible(short.options, enough.options)
 
 
+async def test_that_choice_is_made_once_for_what_does_not_change(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those whose start is refused ask with each request."""
+    chosen: list[object] = []
+
+    def choose(*asked: object) -> int:
+        chosen.append(asked)
+        return 2
+
+    monkeypatch.setattr("proxy.routing.conversations.choose_parallel", choose)
+    size = 1 << 30
+    rig.planner = Planner(rig.catalog, lambda _: [Budget("CUDA0", size)])
+    for _ in range(3):
+        assert (await rig.plan_with_batch(ModelRequest("tiny"))).options.parallel == 2
+    assert len(chosen) == 1
+    size = 2 << 30
+    await rig.plan_with_batch(ModelRequest("tiny"))
+    assert len(chosen) == 2
+
+
 @pytest.mark.parametrize("said", [1, 2, 7])
 async def test_what_a_policy_says_of_conversations_is_kept(rig: Rig, said: int) -> None:
     rig.planner = Planner(rig.catalog, lambda _: [Budget("CUDA0", 1 << 20)])

@@ -117,6 +117,11 @@ def cpu_layers(split: Split, layers: int) -> frozenset[int]:
     return frozenset() if split == AUTO else frozenset(range(n_cpu_moe(split, layers)))
 
 
+def count_on_cpu(split: Split, layers: int) -> int | None:
+    """How many layers these are; None under "auto"."""
+    return None if split == AUTO else len(cpu_layers(split, layers))
+
+
 def n_cpu_moe(split: int | Layers, layers: int) -> int:
     """The number to load a model of `layers` layers with: how many of the first ones have their
     experts on the CPU, 0 to `layers`.

@@ -19,7 +19,7 @@ from proxy.placement.footprint import settings_of
 from proxy.placement.ram import cpu_resident
 from proxy.pool.state import Backend
 from proxy.routing.batch_size import Capacity
-from proxy.split import AUTO, Split, cpu_layers
+from proxy.split import Split, count_on_cpu
 from proxy.text import gib
 from proxy.threads import MODELS
 
@@ -98,5 +98,5 @@ def _staying(options: LoadOptions, split: Split, budgets: Sequence[Budget]) -> i
     except (GgufError, OSError):
         return None
     split = split if options.split is None else options.split
-    given = None if split == AUTO else len(cpu_layers(split, header.layers))
+    given = count_on_cpu(split, header.layers)
     return cpu_resident(header, settings_of(options), budgets, given)

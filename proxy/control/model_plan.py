@@ -29,7 +29,7 @@ from proxy.policy.units import parse_size
 from proxy.pool.refusals import pinned
 from proxy.pool.selection import pinned_in_the_way
 from proxy.pool.state import Backend
-from proxy.split import AUTO, Split, cpu_layers, parse_split
+from proxy.split import AUTO, Split, count_on_cpu, parse_split
 from proxy.threads import MODELS
 
 # What a single device is called where nobody said so.
@@ -112,7 +112,7 @@ def plan_model(
     settings = _settings(question, policy, header)
     moves = policy.dense_cpu_layers if settings.dense else policy.moe_cpu_layers
     split = next(split for split in (question.split, moves, AUTO) if split is not None)
-    given = None if split == AUTO else len(cpu_layers(split, header.layers))
+    given = count_on_cpu(split, header.layers)
     budgets, tune = budgets_of(question.vram, policies), question.tune or policy.tune
     if question.parallel is None and policy.parallel == AUTO:
         parallel = choose_parallel(header, settings, budgets, given)

@@ -17,7 +17,7 @@ from proxy.placement.budget import Budget
 from proxy.placement.footprint import settings_of, ubatch_of
 from proxy.placement.ubatch import UNKNOWN, choose_ubatch
 from proxy.policy.model import ModelPolicy
-from proxy.split import AUTO, cpu_layers
+from proxy.split import count_on_cpu
 from proxy.threads import MODELS
 
 log = structlog.get_logger()
@@ -96,7 +96,7 @@ def given_layers(policy: ModelPolicy, options: LoadOptions, layers: int) -> int 
     """How many of its `layers` layers a model is to have on the CPU; None: as few as fit."""
     own = policy.dense_cpu_layers if options.dense else policy.moe_cpu_layers
     split = own if options.split is None else options.split
-    return None if split in (None, AUTO) else len(cpu_layers(split, layers))
+    return None if split is None else count_on_cpu(split, layers)
 
 
 def header_of(catalog: Catalog, entry: Entry | None) -> Header | None:

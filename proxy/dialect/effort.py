@@ -29,20 +29,28 @@ def say_effort(body: Body) -> None:
     if isinstance(kwargs, dict) and any(name in kwargs for name in EFFORT_KWARGS):
         return
     said = {name: _value(fields, name) for name in NAMES}
-    changed: dict[str, Any] = {}
-    effort = next((e for value in said.values() if (e := _effort(value)) is not None), None)
-    if effort is False:
-        changed[EFFORT] = NOT_AT_ALL
-    elif isinstance(effort, str):
-        changed[EFFORT] = effort
-    elif effort and (kwargs is None or isinstance(kwargs, dict)):
-        # No word for how much: what holds for the model is left to it.
-        changed[KWARGS] = {**(kwargs or {}), THINKING: True}
+    changed = next((told for value in said.values() if (told := effort_fields(value))), {})
+    if KWARGS in changed:
+        if kwargs is None or isinstance(kwargs, dict):
+            changed[KWARGS] = {**(kwargs or {}), **changed[KWARGS]}
+        else:
+            del changed[KWARGS]
     budget = _budget(said["thinking"]) or _budget(said["reasoning"])
     if budget is not None and BUDGET not in fields:
         changed[BUDGET] = budget
     if changed:
         body.change(changed)
+
+
+def effort_fields(value: Any) -> dict[str, Any]:
+    """What llama-server is to be told where one of these fields has this value."""
+    effort = _effort(value)
+    if isinstance(effort, str):
+        return {EFFORT: effort}
+    if effort is None:
+        return {}
+    # No word for how much it is to think: what holds for the model is left to it.
+    return {KWARGS: {THINKING: True}} if effort else {EFFORT: NOT_AT_ALL}
 
 
 def _effort(value: Any) -> bool | str | None:

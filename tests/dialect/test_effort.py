@@ -56,6 +56,7 @@ def test_how_long() -> None:
     enabled = {"type": "enabled", "budget_tokens": 100}
     assert told({"thinking": enabled}) == THINKS | {"thinking_budget_tokens": 100}
     assert told({"reasoning": {"max_tokens": 9}}) == {"thinking_budget_tokens": 9}
+    assert told({"thinking": enabled, "thinking_budget_tokens": 7}) == THINKS
 
 
 def test_what_is_beside_it_stays() -> None:

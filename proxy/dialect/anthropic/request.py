@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from proxy.dialect.anthropic.conversation import messages_of, refused, text_of
+from proxy.dialect.effort import BUDGET, EFFORT, effort_fields
 
 Fields = Mapping[str, msgspec.Raw]
 
@@ -113,14 +114,9 @@ def _stop_sequences(value: Any) -> dict[str, Any]:
 
 def _thinking(value: Any) -> dict[str, Any]:
     thinking = value if isinstance(value, dict) else {}
-    if thinking.get("type") == "disabled":
-        return {"reasoning_effort": "none"}
-    made: dict[str, Any] = {}
-    if thinking.get("type") in ("enabled", "adaptive"):
-        # Whatever the model's defaults say.
-        made["chat_template_kwargs"] = {"enable_thinking": True}
-    if isinstance(budget := thinking.get("budget_tokens"), int):
-        made["thinking_budget_tokens"] = budget
+    made = effort_fields({"type": thinking.get("type")})
+    if EFFORT not in made and isinstance(budget := thinking.get("budget_tokens"), int):
+        made[BUDGET] = budget
     return made
 
 
@@ -136,7 +132,7 @@ def _output_config(value: Any) -> dict[str, Any]:
     if value.get("format") is not None:
         made |= _format(value["format"], "output_config.format")
     if isinstance(effort := value.get("effort"), str):
-        made["reasoning_effort"] = EFFORTS.get(effort, effort)
+        made[EFFORT] = EFFORTS.get(effort, effort)
     return made
 
 

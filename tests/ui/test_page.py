@@ -101,6 +101,30 @@ async def test_a_split_is_changed_while_a_chat_streams(rig: CardRig, chromium: B
     assert await page.said() == []
 
 
+async def test_what_is_sent_before_a_model_is_known_goes_out_with_the_first(
+    rig: CardRig, chromium: Browser
+) -> None:
+    page = await chromium.open("about:blank")
+    await page.do(
+        """
+        let known;
+        await page.route("**/v1/models", async (route) => {
+          await new Promise((resolve) => (known = resolve));
+          await route.continue();
+        });
+        await page.goto(arg.url);
+        await page.getByLabel("What to ask").fill("tell me all");
+        await page.keyboard.press("Enter");
+        await page.locator(arg.cell).first().waitFor();
+        await page.unroute("**/v1/models", { behavior: "ignoreErrors" });
+        known();
+        await page.locator(".message.assistant .text").waitFor();
+        """,
+        {"url": f"{rig.proxy.url}/ui/", "cell": f"{card('a')} .cell"},
+    )
+    await page.click('.send button:has-text("Stop")')
+
+
 async def test_a_chat_is_offered_with_those_that_talk(rig: CardRig, chromium: Browser) -> None:
     page = await opened(rig, chromium)
     await page.sees('button[aria-label="Load embed"]')

@@ -154,8 +154,7 @@ async def test_a_model_without_experts_has_its_own_words(rig: CardRig, chromium:
 
 async def test_what_other_splits_gave_and_would_give(rig: CardRig, chromium: Browser) -> None:
     (backend,) = rig.proxy.app.services.pool.backends()
-    speeds = rig.proxy.app.services.split_table._speeds  # type: ignore[attr-defined]
-    speeds._speeds.clear()
+    speeds = nothing_learned(rig)
     page = await with_other_splits(rig, chromium)
     await page.sees('.neighbours:has-text("moe-proxy bench a")')
     await page.sees('.neighbours:has-text("RPC0 4917 GB/s")')
@@ -195,7 +194,6 @@ async def test_without_a_devices_speed_there_is_a_reason_and_no_number(
     rig: CardRig, chromium: Browser
 ) -> None:
     (backend,) = rig.proxy.app.services.pool.backends()
-    speeds = rig.proxy.app.services.split_table._speeds  # type: ignore[attr-defined]
     text, mine = rig.text({}, {}), '[devices.RPC0]\nmemory = "{}"'
     assert mine.format("nvml:GPU-0") in text
 
@@ -204,7 +202,7 @@ async def test_without_a_devices_speed_there_is_a_reason_and_no_number(
         lambda: rig.proxy.app.services.memory.latest().devices["RPC0"].source == "ggml",
         "it is read elsewhere",
     )
-    speeds._speeds.clear()
+    nothing_learned(rig)
     table = await rig.proxy.get(f"/admin/backends/{backend.id}/splits")
     page = await with_other_splits(rig, chromium)
 
@@ -217,6 +215,16 @@ async def with_other_splits(rig: CardRig, chromium: Browser) -> Page:
     page = await opened(rig, chromium)
     await page.click("text=What other splits give")
     return page
+
+
+def nothing_learned(rig: CardRig) -> SplitSpeeds:
+    """Have all forgotten that earlier answers have shown; returns what notes new ones."""
+    services = rig.proxy.app.services
+    speeds = services.split_table._speeds  # type: ignore[attr-defined]
+    speeds._lately, speeds._new = SplitSpeeds(), {}
+    for file in services.policies.current.catalog.state.glob("bench/*.use.json"):
+        file.unlink()
+    return speeds._lately
 
 
 def noted(speeds: SplitSpeeds, split: int, speed: float) -> None:

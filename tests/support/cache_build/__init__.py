@@ -1,6 +1,6 @@
 """A build of llama.cpp that seems to have an expert cache: the real one, but for two small
-libraries before it (llama.cpp and server.cpp here say what they do). No real build with one has
-been run."""
+libraries before it (llama.cpp and server.cpp here say what they do). The real cache is run by
+tests/worker/test_real_cache.py, without a server."""
 
 import hashlib
 import subprocess

@@ -1,6 +1,6 @@
 // A llama.cpp that seems to have an expert cache, for tests of everything around it: this library stands before the
 // real libllama and takes what the cache has to do with. What it does as the real one does (llama.cpp's
-// src/llama-moe-cache.cpp, read and not run): it is made with the context, on the first GPU, of all layers whose experts
+// src/llama-moe-cache.cpp): it is made with the context, on the first GPU, of all layers whose experts
 // are in host memory then, from which size it is told; it is counted under the context; and without a GPU there is
 // no context. It computes nothing. Where the real one would read freed or foreign memory because a layer that it has
 // was moved, this one says so and aborts.

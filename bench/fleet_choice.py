@@ -164,7 +164,7 @@ class World:
         heapq.heappush(self._events, (at_s, next(self._order), what, key, model))
 
     def _ask(self, now_s: float, key: bytes, model: str) -> None:
-        asked = Asked(model, key, 8192, self._sizes[model][0])
+        asked = Asked(model, key, 8192, self._sizes[model][0], self._where.get(key))
         began_s = time.perf_counter()
         choice = self._chooser(self.fleet, asked, self._own)
         self.seen.choices_s.append(time.perf_counter() - began_s)

@@ -1,10 +1,10 @@
 """Which machine of a fleet a request goes to. Pure.
 
-A conversation's prompt is cached where it was answered before. Nobody remembers where that was:
-each front orders the nodes that have the model by a hash of the conversation and their name, and
-takes the first that has a slot free (rendezvous hashing, Thaler and Ravishankar 1998, with bounded
-load, Mirrokni, Thorup and Zadimoghaddam 2016). So all fronts choose alike without a word between
-them, and a conversation moves only if its node is full, or left.
+A conversation's prompt is cached where it was answered before, which a front remembers for a while.
+Of what it does not remember, or another front had, it orders the nodes that have the model by a
+hash of the conversation and their name, and takes the first that has a slot free (rendezvous
+hashing, Thaler and Ravishankar 1998, with bounded load, Mirrokni, Thorup and Zadimoghaddam 2016):
+so all fronts choose alike without a word between them.
 """
 
 from collections.abc import Collection, Iterable
@@ -29,6 +29,7 @@ class Asked:
     key: bytes
     ctx: int = 0
     least_bytes: int = 0
+    before: str | None = None  # the node that has answered this conversation last
     without: Collection[str] = frozenset()  # nodes that have failed it already
 
 
@@ -48,10 +49,11 @@ def choose(fleet: Fleet, asked: Asked) -> Choice | None:
         for name, each in fleet.with_model(asked.model).items()
         if each.ctx >= asked.ctx and _may(fleet.nodes[name], asked)
     }
-    for name in by_hash(asked.key, loaded):
+    order = sorted(loaded, key=lambda name: _rank(asked, name))
+    for name in order:
         if loaded[name].is_free:
             return Choice(name, "loaded")
-    shortest = min(by_hash(asked.key, loaded), key=lambda n: loaded[n].line, default=None)
+    shortest = min(order, key=lambda name: loaded[name].line, default=None)
     if shortest is not None and loaded[shortest].line < HOT_LINE:
         return Choice(shortest, "line")
     elsewhere = [
@@ -63,20 +65,13 @@ def choose(fleet: Fleet, asked: Asked) -> Choice | None:
         return found
     if shortest is not None:
         return Choice(shortest, "line")
-    calmest = min(
-        elsewhere, key=lambda node: (_load(node), -_rank(asked.key, node.name)), default=None
-    )
+    calmest = min(elsewhere, key=lambda node: (_load(node), _rank(asked, node.name)), default=None)
     return Choice(calmest.name, "wait") if calmest else None
-
-
-def by_hash(key: bytes, nodes: Iterable[str]) -> list[str]:
-    """The same order for everybody, another one for each key."""
-    return sorted(nodes, key=lambda name: _rank(key, name), reverse=True)
 
 
 def _with_least_harm(nodes: Iterable[Node], asked: Asked, *, hot: bool) -> Choice | None:
     """Where it takes least from others. For a model that is `hot` elsewhere nobody is unloaded."""
-    best: tuple[tuple[int, int, int, int], Node, Why] | None = None
+    best: tuple[tuple[object, ...], Node, Why] | None = None
     for node in nodes:
         lacks = max(asked.least_bytes - node.free_bytes, 0)
         why: Why = "room" if not lacks else "shrink" if lacks <= node.movable_bytes else "unload"
@@ -84,7 +79,7 @@ def _with_least_harm(nodes: Iterable[Node], asked: Asked, *, hot: bool) -> Choic
             continue
         # Of those that lack nothing, the one with the most room.
         order = (("room", "shrink", "unload").index(why), lacks, -node.free_bytes)
-        rank = (*order, -_rank(asked.key, node.name))
+        rank = (*order, _rank(asked, node.name))
         if best is None or rank < best[0]:
             best = rank, node, why
     return Choice(best[1].name, best[2]) if best else None
@@ -98,5 +93,7 @@ def _load(node: Node) -> int:
     return sum(each.in_flight + each.waiting for each in node.loaded)
 
 
-def _rank(key: bytes, name: str) -> int:
-    return int.from_bytes(blake2b(name.encode(), key=key[:64], digest_size=8).digest())
+def _rank(asked: Asked, name: str) -> tuple[bool, bytes]:
+    """The least comes first: the same order for everybody, another one for each conversation."""
+    hashed = blake2b(name.encode(), key=asked.key[:64], digest_size=8).digest()
+    return name != asked.before, hashed

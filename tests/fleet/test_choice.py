@@ -65,6 +65,20 @@ def test_where_its_node_is_full_the_next_one_has_it_and_then_its_own_again() -> 
     assert choose(two, Asked("m", key)) == own
 
 
+def test_what_is_remembered_counts_before_the_hash() -> None:
+    key = keys(1)[0]
+    two = fleet(serving("a"), serving("b"))
+    own = choose(two, Asked("m", key))
+    assert own
+    other = "b" if own.node == "a" else "a"
+
+    assert choose(two, Asked("m", key, before=other)) == Choice(other, "loaded")
+    two.update(serving(other, busy=2))
+    assert choose(two, Asked("m", key, before=other)) == own
+    two.remove(other)
+    assert choose(two, Asked("m", key, before=other)) == own
+
+
 def test_a_context_that_is_too_small_is_none() -> None:
     two = fleet(serving("a", ctx=4096), serving("b", ctx=32768))
 

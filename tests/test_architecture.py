@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "engine": "catalog errors files tasks threads",
     "errors": "",
     "files": "",
+    "fleet": "",
     "hub": "catalog engine errors files tasks threads",
     "memory": "engine tasks text",
     "observe": "clock errors text version",

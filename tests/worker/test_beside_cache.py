@@ -18,7 +18,7 @@ from proxy.placement.footprint import settings_of
 from proxy.worker.beside_cache import BesideCache
 from proxy.worker.experts import movable_layers
 from proxy.worker.llama import Tensor
-from tests.support.cache_build import cache_build
+from tests.support.cache_build import GIVEN, cache_build
 from tests.support.hosted import hosted as worker
 from tests.support.llama import Client, rpc_server
 from tests.support.models import model
@@ -113,7 +113,8 @@ async def test_the_cache_is_counted_by_itself(beside: HostedEngine) -> None:
     assert kinds["cache"] == CACHE_MIB << 20
     path = model(layers=LAYERS)
     usual = settings_of(LoadOptions("test", path, ctx=2048, parallel=4))
-    assert kinds["kv"] == estimate(read_header(path), usual).kv_bytes
+    # Of a real one, up to a slot of it stays free.
+    assert abs(kinds["kv"] - estimate(read_header(path), usual).kv_bytes) < 1 << 18
 
 
 @pytest.mark.llama
@@ -130,6 +131,7 @@ async def test_where_all_is_cached_nothing_moves_and_it_says_why(hosted: Hosted)
 
 
 @pytest.mark.llama
+@pytest.mark.skipif(bool(GIVEN), reason="these sizes are not too much or too little for a real one")
 @pytest.mark.parametrize(
     ("cache_mib", "words"),
     [
@@ -173,6 +175,7 @@ async def test_a_model_that_is_loaded_anew_has_its_cache_anew(hosted: Hosted) ->
 
 
 @pytest.mark.llama
+@pytest.mark.skipif(bool(GIVEN), reason="a real one is seen, and then nothing moves")
 @pytest.mark.usefixtures("unchecked")
 async def test_the_stand_in_ends_who_moves_what_is_cached(hosted: Hosted) -> None:
     """What all of this is for: a cache that the worker does not know of."""

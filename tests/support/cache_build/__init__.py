@@ -1,8 +1,12 @@
 """A build of llama.cpp that seems to have an expert cache: the real one, but for two small
-libraries before it (llama.cpp and server.cpp here say what they do). The real cache is run by
-tests/worker/test_real_cache.py, without a server."""
+libraries before it (llama.cpp and server.cpp here say what they do).
+
+$MOE_PROXY_CACHE_BUILD names the folder of a real build with one, for all tests in its place. It
+needs ggml-rpc-server there, which is of the same release then.
+"""
 
 import hashlib
+import os
 import subprocess
 import sysconfig
 import tempfile
@@ -14,11 +18,14 @@ from proxy.worker.llama import default_libdir
 from tests.support import archive
 
 HERE = Path(__file__).parent
+GIVEN = os.environ.get("MOE_PROXY_CACHE_BUILD")
 REAL = "real"
 
 
 def cache_build() -> Path:
     """The folder, for `engine.libdir`; made once."""
+    if GIVEN:
+        return Path(GIVEN)
     libraries = default_libdir()
     made_of = (HERE / "llama.cpp", HERE / "server.cpp", Path(__file__))
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in made_of))

@@ -45,8 +45,13 @@ def device_ids(devices: Iterable[Device]) -> tuple[str, ...]:
     return tuple(sorted(f"{d.name} {d.description}" for d in devices if d.kind != "cpu"))
 
 
-def engine_id(libdir: Path | None = None) -> str:
-    """The llama.cpp in use: llama-cpp-python's version, or the folder that has another build."""
+def engine_id(libdir: Path | None = None, backends: Iterable[Path] = ()) -> str:
+    """The llama.cpp in use: llama-cpp-python's version, or the folder that has another build, and
+    the `backends` from elsewhere."""
+    return " with ".join((_llama_cpp(libdir), *map(str, backends)))
+
+
+def _llama_cpp(libdir: Path | None) -> str:
     if libdir is not None:
         return f"llama.cpp in {libdir}"
     try:

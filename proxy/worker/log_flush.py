@@ -15,6 +15,7 @@ from proxy.worker.llama import LlamaLibrary
 FLUSH_S: Final = 2.0
 
 _Callback = c.CFUNCTYPE(None, c.c_char_p)
+_AtExit = c.CFUNCTYPE(None, c.c_void_p)
 _kept: list[object] = []  # what C has a pointer to
 
 
@@ -41,3 +42,11 @@ def write_log_before_abort(llama: LlamaLibrary) -> None:
     callback = _Callback(aborts)
     _kept.append(callback)
     llama.set_abort_callback(callback)
+
+
+def write_log_at_exit(llama: LlamaLibrary) -> None:
+    """The same where llama.cpp itself calls exit(), as for some of its arguments. To be called only
+    by who never ends this interpreter in another way than at once: it runs Python."""
+    callback = _AtExit(lambda _: write_log(llama))
+    _kept.append(callback)
+    c.CDLL(None)["__cxa_atexit"](callback, None, None)  # atexit() itself is in no shared library

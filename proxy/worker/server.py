@@ -22,7 +22,7 @@ from proxy.worker.beside_cache import BesideCache
 from proxy.worker.experts import Experts
 from proxy.worker.gate import Gate, preload
 from proxy.worker.llama import DeviceProps, LlamaError, LlamaLibrary
-from proxy.worker.log_flush import write_log, write_log_before_abort
+from proxy.worker.log_flush import write_log, write_log_at_exit, write_log_before_abort
 from proxy.worker.mover import Mover
 from proxy.worker.next_step import on_cpu
 from proxy.worker.server_arguments import (
@@ -119,6 +119,7 @@ class EmbeddedServer:
             name="llama-server",
             daemon=True,
         )
+        write_log_at_exit(self._llama)
         server.start()
         while server.is_alive() and not self._answers():
             time.sleep(READY_POLL_S)

@@ -20,7 +20,7 @@ from proxy.api.server import make_runner
 from proxy.api.services import Services
 from proxy.api.strangers import Strangers
 from proxy.catalog.store import Stores
-from proxy.catalog.watch import watch
+from proxy.catalog.watch import CatalogWatch
 from proxy.clock import RealClock
 from proxy.control.assembly import Surroundings, assemble, floor_by_bench, footprint_by_header
 from proxy.control.capacity import capacity
@@ -189,7 +189,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stack.push_async_callback(pool.kill)
         stores = Stores(home_of(settings.env))
         catalog = await first_catalog(policies.current, stores)
-        await stack.enter_async_context(loops.background(partial(watch, catalog), name="catalog"))
+        folders = CatalogWatch(catalog)
+        await stack.enter_async_context(loops.background(folders.run, name="catalog"))
         resolver = Resolver(lambda: policies.current, catalog)
         speeds = SplitSpeeds()
 
@@ -201,7 +202,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         await stack.enter_async_context(loops.background(rates.run, name="rates"))
 
-        dirs = ModelDirs(catalog, stores)
+        dirs = ModelDirs(catalog, stores, folders.look_elsewhere)
         ledger = Ledger()
         workers = WorkerDevices(lambda: serving(pool), clock)
         memory = MemoryWatch(

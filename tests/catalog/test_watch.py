@@ -2,18 +2,16 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from functools import partial
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
-from watchfiles._rust_notify import RustNotify
 
 from proxy.catalog import watch
 from proxy.catalog.local import Catalog
 from proxy.catalog.store import Store
 from proxy.clock import RealClock
+from proxy.kernel.inotify import Events
 from proxy.tasks import Loops
 from tests.catalog.test_store import put
 from tests.support.guard import HANG_S, until
@@ -26,11 +24,12 @@ class Watched:
         self.models = root / "models"
         self.store = Store(root / "store", "ollama")
         self.catalog = Catalog([self.models], {}, [self.store])
+        self.watch = watch.CatalogWatch(self.catalog)
         self.begun: list[set[str]] = []
 
-    def watches(self, paths: list[str], *more: Any) -> RustNotify:
-        made = RustNotify(paths, *more)
-        self.begun.append(set(paths))
+    def watches(self, wanted: Mapping[Path, int]) -> Events:
+        made = Events(wanted)
+        self.begun.append({str(path) for path in wanted})
         return made
 
     async def lists(self, *names: str) -> None:
@@ -44,11 +43,11 @@ class Watched:
 
 @pytest.fixture
 async def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
-    monkeypatch.setattr(watch, "RECHECK_MS", 200)
+    """What it does, it does for an event: it does not look by itself."""
+    monkeypatch.setattr(watch, "RECHECK_S", 3600.0)
     watched = Watched(tmp_path)
-    monkeypatch.setattr("watchfiles.main.RustNotify", watched.watches)
-    run = partial(watch.watch, watched.catalog)
-    async with Loops(RealClock()).background(run, name="catalog"):
+    monkeypatch.setattr(watch, "Events", watched.watches)
+    async with Loops(RealClock()).background(watched.watch.run, name="catalog"):
         yield watched
 
 
@@ -56,7 +55,7 @@ async def test_models_that_come_and_go(watched: Watched) -> None:
     watched.models.mkdir()
     (watched.models / "a.gguf").write_bytes(b"GGUF")
     await watched.lists("a")
-    await watched.is_watching(watched.models)
+    await watched.is_watching(watched.models, watched.models.parent)
 
     (watched.models / "below").mkdir()
     (watched.models / "below" / "b.gguf").write_bytes(b"GGUF")
@@ -64,18 +63,18 @@ async def test_models_that_come_and_go(watched: Watched) -> None:
 
     manifest = put(watched.store.root, "registry.ollama.ai/library/c/latest", model=b"GGUF")
     await watched.lists("a", "b", "c:latest")
-    await watched.is_watching(watched.models, watched.store.manifests)
+    folders = (manifest.parents[number] for number in range(4))
+    await watched.is_watching(watched.models, watched.models / "below", *folders)
 
     manifest.unlink()
     (watched.models / "a.gguf").unlink()
     await watched.lists("b")
 
 
-async def test_a_name_that_is_not_utf8_does_not_end_it(watched: Watched) -> None:
+async def test_a_name_that_is_not_utf8_does_not_end_it(watched: Watched, tmp_path: Path) -> None:
     watched.models.mkdir()
-    await watched.is_watching(watched.models)
+    await watched.is_watching(watched.models, tmp_path)
     Path(os.fsdecode(os.fsencode(watched.models) + b"/m\xff.gguf")).write_bytes(b"GGUF")
-    await watched.is_watching(watched.models, times=2)
 
     (watched.models / "a.gguf").write_bytes(b"GGUF")
 
@@ -86,7 +85,8 @@ async def test_other_folders_are_followed(watched: Watched, tmp_path: Path) -> N
     other = tmp_path / "other"
     other.mkdir()
     watched.catalog.use([other], {})
-    await watched.is_watching(other)
+    watched.watch.look_elsewhere()
+    await watched.is_watching(other, tmp_path)
 
     (other / "x.gguf").write_bytes(b"GGUF")
 
@@ -117,12 +117,12 @@ async def test_a_model_that_comes_between_looking_and_watching_is_seen(
 ) -> None:
     late: list[int] = []
 
-    def begin(paths: list[str], *more: Any) -> RustNotify:
-        if not late:
+    def begin(wanted: Mapping[Path, int]) -> Events:
+        if watched.models in wanted and not late:
             late.append((watched.models / "late.gguf").write_bytes(b"GGUF"))
-        return watched.watches(paths, *more)
+        return watched.watches(wanted)
 
-    monkeypatch.setattr("watchfiles.main.RustNotify", begin)
+    monkeypatch.setattr(watch, "Events", begin)
     watched.models.mkdir()
 
     await watched.lists("late")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from watchfiles._rust_notify import RustNotify
 
+from proxy.kernel.inotify import Events
 from proxy.policy import watch as module
 from proxy.policy.load import Loaded, load
 from proxy.policy.sources import Sources, read
@@ -78,12 +78,12 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Watching:
         return sources
 
     def watches(*arguments: Any) -> Any:
-        made = RustNotify(*arguments)
+        made = Events(*arguments)
         found.watches = True
         return made
 
     monkeypatch.setattr(module, "read", look)
-    monkeypatch.setattr("watchfiles.main.RustNotify", watches)
+    monkeypatch.setattr(module, "Events", watches)
     return found
 
 
@@ -95,10 +95,8 @@ def watching(found: Watching) -> Watch:
     async def start(
         path: Path | None, env: dict[str, str], since: Loaded | None = None
     ) -> AsyncIterator[Watching]:
-        stop = asyncio.Event()
-
         async def collect() -> None:
-            async for loaded in watch(path, env, stop=stop, since=since):
+            async for loaded in watch(path, env, since=since):
                 found.told.put_nowait(loaded)
 
         task = asyncio.create_task(collect())
@@ -107,8 +105,8 @@ def watching(found: Watching) -> Watch:
         try:
             yield found
         finally:
-            stop.set()
-            await asyncio.wait_for(task, HANG_S)
+            task.cancel()
+            await asyncio.wait([task])
 
     return start
 
@@ -116,7 +114,8 @@ def watching(found: Watching) -> Watch:
 @pytest.fixture
 def events_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks for no other reason than an event."""
-    monkeypatch.setattr(module, "RECHECK_MS", int(NEVER_S * 1000))
+    for name in ("RECHECK_S", "UNTOLD_S"):
+        monkeypatch.setattr(module, name, NEVER_S)
 
 
 @pytest.fixture
@@ -224,7 +223,7 @@ async def test_a_file_that_is_saved_in_pieces_is_told_once(
 
 def test_what_is_waited_for_before_a_change_is_told_is_short() -> None:
     """Half of what the whole way from saving to the first moved layer may take."""
-    assert (module.DEBOUNCE_MS + module.STEP_MS) / 1000 + 2 * module.SETTLE_S < 0.25
+    assert 2 * module.SETTLE_S < 0.25
 
 
 @pytest.mark.usefixtures("events_only")
@@ -411,22 +410,6 @@ async def test_an_edit_between_loading_and_watching_is_not_lost(
         assert await found.port() == 2
 
 
-async def test_cancelling_leaves_the_event_of_the_caller_alone(
-    tmp_path: Path, env: dict[str, str], found: Watching
-) -> None:
-    stop = asyncio.Event()
-    changes = watch(tmp_path, env, stop=stop)
-    task = asyncio.ensure_future(anext(changes))
-    await until(lambda: found.watches, "it has begun")
-
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-    assert not stop.is_set()
-    await changes.aclose()
-
-
 async def test_a_path_that_cannot_be_looked_at_is_no_end(
     tmp_path: Path, env: dict[str, str], watching: Watch
 ) -> None:
@@ -444,7 +427,7 @@ async def test_without_watches_it_still_looks(
     def no_watches(*_: object, **__: object) -> None:
         raise OSError("OS file watch limit reached")
 
-    monkeypatch.setattr("watchfiles.main.RustNotify", no_watches)
+    monkeypatch.setattr(module, "Events", no_watches)
 
     async with watching(file, env) as found:
         write(file, 2)

@@ -25,7 +25,7 @@ from proxy.clock import RealClock
 from proxy.control.assembly import Surroundings, assemble, floor_by_bench, footprint_by_header
 from proxy.control.capacity import capacity
 from proxy.control.hang_watch import HangWatch
-from proxy.control.headroom import serving
+from proxy.control.headroom import hold_memory, serving
 from proxy.control.model_plan import ModelPlans
 from proxy.control.pins import Pins
 from proxy.control.slot_progress import busy_backends, noted, slots_progress
@@ -209,12 +209,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             setting=lambda device: policies.current.devices.for_device(device).memory,
             ask_workers=workers.ask_all,
             silent=workers.silent,
+            holds=lambda: hold_memory(serving(pool)),
         )
 
         def room_on_devices(rpc: Sequence[str]) -> Sequence[Budget]:
             return capacity(memory, ledger, policies.current, rpc)
 
-        planner = Planner(catalog, room_on_devices)
+        planner = Planner(catalog, room_on_devices, memory.recent)
         control = assemble(
             Surroundings(
                 pool=pool,

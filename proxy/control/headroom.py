@@ -281,6 +281,14 @@ def serving(pool: Backends) -> list[Backend]:
     return [backend for backend in pool.backends() if backend.state in SERVING]
 
 
+def hold_memory(backends: Iterable[Backend]) -> bool:
+    """Whether one of these has memory of a device, or may have: a foreign server does not tell."""
+    return any(
+        not held or any(any(kinds.values()) for device, kinds in held.items() if device != CPU)
+        for held in (backend.engine.known().held for backend in backends)
+    )
+
+
 def _goal_of(layer: Layer, goal: Placement) -> str:
     return goal.get(layer.index, layer.experts)
 

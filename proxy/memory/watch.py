@@ -1,4 +1,4 @@
-"""Reads all memory several times a second, and tells whoever listens.
+"""Reads all memory, several times a second while any of it is ours, and tells whoever listens.
 
 Each source has a thread of its own (`proxy.memory.reader`), so a driver that hangs or goes away
 makes its own reading old and nothing else.
@@ -7,7 +7,7 @@ makes its own reading old and nothing else.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,8 +15,10 @@ from typing import Any
 import structlog
 
 from proxy.engine.types import Device
+from proxy.kernel.psi import told_of_pressure
 from proxy.memory.host import read_host
 from proxy.memory.nvml import Nvml
+from proxy.memory.pace import IDLE_POLL_S, POLL_S, Pace
 from proxy.memory.reader import Reader, ReadResult
 from proxy.memory.readings import DeviceReading, HostReading, Sample
 from proxy.memory.snapshot import Snapshot, as_reported, device_reading
@@ -26,8 +28,6 @@ from proxy.tasks import spawn
 
 log = structlog.get_logger()
 
-POLL_S = 0.25
-IDLE_POLL_S = 2.0  # while nothing is loaded, nothing has to be moved in a hurry
 # How long a poll waits for slow sources. Most of them answer in a millisecond.
 PATIENCE_S = 0.1
 # Whoever asks the workers waits for one that hangs, once and for less than this, and then says
@@ -40,6 +40,8 @@ FRESH_S = 5.0
 CARDS_S = 30.0
 GGML = "ggml"
 
+Pressure = Callable[[Callable[[], None]], AbstractContextManager[bool]]
+
 
 class MemoryWatch:
     """The sampling loop. All methods belong to the event loop that `run` runs on.
@@ -47,7 +49,8 @@ class MemoryWatch:
     `setting` gives a device's `memory` of the policies, and is asked at each poll, so that an edit
     takes effect at once. `ask_workers` returns all devices as the workers report them now; without
     it, a ggml reading is as old as the last `set_devices`. `silent` names devices that only workers
-    which do not answer would tell of.
+    which do not answer would tell of. `holds`: whether what is loaded has memory of a device.
+    `pressure` has us told, for the length of a block, when programs wait for the machine's memory.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class MemoryWatch:
         setting: Callable[[str], str | None] = lambda _: None,
         ask_workers: Callable[[], Awaitable[Iterable[Device]]] | None = None,
         silent: Callable[[], Collection[str]] = frozenset,
+        holds: Callable[[], bool] = lambda: True,
+        pressure: Pressure = told_of_pressure,
         nvml: Nvml | None = None,
         sysfs: Sysfs | None = None,
         host: Callable[[], HostReading] = read_host,
@@ -68,12 +73,12 @@ class MemoryWatch:
     ) -> None:
         self._setting = setting
         self._ask_workers, self._silent = ask_workers, silent
+        self._holds, self._pressure = holds, pressure
         self._nvml = nvml or Nvml()
         self._sysfs = sysfs or Sysfs()
         self._read_host = host
         self._now = now
-        self._poll_s = poll_s
-        self._idle_poll_s = idle_poll_s
+        self._pace = Pace(poll_s, idle_poll_s)
         self._patience_s = patience_s
         self._fresh_s = fresh_s
         self._workers_s = workers_s
@@ -109,6 +114,7 @@ class MemoryWatch:
         one, as old as its `at_s` says, and the log tells.
         """
         number = self._begun + 1
+        self._pace.hurry()
         self._wake.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._fresh_s):
@@ -118,6 +124,11 @@ class MemoryWatch:
             age_s = round(self._now() - self._snapshot.at_s, 1) if self._snapshot.number else None
             log.warning("memory_not_fresh", waited_s=self._fresh_s, age_s=age_s)
         return self._snapshot
+
+    async def recent(self) -> Snapshot:
+        """The latest poll, or a fresh one where it was longer ago than while we hold memory."""
+        young = self._now() - self._snapshot.at_s < 2 * POLL_S
+        return self._snapshot if young else await self.fresh()
 
     def subscribe(self, listener: Callable[[Snapshot], None]) -> Callable[[], None]:
         """Call `listener` after each poll. Returns how to end that."""
@@ -144,18 +155,25 @@ class MemoryWatch:
     async def run(self) -> None:
         """Poll until cancelled."""
         try:
-            while True:
-                self._wake.clear()
-                began = self._now()
-                await self._poll(began)
-                every = self._poll_s if self._pids else self._idle_poll_s
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(max(began + every - self._now(), 0)):
-                        await self._wake.wait()
+            with self._pressure(self._pressed) as told:
+                while True:
+                    self._wake.clear()
+                    began = self._now()
+                    await self._poll(began)
+                    holds = bool(self._pids and self._devices) and self._holds()
+                    every = self._pace.interval_s(self._now(), holds=holds, told=told)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(max(began + every - self._now(), 0)):
+                            await self._wake.wait()
         finally:
             self._keep_readers(())
             if self._asking is not None:
                 self._asking.cancel()
+
+    def _pressed(self) -> None:
+        """Programs wait for the machine's memory."""
+        self._pace.pressed(self._now())
+        self._wake.set()
 
     async def _poll(self, began: float) -> None:
         self._begun += 1
@@ -178,7 +196,10 @@ class MemoryWatch:
         hanging = {reader.name for reader in readers if reader.busy}
         if self._asking is not None and began - self._asked_s > self._workers_s:
             hanging.add(GGML)
-        asked = [reader for reader in readers if self._ask(reader)]
+        wanted = readers if self._pace.host_is_due(began) else readers[1:]
+        asked = [reader for reader in wanted if self._ask(reader)]
+        if host in asked:
+            self._pace.host_asked(began)
         if host in asked and host.answer.at_s is None:
             # It is in files, and no picture is to be without it: the first time is waited for.
             await self._answers([host], patience_s=self._fresh_s)

@@ -3,8 +3,9 @@
 The model is handed in, found once for each request; what it came to is remembered.
 """
 
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from cachetools import LRUCache
@@ -43,9 +44,15 @@ _Key = tuple[Model, Split | None, int | None, Mode]
 class Planner:
     """Plans requests. What it knows of a model is as old as the model that it is given."""
 
-    def __init__(self, catalog: Catalog, capacity: Capacity = lambda _: ()) -> None:
-        """`capacity` tells what of the devices, with these RPC servers, a model could have."""
-        self._catalog = catalog
+    def __init__(
+        self,
+        catalog: Catalog,
+        capacity: Capacity = lambda _: (),
+        look: Callable[[], Coroutine[Any, Any, object]] | None = None,
+    ) -> None:
+        """`capacity` tells what of the devices, with these RPC servers, a model could have, by what
+        was read of them last; `look` returns when that is not long ago."""
+        self._catalog, self._look = catalog, look
         self._batches = Batches(catalog, capacity)
         self._contexts = Contexts(catalog, capacity)
         self._conversations = Conversations(catalog, capacity)
@@ -84,6 +91,8 @@ class Planner:
         return await self._with_batch(model, plan)
 
     async def _with_parallel(self, model: Model, plan: LoadPlan) -> LoadPlan:
+        if self._look is not None:
+            await self._look()
         layers = (await self._facts_of(model)).layers
         parallel = await self._conversations.choose(model.entry, model.policy, plan.options, layers)
         return replace(plan, options=replace(plan.options, parallel=parallel))

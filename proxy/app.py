@@ -279,7 +279,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             resolver=resolver,
             pool=pool,
             planner=planner,
-            router=Router(planner, pool, control.controller, keeper.arriving),
+            router=Router(planner, pool, control.controller, keeper.arriving, rates.begin),
             desired=control.desired,
             controller=control.controller,
             events=events,

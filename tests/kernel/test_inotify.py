@@ -36,10 +36,10 @@ async def test_who_waits_is_woken_by_what_happens_and_by_who_wants_it(tmp_path: 
         await asyncio.sleep(0)
         (tmp_path / "a").touch()
         assert {each.name for each in await waiting} == {"a"}
+        await events.quiet(0.01, 0.1)
 
         waiting = asyncio.ensure_future(events.next(HANG_S))
         await asyncio.sleep(0)
-        await events.quiet(0.001, 0.001)
         events.wake()
         assert await waiting == []
         events.wake()
@@ -77,7 +77,7 @@ async def test_what_was_lost_concerns_everything(tmp_path: Path) -> None:
 
     with closing(Events({tmp_path: ALL})) as events:
         for number in range(most + 1):  # of the same twice in a row, one is kept
-            (tmp_path / f"{number % 2}").touch()
+            (tmp_path / f"{number % 2}").write_bytes(b"")
         found = await events.next(HANG_S)
 
     assert Happened(None, "", is_folder=False) in found

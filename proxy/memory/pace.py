@@ -5,8 +5,8 @@ from typing import Final
 POLL_S: Final = 0.25
 # While we hold nothing on a device, nothing has to be moved in a hurry.
 IDLE_POLL_S: Final = 5.0
-# The machine's own: the kernel tells when programs wait for it, and it only has to be told of.
-HOST_S: Final = 1.0
+# The machine's own is only told of, and the kernel tells when programs wait for it.
+HOST_S: Final = IDLE_POLL_S
 # How often it is read after that, and for how long: its shares of the last 10 s are made every 2 s.
 PRESSED_POLL_S: Final = 2.0
 PRESSED_S: Final = 10.0
@@ -26,7 +26,7 @@ class Pace:
         the kernel tells when programs wait for memory; else it is read as if they had."""
         if holds:
             return self._poll_s
-        pressed = not told or now_s - self._pressed_s < PRESSED_S
+        pressed = self._is_pressed(now_s, told)
         return min(self._idle_poll_s, PRESSED_POLL_S) if pressed else self._idle_poll_s
 
     def pressed(self, now_s: float) -> None:
@@ -41,5 +41,8 @@ class Pace:
     def host_is_due(self, now_s: float) -> bool:
         return now_s >= self._host_due_s
 
-    def host_asked(self, now_s: float) -> None:
-        self._host_due_s = now_s + HOST_S
+    def host_asked(self, now_s: float, *, told: bool) -> None:
+        self._host_due_s = now_s + (PRESSED_POLL_S if self._is_pressed(now_s, told) else HOST_S)
+
+    def _is_pressed(self, now_s: float, told: bool) -> bool:
+        return not told or now_s - self._pressed_s < PRESSED_S

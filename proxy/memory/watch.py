@@ -6,7 +6,7 @@ makes its own reading old and nothing else.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,7 @@ import structlog
 
 from proxy.engine.types import Device
 from proxy.kernel.psi import told_of_pressure
+from proxy.memory.bell import Bell
 from proxy.memory.host import read_host
 from proxy.memory.nvml import Nvml
 from proxy.memory.pace import IDLE_POLL_S, POLL_S, Pace
@@ -88,6 +89,8 @@ class MemoryWatch:
         self._pids: frozenset[int] = frozenset()
         self._cards = Cards()
         self._cards_due_s = 0.0
+        self._sources: dict[str, Source] = {}
+        self._chosen_by: tuple[object, object, list[str | None]] = (None, None, [])
         # Cards, until a worker has told which devices there are. Read once: asking wakes a card
         # that sleeps, and nothing is to be moved yet.
         self._unnamed: dict[str, DeviceReading] = {}
@@ -98,8 +101,8 @@ class MemoryWatch:
         self._asked_s = 0.0
         self._snapshot = Snapshot()
         self._begun = 0
-        self._wake = asyncio.Event()
-        self._answered = asyncio.Event()
+        self._told = False  # by the kernel, when programs wait for memory
+        self._wake, self._answered = Bell(), Bell()
         self._published = asyncio.Event()
 
     def latest(self) -> Snapshot:
@@ -115,7 +118,7 @@ class MemoryWatch:
         """
         number = self._begun + 1
         self._pace.hurry()
-        self._wake.set()
+        self._wake.ring()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._fresh_s):
                 while self._snapshot.number < number:
@@ -144,27 +147,24 @@ class MemoryWatch:
         self._report(self._devices.values(), self._now())
         if before != {(name, device.device_id) for name, device in self._devices.items()}:
             self._cards_due_s = 0.0
-            self._wake.set()
+            self._wake.ring()
 
     def set_pids(self, pids: Collection[int]) -> None:
         """The processes that are ours. None of them means that nothing is loaded."""
         if self._pids != (new := frozenset(pids)):
             self._pids = new
-            self._wake.set()
+            self._wake.ring()
 
     async def run(self) -> None:
         """Poll until cancelled."""
         try:
-            with self._pressure(self._pressed) as told:
+            with self._pressure(self._pressed) as self._told:
                 while True:
-                    self._wake.clear()
                     began = self._now()
                     await self._poll(began)
                     holds = bool(self._pids and self._devices) and self._holds()
-                    every = self._pace.interval_s(self._now(), holds=holds, told=told)
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(max(began + every - self._now(), 0)):
-                            await self._wake.wait()
+                    every = self._pace.interval_s(self._now(), holds=holds, told=self._told)
+                    await self._wake.wait(began + every - self._now())
         finally:
             self._keep_readers(())
             if self._asking is not None:
@@ -173,7 +173,7 @@ class MemoryWatch:
     def _pressed(self) -> None:
         """Programs wait for the machine's memory."""
         self._pace.pressed(self._now())
-        self._wake.set()
+        self._wake.ring()
 
     async def _poll(self, began: float) -> None:
         self._begun += 1
@@ -182,10 +182,7 @@ class MemoryWatch:
         # From here on this poll is about these, whatever others are named while it waits.
         devices, first = self._devices, not self._unnamed_done
         unnamed = default_cards(self._cards) if first else []
-        sources = {
-            name: choose(device, self._setting(name), self._cards)
-            for name, device in devices.items()
-        }
+        sources = self._choose(devices)
         host = self._reader("host", self._read_host)
         readers = [host, *(self._card_reader(source) for source in sources.values() if source.card)]
         readers += [self._card_reader(source) for _, source in unnamed]
@@ -199,7 +196,7 @@ class MemoryWatch:
         wanted = readers if self._pace.host_is_due(began) else readers[1:]
         asked = [reader for reader in wanted if self._ask(reader)]
         if host in asked:
-            self._pace.host_asked(began)
+            self._pace.host_asked(began, told=self._told)
         if host in asked and host.answer.at_s is None:
             # It is in files, and no picture is to be without it: the first time is waited for.
             await self._answers([host], patience_s=self._fresh_s)
@@ -221,6 +218,19 @@ class MemoryWatch:
                 at_s=began,
             )
         )
+
+    def _choose(self, devices: Mapping[str, Device]) -> Mapping[str, Source]:
+        """Where each is read. Most polls are about the same as the one before."""
+        settings = [self._setting(name) for name in devices]
+        if (self._chosen_by[0] is not devices or self._chosen_by[1] is not self._cards) or (
+            self._chosen_by[2] != settings
+        ):
+            self._chosen_by = devices, self._cards, settings
+            self._sources = {
+                name: choose(device, setting, self._cards)
+                for (name, device), setting in zip(devices.items(), settings, strict=True)
+            }
+        return self._sources
 
     async def _look_for_cards(self, began: float) -> None:
         """List the cards anew. Ones that are known stay when their driver does not answer, so that
@@ -263,7 +273,7 @@ class MemoryWatch:
     def _notify(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
         def done() -> None:
             with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-                loop.call_soon_threadsafe(self._answered.set)
+                loop.call_soon_threadsafe(self._answered.ring)
 
         return done
 
@@ -271,11 +281,11 @@ class MemoryWatch:
         self, asked: list[Reader[Any]], *, patience_s: float, workers: bool = False
     ) -> None:
         """Wait for what was asked in this poll, not for what hangs since an earlier one."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
-                while (workers and self._asking) or any(reader.busy for reader in asked):
-                    self._answered.clear()
-                    await self._answered.wait()
+        until_s = time.monotonic() + patience_s
+        while (workers and self._asking) or any(reader.busy for reader in asked):
+            if (left_s := until_s - time.monotonic()) <= 0:
+                return
+            await self._answered.wait(left_s)
 
     def _ask_ggml(self, sources: Iterable[Source]) -> bool:
         """Ask the workers, unless nobody needs it or they still owe the last answer (False)."""
@@ -299,7 +309,7 @@ class MemoryWatch:
             }
         finally:
             self._asking = None
-            self._answered.set()
+            self._answered.ring()
 
     def _report(self, devices: Iterable[Device], at_s: float) -> None:
         for device in devices:

@@ -26,11 +26,22 @@ def test_where_nobody_tells_of_pressure_it_is_looked_for() -> None:
 def test_the_machines_own_memory_is_read_once_in_a_while_and_whenever_somebody_asks() -> None:
     pace = Pace()
     assert pace.host_is_due(100.0)
-    pace.host_asked(100.0)
+    pace.host_asked(100.0, told=True)
 
     assert not pace.host_is_due(100.0 + POLL_S)
     assert pace.host_is_due(100.0 + HOST_S)
     for told in (pace.hurry, lambda: pace.pressed(100.0)):
-        pace.host_asked(100.0)
+        pace.host_asked(100.0, told=True)
         told()
         assert pace.host_is_due(100.0 + POLL_S)
+
+
+def test_the_machines_own_memory_is_read_more_often_while_it_may_be_short() -> None:
+    pressed, untold = Pace(), Pace()
+    pressed.pressed(100.0)
+    pressed.host_asked(100.0, told=True)
+    untold.host_asked(100.0, told=False)
+
+    for pace in (pressed, untold):
+        assert not pace.host_is_due(100.0 + POLL_S)
+        assert pace.host_is_due(100.0 + PRESSED_POLL_S)

@@ -26,11 +26,14 @@ WAKES = Path(__file__).with_name("_wakes.py")
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A proxy that serves. `start_s`: from making its process to its port taking connections."""
+    """A proxy that serves. From making its process: when its port took connections, when it had
+    answered, and how long it had computed until then."""
 
     pid: int
     port: int
-    start_s: float
+    listens_s: float
+    answers_s: float
+    start_cpu_s: float
     counts: Path  # where one that counts its wakes writes them down
 
     @contextlib.asynccontextmanager
@@ -88,20 +91,30 @@ async def served(
         *(sys.executable, *program, "serve", "--port", str(port), "--policies", str(file)),
         *("--log-format", "json"),
         cwd=checkout,
-        # A state folder is one proxy's.
-        env=os.environ
-        | {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder), "PYTHONPATH": str(checkout)},
+        env=_environment(folder, checkout),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=(folder / "log").open("ab"),
     )
     try:
         async with asyncio.timeout(START_S):
             await _until_it_listens(process, port, folder / "log")
-        yield Served(process.pid, port, time.perf_counter() - began_s, counts)
+            listens_s = time.perf_counter() - began_s
+            await _until_it_answers(port)
+            answers_s = time.perf_counter() - began_s
+        yield Served(process.pid, port, listens_s, answers_s, cpu_s(process.pid), counts)
     finally:
         if process.returncode is None:
             process.terminate()
         await process.wait()
+
+
+def _environment(folder: Path, checkout: Path) -> dict[str, str]:
+    # A state folder is one proxy's.
+    own = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder), "PYTHONPATH": str(checkout)}
+    env = os.environ | own
+    # Users have byte code; without it, half of a start is the compiler's.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    return env
 
 
 async def _until_it_listens(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
@@ -113,6 +126,14 @@ async def _until_it_listens(process: asyncio.subprocess.Process, port: int, log:
         else:
             return
     raise SystemExit(f"the proxy ended with status {process.returncode}: {log.read_text()}")
+
+
+async def _until_it_answers(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    if not (await reader.read()).startswith(b"HTTP/1.1 200"):
+        raise SystemExit("the proxy does not answer")
+    writer.close()
 
 
 def cpu_s(pid: int) -> float:

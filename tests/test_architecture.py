@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "app": "api catalog clock control engine errors memory observe placement policy pool routing "
     "slots startup tasks upstream",
     "bench": "api app control engine errors placement policy pool routing",
-    "catalog": "errors files split threads",
+    "catalog": "errors files kernel split threads",
     "cli": "app bench catalog control demo engine errors files hub observe policy "
     "routing service split startup tasks text threads version",
     "clock": "",
@@ -33,10 +33,11 @@ MAY_IMPORT = {
     "errors": "",
     "files": "",
     "hub": "catalog engine errors files tasks threads",
-    "memory": "engine tasks text",
+    "kernel": "",
+    "memory": "engine kernel tasks text",
     "observe": "clock errors text version",
     "placement": "catalog engine split text",
-    "policy": "engine errors files observe split threads",
+    "policy": "engine errors files kernel observe split threads",
     "pool": "clock engine errors observe tasks",
     "routing": "catalog engine errors files placement policy pool split tasks threads",
     "slots": "catalog engine errors memory observe placement pool tasks threads upstream",

@@ -8,7 +8,7 @@ class Bell:
     which is most of what a wake-up costs that finds nothing to do."""
 
     def __init__(self) -> None:
-        # What changes: whether it was rung since the last wait, and who waits.
+        # What changes: whether it was rung since, and who waits.
         self._rung = False
         self._waiting: asyncio.Future[None] | None = None
 
@@ -16,8 +16,12 @@ class Bell:
         self._rung = True
         self._let_go()
 
+    def hush(self) -> None:
+        """What it was rung for until now is being done."""
+        self._rung = False
+
     async def wait(self, seconds: float) -> None:
-        """Return when it is rung, or was since the last wait; after so long in any case."""
+        """Return when it is rung, or was since the last wait or hush; after so long in any case."""
         if not self._rung and seconds > 0:
             loop = asyncio.get_running_loop()
             self._waiting = loop.create_future()

@@ -18,7 +18,7 @@ from proxy.engine.types import Device
 from proxy.kernel.psi import told_of_pressure
 from proxy.memory.bell import Bell
 from proxy.memory.host import read_host
-from proxy.memory.nvml import Nvml
+from proxy.memory.nvidia import Driver, Nvidia
 from proxy.memory.pace import IDLE_POLL_S, POLL_S, Pace
 from proxy.memory.reader import Reader, ReadResult
 from proxy.memory.readings import DeviceReading, HostReading, Sample
@@ -62,7 +62,7 @@ class MemoryWatch:
         silent: Callable[[], Collection[str]] = frozenset,
         holds: Callable[[], bool] = lambda: True,
         pressure: Pressure = told_of_pressure,
-        nvml: Nvml | None = None,
+        nvml: Driver | None = None,
         sysfs: Sysfs | None = None,
         host: Callable[[], HostReading] = read_host,
         now: Callable[[], float] = time.monotonic,
@@ -75,7 +75,7 @@ class MemoryWatch:
         self._setting = setting
         self._ask_workers, self._silent = ask_workers, silent
         self._holds, self._pressure = holds, pressure
-        self._nvml = nvml or Nvml()
+        self._nvml: Driver = nvml or Nvidia()
         self._sysfs = sysfs or Sysfs()
         self._read_host = host
         self._now = now
@@ -160,6 +160,7 @@ class MemoryWatch:
         try:
             with self._pressure(self._pressed) as self._told:
                 while True:
+                    self._wake.hush()
                     began = self._now()
                     await self._poll(began)
                     holds = bool(self._pids and self._devices) and self._holds()

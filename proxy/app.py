@@ -22,7 +22,7 @@ from proxy.api.strangers import Strangers
 from proxy.catalog.store import Stores
 from proxy.catalog.watch import CatalogWatch
 from proxy.clock import RealClock
-from proxy.control.assembly import Surroundings, assemble, floor_by_bench, footprint_by_header
+from proxy.control.assembly import Surroundings, assemble, floor_by_speed, footprint_by_header
 from proxy.control.capacity import capacity
 from proxy.control.hang_watch import HangWatch
 from proxy.control.headroom import hold_memory, serving
@@ -30,6 +30,7 @@ from proxy.control.model_plan import ModelPlans
 from proxy.control.pins import Pins
 from proxy.control.slot_progress import busy_backends, noted, slots_progress
 from proxy.control.speed_estimates import SpeedEstimates
+from proxy.control.speed_learned import LearnedSpeeds
 from proxy.control.split_table import SplitTable
 from proxy.control.worker_devices import WorkerDevices
 from proxy.engine.log_buffer import LogBuffer
@@ -42,7 +43,6 @@ from proxy.observe import log as logging
 from proxy.observe.events import EventLog
 from proxy.observe.rates import Rates
 from proxy.observe.record import Record
-from proxy.observe.split_speeds import SplitSpeeds
 from proxy.observe.traces import tracing
 from proxy.placement.budget import Budget
 from proxy.policy.diff import Changes
@@ -192,8 +192,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         folders = CatalogWatch(catalog)
         await stack.enter_async_context(loops.background(folders.run, name="catalog"))
         resolver = Resolver(lambda: policies.current, catalog)
-        speeds = SplitSpeeds()
-
+        speeds = LearnedSpeeds(
+            state=lambda: policies.current.catalog.state,
+            devices_of=lambda backend: control.headroom.devices_of(backend),
+            clock=clock,
+        )
+        hooks.subscribe(gone=speeds.gone)
+        stack.push_async_callback(speeds.close)
         rates = Rates(
             lambda: busy_backends(pool),
             slots_progress(pool),
@@ -233,7 +238,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 clock=clock,
             ),
             footprint_of=footprint_by_header,
-            measured=floor_by_bench(lambda: policies.current),
+            measured=floor_by_speed(lambda: policies.current, clock),
         )
         stack.push_async_callback(control.controller.close)
         calls = OpenCalls()

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.gguf_reader import read_header
@@ -15,7 +14,7 @@ from proxy.control.desired import DesiredStates
 from proxy.control.headroom import Headroom
 from proxy.control.host_pressure import HostPressure
 from proxy.control.ports import Memory, Pool
-from proxy.control.speed_store import measured_floor
+from proxy.control.speed_learned import learned_floor
 from proxy.control.worker_devices import WorkerDevices
 from proxy.engine.types import Device, LoadOptions, Mode
 from proxy.errors import Hangs
@@ -149,14 +148,13 @@ def _footprint(options: LoadOptions, devices: Sequence[str]) -> dict[str, int]:
         return {}
 
 
-def floor_by_bench(policies: Callable[[], Policies]) -> Measured:
-    """What `moe-proxy bench` has measured on these devices, read anew each time."""
+def floor_by_speed(policies: Callable[[], Policies], clock: Clock) -> Measured:
+    """What `moe-proxy bench` and use have shown on these devices, read anew each time."""
 
     async def measured(options: LoadOptions, devices: Sequence[Device]) -> int | None:
-        state = policies().catalog.state
-        floor = partial(measured_floor, state, options.path, devices, libdir=options.libdir)
+        state, now_s = policies().catalog.state, clock.wall().timestamp()
         try:
-            return await MODELS.run(floor)
+            return await MODELS.run(learned_floor, state, options, devices, now_s)
         except Hangs:
             return None
 

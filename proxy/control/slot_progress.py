@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Callable, Iterator
 
+from proxy.control.speed_learned import LearnedSpeeds
 from proxy.errors import ProxyError
-from proxy.observe.rates import Progress, ReadProgress, Start, progress_of
-from proxy.observe.split_speeds import SplitSpeeds
+from proxy.observe.rates import Progress, ReadProgress, Start, Written, progress_of
 from proxy.pool.pool import Pool
 from proxy.pool.state import Backend, BackendState
 from proxy.upstream.call import Call
@@ -22,14 +22,14 @@ def busy_backends(pool: Pool) -> Iterator[Start]:
 
 
 def noted(
-    pool: Pool, split: Callable[[Backend], int | None], speeds: SplitSpeeds
-) -> Callable[[Start, float], None]:
-    """Have `speeds` note how fast an answer was written, by the `split` that its backend has."""
+    pool: Pool, split: Callable[[Backend], int | None], speeds: LearnedSpeeds
+) -> Callable[[Start, Written], None]:
+    """Have `speeds` note how fast answers were written, by the `split` that their backend has."""
 
-    def note(start: Start, tokens_per_second: float) -> None:
+    def note(start: Start, written: Written) -> None:
         for backend in pool.backends():
             if backend.name == start:
-                speeds.note(backend.options.model, split(backend), tokens_per_second)
+                speeds.note(backend, split(backend), written)
 
     return note
 

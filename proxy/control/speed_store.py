@@ -15,9 +15,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from proxy.catalog.gguf import GgufError
 from proxy.catalog.parts import parts_of
-from proxy.control.speed_curve import Curve, floor_of
+from proxy.control.speed_curve import Curve
 from proxy.engine.types import Device
 from proxy.files import BadJson, decode_json, open_regular, read_small
 
@@ -65,16 +64,21 @@ def file_of(state: Path, model: str, devices: Iterable[str], engine: str) -> Pat
 def save(state: Path, curve: Curve) -> Path:
     """Keep a curve in the place of an earlier one, whole or not at all. Raises OSError."""
     path = file_of(state, curve.model_id, curve.devices, curve.engine)
+    write_whole(path, curve)
+    return path
+
+
+def write_whole(path: Path, what: object) -> None:
+    """Write it as JSON, whole or not at all. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".curve-")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(curve)) + b"\n")
+            file.write(msgspec.json.format(msgspec.json.encode(what)) + b"\n")
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    return path
 
 
 def load(path: Path) -> Curve | None:
@@ -87,19 +91,3 @@ def load(path: Path) -> Curve | None:
         log.warning("curve_not_read", file=str(path), error=str(error))
         return None
     return curve
-
-
-def measured_floor(
-    state: Path, model_path: Path, devices: Iterable[Device], *, libdir: Path | None = None
-) -> int | None:
-    """The least `moe_cpu_layers` that "auto" should use for a model on these devices, as measured.
-
-    None: it was not measured, or more experts on the devices are better as far as was measured.
-    Reads two small pieces of files; `state` is the policies' `catalog.state`.
-    """
-    try:
-        model = model_id(model_path)
-    except (OSError, GgufError):
-        return None
-    curve = load(file_of(state, model, device_ids(devices), engine_id(libdir)))
-    return floor_of(curve.points) if curve else None

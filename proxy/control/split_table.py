@@ -12,10 +12,10 @@ from proxy.control.desired import DesiredStates
 from proxy.control.headroom import Headroom
 from proxy.control.speed_curve import Curve
 from proxy.control.speed_estimates import SpeedEstimate, SpeedEstimates
+from proxy.control.speed_learned import LearnedSpeeds
 from proxy.control.speed_store import device_ids, engine_id, file_of, load, model_id
 from proxy.engine.types import CPU, Device, LoadOptions, Status
 from proxy.errors import Hangs
-from proxy.observe.split_speeds import SplitSpeeds
 from proxy.placement.assign import assign, placement, projected
 from proxy.pool.state import Backend
 from proxy.split import AUTO, Split
@@ -33,7 +33,7 @@ class SplitTable:
         *,
         desired: DesiredStates,
         headroom: Headroom,
-        speeds: SplitSpeeds,
+        speeds: LearnedSpeeds,
         estimates: SpeedEstimates,
         state: Callable[[], Path],
     ) -> None:
@@ -49,7 +49,7 @@ class SplitTable:
         devices = self._headroom.devices_of(backend)
         bench = await _curve(self._state(), backend.options, devices)
         points = {p.moe_cpu_layers: (p.generation, p.prompt) for p in bench.points} if bench else {}
-        traffic = self._speeds.of(backend.options.model)
+        traffic = await self._speeds.of(backend)
         estimate = line_through(status, measured(points, traffic))
         if estimate is None:
             estimate = await self._estimates.of(backend, measured(points, traffic))

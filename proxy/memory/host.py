@@ -34,6 +34,12 @@ def read_host(proc: Path = PROC, cgroups: Path = CGROUPS) -> HostReading:
     return HostReading(sizes.get("MemTotal"), available, limit, some, full)
 
 
+def processor(proc: Path = PROC) -> str:
+    """The processor's name, as its kernel has it; empty where it has none."""
+    lines = (line.partition(":") for line in _text(proc / "cpuinfo").splitlines())
+    return next((name.strip() for key, _, name in lines if key.strip() == "model name"), "")
+
+
 def _meminfo(file: Path) -> dict[str, int]:
     sizes = {}
     for line in _text(file).splitlines():

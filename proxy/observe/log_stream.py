@@ -2,8 +2,12 @@
 
 A pipe that nobody reads any more, a full disk, a terminal that is gone or that somebody has stopped
 with Ctrl-S: none of these is to hold up an answer. What does not go out is lost, and counted.
+
+Pipes and sockets, such as systemd and containers have, are written to at once while they take what
+comes: handing each line to a thread cost a sixth of what a short request does.
 """
 
+import errno
 import os
 import select
 import threading
@@ -22,10 +26,12 @@ KEPT_BYTES: Final = 1 << 20
 
 
 class LogStream:
-    """A text stream for `proxy.observe.log.setup`. Lines go out on a thread of its own."""
+    """A text stream for `proxy.observe.log.setup`. What is not taken at once goes out on a thread
+    of its own."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._at_once = hasattr(os, "RWF_NOWAIT")
         self._changed = threading.Condition()
         # What changes: the lines that wait, with the one that is being written, and what was lost.
         self._lines: deque[bytes] = deque()
@@ -37,7 +43,11 @@ class LogStream:
     def write(self, text: str) -> int:
         data = text.encode(errors="backslashreplace")
         with self._changed:
-            if self._bytes + len(data) > KEPT_BYTES and self._lines:
+            if self._at_once and not (self._lines or self._lost):
+                data = data[self._taken(data) :]
+            if not data:
+                pass
+            elif self._bytes + len(data) > KEPT_BYTES and self._lines:
                 self._lost += 1
                 self._why = "nobody reads it fast enough"
             else:
@@ -45,6 +55,15 @@ class LogStream:
                 self._bytes += len(data)
                 self._changed.notify_all()
         return len(text)
+
+    def _taken(self, data: bytes) -> int:
+        """How many bytes could be written without any waiting."""
+        try:
+            return os.pwritev(self._descriptor, [data], -1, os.RWF_NOWAIT)
+        except OSError as error:
+            # Files, terminals and older kernels cannot say whether they would wait.
+            self._at_once = error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+            return 0
 
     def flush(self) -> None:
         """Nothing is to wait here; see `drain`."""

@@ -28,6 +28,15 @@ class SlotProgress(NamedTuple):
     # not say here how many it has.
     prompt_read: int | None = None
     busy: bool = True  # it is still at it
+    depth: int = 0  # tokens of the conversation that it holds
+
+
+class Written(NamedTuple):
+    """What was seen of answers that were written between two looks, while nothing else was done."""
+
+    tokens_per_second: float  # of each
+    answers: int  # that were written at once
+    depth: int  # tokens of the longest of their conversations
 
 
 # By slot, as the engine tells; None where it does not say.
@@ -46,10 +55,10 @@ class Rates:
         read: ReadProgress,
         *,
         clock: Clock,
-        wrote: Callable[[Start, float], None] = lambda start, speed: None,
+        wrote: Callable[[Start, Written], None] = lambda start, written: None,
     ) -> None:
-        """`wrote` is told at how many tokens a second one answer was written, where all of a
-        backend's slots did nothing else between two looks."""
+        """`wrote` is told how fast answers were written, where all of a backend's slots did nothing
+        else between two looks."""
         self._busy, self._read, self._clock, self._wrote = busy, read, clock, wrote
         # What changes:
         self._seen: dict[Start, tuple[float, Progress]] = {}
@@ -109,7 +118,8 @@ class Rates:
             self._rates[start] = tokens_between(before[1], progress) / past_s
             self._prompt_rates[start] = read_between(before[1], progress) / past_s
             if writing := writing_between(before[1], progress):
-                self._wrote(start, self._rates[start] / writing)
+                depth = max(slot.depth for slot in progress.values() if slot.busy)
+                self._wrote(start, Written(self._rates[start] / writing, writing, depth))
         self._seen[start] = now_s, progress
 
 
@@ -159,6 +169,8 @@ class _Slot(msgspec.Struct):
     is_processing: bool = True
     n_prompt_tokens_processed: Count = 0
     n_prompt_tokens_cache: Count = 0
+    # Of the slot, which has the answer's too.
+    n_prompt_tokens: Count = 0
     next_token: list[_Following] | _Following | None = None
 
 
@@ -181,6 +193,10 @@ def progress_of(answer: bytes) -> Progress | None:
             read = slot.n_prompt_tokens_processed + slot.n_prompt_tokens_cache
             reads = slot.is_processing and not decoded
             progress[slot.id] = SlotProgress(
-                slot.id_task, decoded, read if reads else None, busy=slot.is_processing
+                slot.id_task,
+                decoded,
+                read if reads else None,
+                busy=slot.is_processing,
+                depth=slot.n_prompt_tokens,
             )
     return progress

@@ -17,14 +17,15 @@ class SplitSpeeds:
         self._speeds: dict[str, dict[int, deque[float]]] = {}
         self._last: dict[str, int | None] = {}
 
-    def note(self, model: str, split: int | None, tokens_per_second: float) -> None:
+    def note(self, model: str, split: int | None, tokens_per_second: float) -> bool:
         """For the last second or so one answer was written at this speed, and this is the split
-        now. A second in which it changed says nothing of either."""
+        now. Returns whether that says something: not in a second in which the split changed."""
         before, self._last[model] = self._last.get(model), split
         if split is None or before != split or tokens_per_second <= 0:
-            return
+            return False
         kept = self._speeds.setdefault(model, {}).setdefault(split, deque(maxlen=KEPT))
         kept.append(tokens_per_second)
+        return True
 
     def of(self, model: str) -> Mapping[int, float]:
         """The median for each split that the model had."""

@@ -16,11 +16,11 @@ from typing import Any, Literal
 from proxy.engine.types import CPU, Device, Layer, Move, Status
 from proxy.memory.host import available_host_bytes, read_host
 from proxy.memory.pressure import HIGH_PRESSURE, LOW_BYTES
-from proxy.worker.abort import write_log_before_abort
 from proxy.worker.backends import Plugin
 from proxy.worker.experts import Experts
 from proxy.worker.gate import Gate, preload
 from proxy.worker.llama import DEVICE_KINDS, LlamaError, LlamaLibrary
+from proxy.worker.log_flush import write_log, write_log_before_abort
 from proxy.worker.mover import Mover
 from proxy.worker.next_step import on_cpu
 from proxy.worker.server_arguments import attention_arguments, has_drafts, placement_arguments
@@ -110,6 +110,7 @@ class EmbeddedServer:
             self._prepare_moves(command)
             self._set_state("ready")
         server.join()
+        write_log(self._llama)
         self._set_state("stopped" if status == [0] and self.state == "ready" else "failed")
         return status[0] if status else 1
 

@@ -1,4 +1,4 @@
-"""Curves on disk, and the floor that "auto" takes from them."""
+"""Curves on disk."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,6 @@ from proxy.control.speed_store import (
     engine_id,
     file_of,
     load,
-    measured_floor,
     model_id,
     save,
 )
@@ -44,35 +43,6 @@ def test_what_was_saved_is_loaded(curve: Curve, tmp_path: Path) -> None:
 
     assert load(path) == curve
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
-def test_the_floor_is_the_measured_best(curve: Curve, tmp_path: Path) -> None:
-    save(tmp_path, curve)
-
-    assert measured_floor(tmp_path, model(), [HOST, CARD]) == 5
-
-
-def test_a_model_that_was_moved_keeps_its_curve(curve: Curve, tmp_path: Path) -> None:
-    save(tmp_path, curve)
-    moved = tmp_path / "another-name.gguf"
-    moved.write_bytes(model().read_bytes())
-
-    assert measured_floor(tmp_path, moved, [CARD]) == 5
-
-
-def test_another_card_engine_or_model_has_no_floor(curve: Curve, tmp_path: Path) -> None:
-    save(tmp_path, curve)
-
-    assert measured_floor(tmp_path, model(), [replace(CARD, description="other")]) is None
-    assert measured_floor(tmp_path, model(), [CARD], libdir=tmp_path) is None
-    assert measured_floor(tmp_path, model("gpt-oss", layers=8), [CARD]) is None
-    assert measured_floor(tmp_path, tmp_path / "gone.gguf", [CARD]) is None
-
-
-def test_a_broken_file_is_no_floor(curve: Curve, tmp_path: Path) -> None:
-    save(tmp_path, curve).write_text("{")
-
-    assert measured_floor(tmp_path, model(), [CARD]) is None
 
 
 def test_the_newest_takes_the_place_of_the_one_before(curve: Curve, tmp_path: Path) -> None:

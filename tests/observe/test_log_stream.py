@@ -33,6 +33,29 @@ def test_lines_go_out_in_order(pipe: tuple[int, int]) -> None:
     assert said == [f"{number} \N{SNOWMAN} \\udcff" for number in range(100)]
 
 
+def test_what_a_pipe_takes_is_there_at_once(pipe: tuple[int, int]) -> None:
+    """No thread has to run for it, which costs more than the writing."""
+    os.set_blocking(pipe[0], False)
+    stream = LogStream(pipe[1])
+
+    for line in ("one\n", "two\n"):
+        stream.write(line)
+        assert os.read(pipe[0], 1 << 10) == line.encode()
+
+
+def test_order_is_kept_where_a_pipe_takes_a_part(pipe: tuple[int, int]) -> None:
+    stream = LogStream(pipe[1])
+    lines = [f"{number:x>9999}\n".encode() for number in range(40)]
+
+    for line in lines:
+        stream.write(line.decode())
+    said = b""
+    while len(said) < sum(map(len, lines)):
+        said += os.read(pipe[0], 1 << 20)
+
+    assert said == b"".join(lines)
+
+
 def test_a_reader_that_has_left_holds_up_nothing(pipe: tuple[int, int]) -> None:
     """As with `moe-proxy serve 2>&1 | head -1`."""
     stream = LogStream(pipe[1])

@@ -51,9 +51,9 @@ def test_a_prompt_counts_while_it_is_read() -> None:
     found = progress_of(json.dumps(slots).encode())
 
     assert found == {
-        0: SlotProgress(3, 0, 520),
-        1: SlotProgress(4, 2),
-        2: SlotProgress(1, 0, busy=False),
+        0: SlotProgress(3, 0, 520, depth=584),
+        1: SlotProgress(4, 2, depth=584),
+        2: SlotProgress(1, 0, busy=False, depth=584),
     }
 
 

@@ -13,7 +13,12 @@ from tests.support.playwright import Browser, browser
 from tests.support.policies import Table
 
 DENSE = 6  # layers of the model without experts
+# Answers go on until somebody stops them, however slow the page is: a context that is full makes
+# room for more.
+ENDLESS: Table = {"args": ["--context-shift"], "params": {"ignore_eos": True}}
 MODELS: Mapping[str, Table] = {
+    "a": ENDLESS,
+    "b": ENDLESS,
     # Its feed-forward weights move.
     "dense": {"path": model("llama", layers=DENSE, sizes=SIZES), "dense_cpu_layers": "auto"},
     # Its prompts are long enough to be seen being read.

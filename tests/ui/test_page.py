@@ -25,7 +25,7 @@ SET_SLIDER = """
 """
 WRITE = "await page.locator('.editor textarea').fill(arg)"
 TEXT = "return page.locator('.editor textarea').inputValue()"
-MODEL_COUNT = 2 + len(MODELS)
+MODEL_COUNT = len(MODELS)
 
 
 async def opened(rig: CardRig, chromium: Browser, part: str = "") -> Page:
@@ -44,11 +44,16 @@ async def test_what_is_there_and_what_it_holds(rig: CardRig, chromium: Browser) 
 
     await until(lambda: places(page, "a", "RPC0", LAYERS), "the map shows it")
     await page.sees('.device .legend:has-text("KV cache")')
+
+    async def others() -> bool:  # 200 MiB, and what is rounded up of ours
+        legend = await page.text(".device .legend")
+        return re.search(r"other programs 20[0-3] MiB", legend) is not None
+
+    await until(others, "what other programs have is shown")
     legend = await page.text(".device .legend")
     for kind in ("KV cache", "dense weights", "compute", "experts of a", "other programs",
                  "reserve", "free", "low mark"):  # fmt: skip
         assert kind in legend
-    assert re.search(r"other programs 20[0-3] MiB", legend)  # and what is rounded up of ours
     facts = await page.text(f"{card('a')} .facts")
     assert re.search(r"context\s+512 . 2", facts)
     assert "never" in facts  # its keep_alive
@@ -96,6 +101,30 @@ async def test_a_split_is_changed_while_a_chat_streams(rig: CardRig, chromium: B
     assert await page.said() == []
 
 
+async def test_what_is_sent_before_a_model_is_known_goes_out_with_the_first(
+    rig: CardRig, chromium: Browser
+) -> None:
+    page = await chromium.open("about:blank")
+    await page.do(
+        """
+        let known;
+        await page.route("**/v1/models", async (route) => {
+          await new Promise((resolve) => (known = resolve));
+          await route.continue();
+        });
+        await page.goto(arg.url);
+        await page.getByLabel("What to ask").fill("tell me all");
+        await page.keyboard.press("Enter");
+        await page.locator(arg.cell).first().waitFor();
+        await page.unroute("**/v1/models", { behavior: "ignoreErrors" });
+        known();
+        await page.locator(".message.assistant .text").waitFor();
+        """,
+        {"url": f"{rig.proxy.url}/ui/", "cell": f"{card('a')} .cell"},
+    )
+    await page.click('.send button:has-text("Stop")')
+
+
 async def test_a_chat_is_offered_with_those_that_talk(rig: CardRig, chromium: Browser) -> None:
     page = await opened(rig, chromium)
     await page.sees('button[aria-label="Load embed"]')
@@ -125,8 +154,7 @@ async def test_a_model_without_experts_has_its_own_words(rig: CardRig, chromium:
 
 async def test_what_other_splits_gave_and_would_give(rig: CardRig, chromium: Browser) -> None:
     (backend,) = rig.proxy.app.services.pool.backends()
-    speeds = rig.proxy.app.services.split_table._speeds  # type: ignore[attr-defined]
-    speeds._speeds.clear()
+    speeds = nothing_learned(rig)
     page = await with_other_splits(rig, chromium)
     await page.sees('.neighbours:has-text("moe-proxy bench a")')
     await page.sees('.neighbours:has-text("RPC0 4917 GB/s")')
@@ -166,7 +194,6 @@ async def test_without_a_devices_speed_there_is_a_reason_and_no_number(
     rig: CardRig, chromium: Browser
 ) -> None:
     (backend,) = rig.proxy.app.services.pool.backends()
-    speeds = rig.proxy.app.services.split_table._speeds  # type: ignore[attr-defined]
     text, mine = rig.text({}, {}), '[devices.RPC0]\nmemory = "{}"'
     assert mine.format("nvml:GPU-0") in text
 
@@ -175,7 +202,7 @@ async def test_without_a_devices_speed_there_is_a_reason_and_no_number(
         lambda: rig.proxy.app.services.memory.latest().devices["RPC0"].source == "ggml",
         "it is read elsewhere",
     )
-    speeds._speeds.clear()
+    nothing_learned(rig)
     table = await rig.proxy.get(f"/admin/backends/{backend.id}/splits")
     page = await with_other_splits(rig, chromium)
 
@@ -188,6 +215,16 @@ async def with_other_splits(rig: CardRig, chromium: Browser) -> Page:
     page = await opened(rig, chromium)
     await page.click("text=What other splits give")
     return page
+
+
+def nothing_learned(rig: CardRig) -> SplitSpeeds:
+    """Have all forgotten that earlier answers have shown; returns what notes new ones."""
+    services = rig.proxy.app.services
+    speeds = services.split_table._speeds  # type: ignore[attr-defined]
+    speeds._lately, speeds._new = SplitSpeeds(), {}
+    for file in services.policies.current.catalog.state.glob("bench/*.use.json"):
+        file.unlink()
+    return speeds._lately
 
 
 def noted(speeds: SplitSpeeds, split: int, speed: float) -> None:

@@ -42,6 +42,7 @@ export function Chat({ view }) {
   const [text, setText] = useState("");
   const [messages, setMessages] = useState([]);
   const [running, setRunning] = useState(null); // { stop, tokens, since }
+  const [early, setEarly] = useState(false); // sent before any model was known: goes out with the first one
   const { known } = view;
   const models = view.models.filter(talks);
   const loaded = Object.values(known.backends).filter((b) => b.state === "ready" && b.mode === "generation");
@@ -70,8 +71,9 @@ export function Chat({ view }) {
   }, [messages]);
 
   const send = async (event) => {
-    event.preventDefault();
-    if (running || !text.trim() || !chosen) return;
+    event?.preventDefault();
+    if (running || !text.trim()) return;
+    if (!chosen) return setEarly(true);
     const history = [...messages, { role: "user", pieces: [{ kind: "text", text: text.trim() }] }];
     const stop = new AbortController();
     const run = { stop, split, tokens: 0, since: 0 };
@@ -89,6 +91,11 @@ export function Chat({ view }) {
     }
     setRunning(null);
   };
+  useEffect(() => {
+    if (!early || !chosen) return;
+    setEarly(false);
+    void send();
+  }, [early, chosen]);
   const speed = running?.tokens > 5 ? (1000 * running.tokens) / (performance.now() - running.since) : null;
   return html`<section class="chat" aria-labelledby="chat">
     <h2 id="chat">Chat</h2>

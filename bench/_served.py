@@ -87,14 +87,15 @@ async def served(
     port = free_port()
     program = (str(WAKES), str(counts)) if counts_wakes else ("-m", "proxy.cli.main")
     began_s = time.perf_counter()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, *program, "serve", "--port", str(port), "--policies", str(file)),
-        *("--log-format", "json"),
-        cwd=checkout,
-        env=_environment(folder, checkout),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=(folder / "log").open("ab"),
-    )
+    with (folder / "log").open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, *program, "serve", "--port", str(port), "--policies", str(file)),
+            *("--log-format", "json"),
+            cwd=checkout,
+            env=_environment(folder, checkout),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=log,
+        )
     try:
         async with asyncio.timeout(START_S):
             await _until_it_listens(process, port, folder / "log")

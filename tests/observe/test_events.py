@@ -141,7 +141,9 @@ async def test_who_tells_waits_while_nobody_follows() -> None:
         waiting = asyncio.ensure_future(events.until_followed())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        return waiting.done() or waiting.cancel() is None
+        done = waiting.done()
+        waiting.cancel()
+        return done
 
     assert not await followed()
     with events.subscribe():

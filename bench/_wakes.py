@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,11 @@ def count_threads() -> None:
 
         counted(Reader, "ask", lambda reader, _: f"memory: {reader.name}")
     with suppress(ImportError, AttributeError):
-        import anyio.to_thread
-
-        counted(anyio.to_thread, "run_sync", lambda function, *a, **k: called(function))
+        threads = import_module("anyio.to_thread")
+        counted(threads, "run_sync", lambda function, *a, **k: called(function))
     with suppress(ImportError, AttributeError):
-        import watchfiles.main
-
-        watchfiles.main.RustNotify = partial(LookedAt, watchfiles.main.RustNotify)  # type: ignore
+        watchfiles: Any = import_module("watchfiles.main")
+        watchfiles.RustNotify = partial(LookedAt, watchfiles.RustNotify)
 
 
 class LookedAt:

@@ -49,6 +49,8 @@ class Live:
         while True:
             await self._services.events.until_followed()
             await asyncio.sleep(SOON_S)
+            if not self._services.events.is_followed:
+                continue
             now_s = time.monotonic()
             # A sleep may end a hair too soon.
             if now_s - looked_s > EVERY_S - SOON_S / 2 or self._has_news():

@@ -87,6 +87,11 @@ class EventLog:
                 log.exception("listener_crashed", kind=kind)
         return event
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether anybody would hear what is told."""
+        return self._followed.is_set()
+
     async def until_followed(self) -> None:
         """Return when somebody would hear what is told."""
         await self._followed.wait()

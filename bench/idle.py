@@ -190,10 +190,10 @@ def print_who(found: Mapping[str, Any], title: str) -> None:
 
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each state and side")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each state and side")
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--starts", type=int, default=7)
-    parser.add_argument("--who", type=float, default=20.0, help="seconds of counting; 0: not")
+    parser.add_argument("--starts", type=int, default=5)
+    parser.add_argument("--who", type=float, default=10.0, help="seconds of counting; 0: not")
     parser.add_argument(
         "--check",
         action="store_true",

@@ -449,3 +449,35 @@ async def test_a_pipe_is_told_of_and_does_not_stop_it(
         assert await watcher.port() == 1
         write(folder / "a.toml", 2)
         assert await watcher.until_port(2)
+
+
+@pytest.mark.usefixtures("events_only")
+async def test_a_file_that_is_written_by_another_of_its_names(
+    tmp_path: Path, file: Path, env: dict[str, str], watching: Watch
+) -> None:
+    """As one that is mounted by itself: its folder here takes no notice."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "same").hardlink_to(file)
+
+    async with watching(file, env) as found:
+        write(elsewhere / "same", 2)
+
+        assert await found.port() == 2
+
+
+async def test_where_not_each_change_is_told_it_looks_more_often(
+    file: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch, watching: Watch
+) -> None:
+    monkeypatch.setattr(module, "RECHECK_S", NEVER_S)
+
+    def untold(_: Mapping[Path, int]) -> Events:
+        events = Events({})
+        events.complete = False
+        return events
+
+    monkeypatch.setattr(module, "Events", untold)
+
+    async with watching(file, env) as found:
+        write(file, 2)
+        assert await found.port() == 2

@@ -23,6 +23,7 @@ from proxy.catalog.store import Stores
 from proxy.catalog.watch import CatalogWatch
 from proxy.clock import RealClock
 from proxy.control.assembly import Surroundings, assemble, floor_by_speed, footprint_by_header
+from proxy.control.by_bench import share_by_bench
 from proxy.control.capacity import capacity
 from proxy.control.hang_watch import HangWatch
 from proxy.control.headroom import hold_memory, serving
@@ -220,7 +221,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         def room_on_devices(rpc: Sequence[str]) -> Sequence[Budget]:
             return capacity(memory, ledger, policies.current, rpc)
 
-        planner = Planner(catalog, room_on_devices, memory.recent)
+        share = share_by_bench(lambda: policies.current, lambda: control.headroom.devices())
+        planner = Planner(catalog, room_on_devices, share, memory.recent)
         control = assemble(
             Surroundings(
                 pool=pool,
@@ -249,7 +251,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             policy_of=lambda name: _policy_of(name, resolver, policies.current),
             clock=clock,
         )
-        hooks.subscribe(gone=hangs.gone)
+        hooks.subscribe(before_start=planner.caches.warn, gone=hangs.gone)
         await stack.enter_async_context(loops.background(hangs.run, name="hangs"))
         keeper = PromptKeeper(
             backends=pool.backends,

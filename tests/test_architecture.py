@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "tasks text threads upstream version",
     "app": "api catalog clock control engine errors memory observe placement policy pool routing "
     "slots startup tasks upstream",
-    "bench": "api app control engine errors placement policy pool routing",
+    "bench": "api app catalog control engine errors placement policy pool routing text",
     "catalog": "errors files kernel split threads",
     "cli": "app bench catalog control demo engine errors files hub observe policy "
     "routing service split startup tasks text threads version",
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "engine": "catalog errors files tasks threads",
     "errors": "",
     "files": "",
+    "fleet": "",
     "hub": "catalog engine errors files tasks threads",
     "kernel": "",
     "memory": "engine kernel tasks text",

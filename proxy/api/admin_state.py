@@ -106,6 +106,8 @@ def backend_state(services: Services, backend: Backend) -> dict[str, Any]:
             }
             for layer in (status.layers if status else ())
         ],
+        # Which an expert cache has: they never move, and are not among `layers`.
+        "cached_layers": list(status.cached) if status else [],
         "bytes": {device: dict(held) for device, held in status.held.items()} if status else {},
         "answers": answers,
         # What was heard of one that is silent is no word of now.

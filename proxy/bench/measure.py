@@ -5,22 +5,23 @@ loaded as it would be, and reserves and limits of the devices are kept.
 """
 
 import asyncio
-import random
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
 from proxy.api.services import Services
 from proxy.app import Settings, running
+from proxy.bench.asking import prompt_of, session_with, speed_of
+from proxy.bench.caches import measure_caches
+from proxy.bench.question import Question as Question
 from proxy.control.speed_curve import Curve, Point, splits_to_try
 from proxy.control.speed_store import device_ids, engine_id, model_id, save
-from proxy.engine.types import Address, LoadOptions
-from proxy.errors import BackendDied, BadRequest, Conflict
+from proxy.engine.types import LoadOptions
+from proxy.errors import BadRequest, Conflict
 from proxy.placement.assign import placed
 from proxy.placement.parallel import most
 from proxy.policy.model import Policies
@@ -29,25 +30,6 @@ from proxy.routing.request import ModelRequest
 
 # Repacking what went to the CPU takes seconds for each GiB; a speed from before its end is too low.
 SETTLE_S = 900.0
-WORDS = (
-    "river mill winter stone bread letter market engine garden paper number silver window morning "
-    "music harbour table forest bridge kitchen mountain story field lantern copper village thread "
-    "summer question answer north little quick heavy yellow open carry build listen remember"
-).split()
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What to measure. `splits` of None: chosen by the number of layers; `ctx` of None: as the
-    policies say."""
-
-    model: str
-    policies: Path | None = None
-    splits: tuple[int, ...] | None = None
-    ctx: int | None = None
-    prompt: int = 512
-    tokens: int = 64
-    rounds: int = 3
 
 
 async def measure(
@@ -75,19 +57,21 @@ async def measure(
             bench = _Bench(services, lease.backend, question, say, step)
             points = await bench.run()
             devices = device_ids(await lease.backend.engine.devices())
-            curve = Curve(
-                model=options.model,
-                model_id=await asyncio.to_thread(model_id, options.path),
-                devices=devices,
-                engine=engine_id(options.libdir),
-                at=datetime.now(UTC).isoformat(timespec="seconds"),
-                block_count=lease.backend.engine.known().block_count,
-                ctx=options.ctx,
-                prompt_tokens=question.prompt,
-                generated_tokens=question.tokens,
-                rounds=question.rounds,
-                points=points,
-            )
+            blocks = lease.backend.engine.known().block_count
+        curve = Curve(
+            model=options.model,
+            model_id=await asyncio.to_thread(model_id, options.path),
+            devices=devices,
+            engine=engine_id(options.libdir),
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            block_count=blocks,
+            ctx=options.ctx,
+            prompt_tokens=question.prompt,
+            generated_tokens=question.tokens,
+            rounds=question.rounds,
+            points=points,
+            caches=await measure_caches(services, options, question, say),
+        )
         state = services.policies.current.catalog.state
         return curve, await asyncio.to_thread(save, state, curve)
 
@@ -116,7 +100,8 @@ async def _options(services: Services, question: Question) -> LoadOptions:
     )
     if options.engine != "hosted":
         raise Conflict(f"{name} has a command for an engine: its experts cannot move")
-    return replace(options, split=None)
+    # With neither a split nor a cache to begin with, whatever the policies say or was measured.
+    return replace(options, split=None, cache_mib=0, cached_layers=0)
 
 
 def _named(model: str, policies: Policies) -> tuple[str, Path | None]:
@@ -156,8 +141,8 @@ class _Bench:
             )
         layers = engine.known().block_count
         wanted = self._question.splits or splits_to_try(layers)
-        async with _session(engine.address) as session:
-            prompt = await _prompt(session, self._question.prompt)
+        async with session_with(engine.address) as session:
+            prompt = await prompt_of(session, self._question.prompt)
             splits = await self._reachable(session, prompt, [min(n, layers) for n in wanted])
             total = len(splits) * self._question.rounds
             self._step(0, total)
@@ -165,7 +150,7 @@ class _Bench:
                 # Forth and back: what warms up or slows down over time falls on all alike.
                 for split in splits if number % 2 else reversed(splits):
                     await self._go_to(split)
-                    speed = await _speed(session, prompt, self._question.tokens)
+                    speed = await speed_of(session, prompt, self._question.tokens)
                     self._seen[split].append(speed)
                     where = f"round {number + 1} of {self._question.rounds}, N = {split}"
                     self._say(f"{where}: {speed[0]:.1f} tok/s, prompt {speed[1]:.1f} tok/s")
@@ -184,7 +169,7 @@ class _Bench:
                 self._seen[reached] = []
                 # On a slow machine this takes longer than to load it.
                 self._say(f"warming up at N = {reached}")
-                await _speed(session, prompt, 1)
+                await speed_of(session, prompt, 1)
         return sorted(self._seen)
 
     async def _go_to(self, split: int) -> int:
@@ -201,43 +186,3 @@ def _point(split: int, speeds: Sequence[tuple[float, float]]) -> Point:
     spread = (max(generation) - min(generation)) / middle if middle else 0.0
     prompt = statistics.median(speed[1] for speed in speeds)
     return Point(split, round(middle, 3), round(prompt, 3), round(spread, 4))
-
-
-def _session(address: Address) -> aiohttp.ClientSession:
-    connector = aiohttp.UnixConnector(address.socket) if address.socket else None
-    return aiohttp.ClientSession(
-        address.origin, connector=connector, timeout=aiohttp.ClientTimeout(total=None)
-    )
-
-
-async def _post(session: aiohttp.ClientSession, path: str, body: dict[str, object]) -> Any:
-    try:
-        async with session.post(path, json=body) as answer:
-            if answer.status != 200:
-                raise BackendDied(f"llama-server answered {answer.status}: {await answer.text()}")
-            return await answer.json()
-    except aiohttp.ClientError as error:
-        raise BackendDied(f"the worker is gone: {error}") from error
-
-
-async def _prompt(session: aiohttp.ClientSession, count: int) -> list[int]:
-    """`count` tokens of varied words, the same at every run: other words, other experts."""
-    chosen = random.Random(0).choices(WORDS, k=count)
-    answer = await _post(session, "/tokenize", {"content": " ".join(chosen)})
-    tokens: list[int] = answer["tokens"]
-    return tokens[:count]
-
-
-async def _speed(
-    session: aiohttp.ClientSession, prompt: list[int], tokens: int
-) -> tuple[float, float]:
-    """(generated, read) tokens per second of one answer, as the server itself measured."""
-    body = {
-        "prompt": prompt,
-        "n_predict": tokens,
-        "temperature": 0,
-        "ignore_eos": True,
-        "cache_prompt": False,
-    }
-    timings = (await _post(session, "/completion", body))["timings"]
-    return timings["predicted_per_second"], timings["prompt_per_second"]

@@ -11,11 +11,11 @@ from proxy.bench.plot import PlotError, need_matplotlib, plot
 from proxy.cli.bars import painted
 from proxy.cli.client import Client, ClientError
 from proxy.cli.progress import Steps
-from proxy.control.speed_curve import NOISE, Curve, best_split, floor_of
+from proxy.control.speed_curve import NOISE, Curve, best_share, best_split, floor_of
 from proxy.errors import ProxyError
 from proxy.observe.log import setup
 from proxy.startup import StartupError
-from proxy.text import table
+from proxy.text import gib, table
 
 BAR: Final = 32
 BEST: Final = "\033[32m"
@@ -49,13 +49,18 @@ def bench(question: Question, client: Client, *, picture: Path | None = None) ->
 
 def in_json(curve: Curve) -> dict[str, Any]:
     """The curve with what follows from it."""
-    return asdict(curve) | {"best": best_split(curve.points), "floor": floor_of(curve.points)}
+    return asdict(curve) | {
+        "best": best_split(curve.points),
+        "floor": floor_of(curve.points),
+        "cache_share": best_share(curve),
+    }
 
 
 def in_text(curve: Curve, *, colours: bool = False) -> str:
     sizes = f"{curve.prompt_tokens} tokens read, {curve.generated_tokens} generated"
     title = f"{curve.model} on {', '.join(curve.devices)} ({sizes}, medians of {curve.rounds})"
-    return f"{title}\n\n{chart(curve, colours=colours)}"
+    caches = f"\n\n{_caches(curve)}" if curve.caches else ""
+    return f"{title}\n\n{chart(curve, colours=colours)}{caches}"
 
 
 def chart(curve: Curve, *, colours: bool = False) -> str:
@@ -79,6 +84,32 @@ def chart(curve: Curve, *, colours: bool = False) -> str:
     ]
     drawn = table(["N", "GENERATION TOK/S", "", "PROMPT TOK/S", ""], rows)
     return f"{drawn}\n\n{_in_words(curve)}"
+
+
+def _caches(curve: Curve) -> str:
+    rows = [
+        [
+            gib(point.cache_bytes),
+            curve.block_count - point.cached_layers,
+            f"{point.generation:.1f}",
+            f"±{point.spread * 50:.0f} %",
+            f"{point.prompt:.1f}",
+        ]
+        for point in curve.caches
+    ]
+    drawn = table(
+        ["EXPERT CACHE", "WHOLE LAYERS", "GENERATION TOK/S", "", "PROMPT TOK/S"],
+        rows,
+    )
+    share = best_share(curve)
+    if not share:
+        words = 'no expert cache is faster, so moe_cache = "auto" is none'
+    else:
+        room = "all of" if share == 1 else f"{share * 100:.0f} % of"
+        words = (
+            f'faster with an expert cache: moe_cache = "auto" gives it {room} the experts\' room'
+        )
+    return f"{drawn}\n\n{words}"
 
 
 def _in_words(curve: Curve) -> str:

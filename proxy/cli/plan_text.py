@@ -13,6 +13,7 @@ Json = dict[str, Any]
 DENSE = Kind("dense weights", "▓", "\033[34m")
 KV = Kind("KV", "▒", "\033[36m")
 EXPERTS = Kind("experts", "█", "\033[32m")
+CACHE = Kind("expert cache", "▚", "\033[92m")
 COMPUTE = Kind("compute", "░", "\033[33m")
 RESERVE = Kind("reserve", "/", "\033[35m")
 FREE = Kind("free", "·", "\033[2m")
@@ -25,6 +26,7 @@ def plan_text(plan: Json, *, colours: bool = False) -> str:
         [
             held["name"],
             *(gib(held[f"{kind}_bytes"]) for kind in ("weights", "kv", "compute", "experts")),
+            *([gib(held["cache_bytes"])] if cached(plan) else ()),
             gib(total(held)),
             gib(held["size_bytes"] - held["usable_bytes"]),
             _left(held["usable_bytes"] - total(held)),
@@ -46,6 +48,8 @@ def plan_text(plan: Json, *, colours: bool = False) -> str:
         f"{key} {plan['moe_cpu_layers']}: {gib(plan['host_experts_bytes'])} of {_movable(plan)} "
         f"on the CPU, {gib(plan['host_bytes'])} of RAM for weights",
     ]
+    if layers := cached(plan):
+        text.append(f"of these, {layers} are in the expert cache, and never move")
     text += [f"! {problem}" for problem in plan["problems"]]
     text += [f"- {advice}" for advice in plan["advice"]]
     return "\n".join([*text, "", "llama-server " + shlex.join(plan["args"])])
@@ -54,7 +58,8 @@ def plan_text(plan: Json, *, colours: bool = False) -> str:
 def plan_chart(plan: Json, *, colours: bool = False) -> str:
     """A bar for each device, as long as its share of the largest one's memory (or of what would be
     needed, where that is more)."""
-    kinds = [DENSE, KV, replace(EXPERTS, name=_movable(plan)), COMPUTE, RESERVE, FREE, OVER]
+    experts = replace(EXPERTS, name=_movable(plan))
+    kinds = [DENSE, KV, experts, CACHE, COMPUTE, RESERVE, FREE, OVER]
     parts = {held["name"]: dict(zip(kinds, _parts(held), strict=True)) for held in plan["devices"]}
     longest = max((sum(sizes.values()) for sizes in parts.values()), default=0)
     names = max(map(len, parts), default=0)
@@ -72,22 +77,34 @@ def plan_chart(plan: Json, *, colours: bool = False) -> str:
 
 
 def _parts(held: Json) -> list[int]:
-    """Bytes of dense weights, KV, experts, compute, reserve, what is free, and what is too much."""
-    kinds = ("weights", "kv", "experts", "compute")
+    """Bytes of dense weights, KV, experts, their cache, compute, reserve, what is free, and what is
+    too much."""
+    kinds = ("weights", "kv", "experts", "cache", "compute")
     left = held["usable_bytes"] - total(held)
     reserve = held["size_bytes"] - held["usable_bytes"]
-    return [*(int(held[f"{kind}_bytes"]) for kind in kinds), reserve, max(left, 0), max(-left, 0)]
+    return [
+        *(int(held.get(f"{kind}_bytes", 0)) for kind in kinds),
+        reserve,
+        max(left, 0),
+        max(-left, 0),
+    ]
 
 
 def total(held: Json) -> int:
     """The bytes of a device that the model would hold."""
-    kinds = ("weights", "kv", "compute", "experts")
-    return sum(int(held[f"{kind}_bytes"]) for kind in kinds)
+    kinds = ("weights", "kv", "compute", "experts", "cache")
+    return sum(int(held.get(f"{kind}_bytes", 0)) for kind in kinds)
+
+
+def cached(plan: Json) -> int:
+    """How many layers an expert cache has; an older proxy knows of none."""
+    return int(plan.get("cached_layers", 0))
 
 
 def _head(plan: Json) -> list[str]:
     moving = "FFN" if plan["dense"] else "EXPERTS"
-    return ["DEVICE", "WEIGHTS", "KV", "COMPUTE", moving, "TOTAL", "RESERVE", "LEFT"]
+    cache = ["CACHE"] if cached(plan) else []
+    return ["DEVICE", "WEIGHTS", "KV", "COMPUTE", moving, *cache, "TOTAL", "RESERVE", "LEFT"]
 
 
 def _movable(plan: Json) -> str:

@@ -107,12 +107,14 @@ def model(found: Json, its_backends: Sequence[Json]) -> str:
         )
         if backend["why_no_moves"]:
             text.append(f"its experts cannot move: {backend['why_no_moves']}")
+        there = _held(backend)
+        cache = ("cache",) if any(kinds.get("cache") for kinds in there.values()) else ()
+        shown = ("weights", "kv", "compute", "experts", *cache)
         held = [
-            [device, *(gib(kinds.get(kind)) for kind in ("weights", "kv", "compute", "experts"))]
-            for device, kinds in _held(backend).items()
+            [device, *(gib(kinds.get(kind)) for kind in shown)] for device, kinds in there.items()
         ]
         if held:
-            text.append(table(["DEVICE", "WEIGHTS", "KV", "COMPUTE", "EXPERTS"], held))
+            text.append(table(["DEVICE", *map(str.upper, shown)], held))
     return "\n".join(text)
 
 

@@ -9,6 +9,7 @@ from proxy.clock import Clock
 from proxy.control.accounting import LedgerSync
 from proxy.control.admission import Admission
 from proxy.control.balancer import Balancer
+from proxy.control.cache_pressure import CachePressure
 from proxy.control.controller import Controller
 from proxy.control.desired import DesiredStates
 from proxy.control.headroom import Headroom
@@ -120,12 +121,21 @@ def assemble(on: Surroundings, *, footprint_of: Footprint, measured: Measured) -
         split_of=controller.policy_split,
         capacity=on.capacity,
     )
+    caches = CachePressure(
+        pool=on.pool,
+        headroom=headroom,
+        policies=on.policies,
+        events=on.events,
+        clock=on.clock,
+    )
     # Called in this order.
     on.hooks.subscribe(before_start=host_pressure.check)
     on.hooks.subscribe(before_start=admission.admit)
     on.hooks.subscribe(ready=controller.ready, idle=controller.idle, gone=controller.gone)
     on.hooks.subscribe(ready=balancer.ready, gone=balancer.gone)
+    on.hooks.subscribe(gone=caches.gone)
     on.memory.subscribe(on.loops.guarded(balancer.reconcile, name="balancer"))
+    on.memory.subscribe(on.loops.guarded(caches.look, name="expert caches"))
     on.memory.subscribe(on.loops.guarded(host_pressure.look, name="host pressure"))
     return ControlLoop(desired, headroom, controller, balancer)
 

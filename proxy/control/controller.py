@@ -302,4 +302,5 @@ def _is_whole(backend: Backend) -> bool:
 
 def _why_whole(backend: Backend) -> str:
     hint = "; of one without experts, dense_cpu_layers in its policy lets feed-forward weights move"
-    return f"{backend.engine.why_no_moves}{'' if backend.options.dense else hint}"
+    hinted = not backend.options.dense and not backend.engine.known().cached
+    return f"{backend.engine.why_no_moves}{hint if hinted else ''}"

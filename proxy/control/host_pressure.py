@@ -99,4 +99,6 @@ def _staying(options: LoadOptions, split: Split, budgets: Sequence[Budget]) -> i
         return None
     split = split if options.split is None else options.split
     given = count_on_cpu(split, header.layers)
+    if options.cache_mib:
+        given = max(given or 0, options.cached_layers)
     return cpu_resident(header, settings_of(options), budgets, given)

@@ -11,6 +11,8 @@ from typing import Any, Final
 from proxy.catalog.gguf import GgufError, Header
 from proxy.catalog.gguf_reader import read_header
 from proxy.control.capacity import budgets_of, device_sizes
+from proxy.control.speed_store import measured_share
+from proxy.engine.build_options import NO_CACHE, has_expert_cache
 from proxy.engine.types import LoadOptions
 from proxy.errors import BadRequest
 from proxy.memory.host import available_host_bytes
@@ -18,10 +20,11 @@ from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.placement.commandline import server_args
 from proxy.placement.estimate import Settings
+from proxy.placement.expert_cache import choose_cache, plan_with_cache
 from proxy.placement.footprint import settings_of, ubatch_of
 from proxy.placement.kv import KV_TYPES
 from proxy.placement.parallel import choose_parallel, most
-from proxy.placement.plan import TUNES, Tune, plan
+from proxy.placement.plan import TUNES, Plan, Tune, plan
 from proxy.placement.plan_json import plan_json
 from proxy.placement.ubatch import choose_ubatch
 from proxy.policy.model import ModelPolicy, Policies
@@ -130,12 +133,38 @@ def plan_model(
         )
     except ValueError as error:
         raise BadRequest(str(error)) from None
+    made = _with_cache(made, header, policy, policies, given)
     rpc = policy.rpc if any(name.startswith("RPC") for name in question.vram) else ()
     told = plan_json(made, policy.name, question.vram, server_args(made, path, rpc=rpc))
     asked, trained = question.ctx or policy.ctx, header.context_length
     if trained and asked > trained:
         told["advice"].append(f"it was trained for a context of {trained}: not {asked}")
     return told
+
+
+def _with_cache(
+    made: Plan, header: Header, policy: ModelPolicy, policies: Policies, given: int | None
+) -> Plan:
+    """The plan with the expert cache that `serve` would load the model with."""
+    asked, libdir = policy.moe_cache, policies.engine.libdir
+    if policy.engine != "hosted" or policy.mode != "generation" or not asked or not made.fits:
+        return made
+    if not has_expert_cache(libdir):
+        why = "" if asked == AUTO else NO_CACHE
+        return replace(made, advice=(*made.advice, f"moe_cache: {why}")) if why else made
+    share, size = 0.0, None
+    if asked == AUTO:
+        share = measured_share(policies.catalog.state, header.files[0], (), libdir=libdir)
+    else:
+        size = asked
+    if not share and not size:
+        return made
+    cache = choose_cache(
+        header, made.settings, made.budgets, size_bytes=size, share=share, cpu_layers=given
+    )
+    if cache.why is not None:
+        return replace(made, advice=(*made.advice, f"no expert cache: {cache.why}"))
+    return plan_with_cache(made, header, cache)
 
 
 def parse_vram(text: str) -> dict[str, int]:

@@ -22,8 +22,22 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class CachePoint:
+    """With llama.cpp's expert cache on the device, and as many whole layers as fit beside it: the
+    same medians. `share` is what of the experts' room the cache has."""
+
+    share: float
+    cache_bytes: int
+    cached_layers: int
+    generation: float
+    prompt: float
+    spread: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Curve:
-    """What was measured for one model, and how. `points` by rising `moe_cpu_layers`."""
+    """What was measured for one model, and how. `points` by rising `moe_cpu_layers`; `caches` where
+    the build has an expert cache."""
 
     model: str
     model_id: str  # the file's identity, whatever it is called
@@ -36,6 +50,7 @@ class Curve:
     generated_tokens: int
     rounds: int
     points: tuple[Point, ...]
+    caches: tuple[CachePoint, ...] = ()
 
 
 def splits_to_try(block_count: int) -> list[int]:
@@ -65,6 +80,17 @@ def floor_of(points: Sequence[Point], noise: float = NOISE) -> int | None:
     best = best_split(points, noise)
     least = min((point.moe_cpu_layers for point in points), default=None)
     return None if best == least else best
+
+
+def best_share(curve: Curve, noise: float = NOISE) -> float:
+    """What of the experts' room is best given to an expert cache; 0: nothing, whole layers are as
+    fast. A cache has to earn it by generation, for what it has cannot move; and of two that are
+    equally fast the smaller one is better, beside which more layers do."""
+    whole = max((point.generation for point in curve.points), default=0.0)
+    best = max((point.generation for point in curve.caches), default=0.0)
+    if best <= whole * (1 + noise):
+        return 0.0
+    return min(x.share for x in curve.caches if x.generation >= best * (1 - noise))
 
 
 def _near_the_top(points: list[Point], speeds: Sequence[float], noise: float) -> list[Point]:

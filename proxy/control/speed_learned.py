@@ -76,6 +76,8 @@ class LearnedSpeeds:
             return
         if written.answers != 1 or written.depth > MOST_DEPTH:
             return
+        if backend.options.cache_mib:  # that says nothing of whole layers
+            return
         at_s = int(self._clock.wall().timestamp())  # never in the future
         figures = self._new.setdefault(backend.name, {}).setdefault(split, [])
         if figures and at_s - figures[-1][0] < SPACING_S:

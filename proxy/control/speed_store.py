@@ -15,8 +15,9 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from proxy.catalog.gguf import GgufError
 from proxy.catalog.parts import parts_of
-from proxy.control.speed_curve import Curve
+from proxy.control.speed_curve import Curve, best_share
 from proxy.engine.types import Device
 from proxy.files import BadJson, decode_json, open_regular, read_small
 
@@ -91,3 +92,22 @@ def load(path: Path) -> Curve | None:
         log.warning("curve_not_read", file=str(path), error=str(error))
         return None
     return curve
+
+
+def measured_share(
+    state: Path, model_path: Path, devices: Iterable[Device], *, libdir: Path | None = None
+) -> float:
+    """What of the experts' room an expert cache is best given, as measured; 0: nothing, or it was
+    not measured. Before any worker has told of its devices (`devices` is empty), it is what was
+    measured with this engine, if that was on one set of devices only."""
+    try:
+        model = model_id(model_path)
+    except (OSError, GgufError):
+        return 0.0
+    engine, known = engine_id(libdir), device_ids(devices)
+    files = [file_of(state, model, known, engine)]
+    if not known:
+        found = (state / "bench").glob(f"{model}-*.json")
+        files = [file for file in found if not file.stem.endswith(".use")]
+    curves = [curve for file in files if (curve := load(file)) and curve.engine == engine]
+    return best_share(curves[0]) if len(curves) == 1 else 0.0

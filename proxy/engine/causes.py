@@ -93,6 +93,14 @@ RULES: Final = tuple(
         ),
         # Memory.
         (
+            r"failed to allocate the MoE cache",
+            "the device has no room for the expert cache: have a smaller moe_cache, or 0 for none",
+        ),
+        (
+            r"(?P<x>MoE cache (?:requires|does not support|is too small).*)",
+            "{x}: have another moe_cache, or 0 for none",
+        ),
+        (
             r"allocating (?P<x>[\d.]+ MiB) on device (?P<y>\d+): \w+ failed: .*memory",
             f"GPU {{y}} has no room for {{x}}: {_MORE_ROOM}",
         ),

@@ -96,6 +96,8 @@ class HostedEngine:
             *(("--fixed-split", str(options.split)) if options.split is not None else ()),
             *(("--per-token-outputs",) if options.mode != "generation" else ()),
             *(("--dense",) if options.dense else ()),
+            *(("--cache-mib", str(options.cache_mib)) if options.cache_mib else ()),
+            *("--cached-layers", str(options.cached_layers)),
             *(("--unconfined", why) if (why := _why_unconfined(options)) else ()),
             *(
                 part

@@ -51,6 +51,10 @@ class LoadOptions:
     # Tokens of a prompt that are computed at once; None: the engine's own choice. It changes no
     # answer, so a backend with another one serves as well.
     ubatch: int | None = None
+    # llama.cpp's expert cache: its size, 0 for none, and how many layers, counted from the first,
+    # it has. Those never move. Like the batch, it is how something is computed.
+    cache_mib: int = 0
+    cached_layers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +114,24 @@ class Status:
 
     block_count: int  # the model's layers, with and without experts
     layers: tuple[Layer, ...] = ()
-    # device -> kind ("weights", "kv", "compute", "experts") -> bytes, as far as the engine reports
-    # them
+    # device -> kind ("weights", "kv", "compute", "experts", and "cache" where there is one) ->
+    # bytes, as far as the engine reports them
     held: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     settled: bool = True
+    # Layers that an expert cache has: whatever is planned is planned of `layers`, and they are not
+    # among those.
+    cached: tuple[int, ...] = ()
 
     @property
     def moe_cpu_layers(self) -> int:
         """N as in `--n-cpu-moe N`: the experts of all layers below N are on the CPU. 0 for a model
         without any."""
-        if not self.layers:
+        if not self.layers and not self.cached:
             return 0
         on_cpu = [layer.index for layer in self.layers if layer.experts == CPU]
         if len(on_cpu) == len(self.layers):
             return self.block_count
-        return max(on_cpu) + 1 if on_cpu else 0
+        return max((*on_cpu, *self.cached), default=-1) + 1
 
 
 class Engine(Protocol):

@@ -162,6 +162,13 @@ SENTENCES: Final[Mapping[str, tuple[str | Callable[[Mapping[str, Any]], str], fr
             "backend",
         ),
         ("room_missing", _room_missing, "model backend missing unloads"),
+        (
+            "cache_shrinks",
+            "{model}: loading anew with an expert cache of {to_bytes:gib}, not {cache_bytes:gib}:"
+            " a device stays short of memory",
+            "backend",
+        ),
+        ("no_expert_cache", "{model}: loaded without an expert cache: {why}", ""),
         ("host_memory_short", "{model}: {message}", "backend cpu_bytes available_bytes"),
         ("host_pressure", "{message}", "pressure available_bytes"),
         ("host_pressure_over", "host memory is enough again: {available_bytes:gib}", ""),

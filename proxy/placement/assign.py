@@ -37,6 +37,8 @@ def display_n(status: Status, asked: Split) -> int:
     number = status.moe_cpu_layers
     if not isinstance(asked, int) or asked in (ALL, number) or not status.layers:
         return number
+    if any(index >= asked for index in status.cached):
+        return number
     same = all((layer.experts == CPU) == (layer.index < asked) for layer in status.layers)
     return min(asked, status.block_count) if same else number
 

@@ -32,10 +32,12 @@ class Usage:
     kv_bytes: int = 0
     compute_bytes: int = 0
     experts_bytes: int = 0
+    cache_bytes: int = 0  # llama.cpp's expert cache
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.experts_bytes
+        held = self.weights_bytes + self.kv_bytes + self.compute_bytes + self.experts_bytes
+        return held + self.cache_bytes
 
 
 @dataclass(frozen=True, slots=True)

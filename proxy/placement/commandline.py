@@ -4,6 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
+from proxy.engine.build_options import EXPERT_CACHE
 from proxy.engine.tensor_names import EXPERT_TENSORS, FEED_FORWARD_TENSORS
 from proxy.engine.types import CPU
 from proxy.placement.plan import Plan
@@ -23,6 +24,8 @@ def server_args(plan: Plan, model: Path, *, rpc: tuple[str, ...] = ()) -> list[s
         *("--ubatch-size", str(asked.ubatch)),
         *("--fit", "off"),
     ]
+    if cache := sum(held.cache_bytes for held in plan.devices):
+        args += [EXPERT_CACHE, str(cache >> 20)]
     if asked.ubatch > DEFAULT_BATCH:
         args += ["--batch-size", str(asked.ubatch)]
     if asked.key_type != "f16" or asked.value_type != "f16":

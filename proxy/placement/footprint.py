@@ -13,7 +13,8 @@ UBATCH = ("--ubatch-size", "-ub")
 
 
 def footprint(header: Header, options: LoadOptions, devices: Sequence[str]) -> dict[str, int]:
-    """Device -> bytes of dense weights, KV cache and compute, with all that can move on the CPU.
+    """Device -> bytes of dense weights, KV cache, compute and expert cache, with all experts on
+    the CPU.
 
     llama.cpp spreads layers by free memory; here they are taken as spread evenly, which is what
     that comes to on devices that are equally full. One for experts only has nothing before these.
@@ -26,7 +27,10 @@ def footprint(header: Header, options: LoadOptions, devices: Sequence[str]) -> d
     dense = sum(layer.dense for layer in found.layers) + found.output_bytes
     compute = found.compute_bytes(every, every)
     share = -(-(dense + found.kv_bytes) // len(devices))
-    return dict.fromkeys(devices, share + compute)
+    # A cache is there from the first moment on, and stays.
+    needed = dict.fromkeys(devices, share + compute)
+    needed[devices[0]] += options.cache_mib << 20
+    return needed
 
 
 def settings_of(options: LoadOptions) -> Settings:

@@ -35,11 +35,14 @@ def plan_json(
                 "kv_bytes": held.kv_bytes,
                 "compute_bytes": held.compute_bytes,
                 "experts_bytes": held.experts_bytes,
+                "cache_bytes": held.cache_bytes,
                 "size_bytes": sizes[held.name],
                 "usable_bytes": usable[held.name],
             }
             for held in plan.devices
         ],
+        # The first ones, which an expert cache has: they never move.
+        "cached_layers": plan.moe_cpu_layers if any(x.cache_bytes for x in plan.devices) else 0,
         "host_bytes": plan.host_bytes,
         "host_experts_bytes": plan.host_experts_bytes,
         # The largest of those that have no room.

@@ -21,6 +21,7 @@ from proxy.policy.model import (
 from proxy.policy.problems import KeyPath, Problem
 from proxy.policy.schema import Field
 from proxy.policy.values import Folders, convert
+from proxy.split import AUTO
 
 # What a variant does not take over: how its base is called and found.
 NOT_OF_A_BASE: Final = ("path", "base", "aliases")
@@ -102,6 +103,13 @@ def named_paths(settings: Settings) -> Iterator[tuple[Path, Problem]]:
             for index, item in enumerate(value):
                 if isinstance(item, Path):
                     yield item, document.problem((*key, index), "")
+
+
+def asked_caches(settings: Settings) -> Iterator[Problem]:
+    """Where an expert cache of some size is asked for: a problem that has no message yet."""
+    for key, value in settings.values.items():
+        if key[-1] == "moe_cache" and value and value != AUTO:
+            yield settings.origins[key].problem(key, "")
 
 
 def build(settings: Settings, environment: Environment, home: Path) -> Policies:

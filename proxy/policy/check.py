@@ -158,6 +158,9 @@ def _check_env(
                 settings.note(
                     (*table, key), 'only engine "command" takes it; a hosted model has args'
                 )
+    cache: KeyPath = (*table, "moe_cache")
+    if model.engine == "command" and cache in settings.origins:
+        settings.note(cache, 'only hosted models have it; engine "command" has arguments')
     own: KeyPath = (*table, "env")
     if model.engine == "hosted" or own not in settings.origins or own in settings.spoiled:
         return

@@ -177,6 +177,11 @@ _LOADING: Final = (
     Field("defaults.repack", Kind.CHOICE, "auto", RELOAD, choices=("auto", "on", "off"),
           help="Whether experts on the CPU are kept in the layout of the fast CPU kernels, which "
                'takes RAM beside the mapped file; "auto" where RAM allows.'),
+    Field("defaults.moe_cache", Kind.SIZE_OR_AUTO, "auto", RELOAD, example="4GiB",
+          help="Device memory for llama.cpp's own cache of experts, where the build has one: the "
+               "layers that have no room as a whole are computed on the device out of it. What it "
+               'has does not move. "auto" is none, or what moe-proxy bench measured to be faster; '
+               "0 is none."),
 )
 
 _MODELS: Final = (

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxy.policy.build import build, merge, named_paths
+from proxy.policy.build import asked_caches, build, merge, named_paths
 from proxy.policy.check import check
 from proxy.policy.document import parse_document
 from proxy.policy.environment import read_environment
@@ -19,7 +19,7 @@ class Loaded:
     """`policies` is None exactly if there are `problems`; `readable` is then what could be read,
     with defaults for the rest, not to be served by. `files` are those that were read, `named`
     the files and folders that keys name, each with the place where it is named, `notes` what is
-    allowed and yet good to know."""
+    allowed and yet good to know, `caches` the places that ask for an expert cache."""
 
     policies: Policies | None
     problems: tuple[Problem, ...]
@@ -27,6 +27,7 @@ class Loaded:
     sources: Sources = field(repr=False)
     named: tuple[tuple[Path, Problem], ...] = field(default=(), repr=False)
     notes: tuple[Problem, ...] = ()
+    caches: tuple[Problem, ...] = ()
     readable: Policies | None = field(default=None, repr=False)
 
 
@@ -54,6 +55,7 @@ def parse(sources: Sources, env: Mapping[str, str]) -> Loaded:
         sources,
         tuple(named_paths(settings)),
         tuple(_in_order(settings.notes)),
+        tuple(_in_order([*asked_caches(settings)])),
         policies,
     )
 

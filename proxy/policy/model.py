@@ -113,6 +113,7 @@ class ModelPolicy:
     split: Literal["move", "separate"]
     tune: Literal["balanced", "prompt", "generation"]
     repack: Literal["auto", "on", "off"]
+    moe_cache: int | Literal["auto"]  # bytes
     rpc: tuple[str, ...]
     params: Mapping[str, object]
     args: tuple[str, ...]

@@ -23,6 +23,7 @@ class Kind(Enum):
     COUNT = ("an integer", "")
     COUNT_OR_AUTO = ('an integer, or "auto"', "")
     SIZE = (units.SIZE_ALLOWED, "_bytes")
+    SIZE_OR_AUTO = (f'{units.SIZE_ALLOWED}, or "auto"', "")
     DURATION = (units.DURATION_ALLOWED, "_s")
     KEEP_ALIVE = (units.KEEP_ALIVE_ALLOWED, "_s")
     SPLIT = (SPLIT_ALLOWED, "")

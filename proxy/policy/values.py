@@ -73,6 +73,8 @@ def _scalar(field: Field, value: object, folders: Folders) -> Any:
             return _require(_is_int(value, field.low, field.high), value)
         case Kind.COUNT_OR_AUTO:
             return _require(value == AUTO or _is_int(value, field.low, field.high), value)
+        case Kind.SIZE_OR_AUTO:
+            return value if value == AUTO else units.parse_size(value)
         case Kind.SIZE:
             size = units.parse_size(value)
             return _require(size >= field.low, size)

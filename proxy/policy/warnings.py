@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
+from proxy.engine.build_options import NO_CACHE, has_expert_cache
 from proxy.engine.environment import not_seen
 from proxy.engine.llama_args import config_files, refused_config
 from proxy.errors import reason_of
@@ -18,9 +19,9 @@ NOT_SEEN: Final = "workers do not see it; use args of a model, or env where its 
 
 def warnings_of(loaded: Loaded, env: Mapping[str, str]) -> tuple[Problem, ...]:
     """Files and folders that are named and not there, in the order of the keys; what is allowed and
-    better known; variables that workers do not see although they are meant for llama-server; and
-    what llama.cpp would read in files of its own that keeps hosted models from being loaded. Asks
-    the file system, which may take its time."""
+    better known; expert caches that the build does not have; variables that workers do not see
+    although they are meant for llama-server; and what llama.cpp would read in files of its own that
+    keeps hosted models from being loaded. Asks the file system, which may take its time."""
     found = []
     for path, place in loaded.named:
         try:
@@ -32,7 +33,15 @@ def warnings_of(loaded: Loaded, env: Mapping[str, str]) -> tuple[Problem, ...]:
         empty = "there is no *.toml in this folder, so the built-in defaults are used"
         found.insert(0, Problem(str(folder), None, "", empty))
     unseen = [Problem(ENVIRONMENT, None, name, NOT_SEEN) for name in not_seen(env)]
-    return (*found, *loaded.notes, *unseen, *_of_config_files(env))
+    return (*found, *loaded.notes, *_of_caches(loaded), *unseen, *_of_config_files(env))
+
+
+def _of_caches(loaded: Loaded) -> list[Problem]:
+    """Models are loaded without one then: they answer, and nothing else is wrong with them."""
+    policies = loaded.readable
+    if not loaded.caches or policies is None or has_expert_cache(policies.engine.libdir):
+        return []
+    return [replace(place, message=f"no effect: {NO_CACHE}") for place in loaded.caches]
 
 
 def _of_config_files(env: Mapping[str, str]) -> list[Problem]:

@@ -12,7 +12,7 @@ NOTHING: Set[str] = frozenset()
 
 # What has to be equal. This is asked for each request, and of each backend: no copies are made for
 # it.
-_LOOKED_AT: Final = ("ctx", "split", "ubatch", "parallel")
+_LOOKED_AT: Final = ("ctx", "split", "ubatch", "parallel", "cache_mib", "cached_layers")
 _EQUAL: Final = attrgetter(
     *(field.name for field in fields(LoadOptions) if field.name not in _LOOKED_AT)
 )
@@ -22,8 +22,8 @@ def compatible(loaded: LoadOptions, asked: LoadOptions, unpinned: Set[str] = NOT
     """Whether a request for `asked` can be answered by what is `loaded`.
 
     A larger context serves a request for a smaller one; who named no split takes the one there,
-    and whose policy names no `parallel` what was chosen; the batch is how something is computed,
-    not what. Everything else has to be equal.
+    and whose policy names no `parallel` what was chosen; the batch and the expert cache are how
+    something is computed, not what. Everything else has to be equal.
     """
     if loaded.ctx < asked.ctx:
         return False

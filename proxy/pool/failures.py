@@ -36,8 +36,8 @@ class Failure:
 
 
 class Failures:
-    """By load options, but for what is chosen anew for each start: the batch, and `parallel` where
-    it is left to us. (An edit of it is another matter, and forgets them.)"""
+    """By load options, but for what is chosen anew for each start: the batch, the expert cache, and
+    `parallel` where it is left to us. (An edit of it is another matter, and forgets them.)"""
 
     def __init__(self) -> None:
         self._kept: dict[LoadOptions, Failure] = {}  # the one that failed last at the end
@@ -92,7 +92,7 @@ def same_start(one: LoadOptions, other: LoadOptions) -> bool:
 
 
 def _key(options: LoadOptions) -> LoadOptions:
-    return replace(options, ubatch=None, parallel=1)
+    return replace(options, ubatch=None, parallel=1, cache_mib=0, cached_layers=0)
 
 
 def _wait_s(count: int) -> float:

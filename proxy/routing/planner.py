@@ -18,6 +18,7 @@ from proxy.files import is_regular
 from proxy.routing.batch_size import Batches, Capacity
 from proxy.routing.context_size import Contexts
 from proxy.routing.conversations import Conversations
+from proxy.routing.expert_caches import ExpertCaches, MeasuredShare, nobody_measured
 from proxy.routing.load_plan import (
     HeaderFacts,
     LoadPlan,
@@ -48,22 +49,25 @@ class Planner:
         self,
         catalog: Catalog,
         capacity: Capacity = lambda _: (),
+        measured: MeasuredShare = nobody_measured,
         look: Callable[[], Coroutine[Any, Any, object]] | None = None,
     ) -> None:
         """`capacity` tells what of the devices, with these RPC servers, a model could have, by what
-        was read of them last; `look` returns when that is not long ago."""
+        was read of them last, `measured` what of that an expert cache is best given; `look` returns
+        when they were read not long ago."""
         self._catalog, self._look = catalog, look
         self._batches = Batches(catalog, capacity)
         self._contexts = Contexts(catalog, capacity)
         self._conversations = Conversations(catalog, capacity)
+        self.caches = ExpertCaches(catalog, capacity, measured)
         # What changes: headers that were read, by entry (another file under the same name is
         # another entry), and what requests came to.
         self._facts: LRUCache[Entry, HeaderFacts] = LRUCache(HEADERS_KEPT)
         self._plans: LRUCache[_Key, LoadPlan] = LRUCache(PLANS_KEPT)
 
     async def plan(self, model: Model, request: ModelRequest, mode: Mode) -> LoadPlan:
-        """The plan, but for what only a load needs: the batch, and how many conversations where
-        that is left to us.
+        """The plan, but for what only a load needs: the batch, the expert cache, and how many
+        conversations where that is left to us.
 
         Raises BadRequest for a file that llama.cpp cannot load, and Conflict for a split that the
         model's engine cannot have.
@@ -88,7 +92,7 @@ class Planner:
                 model.entry, model.policy, plan.options, facts.trained_ctx
             )
             plan = replace(plan, options=replace(plan.options, ctx=ctx))
-        return await self._with_batch(model, plan)
+        return await self._with_batch_and_cache(model, plan)
 
     async def _with_parallel(self, model: Model, plan: LoadPlan) -> LoadPlan:
         if self._look is not None:
@@ -97,10 +101,13 @@ class Planner:
         parallel = await self._conversations.choose(model.entry, model.policy, plan.options, layers)
         return replace(plan, options=replace(plan.options, parallel=parallel))
 
-    async def _with_batch(self, model: Model, plan: LoadPlan) -> LoadPlan:
+    async def _with_batch_and_cache(self, model: Model, plan: LoadPlan) -> LoadPlan:
         layers = (await self._facts_of(model)).layers
         ubatch = await self._batches.choose(model.entry, model.policy, plan.options, layers)
-        return replace(plan, options=replace(plan.options, ubatch=ubatch))
+        options = replace(plan.options, ubatch=ubatch)
+        # With what is left beside that.
+        options = await self.caches.choose(model.entry, model.policy, options, layers)
+        return replace(plan, options=options)
 
     async def load_options(
         self, model: Model, request: ModelRequest, mode: Mode, *, moves: bool = True
@@ -111,7 +118,7 @@ class Planner:
         if not moves:
             plan = await self.with_policy_split(model, plan)
         plan = await self._with_parallel(model, plan)
-        return (await self._with_batch(model, plan)).options
+        return (await self._with_batch_and_cache(model, plan)).options
 
     async def longest_input(self, model: Model, request: ModelRequest, tokens: int) -> int | None:
         """How many tokens an input to embed may have, by what is asked for and not by what happens

@@ -58,6 +58,10 @@ def main() -> None:
         action="store_true",
         help="a model without experts: its feed-forward weights move in their place",
     )
+    parser.add_argument("--cache-mib", type=int, default=0, help="size of the expert cache")
+    parser.add_argument(
+        "--cached-layers", type=int, default=0, metavar="N", help="it has the first N layers"
+    )
     parser.add_argument(
         "--no-attention", action="append", default=[], metavar="DEVICE", help="for experts only"
     )
@@ -85,6 +89,8 @@ def main() -> None:
             fixed_split=options.fixed_split,
             no_attention=options.no_attention,
             dense=options.dense,
+            cache_mib=options.cache_mib,
+            cached_layers=options.cached_layers,
         )
     except (BackendRefused, LlamaError, OSError) as error:
         sys.exit(f"worker: {error}")

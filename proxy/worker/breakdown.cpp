@@ -1,7 +1,11 @@
-// What a context holds in each buffer type, as plain arrays: llama_get_memory_breakdown() returns a std::map, which
-// only C++ can take. Its declaration is in llama.cpp's src/llama-ext.h, which is not installed, so it is repeated here.
+// What llama.cpp tells in a way that only C++ can take, as plain arrays: what a context holds in each buffer type
+// (llama_get_memory_breakdown() returns a std::map), and a model's tensors (llama_internal_get_tensor_map() a
+// std::vector). Their declarations are in headers that are not installed, so they are repeated here.
 #include <cstddef>
 #include <map>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace {
 struct Held {
@@ -23,4 +27,16 @@ extern "C" __attribute__((visibility("default"))) int gate_breakdown(void *funct
     row++;
   }
   return row;
+}
+
+// Fills pointers to the tensors of a model, as many as there is room for. Returns how many there are.
+extern "C" __attribute__((visibility("default"))) int gate_tensors(void *function, const void *model, void **out,
+                                                                   int room) {
+  auto tensors = reinterpret_cast<const std::vector<std::pair<std::string, void *>> &(*)(const void *)>(function);
+  int count = 0;
+  for (const auto &[name, tensor] : tensors(model)) {
+    if (count < room) out[count] = tensor;
+    count++;
+  }
+  return count;
 }

@@ -7,7 +7,7 @@ moves".
 
 import ctypes as c
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from proxy.engine.tensor_names import EXPERTS, FEED_FORWARD
@@ -18,6 +18,9 @@ from proxy.worker.staging import Copier, Copy, Pointers, Weight
 
 MODEL_GONE = "llama-server has freed the model whose experts were to move"
 ATTENTION = re.compile(r"blk\.(\d+)\.(?:attn|ssm)[^#]*$")
+# What llama.cpp's expert cache has in the graph of a layer that it caches.
+CACHED = re.compile(r"moe_cache\.(?:slot_map-|blk\.)(\d+)")
+OF_LAYERS = (b"blk.", b"moe_cache.")
 
 
 @dataclass(slots=True)
@@ -41,9 +44,19 @@ class Experts:
     """All layers that have experts. `swap` needs a closed gate, the rest does not."""
 
     def __init__(
-        self, llama: LlamaLibrary, gate: Gate, *, outputs_per_batch: bool, dense: bool = False
+        self,
+        llama: LlamaLibrary,
+        gate: Gate,
+        *,
+        outputs_per_batch: bool,
+        dense: bool = False,
+        spared: Callable[[int], frozenset[int]] | None = None,
+        cache_bytes: int = 0,
     ) -> None:
-        """`dense`: the model has no experts, and its feed-forward weights are taken for them."""
+        """`dense`: the model has no experts, and its feed-forward weights are taken for them.
+        `spared`: where llama.cpp has an expert cache, of at most `cache_bytes`, the layers of a
+        model that it leaves alone; all others must never move."""
+        self._spared, self._cache_bytes = spared, cache_bytes
         self._movable = FEED_FORWARD if dense else EXPERTS
         self._llama = llama
         self._gate = gate
@@ -54,6 +67,8 @@ class Experts:
         # What changes, each time that llama-server has loaded its model:
         self.block_count = 0
         self.layers: dict[int, _Layer] = {}
+        # Layers with experts that the cache may have: they are in none of what moves.
+        self.cached: tuple[int, ...] = ()
         # The layers that have at least one tensor for which this CPU has a faster layout.
         self.repackable: frozenset[int] = frozenset()
         # The devices that the model is computed on, the CPU's memory among them; None: unknown.
@@ -89,6 +104,7 @@ class Experts:
         self.block_count = llama.model_n_layer(model)
         found: dict[int, dict[str, Weight]] = {}
         attention: dict[int, str] = {}
+        cached: set[int] = set()
         for tensor in self._weights(context):
             name = tensor.contents.name.decode(errors="replace")
             if match := self._movable.match(name):
@@ -100,9 +116,13 @@ class Experts:
             elif match := ATTENTION.match(name):
                 buffer_type = llama.buffer_type(tensor.contents.buffer)
                 attention.setdefault(int(match[1]), self._device_of(buffer_type))
+            elif match := CACHED.match(name):
+                cached.add(int(match[1]))
+        movable = movable_layers(found, cached, self._spared(model) if self._spared else None)
+        self.cached = tuple(sorted((found.keys() | cached) - movable))
         self.layers = {
             index: _Layer(list(found[index].values()), attention.get(index, MAPPED))
-            for index in sorted(found)
+            for index in sorted(movable)
         }
         can_repack = self._copier.can_repack
         self.repackable = frozenset(
@@ -110,6 +130,9 @@ class Experts:
         )
         computing = {self._device_of(kind) for kind in self._gate.breakdown(context)}
         self.devices = frozenset(computing) if computing else None
+        if self._spared is not None and self.layers:
+            # What was reserved is for these layers' experts on their devices.
+            self._reserve(held_gate)
         self._measure(held_gate)
         self._gate.watch(model)
 
@@ -123,7 +146,7 @@ class Experts:
             for source in llama.graph_node(graph, index).contents.src:
                 if source:
                     tensor = c.cast(source, c.POINTER(Tensor))
-                    if tensor.contents.buffer and tensor.contents.name.startswith(b"blk."):
+                    if tensor.contents.buffer and tensor.contents.name.startswith(OF_LAYERS):
                         yield tensor
 
     def _device_of(self, buffer_type: int) -> str:
@@ -250,8 +273,26 @@ class Experts:
                 entry["kv"] += kv
                 entry["compute"] += compute
             models.add(model)
+        cache_left = self._cache_bytes
+        for device, kinds in held.items() if cache_left else ():
+            if device != MAPPED:
+                # The contexts' books have it under the KV cache.
+                kinds["cache"] = min(kinds["kv"], cache_left)
+                kinds["kv"] -= kinds["cache"]
+                cache_left -= kinds["cache"]
         for layer in self.layers.values():
             if layer.buffer is not None:
                 device = MAPPED if layer.place == REPACKED else layer.place
                 row(device)["experts"] += self._llama.buffer_size(layer.buffer)
         self.held = held
+
+
+def movable_layers(
+    found: Collection[int], cached: Collection[int], spared: Collection[int] | None
+) -> frozenset[int]:
+    """Of the layers whose experts were `found` in host memory, those that may move: with an expert
+    cache only those that it leaves alone, and that are not seen to be `cached` all the same.
+    Without one (`spared` is None) all, unless one is there that nobody told us of."""
+    if spared is None:
+        return frozenset() if cached else frozenset(found)
+    return (frozenset(found) & frozenset(spared)) - frozenset(cached)

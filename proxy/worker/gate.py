@@ -7,12 +7,12 @@ Counterpart: stepgate.c, which is the same library loaded globally.
 import ctypes as c
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from proxy.errors import reason_of
 from proxy.worker import _stepgate
-from proxy.worker.llama import MEMORY_BREAKDOWN, LlamaError, LlamaLibrary
+from proxy.worker.llama import MEMORY_BREAKDOWN, TENSOR_MAP, LlamaError, LlamaLibrary
 
 # Busy servers come to the gate by themselves, so give them this long before an idle one is woken.
 STEP_WAIT_MS = 15
@@ -22,9 +22,13 @@ LOOK_EVERY_MS = 500
 HOLD_TIMEOUT_S = 600.0
 MAX_CONTEXTS = 16
 MAX_BUFFER_TYPES = 32
+MANY_TENSORS = 4096  # more are found at a second look
 NO_MODEL = "llama-server has no model loaded at the moment"
 # The functions of llama.cpp's in whose place ours are.
-GATED = ("llama_process", "ggml_time_ms", "llama_free", "llama_model_free")
+GATED = (
+    *("llama_process", "ggml_time_ms", "llama_free", "llama_model_free"),
+    "llama_init_from_model",
+)
 _AT_STEP, _ANYWHERE = 1, 2
 
 
@@ -63,6 +67,8 @@ class Gate:
         self._server_socket = server_socket
         self._timeout_s = timeout_s
         self._breakdown = llama.address(MEMORY_BREAKDOWN)
+        self._tensor_map = llama.address(TENSOR_MAP)
+        self._kept: tuple[object, ...] = ()  # what C calls must not be collected
         try:
             library.gate_steps.restype = c.c_long
             library.gate_wait.argtypes = (c.c_long,)
@@ -103,6 +109,35 @@ class Gate:
             for row, address in enumerate(types[:rows])
             if address
         }
+
+    # --- models and contexts that are being made ---
+
+    def tensors(self, model: int) -> list[int] | None:
+        """The addresses of a model's tensors; None where this build does not tell."""
+        if self._tensor_map is None:
+            return None
+        count = room = 0
+        found: c.Array[c.c_void_p] = (c.c_void_p * 0)()
+        while count > room or not room:
+            room = max(count, MANY_TENSORS)
+            found = (c.c_void_p * room)()
+            count = self._library.gate_tensors(
+                c.c_void_p(self._tensor_map), c.c_void_p(model), found, room
+            )
+        return [address for address in found[:count] if address]
+
+    def contexts_by(
+        self,
+        begins: Callable[[int], None],
+        ends: Callable[[int | None], None],
+        goes: Callable[[int], None],
+    ) -> None:
+        """Have `begins` called with the model before each context is made, `ends` with the context,
+        None where there is none, afterwards, and `goes` with a model before it is freed: on
+        llama-server's thread. To be said before that starts."""
+        kind = c.CFUNCTYPE(None, c.c_void_p)
+        self._kept = kind(begins), kind(ends), kind(goes)
+        self._library.gate_contexts_by(*self._kept)
 
     # --- the model whose tensors are known ---
 

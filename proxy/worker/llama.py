@@ -25,6 +25,7 @@ SERVER_TERMINATE = "_Z22llama_server_terminatev"
 LOG = "_Z15common_log_mainv"
 LOG_FLUSH = "_Z16common_log_flushP10common_log"
 GRAPH_RESERVE = "_Z19llama_graph_reserveP13llama_contextjjj"
+TENSOR_MAP = "_Z29llama_internal_get_tensor_mapB5cxx11PK11llama_model"
 MEMORY_BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
 
 TENSOR_NAME_BYTES = 64

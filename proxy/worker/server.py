@@ -17,13 +17,19 @@ from proxy.engine.types import CPU, Device, Layer, Move, Status
 from proxy.memory.host import available_host_bytes, read_host
 from proxy.memory.pressure import HIGH_PRESSURE, LOW_BYTES
 from proxy.worker.backends import Plugin
+from proxy.worker.beside_cache import BesideCache
 from proxy.worker.experts import Experts
 from proxy.worker.gate import Gate, preload
 from proxy.worker.llama import DEVICE_KINDS, LlamaError, LlamaLibrary
 from proxy.worker.log_flush import write_log, write_log_before_abort
 from proxy.worker.mover import Mover
 from proxy.worker.next_step import on_cpu
-from proxy.worker.server_arguments import attention_arguments, has_drafts, placement_arguments
+from proxy.worker.server_arguments import (
+    attention_arguments,
+    cache_arguments,
+    has_drafts,
+    placement_arguments,
+)
 
 State = Literal["loading", "ready", "failed", "stopped"]
 READY_POLL_S = 0.03
@@ -48,10 +54,15 @@ class EmbeddedServer:
         fixed_split: int | None = None,
         no_attention: Sequence[str] = (),
         dense: bool = False,
+        cache_mib: int = 0,
+        cached_layers: int = 0,
         confined: str = "no: nobody asked for it",
     ) -> None:
-        """`plugins`: backends that are not in `libdir`. `confined` is told to people: from what
-        this process is kept, or why it is not."""
+        """`plugins`: backends that are not in `libdir`. `cache_mib`: the size of llama.cpp's expert
+        cache, 0 for none; it has the experts of the first `cached_layers` layers. `confined` is
+        told to people: from what this process is kept, or why it is not."""
+        self._cache_mib = cache_mib
+        self._beside: BesideCache | None = None
         self.confined = confined
         self._server_socket = server_socket
         self._repack = repack
@@ -81,6 +92,8 @@ class EmbeddedServer:
             except LlamaError as error:
                 self._gate = None
                 self._refuse_moves(str(error))
+        if cache_mib and self._gate is not None:
+            self._beside = BesideCache(self._llama, self._gate, cached=cached_layers)
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         """Have `changed` called, on any thread, after each change of state and each move."""
@@ -156,7 +169,7 @@ class EmbeddedServer:
             for index, layer in experts.layers.items()
         )
         settled = self._mover.settled if self._mover is not None else True
-        return Status(experts.block_count, layers, experts.held, settled)
+        return Status(experts.block_count, layers, experts.held, settled, experts.cached)
 
     def place(self, placement: dict[int, str]) -> "Future[Move]":
         """Start moving; the later of two calls counts. Raises ValueError naming what is wrong with
@@ -165,6 +178,8 @@ class EmbeddedServer:
             raise LlamaError(self.why_no_moves or "the model is not loaded yet")
         devices = (CPU, *self._usable)
         for layer, place in placement.items():
+            if layer in self._experts.cached:
+                raise ValueError(f"layer {layer} is in the expert cache, and must not move")
             if layer not in self._experts.layers:
                 raise ValueError(f"layer {layer} has no experts that can move")
             if place not in devices:
@@ -204,6 +219,7 @@ class EmbeddedServer:
             *("llama-server", "--host", self._server_socket),
             *(placement if gpus or "--rpc" in arguments else ()),
             *arguments,
+            *cache_arguments(self._cache_mib if gpus or "--rpc" in arguments else 0),
             *attention_arguments(arguments, gpus, self._no_attention),
         ]
 
@@ -220,11 +236,15 @@ class EmbeddedServer:
             )
             return
         drafts = has_drafts(command)
+        # Without a device there is no cache either, whatever was asked for.
+        beside = self._beside if self._llama.gpus() else None
         experts = Experts(
             self._llama,
             gate,
             outputs_per_batch=drafts or self._per_token_outputs,
             dense=self._dense,
+            spared=None if beside is None else beside.spared,
+            cache_bytes=self._cache_mib << 20,
         )
         try:
             with gate.hold() as held_gate:
@@ -236,7 +256,9 @@ class EmbeddedServer:
         gpus = self._llama.gpus()
         # A buffer on any other one would end the process at its next step.
         usable = [x for x in gpus if experts.devices is None or x in experts.devices]
-        if not experts.layers:
+        if experts.cached and not experts.layers:
+            self.why_no_moves = "its experts are in a cache on the device"
+        elif not experts.layers:
             what = "feed-forward weights" if self._dense else "experts"
             self.why_no_moves = f"the model has no {what} in host memory"
         elif not gpus:

@@ -3,6 +3,7 @@ Pure."""
 
 from collections.abc import Collection, Sequence
 
+from proxy.engine.build_options import EXPERT_CACHE
 from proxy.engine.llama_args import option_of
 from proxy.engine.tensor_names import FEED_FORWARD_TENSORS
 
@@ -28,6 +29,12 @@ def placement_arguments(*, moves: bool, split: int | None, dense: bool) -> list[
     if split is None:
         return [*on_device, *all_on_cpu]
     return [*on_device, "--n-cpu-ffn" if dense else "--n-cpu-moe", str(split)]
+
+
+def cache_arguments(size_mib: int) -> list[str]:
+    """llama.cpp's expert cache, if there is to be one. Its name is looked for in builds
+    (proxy/engine/build_options.py), and without a device it ends a load."""
+    return [EXPERT_CACHE, str(size_mib)] if size_mib else []
 
 
 def attention_arguments(

@@ -14,6 +14,8 @@
  * functions that free are ours too: a context is forgotten when it goes, and of one model, the one whose tensors a
  * mover knows, it is noted that it went. A mover that reads weights outside the gate pins that model meanwhile.
  *
+ * Nor does llama-server make a context without us: what is to be otherwise while it does is told by gate_contexts_by().
+ *
  * Our counterpart in Python is proxy/worker/gate.py.
  */
 #define PY_SSIZE_T_CLEAN
@@ -26,6 +28,8 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define MAX_CONTEXTS 16
+/* More than any llama.cpp has of struct llama_context_params, which is handed over by value. */
+#define PARAMETERS_BYTES 1024
 
 enum { GATE_OPEN = 0, GATE_STEP = 1, GATE_ANY = 2 };
 
@@ -53,6 +57,15 @@ static int64_t (*real_time_ms)(void);
 static void (*real_free)(void *);
 static void (*real_model_free)(void *);
 
+struct parameters {
+  char bytes[PARAMETERS_BYTES];
+};
+static void *(*real_init)(void *, struct parameters);
+/* Set before the server's thread is there. */
+static void (*context_begins)(void *model);
+static void (*context_ends)(void *context);
+static void (*model_goes)(void *model);
+
 __attribute__((constructor)) static void set_up(void) {
   pthread_condattr_t attributes;
   pthread_condattr_init(&attributes);
@@ -62,12 +75,13 @@ __attribute__((constructor)) static void set_up(void) {
 }
 
 /* Takes the real functions. Returns 0, or -1 where one is missing (without llama_process there is nothing to gate). */
-EXPORT int gate_install(void *process, void *time_ms, void *free_context, void *free_model) {
+EXPORT int gate_install(void *process, void *time_ms, void *free_context, void *free_model, void *init) {
+  real_init = (void *(*)(void *, struct parameters))init;
   real_process = (int32_t (*)(void *, int, void *))process;
   real_time_ms = (int64_t (*)(void))time_ms;
   real_free = (void (*)(void *))free_context;
   real_model_free = (void (*)(void *))free_model;
-  return process && time_ms && free_context && free_model ? 0 : -1;
+  return process && time_ms && free_context && free_model && init ? 0 : -1;
 }
 
 EXPORT long gate_steps(void) { return atomic_load(&steps); }
@@ -222,7 +236,24 @@ EXPORT void llama_model_free(void *model) {
     watched_model = NULL;
   }
   pthread_mutex_unlock(&lock);
+  if (model_goes) model_goes(model);
   if (real_model_free) real_model_free(model);
+}
+
+/* From now on `begins` is called before each context is made of a model, and `ends` with it, or NULL, afterwards; both
+ * by whoever makes it. `goes`: before a model is freed. */
+EXPORT void gate_contexts_by(void *begins, void *ends, void *goes) {
+  model_goes = (void (*)(void *))goes;
+  context_begins = (void (*)(void *))begins;
+  context_ends = (void (*)(void *))ends;
+}
+
+EXPORT void *llama_init_from_model(void *model, struct parameters parameters) {
+  if (!real_init) return NULL;
+  if (context_begins) context_begins(model);
+  void *context = real_init(model, parameters);
+  if (context_ends) context_ends(context);
+  return context;
 }
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_stepgate", NULL, -1, NULL, NULL, NULL, NULL, NULL};

@@ -11,6 +11,7 @@ import pytest
 
 from proxy.cli.bench import chart
 from proxy.control.speed_curve import Curve, Point
+from tests.support.cache_build import cache_build
 from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.policies import policies as made
@@ -72,6 +73,29 @@ async def test_a_file_that_no_policy_names_and_splits_by_itself(policies: Path) 
     assert curve["model"] == path.stem
     assert curve["best"] in range(5)
     assert errors.count("round 2 of 2") == 5
+
+
+async def test_a_build_with_an_expert_cache_is_measured_with_it(tmp_path: Path) -> None:
+    """A cache alone, and beside whole layers; and the next load goes by it."""
+    async with rpc_server() as rpc:
+        file = tmp_path / "policies.toml"
+        catalog = {"state": tmp_path / "state"}
+        devices = {"rpc": [rpc], "RPC0": {"limit": "40MiB"}}
+        m = {"path": model(), "parallel": 1, "repack": "off"}
+        text = made({"m": m}, catalog=catalog, devices=devices, engine={"libdir": cache_build()})
+        file.write_text(text)
+        status, out, errors = await run(file, "m", "--url", NOBODY, *SMALL, "--splits", "12")
+
+    assert status == 0, errors
+    (stored,) = (tmp_path / "state" / "bench").iterdir()
+    alone, both = json.loads(stored.read_text())["caches"]
+    assert (alone["share"], alone["cached_layers"]) == (1.0, 12)
+    assert both["share"] == 0.5
+    assert 0 < both["cached_layers"] < 12
+    assert 3 << 20 < both["cache_bytes"] < alone["cache_bytes"] < 40 << 20
+    assert all(x["generation"] > 0 and x["prompt"] > 0 for x in (alone, both))
+    assert "EXPERT CACHE" in out
+    assert 'moe_cache = "auto"' in out
 
 
 async def test_refuses_while_a_proxy_has_a_model_loaded(policies: Path, tmp_path: Path) -> None:

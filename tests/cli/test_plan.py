@@ -16,6 +16,7 @@ from proxy.cli.plan_text import total
 from proxy.control.model_plan import parse_vram
 from proxy.memory.host import available_host_bytes
 from tests.catalog.test_store import put
+from tests.support.cache_build import cache_build
 from tests.support.models import model
 from tests.support.policies import policies as made
 from tests.support.served import Served, served
@@ -66,6 +67,34 @@ def test_devices_keep_to_their_policies(policies: Path, capsys: pytest.CaptureFi
     assert (first["name"], second["name"]) == ("CUDA0", "CUDA1")
     assert second["weights_bytes"] == second["kv_bytes"] == 0
     assert second["experts_bytes"] > 0
+
+
+def test_an_expert_cache_is_planned_where_the_build_has_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plan(*argv: str, **engine: object) -> dict[str, Any]:
+        tiny = {"path": model(), "moe_cache": "8MiB", "ctx": 2048, "parallel": 2}
+        devices = {"reserve": "1MiB", "low": "1MiB"}
+        file.write_text(made({"tiny": tiny}, devices=devices, engine=engine))
+        return ask(capsys, "tiny", "--vram", "48MiB", "--policies", str(file), *argv)
+
+    file = tmp_path / "policies.toml"
+    without, cached = plan(), plan(libdir=cache_build())
+
+    assert without["devices"][0]["cache_bytes"] == without["cached_layers"] == 0
+    assert (
+        "moe_cache: this build of llama.cpp has no expert cache (--moe-cache-mib)"
+        in (without["advice"])
+    )
+    (device,) = cached["devices"]
+    assert device["cache_bytes"] == 8 << 20
+    assert total(device) <= 47 << 20
+    assert without["moe_cpu_layers"] < cached["cached_layers"] == cached["moe_cpu_layers"] < 12
+    assert main(["plan", "tiny", "--vram", "48MiB", "--policies", str(file)]) == OK
+    said = capsys.readouterr().out
+    assert "CACHE" in said
+    assert f"of these, {cached['cached_layers']} are in the expert cache" in said
+    assert plan("--moe-cpu-layers", "11", libdir=cache_build())["cached_layers"] == 11
 
 
 def test_a_table_for_people(policies: Path, capsys: pytest.CaptureFixture[str]) -> None:

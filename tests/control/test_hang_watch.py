@@ -34,7 +34,7 @@ LAYERS = 4
 COMPLETIONS = "/v1/completions"
 SHORT: dict[str, Any] = {"model": "m", "prompt": "the quick brown fox", "max_tokens": 1}
 # Long enough to be met in the middle, short enough to be done again.
-LONG = SHORT | {"max_tokens": 300, "ignore_eos": True}
+LONG = SHORT | {"max_tokens": 2000, "ignore_eos": True}
 ENDLESS = SHORT | {"max_tokens": 100_000, "ignore_eos": True, "stream": True}
 
 

@@ -83,8 +83,12 @@ async def test_only_what_stays_on_the_cpu_counts(rig: Rig) -> None:
     rig.split = AUTO
     await rig.check()
 
-    every, three, none = (event["cpu_bytes"] for event in rig.told("host_memory_short"))
+    # What an expert cache has stays on the CPU whatever else does.
+    await rig.check(cache_mib=8, cached_layers=6)
+
+    every, three, none, cached = (e["cpu_bytes"] for e in rig.told("host_memory_short"))
     embeddings = none
+    assert cached - embeddings == (every - embeddings) // 2
     assert three - embeddings == (every - embeddings) * 3 // 12
 
 

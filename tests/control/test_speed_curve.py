@@ -1,9 +1,18 @@
 """What follows from a measured curve."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.control.speed_curve import Point, best_split, floor_of, splits_to_try
+from proxy.control.speed_curve import (
+    CachePoint,
+    Curve,
+    Point,
+    best_share,
+    best_split,
+    floor_of,
+    splits_to_try,
+)
 
 speeds = st.floats(1, 1000)
 points = st.lists(
@@ -70,3 +79,26 @@ def test_splits_to_try() -> None:
     assert splits_to_try(48) == [0, 12, 24, 36, 48]
     assert splits_to_try(3) == [0, 1, 2, 3]
     assert splits_to_try(1) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("caches", "share"),
+    [
+        ((), 0.0),
+        (((1.0, 100.0),), 0.0),
+        (((1.0, 102.0), (0.5, 90.0)), 0.0),  # within noise
+        (((1.0, 120.0), (0.5, 90.0)), 1.0),
+        (((1.0, 90.0), (0.5, 120.0)), 0.5),
+        (((1.0, 121.0), (0.5, 120.0)), 0.5),  # as fast, and more of it moves
+    ],
+)
+def test_a_cache_has_to_earn_its_room(
+    caches: tuple[tuple[float, float], ...], share: float
+) -> None:
+    curve = Curve(
+        *("m", "0", ("CUDA0 x",), "e", "", 12, 512, 64, 16, 3),
+        points=(Point(0, 100.0, 50.0), Point(12, 40.0, 50.0)),
+        caches=tuple(CachePoint(part, 1 << 30, 6, speed, 50.0) for part, speed in caches),
+    )
+
+    assert best_share(curve) == share

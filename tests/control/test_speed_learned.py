@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from proxy.clock import RealClock
 from proxy.control.speed_curve import Curve, Point
-from proxy.control.speed_learned import learned_floor, use_file
+from proxy.control.speed_learned import LearnedSpeeds, learned_floor, use_file
 from proxy.control.speed_store import device_ids, engine_id, model_id, save
 from proxy.control.speed_use import FADES_S, LEAST
 from proxy.engine.types import Device, LoadOptions
+from proxy.observe.rates import Written
+from proxy.pool.state import Backend
 from tests.support.guard import until
 from tests.support.llama import rpc_server
 from tests.support.models import model
@@ -120,3 +123,11 @@ async def test_what_an_answer_has_shown_is_known_after_a_restart(tmp_path: Path)
             await second.post("/admin/models/m/load")
             await second.until_ready(moe_cpu_layers=2)
             assert await speed(second) == round(kept, 2)
+
+
+def test_what_is_fast_by_a_cache_says_nothing_of_whole_layers(tmp_path: Path) -> None:
+    speeds = LearnedSpeeds(state=lambda: tmp_path, devices_of=lambda _: [], clock=RealClock())
+    backend = Backend("b1", replace(OPTIONS, cache_mib=64, cached_layers=6))
+    speeds.note(backend, 6, Written(50.0, 1, 10))
+
+    assert speeds._new == {}

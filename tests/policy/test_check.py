@@ -130,6 +130,13 @@ def test_how_a_command_is_asked_and_stopped(load_text: LoadText) -> None:
     assert [note.key for note in notes] == ["models.a.stop_command", "models.a.ready_path"]
 
 
+def test_a_cache_is_for_hosted_models(load_text: LoadText) -> None:
+    assert told(load_text, "[models.a]\nmoe_cache = 'much'\n") != []
+    (note,) = load_text(f"[models.a]\nmoe_cache = '2GiB'\n{COMMAND}\n").notes
+    assert note.key == "models.a.moe_cache"
+    assert note.message.startswith("only hosted models have it")
+
+
 def test_what_is_no_placeholder_is_told(load_text: LoadText) -> None:
     text = """[models.a]
 engine = 'command'

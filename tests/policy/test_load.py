@@ -65,6 +65,7 @@ confine = false
 split = "separate"
 tune = "prompt"
 repack = "off"
+moe_cache = 0
 [models."gpt-oss:120b"]
 path = "gpt.gguf"
 base = "plain"
@@ -89,6 +90,7 @@ confine = true
 split = "move"
 tune = "generation"
 repack = "on"
+moe_cache = "4GiB"
 mode = "embedding"
 params = { temperature = 1.0, stop = ["a"], deep = { x = true } }
 args = ["--flag", ""]
@@ -161,6 +163,7 @@ def test_every_key_is_read(valid: Valid, tmp_path: Path, env: dict[str, str]) ->
     assert (policies.defaults.ready_path, policies.defaults.load_timeout_s) == ("none", 60.0)
     assert (model.env, model.confine, model.unsafe_args) == ({"GIVEN": "1"}, True, True)
     assert (model.split, model.repack, model.args) == ("move", "on", ("--flag", ""))
+    assert (model.moe_cache, policies.defaults.moe_cache) == (4 << 30, 0)
     assert (model.tune, policies.defaults.tune) == ("generation", "prompt")
     assert (model.dense_cpu_layers, policies.defaults.dense_cpu_layers) == (3, "auto")
     assert model.params == {"temperature": 1.0, "stop": ["a"], "deep": {"x": True}}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from proxy.policy.load import load
 from proxy.policy.warnings import warnings_of
+from tests.support.cache_build import cache_build
 
 
 def told(path: Path, **variables: str) -> list[str]:
@@ -80,3 +81,26 @@ def test_what_is_allowed_by_hand(tmp_path: Path) -> None:
     assert told(file) == [
         f"{file}:2: models.a.args[0]: allowed by unsafe_args: --log-file: it has files written"
     ]
+
+
+def test_a_cache_that_the_build_does_not_have(tmp_path: Path) -> None:
+    """It is loaded without one. "auto" and 0 ask for nothing."""
+    file = tmp_path / "p.toml"
+    text = """[defaults]
+moe_cache = "2GiB"
+[models.a]
+moe_cache = "4GiB"
+[models.b]
+moe_cache = "auto"
+[models.c]
+moe_cache = 0
+"""
+    file.write_text(text)
+    why = "no effect: this build of llama.cpp has no expert cache (--moe-cache-mib)"
+    assert told(file) == [
+        f"{file}:2: defaults.moe_cache: {why}",
+        f"{file}:4: models.a.moe_cache: {why}",
+    ]
+
+    file.write_text(f'{text}[engine]\nlibdir = "{cache_build()}"\n')
+    assert told(file) == []

@@ -22,6 +22,7 @@ LOADED = LoadOptions("m", Path("m.gguf"), ctx=8192, split=4)
         (replace(LOADED, split=5), {"split"}, True),
         (replace(LOADED, split=5, ctx=8193), {"split", "ctx"}, False),
         (replace(LOADED, ubatch=2048), set(), True),
+        (replace(LOADED, cache_mib=512, cached_layers=4), set(), True),
         (replace(LOADED, model="n"), set(), False),
         (replace(LOADED, mode="embedding"), set(), False),
         (replace(LOADED, args=("--jinja",)), {"split", "ctx"}, False),

@@ -64,12 +64,13 @@ def test_other_options_are_another_start() -> None:
         assert failures.refusing(replace(M, **field), OLD, 0.0) is None
 
 
-def test_another_batch_is_the_same_start() -> None:
-    """It is chosen anew for each by what is free just then."""
+def test_another_batch_or_cache_is_the_same_start() -> None:
+    """They are chosen anew for each by what is free just then."""
     failures = Failures()
     failures.note(replace(M, ubatch=512), "bad", OLD, 0.0, in_doubt=False)
 
     assert failures.refusing(replace(M, ubatch=64), OLD, 0.0)
+    assert failures.refusing(replace(M, cache_mib=64, cached_layers=4), OLD, 0.0)
     failures.forget(replace(M, ubatch=32))
     assert failures.of(M) is None
 

@@ -62,7 +62,9 @@ class RpcServer(str):
 async def rpc_server(threads: int = 1, **env: str) -> AsyncIterator["RpcServer"]:
     """A device with memory of its own, as `host:port`."""
     port = free_port()
-    argv = (program("ggml-rpc-server"), "-H", "127.0.0.1", "-p", str(port), "-t", str(threads))
+    of_another = os.environ.get("MOE_PROXY_CACHE_BUILD")  # see tests/support/cache_build
+    name = f"{of_another}/ggml-rpc-server" if of_another else program("ggml-rpc-server")
+    argv = (name, "-H", "127.0.0.1", "-p", str(port), "-t", str(threads))
     async with child(*argv, **env) as process:
         async with asyncio.timeout(HANG_S):
             while True:

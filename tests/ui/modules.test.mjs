@@ -109,6 +109,8 @@ test("a cell for each layer, also for those without experts", () => {
   assert.deepEqual(cells({ block_count: 3, layers }), [
     { index: 0, place: null, to: null }, { index: 1, place: "CPU", to: "D" }, { index: 2, place: "D", to: null },
   ]);
+  const cached = cells({ block_count: 3, layers, cached_layers: [0] });
+  assert.deepEqual(cached[0], { index: 0, place: "expert cache", to: null });
   assert.deepEqual([...colours({ B: 0, A: 0 })], [["CPU", 0], ["A", 1], ["B", 2]]);
 });
 

@@ -31,6 +31,7 @@ int llama_process(void *context, int, void *) {
 long ggml_time_ms(void) { return 0; }
 void llama_free(void *) {}
 void llama_model_free(void *) {}
+void *llama_init_from_model(void *) { return nullptr; }
 int caught(int (*gated)(void *, int, void *), void *context) {
   try { return gated(context, 0, nullptr); } catch (const std::runtime_error &) { return -1; }
 }

@@ -2,7 +2,12 @@
 
 import pytest
 
-from proxy.worker.server_arguments import attention_arguments, has_drafts, placement_arguments
+from proxy.worker.server_arguments import (
+    attention_arguments,
+    cache_arguments,
+    has_drafts,
+    placement_arguments,
+)
 
 RPC = ("--model", "m.gguf", "--rpc", "a:1,b:2")
 
@@ -23,6 +28,11 @@ def test_all_else_is_on_the_devices(
     made = placement_arguments(moves=moves, split=split, dense=dense)
 
     assert made == ["--n-gpu-layers", "999", *expected]
+
+
+def test_a_build_without_a_cache_never_hears_of_one() -> None:
+    assert cache_arguments(0) == []
+    assert cache_arguments(512) == ["--moe-cache-mib", "512"]
 
 
 def test_attention_keeps_to_the_devices_that_may_have_it() -> None:

@@ -6,6 +6,7 @@ const KINDS = [
   ["kv", "KV cache"],
   ["weights", "dense weights"],
   ["compute", "compute"],
+  ["cache", "expert cache"],
 ];
 
 /** Devices by the memory that they share: {names, device}, once each card. Where it is read says
@@ -65,13 +66,16 @@ export function colours(devices) {
   return new Map(["CPU", ...Object.keys(devices).sort()].map((name, at) => [name, at % 6]));
 }
 
+const CACHE = "expert cache";
+
 /** The cells of a backend's map, one for each layer of the model: {index, place, to}; `place` is
- * null for a layer without experts. */
+ * null for a layer without experts, and no device for one whose experts a cache has. */
 export function cells(backend) {
   const layers = new Map((backend.layers ?? []).map((layer) => [layer.index, layer]));
+  const cached = new Set(backend.cached_layers ?? []);
   return Array.from({ length: backend.block_count ?? 0 }, (_, index) => {
     const layer = layers.get(index);
-    return { index, place: layer?.experts ?? null, to: layer?.to ?? null };
+    return { index, place: layer?.experts ?? (cached.has(index) ? CACHE : null), to: layer?.to ?? null };
   });
 }
 

@@ -61,6 +61,7 @@ const OTHERS = {
     e.keys.length ? `These keys wait for the next start: ${e.keys.join(", ")}` : null,
   room_missing: (e) => `${e.model} waits for memory${e.unloads ? `; ${e.unloads} makes way` : ""}`,
   not_moved: (e) => `${e.model}: not all that was to move did: ${e.error}`,
+  cache_shrinks: (e) => `${e.model} is loaded anew with a smaller expert cache, for want of memory`,
   host_memory_short: (e) => `${e.model}: ${e.message}`,
   host_pressure: (e) => `Main memory: ${e.message}`,
   host_pressure_over: () => "Main memory is enough again",

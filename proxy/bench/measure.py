@@ -62,7 +62,7 @@ async def measure(
             model=options.model,
             model_id=await asyncio.to_thread(model_id, options.path),
             devices=devices,
-            engine=engine_id(options.libdir),
+            engine=engine_id(options.libdir, options.backends),
             at=datetime.now(UTC).isoformat(timespec="seconds"),
             block_count=blocks,
             ctx=options.ctx,

@@ -18,7 +18,14 @@ def share_by_bench(
 
     async def measured(options: LoadOptions) -> float:
         state, known = policies().catalog.state, [*devices().values()]
-        share = partial(measured_share, state, options.path, known, libdir=options.libdir)
+        share = partial(
+            measured_share,
+            state,
+            options.path,
+            known,
+            libdir=options.libdir,
+            backends=options.backends,
+        )
         try:
             return await MODELS.run(share)
         except Hangs:

@@ -139,7 +139,7 @@ def use_file(state: Path, options: LoadOptions, devices: Sequence[Device]) -> Pa
         model = model_id(options.path)
     except (OSError, GgufError):
         return None
-    engine = f"{engine_id(options.libdir)}\n{processor()} x {os.cpu_count()}"
+    engine = f"{engine_id(options.libdir, options.backends)}\n{processor()} x {os.cpu_count()}"
     return file_of(state, model, device_ids(devices), engine).with_suffix(".use.json")
 
 
@@ -153,7 +153,9 @@ def learned_floor(
         model = model_id(options.path)
     except (OSError, GgufError):
         return None
-    curve = load(file_of(state, model, device_ids(devices), engine_id(options.libdir)))
+    curve = load(
+        file_of(state, model, device_ids(devices), engine_id(options.libdir, options.backends))
+    )
     points = curve.points if curve else ()
     path = use_file(state, options, devices)
     used = speeds_of(merged(_read(path) if path else {}, now_s=now_s), LEAST)

@@ -46,8 +46,13 @@ def device_ids(devices: Iterable[Device]) -> tuple[str, ...]:
     return tuple(sorted(f"{d.name} {d.description}" for d in devices if d.kind != "cpu"))
 
 
-def engine_id(libdir: Path | None = None) -> str:
-    """The llama.cpp in use: llama-cpp-python's version, or the folder that has another build."""
+def engine_id(libdir: Path | None = None, backends: Iterable[Path] = ()) -> str:
+    """The llama.cpp in use: llama-cpp-python's version, or the folder that has another build, and
+    the `backends` from elsewhere."""
+    return " with ".join((_llama_cpp(libdir), *map(str, backends)))
+
+
+def _llama_cpp(libdir: Path | None) -> str:
     if libdir is not None:
         return f"llama.cpp in {libdir}"
     try:
@@ -95,7 +100,12 @@ def load(path: Path) -> Curve | None:
 
 
 def measured_share(
-    state: Path, model_path: Path, devices: Iterable[Device], *, libdir: Path | None = None
+    state: Path,
+    model_path: Path,
+    devices: Iterable[Device],
+    *,
+    libdir: Path | None = None,
+    backends: Iterable[Path] = (),
 ) -> float:
     """What of the experts' room an expert cache is best given, as measured; 0: nothing, or it was
     not measured. Before any worker has told of its devices (`devices` is empty), it is what was
@@ -104,7 +114,7 @@ def measured_share(
         model = model_id(model_path)
     except (OSError, GgufError):
         return 0.0
-    engine, known = engine_id(libdir), device_ids(devices)
+    engine, known = engine_id(libdir, backends), device_ids(devices)
     files = [file_of(state, model, known, engine)]
     if not known:
         found = (state / "bench").glob(f"{model}-*.json")

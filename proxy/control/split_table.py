@@ -162,4 +162,5 @@ def _load(state: Path, options: LoadOptions, devices: Sequence[Device]) -> Curve
         model = model_id(options.path)
     except (OSError, GgufError):
         return None
-    return load(file_of(state, model, device_ids(devices), engine_id(options.libdir)))
+    engine = engine_id(options.libdir, options.backends)
+    return load(file_of(state, model, device_ids(devices), engine))

@@ -76,6 +76,11 @@ REFUSED: Final = (
     # Where tensors are, and in which form.
     Refused(("-cmoe", "--cpu-moe", "-ncmoe", "--n-cpu-moe"), PLANNED, "moe_cpu_layers",
             ("LLAMA_ARG_CPU_MOE", "LLAMA_ARG_N_CPU_MOE"), harmless=OFF),
+    Refused(("-ngl", "--gpu-layers", "--n-gpu-layers"), PLANNED,
+            "moe_cpu_layers (without experts: dense_cpu_layers)",
+            harmless=frozenset(("all", "99", "999"))),
+    Refused(("--moe-cache-mib", "--moe-cache-cpu-share"), PLANNED, "moe_cache",
+            ("LLAMA_ARG_MOE_CACHE_MIB", "LLAMA_ARG_MOE_CACHE_CPU_SHARE"), harmless=OFF),
     Refused(("-ncffn", "--n-cpu-ffn"), PLANNED, "dense_cpu_layers", ("LLAMA_ARG_N_CPU_FFN",),
             harmless=OFF),
     Refused(("-ot", "--override-tensor"),
@@ -148,7 +153,7 @@ HARMLESS: Final = frozenset(
     --rope-freq-scale --yarn-orig-ctx --yarn-ext-factor --yarn-attn-factor --yarn-beta-slow
     --yarn-beta-fast -kvo --kv-offload -nkvo --no-kv-offload -nr --no-repack --no-host -ctk
     --cache-type-k -ctv --cache-type-v -dt --defrag-thold -lzm --lazy-mode --numa -dev --device
-    -ngl --gpu-layers --n-gpu-layers -sm --split-mode -ts --tensor-split -mg --main-gpu
+    -sm --split-mode -ts --tensor-split -mg --main-gpu
     --check-tensors --override-kv --op-offload --no-op-offload --lora --lora-scaled
     --control-vector --control-vector-scaled --control-vector-layer-range -hft --hf-token
     --log-jsonl --no-log-jsonl --log-colors -v --verbose --log-verbose --offline --log-prefix

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 Mode = Literal["generation", "embedding", "rerank"]
+DeviceKind = Literal["cpu", "gpu", "igpu", "accel"]
 CPU = "CPU"
 
 
@@ -90,7 +91,7 @@ class Device:
 
     name: str
     description: str
-    kind: Literal["cpu", "gpu", "igpu", "accel"]
+    kind: DeviceKind
     total_bytes: int | None
     free_bytes: int | None
     device_id: str | None = None  # PCI bus id, where it has one

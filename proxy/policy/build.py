@@ -112,6 +112,13 @@ def asked_caches(settings: Settings) -> Iterator[Problem]:
             yield settings.origins[key].problem(key, "")
 
 
+def named_programs(settings: Settings) -> Iterator[tuple[str, Problem]]:
+    """The programs of commands, as they are named, and where."""
+    for key, value in settings.values.items():
+        if key[-1] in ("command", "stop_command") and isinstance(value, tuple) and value:
+            yield str(value[0]), settings.origins[key].problem((*key, 0), "")
+
+
 def build(settings: Settings, environment: Environment, home: Path) -> Policies:
     """The policies; a key whose value is not allowed has its default in them."""
     builder = _Builder(settings, environment, Folders(Path.cwd(), home))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxy.policy.build import asked_caches, build, merge, named_paths
+from proxy.policy.build import asked_caches, build, merge, named_paths, named_programs
 from proxy.policy.check import check
 from proxy.policy.document import parse_document
 from proxy.policy.environment import read_environment
@@ -18,14 +18,16 @@ from proxy.policy.values import home_of
 class Loaded:
     """`policies` is None exactly if there are `problems`; `readable` is then what could be read,
     with defaults for the rest, not to be served by. `files` are those that were read, `named`
-    the files and folders that keys name, each with the place where it is named, `notes` what is
-    allowed and yet good to know, `caches` the places that ask for an expert cache."""
+    the files and folders that keys name, each with the place where it is named, `programs` those of
+    commands, `notes` what is allowed and yet good to know, `caches` the places that ask for an
+    expert cache."""
 
     policies: Policies | None
     problems: tuple[Problem, ...]
     files: tuple[Path, ...]
     sources: Sources = field(repr=False)
     named: tuple[tuple[Path, Problem], ...] = field(default=(), repr=False)
+    programs: tuple[tuple[str, Problem], ...] = field(default=(), repr=False)
     notes: tuple[Problem, ...] = ()
     caches: tuple[Problem, ...] = ()
     readable: Policies | None = field(default=None, repr=False)
@@ -54,6 +56,7 @@ def parse(sources: Sources, env: Mapping[str, str]) -> Loaded:
         sources.files,
         sources,
         tuple(named_paths(settings)),
+        tuple(named_programs(settings)),
         tuple(_in_order(settings.notes)),
         tuple(_in_order([*asked_caches(settings)])),
         policies,

@@ -1,6 +1,7 @@
 """What good policies say that may yet be a mistake. Nothing here keeps them from taking effect: a
 disk may not be mounted, a folder may be filled later."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -14,20 +15,31 @@ from proxy.policy.load import Loaded
 from proxy.policy.problems import ENVIRONMENT, Problem
 from proxy.policy.sources import MOST_BYTES
 
+LIBDIR: Final = "engine.libdir"
+SERVER: Final = "libllama-server-impl.so"
 NOT_SEEN: Final = "workers do not see it; use args of a model, or env where its engine is a command"
 
 
 def warnings_of(loaded: Loaded, env: Mapping[str, str]) -> tuple[Problem, ...]:
-    """Files and folders that are named and not there, in the order of the keys; what is allowed and
-    better known; expert caches that the build does not have; variables that workers do not see
-    although they are meant for llama-server; and what llama.cpp would read in files of its own that
-    keeps hosted models from being loaded. Asks the file system, which may take its time."""
+    """Files, folders and programs that are named and not there, in the order of the keys; what is
+    allowed and better known; expert caches that the build does not have; variables that workers do
+    not see although they are meant for llama-server; and what llama.cpp would read in files of its
+    own that keeps hosted models from being loaded. Asks the file system, which may take its time.
+    """
     found = []
     for path, place in loaded.named:
         try:
             path.stat()
         except OSError as error:
             found.append(replace(place, message=f"{reason_of(error)}: {path}"))
+        else:
+            if place.key == LIBDIR and not (path / SERVER).exists():
+                found.append(
+                    replace(place, message=f"no hosted model loads: no {SERVER} in {path}")
+                )
+    for program, place in loaded.programs:
+        if not shutil.which(program, path=env.get("PATH")):
+            found.append(replace(place, message=f"there is no program {program}"))
     folder = loaded.sources.folder
     if folder and not loaded.files and not loaded.sources.failed:
         empty = "there is no *.toml in this folder, so the built-in defaults are used"

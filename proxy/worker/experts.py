@@ -75,6 +75,7 @@ class Experts:
         self.devices: frozenset[str] | None = None
         # Device -> kind -> bytes, as of the last time the gate was closed.
         self.held: dict[str, dict[str, int]] = {}
+        self._forgotten: list[int] = []
 
     # --- finding them ---
 
@@ -84,13 +85,18 @@ class Experts:
         return self._gate.watched is None
 
     def forget(self) -> bool:
-        """Give back our buffers of a model that is gone: nobody refers to them any more. Loaded
-        anew, its experts are in the mapped file. Returns whether that is news."""
-        self.free([x.buffer for x in self.layers.values() if x.buffer is not None])
+        """Let go of our buffers of a model that is gone: nobody refers to them any more, and
+        `free_forgotten` gives them back. Loaded anew, its experts are in the mapped file. Returns
+        whether that is news."""
+        self._forgotten += [x.buffer for x in self.layers.values() if x.buffer is not None]
         for layer in self.layers.values():
             layer.place, layer.buffer = MAPPED, None
         news, self.held = bool(self.held), {}
         return news
+
+    def free_forgotten(self) -> None:
+        forgotten, self._forgotten = self._forgotten, []
+        self.free(forgotten)
 
     def discover(self, held_gate: HeldGate) -> None:
         """Walk the graph of the model and note each layer's expert tensors. Only those in host

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from proxy.errors import reason_of
-from proxy.worker import _stepgate
+from proxy.worker import _stepgate, releases
 from proxy.worker.llama import MEMORY_BREAKDOWN, TENSOR_MAP, LlamaError, LlamaLibrary
 
 # Busy servers come to the gate by themselves, so give them this long before an idle one is woken.
@@ -24,11 +24,11 @@ MAX_CONTEXTS = 16
 MAX_BUFFER_TYPES = 32
 MANY_TENSORS = 4096  # more are found at a second look
 NO_MODEL = "llama-server has no model loaded at the moment"
-# The functions of llama.cpp's in whose place ours are.
-GATED = (
-    *("llama_process", "ggml_time_ms", "llama_free", "llama_model_free"),
-    "llama_init_from_model",
-)
+# The functions of llama.cpp's in whose place ours are. A step is one of the first: older ones have
+# another than newer ones, and some both.
+STEPS = ("llama_process", "llama_decode", "llama_encode")
+OTHERS = ("ggml_time_ms", "llama_free", "llama_model_free")
+INIT = "llama_init_from_model"  # which only an expert cache needs
 _AT_STEP, _ANYWHERE = 1, 2
 
 
@@ -74,13 +74,16 @@ class Gate:
             library.gate_wait.argtypes = (c.c_long,)
             library.gate_watch.argtypes = (c.c_void_p,)
             library.gate_watched.restype = c.c_void_p
-            library.gate_install.argtypes = (c.c_void_p,) * len(GATED)
+            library.gate_install.argtypes = (c.c_void_p,) * (len(STEPS + OTHERS) + 1)
         except AttributeError as error:
             raise LlamaError(f"the step gate has to be built anew (make setup): {error}") from error
-        if library.gate_install(*map(llama.address, GATED)) != 0:
+        real = {name: llama.address(name) for name in STEPS + OTHERS}
+        if why := releases.why_other_batch(real["llama_decode"], llama.address("llama_batch_init")):
+            raise LlamaError(why)
+        if library.gate_install(*real.values(), llama.address(INIT)) != 0:
+            lacking = [name for name in OTHERS if real[name] is None] or STEPS
             raise LlamaError(
-                f"this llama.cpp lacks one of {', '.join(GATED)}: there is nowhere to put the step "
-                "gate"
+                f"this llama.cpp lacks {', '.join(lacking)}: there is nowhere to put the step gate"
             )
 
     @property

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from proxy.engine import installed
+from proxy.engine.types import DeviceKind
+from proxy.worker import releases
 from proxy.worker.backends import INIT, UNKNOWN, BackendRefused, Backends, Plugin, own
 
 # Dependency order: a library's own dependencies are then already there, whatever its RPATH says.
@@ -34,7 +36,7 @@ TENSOR_NAME_BYTES = 64
 OBJECT_BYTES = 32
 TYPE_F32 = 0
 USAGE_WEIGHTS = 1
-DEVICE_KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel"}
+DEVICE_KINDS: dict[int, DeviceKind] = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel"}
 
 
 class Tensor(c.Structure):
@@ -116,10 +118,7 @@ class LlamaLibrary:
         order = [name for name in LOAD_ORDER if name != "ggml-cpu" or not variants]
         missing = [name for name in order if not _file(libdir, name).exists()]
         if missing:
-            raise LlamaError(
-                f"{libdir}: no lib{missing[0]}; build llama-cpp-python with llama-server (see "
-                "deploy/README.md), or set engine.libdir to a folder that has it"
-            )
+            raise LlamaError(releases.why_missing(libdir, missing))
         self.libdir = libdir
         self._lacks: list[str] = []  # functions that only moves need
         loaded: dict[str, c.CDLL] = {}
@@ -144,7 +143,8 @@ class LlamaLibrary:
         self.dev_type = _f(base, "ggml_backend_dev_type", c.c_int, void)
         self.dev_props = _f(base, "ggml_backend_dev_get_props", None, void, c.POINTER(DeviceProps))
         self.server_main = _f(self._server, SERVER_MAIN, c.c_int, c.c_int, c.POINTER(text))
-        self.server_terminate = _f(self._server, SERVER_TERMINATE, None)
+        ends = _optional(self._server, SERVER_TERMINATE, None)  # older ones have a signal's handler
+        self.server_terminate = ends or releases.end_by_its_handler
         # Without these it serves all the same.
         moves = self._for_moves
         self.dev_buffer_type = moves(base, "ggml_backend_dev_buffer_type", void, void)
@@ -278,10 +278,11 @@ class LlamaLibrary:
     def gpus(self) -> list[str]:
         """The devices that experts can be moved to. Without a call of a driver."""
         return [
-            name
-            for name, handle in self.devices().items()
-            if DEVICE_KINDS.get(self.dev_type(handle)) in ("gpu", "igpu")
+            name for name, handle in self.devices().items() if self.kind(handle) in ("gpu", "igpu")
         ]
+
+    def kind(self, device: int) -> DeviceKind:
+        return DEVICE_KINDS.get(self.dev_type(device), "accel")
 
     def device_name(self, device: int) -> str:
         return str(self.dev_name(device).decode(errors="replace"))

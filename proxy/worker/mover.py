@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from proxy.engine.types import Move
 from proxy.worker.experts import Experts, Staged
-from proxy.worker.gate import Gate
+from proxy.worker.gate import Gate, HeldGate
 from proxy.worker.llama import LlamaError, ModelGoneError
 from proxy.worker.next_step import (
     MAPPED,
@@ -59,6 +59,7 @@ class Mover:
     ram_short: says whether RAM is so short that repacked layers have to be given back: they are
         all of our memory that the system cannot take by itself.
     notify: is told after each swap, on this thread.
+    alone: the devices that only who holds the gate may use; `look_at_them` is called while it does.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class Mover:
         repack_room: Callable[[int], bool],
         ram_short: Callable[[], bool],
         notify: Callable[[], None],
+        alone: Collection[str] = (),
+        look_at_them: Callable[[], None] = lambda: None,
         look_s: float = LOOK_S,
         calm_s: float = CALM_S,
     ) -> None:
@@ -77,6 +80,7 @@ class Mover:
         self._experts, self._gate = experts, gate
         self._repack_room, self._ram_short, self._notify = repack_room, ram_short, notify
         self._repackable = frozenset(repackable)
+        self._alone, self._look_at_them = frozenset(alone), look_at_them
         # The mutable state, all under this condition: the order in work, whether nothing is left,
         # the end.
         self._changed = threading.Condition()
@@ -165,7 +169,10 @@ class Mover:
             return
         if experts.forget():
             self._notify()
+        if not self._alone:
+            experts.free_forgotten()
         with self._gate.hold() as held_gate:
+            experts.free_forgotten()
             experts.discover(held_gate)
         with self._changed:
             # The file may be another one by now.
@@ -237,28 +244,42 @@ class Mover:
 
     def _copy_and_swap(self, order: _Order, layer: int, place: str) -> bool:
         """Whether the layer is in its new place now."""
-        started = time.perf_counter()
-        staged = self._experts.stage(layer, place, stop=lambda: self._given_up(order))
-        if staged is None:
-            return False
-        if place != REPACKED:
-            order.staged_s += time.perf_counter() - started
-        self._swap(order, promote=staged)
+        with contextlib.ExitStack() as from_the_start:
+            held_gate: HeldGate | None = None
+            if place in self._alone:  # no step runs while it is copied
+                held_gate = from_the_start.enter_context(self._gate.hold())
+            started = time.perf_counter()
+            staged = self._experts.stage(layer, place, stop=lambda: self._given_up(order))
+            if staged is None:
+                return False
+            if place != REPACKED:
+                order.staged_s += time.perf_counter() - started
+            self._swap(order, promote=staged, held_gate=held_gate)
         return self._experts.layers[layer].place == place
 
     def _swap(
-        self, order: _Order, *, demote: Sequence[int] = (), promote: Staged | None = None
+        self,
+        order: _Order,
+        *,
+        demote: Sequence[int] = (),
+        promote: Staged | None = None,
+        held_gate: HeldGate | None = None,
     ) -> None:
         before = self._experts.places()
         with contextlib.ExitStack() as unless_swapped:
             if promote is not None:
                 unless_swapped.callback(self._experts.discard, promote)
-            with self._gate.hold() as held_gate:
+            holding = contextlib.nullcontext(held_gate) if held_gate else self._gate.hold()
+            with holding as gate:
                 if self._experts.gone:
                     raise ModelGoneError
                 unless_swapped.pop_all()
-                unused = self._experts.swap(held_gate, demote=demote, promote=promote)
-                order.gate_s = max(order.gate_s, held_gate.held_s())
+                unused = self._experts.swap(gate, demote=demote, promote=promote)
+                if self._alone:
+                    self._experts.free(unused)
+                    unused = []
+                    self._look_at_them()
+                order.gate_s = max(order.gate_s, gate.held_s())
         self._experts.free(unused)
         now = self._experts.places()
         for layer, place in before.items():

@@ -16,11 +16,12 @@ from typing import Any, Literal
 from proxy.engine.types import CPU, Device, Layer, Move, Status
 from proxy.memory.host import available_host_bytes, read_host
 from proxy.memory.pressure import HIGH_PRESSURE, LOW_BYTES
+from proxy.worker import releases
 from proxy.worker.backends import Plugin
 from proxy.worker.beside_cache import BesideCache
 from proxy.worker.experts import Experts
 from proxy.worker.gate import Gate, preload
-from proxy.worker.llama import DEVICE_KINDS, LlamaError, LlamaLibrary
+from proxy.worker.llama import DeviceProps, LlamaError, LlamaLibrary
 from proxy.worker.log_flush import write_log, write_log_before_abort
 from proxy.worker.mover import Mover
 from proxy.worker.next_step import on_cpu
@@ -84,6 +85,8 @@ class EmbeddedServer:
             self._refuse_moves(f"{NO_LIVE_MOVES} is set")
         gate_library = preload() if self.why_no_moves is None else None
         self._llama = LlamaLibrary(libdir, plugins)
+        self._rpc_alone = releases.rpc_is_for_one_thread(libdir)
+        self._read: dict[str, DeviceProps] = {}  # of devices that are not read at any time
         write_log_before_abort(self._llama)
         if gate_library is not None:
             try:
@@ -135,24 +138,39 @@ class EmbeddedServer:
 
     def devices(self) -> list[Device]:
         """The devices as ggml reports them now, the CPU among them; where experts can move, those
-        to which they can. Memory that a device does not tell is None. May hang in a driver."""
+        to which they can. Memory that a device does not tell is None. May hang in a driver.
+
+        One that is for one thread at a time is told of as when experts moved last."""
         found = []
         for name, handle in self._llama.devices().items():
             if self._usable and name not in (CPU, *self._usable):
                 continue
-            props = self._llama.props(handle)
+            props = self._props(name, handle)
             known = props.memory_total > 0
             found.append(
                 Device(
                     name=name,
                     description=(props.description or b"").decode(errors="replace"),
-                    kind=DEVICE_KINDS.get(props.type, "accel"),  # type: ignore[arg-type]
+                    kind=self._llama.kind(handle),
                     total_bytes=props.memory_total if known else None,
                     free_bytes=props.memory_free if known else None,
                     device_id=props.device_id.decode() if props.device_id else None,
                 )
             )
         return found
+
+    def _props(self, name: str, handle: int) -> DeviceProps:
+        if self._is_alone(name):
+            return self._read.get(name, DeviceProps())
+        return self._llama.props(handle)
+
+    def _is_alone(self, name: str) -> bool:
+        return self._rpc_alone and name.startswith("RPC")
+
+    def _look_at_those_alone(self) -> None:
+        """While nobody else uses them."""
+        found = self._llama.devices().items()
+        self._read = {x: self._llama.props(handle) for x, handle in found if self._is_alone(x)}
 
     def status(self) -> Status:
         """What is where, without waiting for anything."""
@@ -214,7 +232,8 @@ class EmbeddedServer:
     def _command(self, arguments: Sequence[str]) -> list[str]:
         gpus = self._llama.gpus()
         moves, split = self._gate is not None, self._fixed_split
-        placement = placement_arguments(moves=moves, split=split, dense=self._dense)
+        knows = releases.knows(self._llama.libdir)
+        placement = placement_arguments(moves=moves, split=split, dense=self._dense, knows=knows)
         return [
             *("llama-server", "--host", self._server_socket),
             *(placement if gpus or "--rpc" in arguments else ()),
@@ -228,6 +247,7 @@ class EmbeddedServer:
 
     def _prepare_moves(self, command: Sequence[str]) -> None:
         gate = self._gate
+        self._look_at_those_alone()  # nobody asks llama-server for anything yet
         if gate is None:
             return
         if gate.steps == 0:
@@ -274,6 +294,8 @@ class EmbeddedServer:
                 repack_room=_repack_room,
                 ram_short=_ram_short,
                 notify=lambda: self._changed(),
+                alone=[name for name in usable if self._is_alone(name)],
+                look_at_them=self._look_at_those_alone,
             )
             self._mover.start()
 
@@ -282,8 +304,8 @@ class EmbeddedServer:
         large batches are computed on the GPU, to the CPU's fast layout, from which they cannot
         be."""
         if self._repack == "auto":
-            devices = self._llama.devices().values()
-            return not any(self._llama.props(handle).host_buffer for handle in devices)
+            devices = self._llama.devices().items()
+            return not any(self._props(name, handle).host_buffer for name, handle in devices)
         return self._repack == "on"
 
     def _set_state(self, state: State) -> None:

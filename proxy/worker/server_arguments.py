@@ -1,7 +1,7 @@
 """llama-server's arguments for where tensors are, which only a worker knows: it has the devices.
 Pure."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from proxy.engine.build_options import EXPERT_CACHE
 from proxy.engine.llama_args import option_of
@@ -14,21 +14,33 @@ DRAFT_ARGUMENTS = ("--model-draft", "-md", "--spec-", "--draft", "--hf-repo-draf
 # What --n-cpu-ffn gives for all layers, as one pattern: llama.cpp compiles each for each tensor
 # anew, so that one for every possible layer makes a large model start seconds later.
 ALL_FFN_ON_CPU = rf"\.{FEED_FORWARD_TENSORS}=CPU"
+# How llama-server is told to map the model's file: as newer ones are, and older ones.
+MAPPED = (("--load-mode", "mmap"), ("--mmap",))
 
 
-def placement_arguments(*, moves: bool, split: int | None, dense: bool) -> list[str]:
+def placement_arguments(
+    *, moves: bool, split: int | None, dense: bool, knows: Callable[[str], bool]
+) -> list[str]:
     """For a machine with a device: to begin with, everything but experts is there, and every expert
     in the mapped file, from where it can move. Where nothing `moves`, the `split` is loaded.
 
-    Without a device there is nothing to move, and plain llama-server is at its best.
+    Without a device there is nothing to move, and plain llama-server is at its best. `knows`:
+    whether this llama-server has an option.
     """
     on_device = ["--n-gpu-layers", "999"]
     all_on_cpu = ["--override-tensor", ALL_FFN_ON_CPU] if dense else ["--cpu-moe"]
     if moves:
-        return [*on_device, *all_on_cpu, "--no-repack", "--load-mode", "mmap"]
+        mapped = next((said for said in MAPPED if knows(said[0])), ())
+        return [*on_device, *all_on_cpu, "--no-repack", *mapped]
     if split is None:
         return [*on_device, *all_on_cpu]
-    return [*on_device, "--n-cpu-ffn" if dense else "--n-cpu-moe", str(split)]
+    return [*on_device, *(_dense_split(split) if dense else ("--n-cpu-moe", str(split)))]
+
+
+def _dense_split(split: int) -> Sequence[str]:
+    """What `--n-cpu-ffn` gives, which not every llama-server has."""
+    layers = "|".join(map(str, range(split)))
+    return ("--override-tensor", rf"blk\.({layers})\.{FEED_FORWARD_TENSORS}=CPU") if split else ()
 
 
 def cache_arguments(size_mib: int) -> list[str]:

@@ -1,8 +1,9 @@
 /* The step gate: where llama-server's decode thread lets a migration in.
  *
- * llama-server calls llama_process() (older ones llama_decode()) for each decode step, and ggml_time_ms() each
- * time its task loop goes round. Both are undefined in libllama-server-impl, so a library that defines them and
- * is loaded first, globally, wins the symbol lookup: plain ELF interposition. What we define counts and forwards.
+ * llama-server calls llama_process() (older ones llama_decode() and llama_encode()) for each decode step, and
+ * ggml_time_ms() each time its task loop goes round. They are undefined in libllama-server-impl, so a library that
+ * defines them and is loaded first, globally, wins the symbol lookup: plain ELF interposition. What we define counts
+ * and forwards. Which of them there are, and whether a batch is as large as here, gate.py has looked.
  *
  * A mover asks for the gate with gate_want(), waits with gate_wait() until the decode thread is parked, works
  * on the context from its own thread, and calls gate_open(). While it is parked nothing of the model is in use:
@@ -52,7 +53,15 @@ static int n_contexts;
 static void *watched_model;
 static int pinned;
 
+/* `struct llama_batch` of llama.h, which llama_decode() takes by value. */
+typedef struct {
+  int32_t n_tokens;
+  void *arrays[6];
+} batch_t;
+
 static int32_t (*real_process)(void *, int, void *);
+static int32_t (*real_decode)(void *, batch_t);
+static int32_t (*real_encode)(void *, batch_t);
 static int64_t (*real_time_ms)(void);
 static void (*real_free)(void *);
 static void (*real_model_free)(void *);
@@ -74,14 +83,18 @@ __attribute__((constructor)) static void set_up(void) {
   pthread_condattr_destroy(&attributes);
 }
 
-/* Takes the real functions. Returns 0, or -1 where one is missing (without llama_process there is nothing to gate). */
-EXPORT int gate_install(void *process, void *time_ms, void *free_context, void *free_model, void *init) {
+/* Takes the real functions; of those for steps, the ones that there are, and `init` where it is. Returns 0, or -1 where
+ * one is missing. */
+EXPORT int gate_install(void *process, void *decode, void *encode, void *time_ms, void *free_context,
+                        void *free_model, void *init) {
   real_init = (void *(*)(void *, struct parameters))init;
   real_process = (int32_t (*)(void *, int, void *))process;
+  real_decode = (int32_t (*)(void *, batch_t))decode;
+  real_encode = (int32_t (*)(void *, batch_t))encode;
   real_time_ms = (int64_t (*)(void))time_ms;
   real_free = (void (*)(void *))free_context;
   real_model_free = (void (*)(void *))free_model;
-  return process && time_ms && free_context && free_model && init ? 0 : -1;
+  return (process || decode) && time_ms && free_context && free_model ? 0 : -1;
 }
 
 EXPORT long gate_steps(void) { return atomic_load(&steps); }
@@ -179,16 +192,20 @@ static void remember(void *context) {
   pthread_mutex_unlock(&lock);
 }
 
+/* A step that is made of others, as where llama_decode() calls llama_process(), is one. */
+static _Thread_local int depth;
+
 /* Runs however a step ends: an allocation that fails in it is a C++ exception, which llama-server catches. It leaves C
  * frames too, and runs their cleanups where they are built with -fexceptions (setup.py). */
 static void step_ended(const int *unused) {
   (void)unused;
-  atomic_fetch_sub(&steps_running, 1);
+  if (--depth == 0) atomic_fetch_sub(&steps_running, 1);
 }
 
-EXPORT int32_t llama_process(void *context, int type, void *batch) {
+static int step_begins(void *context) {
   static _Thread_local void *last;
   static _Thread_local long last_freed;
+  if (depth++ > 0) return depth;
   long freed = atomic_load(&contexts_freed);
   if (context != last || freed != last_freed) { /* it may be a new one at an old address */
     remember(context);
@@ -201,9 +218,25 @@ EXPORT int32_t llama_process(void *context, int type, void *batch) {
   }
   atomic_fetch_add(&steps, 1);
   if (atomic_load(&wanted) >= GATE_STEP) park(GATE_STEP);
-  __attribute__((cleanup(step_ended))) const int running = atomic_fetch_add(&steps_running, 1);
-  (void)running;
+  atomic_fetch_add(&steps_running, 1);
+  return depth;
+}
+
+#define STEP(context) __attribute__((cleanup(step_ended), unused)) const int step = step_begins(context)
+
+EXPORT int32_t llama_process(void *context, int type, void *batch) {
+  STEP(context);
   return real_process(context, type, batch);
+}
+
+EXPORT int32_t llama_decode(void *context, batch_t batch) {
+  STEP(context);
+  return real_decode(context, batch);
+}
+
+EXPORT int32_t llama_encode(void *context, batch_t batch) {
+  STEP(context);
+  return real_encode(context, batch);
 }
 
 EXPORT int64_t ggml_time_ms(void) {

@@ -75,6 +75,7 @@ def test_another_card_engine_or_model_begins_anew(curve: Curve, tmp_path: Path) 
     assert learned_floor(tmp_path, OPTIONS, [replace(CARD, description="other")], NOW_S) is None
     for other in (
         replace(OPTIONS, libdir=tmp_path),
+        replace(OPTIONS, backends=(tmp_path / "x.so",)),
         replace(OPTIONS, path=model("gpt-oss", layers=8)),
         replace(OPTIONS, path=tmp_path / "gone.gguf"),
     ):

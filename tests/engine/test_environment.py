@@ -39,6 +39,8 @@ OTHERS = {
     "LLAMA_SERVER_ROUTER_PORT": "1",
     "LLAMA_SERVER_SLOTS_DEBUG": "1",
     "LLAMA_TRACE": "1",
+    "LLAMA_ARG_MOE_CACHE_MIB": "1",  # of newer ones
+    "LLAMA_ARG_MOE_CACHE_CPU_SHARE": "1",
 }
 NEEDED = {
     "PATH": "/bin",
@@ -64,7 +66,8 @@ def test_what_is_needed_and_nothing_else() -> None:
 
     assert inherited(env) == NEEDED
     assert not_seen(env) == [
-        *("LLAMA_API_KEY", "LLAMA_ARG_TOOLS", "LLAMA_SERVER_ROUTER_PORT"),
+        *("LLAMA_API_KEY", "LLAMA_ARG_MOE_CACHE_CPU_SHARE", "LLAMA_ARG_MOE_CACHE_MIB"),
+        *("LLAMA_ARG_TOOLS", "LLAMA_SERVER_ROUTER_PORT"),
         *("LLAMA_SERVER_SLOTS_DEBUG", "LLAMA_TRACE"),
     ]
 
@@ -182,4 +185,6 @@ async def test_a_worker_has_its_own_place_for_temporary_files(tmp_path: Path) ->
     async with hosted(model(layers=4), ()) as engine, Client(engine.address) as client:
         seen = seen_by(engine.pid)
         assert engine.address.socket == f"{seen['TMPDIR']}/server.sock"
+        own = {"TMPDIR": seen["TMPDIR"]} | NO_STACK_TRACES | MARK
+        assert seen == inherited(os.environ) | own, "and nothing else"
         assert await client.text(PROMPT)

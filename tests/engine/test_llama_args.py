@@ -18,6 +18,8 @@ from tests.support.llama import program
 # As other builds call them; in this one they are not known, or have no variable.
 OTHER_BUILDS = {"--no-mmap", "--mlock", "-dio", "--direct-io", "LLAMA_ARG_SLEEP_IDLE_SECONDS"}
 OTHER_BUILDS |= {"LLAMA_ARG_WARMUP", "LLAMA_ARG_NO_WARMUP"}
+OTHER_BUILDS |= {"--moe-cache-mib", "--moe-cache-cpu-share"}
+OTHER_BUILDS |= {"LLAMA_ARG_MOE_CACHE_MIB", "LLAMA_ARG_MOE_CACHE_CPU_SHARE"}
 
 
 def why(*args: str) -> list[str]:
@@ -94,6 +96,7 @@ def test_what_changes_nothing_may_stand() -> None:
     assert why("--fit", "off", "--load-mode", "mmap+mlock", "--sleep-idle-seconds", "-1") == []
     assert why("--log-verbosity", "4", "--warmup", "--slots", "--no-repack") == []
     assert why("--device", "CUDA0", "-ts", "3,1", "--pooling", "mean", "") == []
+    assert why("-ngl", "99", "--n-gpu-layers=999", "--gpu-layers", "all") == []
     assert len(why("--fit", "on", "--load-mode", "none", "-lv", "1")) == 3
 
 
@@ -152,10 +155,12 @@ agent = off
 LLAMA_ARG_LOG_FILE = /x
 hf-token = mine
 log-disable = 1
+moe-cache-mib = 4096
+n-gpu-layers = 3 ; our command line overrules it
 """
     assert [key for key, _ in refused_config(text)] == [
         *("sleep-idle-seconds", "slots", "api-prefix", "LLAMA_ARG_ALIAS"),
-        *("tools", "LLAMA_ARG_LOG_FILE", "log-disable"),
+        *("tools", "LLAMA_ARG_LOG_FILE", "log-disable", "moe-cache-mib"),
     ]
 
 

@@ -38,6 +38,48 @@ path = "b.gguf"
     ]
 
 
+def test_engines_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "server").write_text("#!/bin/sh\n")
+    (tmp_path / "server").chmod(0o755)
+    file = tmp_path / "p.toml"
+    file.write_text(
+        """[engine]
+libdir = "lib"
+backends = ["there.so", "nowhere.so"]
+[models.a]
+engine = "command"
+command = ["no-such-server", "--port", "{port}"]
+stop_command = ["sh", "-c", "exit"]
+[models.b]
+engine = "command"
+command = [
+  "server", "{port}",
+]
+stop_command = ["/nowhere/stop"]
+"""
+    )
+    (tmp_path / "there.so").touch()
+
+    assert told(file, PATH=f"/bin:{tmp_path}") == [
+        f"{file}:2: engine.libdir: no such file or directory: {tmp_path}/lib",
+        f"{file}:3: engine.backends[1]: no such file or directory: {tmp_path}/nowhere.so",
+        f"{file}:6: models.a.command[0]: there is no program no-such-server",
+        f"{file}:13: models.b.stop_command[0]: there is no program /nowhere/stop",
+    ]
+
+
+def test_a_llama_cpp_without_its_server_as_a_library(tmp_path: Path) -> None:
+    libdir = tmp_path / "lib"
+    libdir.mkdir()
+    file = tmp_path / "p.toml"
+    file.write_text('[engine]\nlibdir = "lib"\n')
+    why = f"no hosted model loads: no libllama-server-impl.so in {libdir}"
+    assert told(file) == [f"{file}:2: engine.libdir: {why}"]
+
+    (libdir / "libllama-server-impl.so").touch()
+    assert told(file) == []
+
+
 def test_a_folder_without_policies(tmp_path: Path) -> None:
     (tmp_path / ".hidden.toml").touch()
     empty = "there is no *.toml in this folder, so the built-in defaults are used"

@@ -9,6 +9,7 @@ from typing import Any
 from proxy.engine.hosted import HostedEngine
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.types import LoadOptions
+from tests.support.llama import libdir
 
 
 @contextlib.asynccontextmanager
@@ -17,6 +18,7 @@ async def hosted(
 ) -> AsyncIterator[HostedEngine]:
     """A worker that serves, on these devices; more keywords go to LoadOptions."""
     settings: dict[str, Any] = {"ctx": 2048, "parallel": 4, "threads": 1, "rpc": tuple(rpc)}
+    settings["libdir"] = libdir()
     with tempfile.TemporaryDirectory(prefix="moe-") as folder:
         engine = HostedEngine(
             "b1",

@@ -12,11 +12,29 @@ from typing import Any
 
 import aiohttp
 
+from proxy.engine import installed
 from proxy.engine.guardian import forget_group, keep_group
-from proxy.engine.installed import program as program  # what callers ask for here
 from proxy.engine.ports import free_port
 from proxy.engine.types import Address
 from tests.support.guard import HANG_S
+
+# Names the folder of a build of llama.cpp that is to be tested in the place of the installed one.
+OTHER_BUILD = "MOE_PROXY_TEST_LLAMA"
+OLDER_NAMES = {"ggml-rpc-server": "rpc-server"}
+
+
+def libdir() -> Path | None:
+    """The libraries of the build that is tested, where it is not the installed one."""
+    return Path(os.environ[OTHER_BUILD]) if OTHER_BUILD in os.environ else None
+
+
+def program(name: str) -> str:
+    """One of llama.cpp's programs, of the build that is tested."""
+    folder = libdir()
+    if folder is None:
+        return installed.program(name)
+    found = folder / name
+    return str(found if found.exists() else folder / OLDER_NAMES.get(name, name))
 
 
 @contextlib.asynccontextmanager

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tests.support.llama import libdir
+
 Table = Mapping[str, Any]
 
 
@@ -14,7 +16,8 @@ def policies(models: Mapping[str, Table], **tables: Table) -> str:
     Unless `tables` say otherwise, models that Ollama has on this machine are not served, and a
     worker computes with one thread.
     """
-    usual: dict[str, Table] = {"catalog": {"ollama": False}, "engine": {"threads": 1}}
+    engine = {"threads": 1, "libdir": libdir()}
+    usual: dict[str, Table] = {"catalog": {"ollama": False}, "engine": engine}
     merged = {name: {**usual.get(name, {}), **tables.get(name, {})} for name in usual | tables}
     return toml({**merged, "models": models})
 

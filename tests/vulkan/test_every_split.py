@@ -23,8 +23,8 @@ SIZES = {"width": 128, "expert_width": 128, "experts": 8}
 PROMPT = "the quick brown fox jumps over the lazy dog"
 LONG = " ".join(["river"] * (BATCH + 1))  # a whole batch, and some more
 ASKED = {"temperature": 0, "ignore_eos": True, "cache_prompt": False, "n_probs": 1}
-# Each differs from the one before, each number is reached, in each way.
-CHANGES = [("edit", 0), ("set", 2), ("request", 1)]
+# Each number is reached in each way, and each differs from the one before.
+CHANGES = [(way, n) for way in ("edit", "set", "request") for n in range(LAYERS + 1)]
 Said = list[tuple[str, float]]
 
 
@@ -89,26 +89,29 @@ async def streams(served: Proxy) -> AsyncIterator[None]:
             done.set()
 
 
+async def of_plain(backend: Path, n: int) -> tuple[tuple[Said, int], Said]:
+    """What llama-server itself says with so many layers on the CPU."""
+    more = ("-c", str(256 * (STREAMS + 2)), "-np", str(STREAMS + 2), *SMALL_BATCHES)
+    async with plain(backend, model(layers=LAYERS, sizes=SIZES), n, *more) as server:
+        long = said(await server.complete(LONG, 1, n_probs=1))
+        return (said(await server.complete(PROMPT, TOKENS, n_probs=1)), n), long
+
+
 async def test_text_is_plain_llama_servers_whoever_changes_the_split(
     backend: Path, tmp_path: Path
 ) -> None:
-    found = {}
+    found: dict[tuple[str, int], tuple[tuple[Said, int], Said]] = {}
     async with proxy(tmp_path, text(backend, LAYERS)) as served:
         await complete(served, PROMPT, 1)
         for way, n in CHANGES:
             async with streams(served):
                 await change(served, backend, way, n)
             long, _ = await complete(served, LONG, 1)
-            found[n] = (await complete(served, PROMPT, TOKENS), long)
+            found[way, n] = (await complete(served, PROMPT, TOKENS), long)
         (only,) = (await served.get("/admin/state"))["backends"]
         assert (only["id"], only["in_flight"]) == ("b1", 0), "nothing was loaded again"
-    expected = {}
-    for n in found:
-        more = ("-c", str(256 * (STREAMS + 2)), "-np", str(STREAMS + 2), *SMALL_BATCHES)
-        async with plain(backend, model(layers=LAYERS, sizes=SIZES), n, *more) as server:
-            long = said(await server.complete(LONG, 1, n_probs=1))
-            expected[n] = ((said(await server.complete(PROMPT, TOKENS, n_probs=1)), n), long)
+    # Each has one thread, here and on the device.
+    expected = await asyncio.gather(*(of_plain(backend, n) for n in range(LAYERS + 1)))
 
-    assert found == expected
-    assert sorted(found) == [*range(LAYERS + 1)]
+    assert found == {(way, n): expected[n] for way, n in CHANGES}
     assert expected[0] != expected[LAYERS], "the numbers should be able to differ"

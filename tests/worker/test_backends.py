@@ -173,3 +173,17 @@ async def test_a_folder_without_a_backend_for_this_cpu(tmp_path: Path) -> None:
     assert (
         f"{libdir}: none of libggml-cpu*.so is for this machine's processor" in error.value.message
     )
+
+
+@pytest.mark.llama
+async def test_a_llama_cpp_whose_server_is_no_library_is_told_so(tmp_path: Path) -> None:
+    """As it was before there was one."""
+    libdir = linked(tmp_path / "lib", "libllama-server-impl", "libllama-common")
+
+    with pytest.raises(LoadFailed) as error:
+        async with hosted(model(layers=4), libdir=libdir):
+            pass
+
+    said = error.value.message
+    assert f"{libdir}: no libllama-server-impl.so: this llama.cpp has its server as a" in said
+    assert 'from llama-cpp-python 0.3.24 on; an older one can be used by engine = "command"' in said

@@ -8,8 +8,10 @@ import pytest
 
 from proxy.engine.types import CPU
 from proxy.errors import Conflict
+from proxy.worker import releases
+from proxy.worker.llama import default_libdir
 from tests.support.guard import HANG_S
-from tests.support.llama import Client, plain_server, rpc_server
+from tests.support.llama import Client, libdir, plain_server, rpc_server
 from tests.support.models import model
 from tests.worker.conftest import Hosted
 from tests.worker.test_live import PROMPT, split, streams
@@ -20,9 +22,13 @@ LAYERS = 6
 
 
 async def plain_text(path: Path, n: int) -> str:
-    """What plain llama-server says with `--n-cpu-ffn N`."""
+    """What plain llama-server says with `--n-cpu-ffn N`, where it has that."""
+    knows = releases.knows(libdir() or default_libdir())("--n-cpu-ffn")
+    layers = "|".join(map(str, range(n))) or "none"
+    pattern = rf"blk\.({layers})\.ffn_(up|down|gate)\.=CPU"
+    option = ("--n-cpu-ffn", str(n)) if knows else ("--override-tensor", pattern)
     async with rpc_server(threads=1) as rpc:
-        arguments = ("--rpc", rpc, "-ngl", "999", "--n-cpu-ffn", str(n), "-t", "1")
+        arguments = ("--rpc", rpc, "-ngl", "999", *option, "-t", "1")
         more = ("-c", "8192", "-np", "4")
         async with plain_server(path, *arguments, *more) as address, Client(address) as plain:
             return await plain.text(PROMPT)

@@ -37,6 +37,25 @@ int caught(int (*gated)(void *, int, void *), void *context) {
 }
 }
 """
+# An older one: batches go by value. Here a step is made of another one, too.
+OLDER = """
+extern "C" {
+struct llama_batch { int n_tokens; void *arrays[6]; };
+int (*inner)(void *, int, void *);
+llama_batch llama_batch_init(int, int, int) { return {}; }
+int llama_process(void *, int, void *) { return 0; }
+int llama_decode(void *context, llama_batch batch) {
+  inner(context, 0, nullptr);
+  return batch.n_tokens == 7 && batch.arrays[5] == (void *)5;
+}
+int caught(int (*gated)(void *, llama_batch), void *context) {
+  return gated(context, {7, {nullptr, nullptr, nullptr, nullptr, nullptr, (void *)5}});
+}
+long ggml_time_ms(void) { return 0; }
+void llama_free(void *) {}
+void llama_model_free(void *) {}
+}
+"""
 # For a process whose clock was set back by an hour, as seen by whoever asks what time it is.
 OTHER_CLOCK = """
 #include <sys/syscall.h>
@@ -68,14 +87,15 @@ def built(folder: Path, name: str, source: str) -> Path:
 class Llama:
     """A llama.cpp whose functions do next to nothing, behind a gate of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self._functions = c.CDLL(str(built(folder, "llama.cpp", SOURCE)))
+    def __init__(self, folder: Path, source: str = SOURCE, step: str = "llama_process") -> None:
+        self._functions = c.CDLL(str(built(folder, "llama.cpp", source)))
         self.library = c.CDLL(str(shutil.copy(_stepgate.__file__, folder)))  # nothing counted yet
         self.library.ggml_time_ms.restype = c.c_int64
         for function in ("llama_free", "llama_model_free"):
             self.library[function].argtypes = (c.c_void_p,)
         self.socket = str(folder / "server.sock")
         self.gate = self.gated()
+        self._step = self.library[step]
 
     def gated(self, *, timeout_s: float = HANG_S) -> Gate:
         return Gate(self.library, cast(Any, self), self.socket, timeout_s=timeout_s)
@@ -85,7 +105,13 @@ class Llama:
         return function and c.cast(function, c.c_void_p).value
 
     def step(self, context: int) -> int:
-        return int(self._functions.caught(self.library.llama_process, c.c_void_p(context)))
+        return int(self._functions.caught(self._step, c.c_void_p(context)))
+
+    def steps_within(self) -> None:
+        """From now on, a step is made of another one."""
+        c.c_void_p.in_dll(self._functions, "inner").value = c.cast(
+            self.library.llama_process, c.c_void_p
+        ).value
 
     def free(self, context: int) -> None:
         self.library.llama_free(context)
@@ -277,3 +303,28 @@ def test_a_wait_does_not_go_by_the_time_of_day(tmp_path: Path) -> None:
     )
 
     assert float(waited.stdout) >= 0.2
+
+
+def test_an_older_llama_cpp_has_its_batches_handed_on_whole(tmp_path: Path) -> None:
+    """They go by value; and what is called within a step is no other one."""
+    llama = Llama(tmp_path, OLDER, "llama_decode")
+    llama.steps_within()
+
+    assert [llama.step(3), llama.step(3)] == [1, 1]
+
+    assert llama.gate.steps == 2
+    assert llama.gate.contexts() == [3]
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        (OLDER.replace("*arrays[6]", "*arrays[8]"), "struct llama_batch has 72 bytes here, 56 are"),
+        (OLDER.replace("llama_batch_init", "batch_init"), "lacks llama_batch_init"),
+        (OLDER.replace("llama_free", "other_free"), "lacks llama_free: there is nowhere"),
+        (SOURCE.replace("llama_process", "other"), "lacks llama_process, llama_decode, "),
+    ],
+)
+def test_one_that_the_gate_does_not_fit_is_told_so(tmp_path: Path, source: str, why: str) -> None:
+    with pytest.raises(LlamaError, match=why):
+        Llama(tmp_path, source)

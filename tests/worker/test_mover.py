@@ -31,6 +31,8 @@ class Machine:
         self.gone = self.asleep = False
         self.found_anew = 0
         self.discarded: list[tuple[int, str]] = []
+        self.held = False
+        self.used_alone: list[tuple[str, bool]] = []  # what was done, and whether no step ran
 
     def places(self) -> dict[int, str]:
         return {index: layer.place for index, layer in self.layers.items()}
@@ -39,6 +41,7 @@ class Machine:
         return SIZE
 
     def stage(self, index: int, place: str, **_: object) -> tuple[int, str]:
+        self.used_alone.append((f"stage {place}", self.held))
         return index, place
 
     def swap(
@@ -50,10 +53,15 @@ class Machine:
             for index, place in (*((i, MAPPED) for i in leaving), *([promote] if promote else [])):
                 self.layers[index].place = place
             self.changed.notify_all()
-        return []
+        return [*leaving]
 
-    def free(self, _: Sequence[int]) -> None:
-        """Nothing was allocated."""
+    def free(self, buffers: Sequence[int]) -> None:
+        if buffers:
+            self.used_alone.append(("free", self.held))
+
+    def free_forgotten(self) -> None:
+        if self.gone:
+            self.used_alone.append(("free", self.held))
 
     def discard(self, staged: tuple[int, str]) -> None:
         self.discarded.append(staged)
@@ -76,7 +84,10 @@ class Machine:
             raise OSError("nobody listens")
         if self.asleep:
             raise LlamaError("no model")
+        assert not self.held
+        self.held = True
         yield SimpleNamespace(held_s=lambda: 0.0)
+        self.held = False
 
     def repacked(self) -> list[int]:
         return [index for index, layer in self.layers.items() if layer.place == REPACKED]
@@ -249,3 +260,32 @@ def test_the_thread_outlives_whatever_it_asks() -> None:
         assert mover.place({2: "CUDA0"}).result(HANG_S).layers == 1
     finally:
         mover.stop()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_device_for_one_thread_is_used_while_no_step_runs(alone: bool) -> None:
+    machine = Machine(ram=LOW)
+    looked: list[bool] = []
+    mover = mover_of(
+        machine,
+        alone=("RPC0",) if alone else (),
+        look_at_them=lambda: looked.append(machine.held),
+    )
+    mover.start()
+    try:
+        for place in ("RPC0", "CUDA0", MAPPED):
+            mover.place({3: place}).result(HANG_S)
+        machine.frees_its_model(asleep=False)
+        machine.until_at(MAPPED_ALL, found_anew=1)
+    finally:
+        mover.stop()
+
+    used = machine.used_alone
+    assert used[0] == ("stage RPC0", alone)
+    assert ("stage CUDA0", False) in used, "another one waits for nobody"
+    freed = [held for what, held in used if what == "free"]
+    assert len(freed) > 1
+    assert freed[0] == alone
+    assert not alone or all(freed)
+    assert looked == [True] * len(looked)
+    assert bool(looked) == alone

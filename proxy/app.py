@@ -20,7 +20,7 @@ from proxy.api.server import make_runner
 from proxy.api.services import Services
 from proxy.api.strangers import Strangers
 from proxy.catalog.store import Stores
-from proxy.catalog.watch import CatalogWatch
+from proxy.catalog.watch import watch
 from proxy.clock import RealClock
 from proxy.control.assembly import Surroundings, assemble, floor_by_speed, footprint_by_header
 from proxy.control.by_bench import share_by_bench
@@ -190,8 +190,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stack.push_async_callback(pool.kill)
         stores = Stores(home_of(settings.env))
         catalog = await first_catalog(policies.current, stores)
-        folders = CatalogWatch(catalog)
-        await stack.enter_async_context(loops.background(folders.run, name="catalog"))
+        await stack.enter_async_context(loops.background(partial(watch, catalog), name="catalog"))
         resolver = Resolver(lambda: policies.current, catalog)
         speeds = LearnedSpeeds(
             state=lambda: policies.current.catalog.state,
@@ -208,7 +207,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         await stack.enter_async_context(loops.background(rates.run, name="rates"))
 
-        dirs = ModelDirs(catalog, stores, folders.look_elsewhere)
+        dirs = ModelDirs(catalog, stores)
         ledger = Ledger()
         workers = WorkerDevices(lambda: serving(pool), clock)
         memory = MemoryWatch(

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "app": "api catalog clock control engine errors memory observe placement policy pool routing "
     "slots startup tasks upstream",
     "bench": "api app catalog control engine errors placement policy pool routing text",
-    "catalog": "errors files kernel split threads",
+    "catalog": "errors files split threads",
     "cli": "app bench catalog control demo engine errors files hub observe policy "
     "routing service split startup tasks text threads version",
     "clock": "",

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -53,11 +52,8 @@ class ModelDirs:
     network), so nothing else that follows an edit waits for it, but for whoever needs files that
     the edit names: `settled`."""
 
-    def __init__(
-        self, catalog: Catalog, stores: Stores, elsewhere: Callable[[], None] = lambda: None
-    ) -> None:
-        """`elsewhere` is called when the catalogue has looked where an edit says."""
-        self._catalog, self._stores, self._elsewhere = catalog, stores, elsewhere
+    def __init__(self, catalog: Catalog, stores: Stores) -> None:
+        self._catalog, self._stores = catalog, stores
         # What changes: the policies that are to be followed next, and the following.
         self._next: Policies | None = None
         self._following: asyncio.Task[None] | None = None
@@ -101,7 +97,6 @@ class ModelDirs:
         while (policies := self._next) is not None:
             self._next = None
             await SCANS.run(self._look, policies)
-            self._elsewhere()
 
     def _look(self, policies: Policies) -> None:
         self._catalog.use(*model_dirs(policies, self._stores))

@@ -2,16 +2,18 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from watchfiles._rust_notify import RustNotify
 
 from proxy.catalog import watch
 from proxy.catalog.local import Catalog
 from proxy.catalog.store import Store
 from proxy.clock import RealClock
-from proxy.kernel.inotify import Events
 from proxy.tasks import Loops
 from tests.catalog.test_store import put
 from tests.support.guard import HANG_S, until
@@ -24,12 +26,11 @@ class Watched:
         self.models = root / "models"
         self.store = Store(root / "store", "ollama")
         self.catalog = Catalog([self.models], {}, [self.store])
-        self.watch = watch.CatalogWatch(self.catalog)
         self.begun: list[set[str]] = []
 
-    def watches(self, wanted: Mapping[Path, int]) -> Events:
-        made = Events(wanted)
-        self.begun.append({str(path) for path in wanted})
+    def watches(self, paths: list[str], *more: Any) -> RustNotify:
+        made = RustNotify(paths, *more)
+        self.begun.append(set(paths))
         return made
 
     async def lists(self, *names: str) -> None:
@@ -43,11 +44,11 @@ class Watched:
 
 @pytest.fixture
 async def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
-    """What it does, it does for an event: it does not look by itself."""
-    monkeypatch.setattr(watch, "RECHECK_S", 3600.0)
+    monkeypatch.setattr(watch, "RECHECK_MS", 200)
     watched = Watched(tmp_path)
-    monkeypatch.setattr(watch, "Events", watched.watches)
-    async with Loops(RealClock()).background(watched.watch.run, name="catalog"):
+    monkeypatch.setattr("watchfiles.main.RustNotify", watched.watches)
+    run = partial(watch.watch, watched.catalog)
+    async with Loops(RealClock()).background(run, name="catalog"):
         yield watched
 
 
@@ -55,7 +56,7 @@ async def test_models_that_come_and_go(watched: Watched) -> None:
     watched.models.mkdir()
     (watched.models / "a.gguf").write_bytes(b"GGUF")
     await watched.lists("a")
-    await watched.is_watching(watched.models, watched.models.parent)
+    await watched.is_watching(watched.models)
 
     (watched.models / "below").mkdir()
     (watched.models / "below" / "b.gguf").write_bytes(b"GGUF")
@@ -63,18 +64,18 @@ async def test_models_that_come_and_go(watched: Watched) -> None:
 
     manifest = put(watched.store.root, "registry.ollama.ai/library/c/latest", model=b"GGUF")
     await watched.lists("a", "b", "c:latest")
-    folders = (manifest.parents[number] for number in range(4))
-    await watched.is_watching(watched.models, watched.models / "below", *folders)
+    await watched.is_watching(watched.models, watched.store.manifests)
 
     manifest.unlink()
     (watched.models / "a.gguf").unlink()
     await watched.lists("b")
 
 
-async def test_a_name_that_is_not_utf8_does_not_end_it(watched: Watched, tmp_path: Path) -> None:
+async def test_a_name_that_is_not_utf8_does_not_end_it(watched: Watched) -> None:
     watched.models.mkdir()
-    await watched.is_watching(watched.models, tmp_path)
+    await watched.is_watching(watched.models)
     Path(os.fsdecode(os.fsencode(watched.models) + b"/m\xff.gguf")).write_bytes(b"GGUF")
+    await watched.is_watching(watched.models, times=2)
 
     (watched.models / "a.gguf").write_bytes(b"GGUF")
 
@@ -85,8 +86,7 @@ async def test_other_folders_are_followed(watched: Watched, tmp_path: Path) -> N
     other = tmp_path / "other"
     other.mkdir()
     watched.catalog.use([other], {})
-    watched.watch.look_elsewhere()
-    await watched.is_watching(other, tmp_path)
+    await watched.is_watching(other)
 
     (other / "x.gguf").write_bytes(b"GGUF")
 
@@ -117,12 +117,12 @@ async def test_a_model_that_comes_between_looking_and_watching_is_seen(
 ) -> None:
     late: list[int] = []
 
-    def begin(wanted: Mapping[Path, int]) -> Events:
-        if watched.models in wanted and not late:
+    def begin(paths: list[str], *more: Any) -> RustNotify:
+        if not late:
             late.append((watched.models / "late.gguf").write_bytes(b"GGUF"))
-        return watched.watches(wanted)
+        return watched.watches(paths, *more)
 
-    monkeypatch.setattr(watch, "Events", begin)
+    monkeypatch.setattr("watchfiles.main.RustNotify", begin)
     watched.models.mkdir()
 
     await watched.lists("late")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from watchfiles._rust_notify import RustNotify
 
-from proxy.kernel.inotify import Events
 from proxy.policy import watch as module
 from proxy.policy.load import Loaded, load
 from proxy.policy.sources import Sources, read
@@ -78,12 +78,12 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Watching:
         return sources
 
     def watches(*arguments: Any) -> Any:
-        made = Events(*arguments)
+        made = RustNotify(*arguments)
         found.watches = True
         return made
 
     monkeypatch.setattr(module, "read", look)
-    monkeypatch.setattr(module, "Events", watches)
+    monkeypatch.setattr("watchfiles.main.RustNotify", watches)
     return found
 
 
@@ -114,8 +114,8 @@ def watching(found: Watching) -> Watch:
 @pytest.fixture
 def events_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks for no other reason than an event."""
-    for name in ("RECHECK_S", "UNTOLD_S"):
-        monkeypatch.setattr(module, name, NEVER_S)
+    for name in ("RECHECK_MS", "UNTOLD_MS"):
+        monkeypatch.setattr(module, name, int(NEVER_S * 1000))
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ async def test_a_file_that_is_saved_in_pieces_is_told_once(
 
 def test_what_is_waited_for_before_a_change_is_told_is_short() -> None:
     """Half of what the whole way from saving to the first moved layer may take."""
-    assert 2 * module.SETTLE_S < 0.25
+    assert (module.DEBOUNCE_MS + module.STEP_MS) / 1000 + 2 * module.SETTLE_S < 0.25
 
 
 @pytest.mark.usefixtures("events_only")
@@ -427,7 +427,7 @@ async def test_without_watches_it_still_looks(
     def no_watches(*_: object, **__: object) -> None:
         raise OSError("OS file watch limit reached")
 
-    monkeypatch.setattr(module, "Events", no_watches)
+    monkeypatch.setattr("watchfiles.main.RustNotify", no_watches)
 
     async with watching(file, env) as found:
         write(file, 2)
@@ -467,17 +467,23 @@ async def test_a_file_that_is_written_by_another_of_its_names(
 
 
 async def test_where_not_each_change_is_told_it_looks_more_often(
-    file: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch, watching: Watch
+    tmp_path: Path,
+    file: Path,
+    env: dict[str, str],
+    found: Watching,
+    monkeypatch: pytest.MonkeyPatch,
+    watching: Watch,
 ) -> None:
-    monkeypatch.setattr(module, "RECHECK_S", NEVER_S)
+    (silent := tmp_path / "silent").mkdir()
 
-    def untold(_: Mapping[Path, int]) -> Events:
-        events = Events({})
-        events.complete = False
-        return events
+    def nothing_of_it(_: list[str], *more: Any) -> RustNotify:
+        found.watches = True
+        return RustNotify([str(silent)], *more)
 
-    monkeypatch.setattr(module, "Events", untold)
+    monkeypatch.setattr("watchfiles.main.RustNotify", nothing_of_it)
+    monkeypatch.setattr(module, "RECHECK_MS", int(NEVER_S * 1000))
+    monkeypatch.setattr(module, "tells", lambda _: False)
 
-    async with watching(file, env) as found:
+    async with watching(file, env):
         write(file, 2)
         assert await found.port() == 2

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from proxy.memory.nvml import Nvml
-from proxy.memory.watch import POLL_S
+from proxy.memory.pace import POLL_S
 from proxy.observe.log import setup
 from tests.support.card import MIB, RESERVE, card_rig
 

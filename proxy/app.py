@@ -26,7 +26,7 @@ from proxy.control.assembly import Surroundings, assemble, floor_by_speed, footp
 from proxy.control.by_bench import share_by_bench
 from proxy.control.capacity import capacity
 from proxy.control.hang_watch import HangWatch
-from proxy.control.headroom import serving
+from proxy.control.headroom import hold_memory, serving
 from proxy.control.model_plan import ModelPlans
 from proxy.control.pins import Pins
 from proxy.control.slot_progress import busy_backends, noted, slots_progress
@@ -214,13 +214,14 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             setting=lambda device: policies.current.devices.for_device(device).memory,
             ask_workers=workers.ask_all,
             silent=workers.silent,
+            holds=lambda: hold_memory(serving(pool)),
         )
 
         def room_on_devices(rpc: Sequence[str]) -> Sequence[Budget]:
             return capacity(memory, ledger, policies.current, rpc)
 
         share = share_by_bench(lambda: policies.current, lambda: control.headroom.devices())
-        planner = Planner(catalog, room_on_devices, share)
+        planner = Planner(catalog, room_on_devices, share, memory.recent)
         control = assemble(
             Surroundings(
                 pool=pool,
@@ -284,7 +285,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             resolver=resolver,
             pool=pool,
             planner=planner,
-            router=Router(planner, pool, control.controller, keeper.arriving),
+            router=Router(planner, pool, control.controller, keeper.arriving, rates.begin),
             desired=control.desired,
             controller=control.controller,
             events=events,

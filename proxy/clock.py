@@ -5,8 +5,9 @@ import asyncio
 import heapq
 import itertools
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Clock(Protocol):
@@ -21,6 +22,10 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Return when `seconds` have passed on this clock."""
 
+    async def wait(self, futures: "Collection[asyncio.Future[Any]]", seconds: float) -> bool:
+        """Wait until all of these are done, but no longer than `seconds`; whether they are. They go
+        on, whatever comes of this; what they failed by is for others to see."""
+
 
 class RealClock:
     """The machine's time."""
@@ -33,6 +38,11 @@ class RealClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def wait(self, futures: "Collection[asyncio.Future[Any]]", seconds: float) -> bool:
+        if pending := [each for each in futures if not each.done()]:
+            await asyncio.wait(pending, timeout=seconds)
+        return all(each.done() for each in pending)
 
 
 class ManualClock:
@@ -54,9 +64,21 @@ class ManualClock:
         return self._start + timedelta(seconds=self._now_s)
 
     async def sleep(self, seconds: float) -> None:
+        await self._timer(seconds)
+
+    async def wait(self, futures: "Collection[asyncio.Future[Any]]", seconds: float) -> bool:
+        timer = self._timer(seconds)
+        try:
+            while (pending := {each for each in futures if not each.done()}) and not timer.done():
+                await asyncio.wait({*pending, timer}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+        return not pending
+
+    def _timer(self, seconds: float) -> "asyncio.Future[None]":
         woken = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._now_s + seconds, next(self._order), woken))
-        await woken
+        return woken
 
     async def advance(self, seconds: float) -> None:
         """Let `seconds` pass: sleepers wake in order, each at its own time."""

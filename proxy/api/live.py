@@ -47,6 +47,7 @@ class Live:
         """Tell until cancelled."""
         looked_s = float("-inf")
         while True:
+            await self._services.events.until_followed()
             await asyncio.sleep(SOON_S)
             if not self._services.events.is_followed:
                 continue

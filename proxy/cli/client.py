@@ -11,6 +11,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any, Final
 
+from proxy.cli.output import ClientError as ClientError  # what callers ask for here
 from proxy.errors import reason_of
 from proxy.files import read_small
 from proxy.observe.record import serving_at
@@ -26,10 +27,6 @@ CHUNK_BYTES: Final = 1 << 16
 KEY_VARIABLE: Final = "MOE_PROXY_API_KEY"
 KEY_HINT: Final = f" (commands take it from {KEY_VARIABLE} in the environment)"
 JSON: Final = {"Content-Type": "application/json"}
-
-
-class ClientError(Exception):
-    """What to tell the person, in one line."""
 
 
 class Unreachable(ClientError):

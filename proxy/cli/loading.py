@@ -28,14 +28,15 @@ LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 def waiting_for(
     client: Client,
     model: str,
-    out: TextIO = sys.stderr,
+    to: TextIO | None = None,
     *,
     after_s: float = AFTER_S,
     every_s: float = EVERY_S,
 ) -> Iterator[Callable[[], None]]:
-    """Within the block it is told how it stands, until what is given is called; nothing where `out`
-    is no terminal."""
+    """Within the block it is told how it stands, until what is given is called; nothing where `to`,
+    standard error unless something else is named, is no terminal."""
     over, said = threading.Event(), threading.Event()
+    out = to or sys.stderr
 
     def show(text: str) -> None:
         if not over.is_set():

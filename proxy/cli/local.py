@@ -15,22 +15,6 @@ from proxy.errors import NotFound, ProxyError
 from proxy.split import plain
 
 
-def serve(arguments: Namespace) -> int:
-    from proxy.app import Settings
-    from proxy.cli.serve import main as serve_until_told
-
-    serve_until_told(
-        Settings(
-            host=arguments.host,
-            port=arguments.port,
-            policies=arguments.policies,
-            alone=True,
-            log_format=arguments.log_format,
-            log_level=arguments.log_level,
-        )
-    )
-
-
 def demo(arguments: Namespace) -> int:
     from proxy.demo.run import main as show
 

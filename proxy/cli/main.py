@@ -4,13 +4,13 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from proxy.cli import admin, local, options, output, service
-from proxy.cli.client import ClientError
+from proxy.cli import options, output
 from proxy.cli.misused import too_much, unknown
-from proxy.cli.output import FAILED, MISUSED, OK
+from proxy.cli.output import FAILED, MISUSED, OK, ClientError
 from proxy.errors import reason_of
 from proxy.observe.log import LEVELS
 from proxy.version import own_version
@@ -52,10 +52,19 @@ def _main(words: Sequence[str]) -> int:
         parser.print_help(sys.stderr)
         return MISUSED
     try:
-        return int(arguments.run(arguments))
+        return function_of(arguments.run)(arguments)
     except ClientError as error:
         output.error(error)
         return FAILED
+
+
+def function_of(run: str) -> Callable[[argparse.Namespace], int]:
+    """The function that answers a command, by "MODULE:NAME"."""
+    module, _, name = run.partition(":")
+    function: Callable[[argparse.Namespace], int] = getattr(
+        import_module(f"proxy.cli.{module}"), name
+    )
+    return function
 
 
 def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
@@ -73,7 +82,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     )
     commands = parser.add_subparsers(metavar="COMMAND", dest="command")
 
-    serve = _command(commands, "serve", local.serve, "serve models")
+    serve = _command(commands, "serve", "start:serve", "serve models")
     serve.add_argument("--host", help="address to listen on, or several: A,B")
     serve.add_argument("--port", type=options.port, help="port to listen on")
     options.add_policies(serve)
@@ -81,7 +90,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     serve.add_argument("--log-level", choices=LEVELS, default="info")
 
     demo = _command(
-        commands, "demo", local.demo, "a small model whose experts move while it answers"
+        commands, "demo", "local:demo", "a small model whose experts move while it answers"
     )
     demo.add_argument(
         "--keep",
@@ -89,7 +98,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         help="leave it running at the end (without this: at a terminal)",
     )
 
-    check = _command(commands, "check", local.check, "check the policies")
+    check = _command(commands, "check", "local:check", "check the policies")
     options.add_policies(check)
     options.add_json(check)
 
@@ -105,40 +114,40 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
 
 def _add_rpc_server(commands: Any) -> None:
     text = "lend this machine's memory and processor to models, here or on another machine"
-    server = _command(commands, "rpc-server", local.rpc_server, text)
+    server = _command(commands, "rpc-server", "local:rpc_server", text)
     server.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     server.add_argument("--port", type=options.port, default=50052, help="(50052)")
     server.add_argument("--threads", type=options.count, metavar="N", help="(1)")
 
 
 def _add_client_commands(commands: Any) -> None:
-    ps = _command(commands, "ps", admin.ps, "what runs, and where its experts are")
+    ps = _command(commands, "ps", "admin:ps", "what runs, and where its experts are")
     ps.add_argument("-w", "--watch", action="store_true", help="again each second, until Ctrl-C")
     options.add_client(ps)
-    listing = _command(commands, "models", admin.models, "what models there are", ["list", "ls"])
+    listing = _command(commands, "models", "admin:models", "what models there are", ["list", "ls"])
     listing.add_argument("--names", action="store_true", help="their names only, one a line")
     options.add_client(listing)
     for name, also, run, text in (
-        ("show", (), admin.show, "all about one model"),
-        ("load", (), admin.load_or_unload, "load a model"),
-        ("unload", ("stop",), admin.load_or_unload, "unload a model"),
+        ("show", (), "admin:show", "all about one model"),
+        ("load", (), "admin:load_or_unload", "load a model"),
+        ("unload", ("stop",), "admin:load_or_unload", "unload a model"),
     ):
         command = _command(commands, name, run, text, also)
         command.add_argument("model", metavar="MODEL")
         options.add_client(command)
-    remove = _command(commands, "rm", admin.rm, "remove models that were pulled or made here")
+    remove = _command(commands, "rm", "admin:rm", "remove models that were pulled or made here")
     remove.add_argument("models", metavar="MODEL", nargs="+")
     options.add_client(remove)
-    copy = _command(commands, "cp", admin.cp, "give a model another name")
+    copy = _command(commands, "cp", "admin:cp", "give a model another name")
     copy.add_argument("source", metavar="MODEL")
     copy.add_argument("destination", metavar="NAME")
     options.add_client(copy)
-    logs = _command(commands, "logs", admin.logs, "what the workers say")
+    logs = _command(commands, "logs", "admin:logs", "what the workers say")
     logs.add_argument("model", metavar="MODEL", nargs="?", help="of this one only")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
     options.add_url(logs)
     _add_run(commands)
-    setting = _command(commands, "set", admin.set_split, "move the experts of a model")
+    setting = _command(commands, "set", "admin:set_split", "move the experts of a model")
     setting.add_argument("model", metavar="MODEL")
     setting.add_argument(
         "--moe-cpu-layers",
@@ -150,7 +159,7 @@ def _add_client_commands(commands: Any) -> None:
 
 
 def _add_run(commands: Any) -> None:
-    chat = _command(commands, "run", local.run, "talk with a model")
+    chat = _command(commands, "run", "local:run", "talk with a model")
     chat.add_argument("model", metavar="MODEL")
     chat.add_argument(
         "prompt", metavar="PROMPT", nargs="*", help="one question; without it, a chat"
@@ -162,7 +171,7 @@ def _add_run(commands: Any) -> None:
 
 def _add_plan(commands: Any) -> None:
     text = "how a model would be placed, without loading it"
-    parser = _command(commands, "plan", local.plan, text)
+    parser = _command(commands, "plan", "local:plan", text)
     parser.add_argument("model", metavar="MODEL", help="a name of the catalogue, or a GGUF file")
     parser.add_argument(
         "--vram",
@@ -182,7 +191,7 @@ def _add_plan(commands: Any) -> None:
 
 
 def _add_bench(commands: Any) -> None:
-    parser = _command(commands, "bench", local.bench, "measure a model at several splits")
+    parser = _command(commands, "bench", "local:bench", "measure a model at several splits")
     parser.add_argument("model", metavar="MODEL", help="a name of the catalogue, or a GGUF file")
     count = options.count
     parser.add_argument("--ctx", type=count, metavar="N", help="tokens for one conversation")
@@ -198,13 +207,13 @@ def _add_bench(commands: Any) -> None:
 
 
 def _add_pull_and_create(commands: Any) -> None:
-    pull = _command(commands, "pull", local.pull_or_create, "download a model")
+    pull = _command(commands, "pull", "local:pull_or_create", "download a model")
     pull.add_argument(
         "model", metavar="REF", help="hf.co/ORG/REPO[:QUANT], or a name of Ollama's registry"
     )
     pull.add_argument("--insecure", action="store_true", help="plain HTTP to the registry")
     options.add_client(pull)
-    create = _command(commands, "create", local.pull_or_create, "make a model from a Modelfile")
+    create = _command(commands, "create", "local:pull_or_create", "make a model from a Modelfile")
     create.add_argument("model", metavar="NAME")
     create.add_argument("-f", "--file", type=Path, default=Path("Modelfile"), metavar="MODELFILE")
     create.add_argument("-q", "--quantize", metavar="TYPE", help="Q4_K_M, Q8_0, ...")
@@ -213,14 +222,14 @@ def _add_pull_and_create(commands: Any) -> None:
 
 def _add_service(commands: Any) -> None:
     text = "have systemd run it, from now on and with each start of the machine"
-    install = _command(commands, "install-service", service.install, text)
+    install = _command(commands, "install-service", "service:install", text)
     install.add_argument(
         "--socket",
         action="store_true",
         help="have systemd keep the port open, so that a restart loses no connection",
     )
     text = "undo install-service; policies and models stay"
-    uninstall = _command(commands, "uninstall-service", service.uninstall, text)
+    uninstall = _command(commands, "uninstall-service", "service:uninstall", text)
     for command in (install, uninstall):
         where = command.add_mutually_exclusive_group()
         where.add_argument("--user", action="store_true", help="a service of your own")
@@ -233,11 +242,11 @@ def _add_service(commands: Any) -> None:
 
 def _add_completion(commands: Any) -> None:
     text = "a script that has a shell complete commands, options and models"
-    completion = _command(commands, "completion", _completion, text)
+    completion = _command(commands, "completion", "main:completion", text)
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
 
 
-def _completion(arguments: argparse.Namespace) -> int:
+def completion(arguments: argparse.Namespace) -> int:
     from proxy.cli.completion import script
 
     output.say(script(_parser()[0], arguments.shell))
@@ -247,10 +256,12 @@ def _completion(arguments: argparse.Namespace) -> int:
 def _command(
     commands: Any,
     name: str,
-    run: Callable[[argparse.Namespace], int],
+    run: str,
     text: str,
     also: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
+    """`run`: the module here and its function, imported when it is called: each command loads what
+    only it needs."""
     parser: argparse.ArgumentParser = commands.add_parser(
         # Half a name of an option would mean another one as soon as there are more.
         name,

@@ -17,6 +17,10 @@ OK, FAILED, MISUSED = 0, 1, 2
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
+class ClientError(Exception):
+    """What to tell the person, in one line."""
+
+
 def have_streams() -> None:
     """Where a shell has closed one (`<&-`), there is one that leads nowhere."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from proxy.clock import Clock
 from proxy.control.desired import DesiredStates
-from proxy.memory.ledger import Ledger, Loading
+from proxy.memory.ledger import Held, Ledger, Loading
 from proxy.pool.state import Backend, Name
 
 
@@ -14,10 +14,11 @@ class LedgerSync:
     def __init__(self, *, ledger: Ledger, desired: DesiredStates, clock: Clock) -> None:
         self._ledger, self._desired, self._clock = ledger, desired, clock
         # What changes: what those began with that are being loaded, when what each start of a
-        # backend holds was recorded last, and when it last had no move under way.
+        # backend holds was recorded last, when it last had no move under way, and what that was.
         self._loading: dict[Name, Loading] = {}
         self._synced_s: dict[Name, float] = {}
         self._still_s: dict[Name, float] = {}
+        self._recorded: dict[Name, Held] = {}
 
     def begin(self, backend: Backend) -> None:
         """It is to be started now, and will take memory from here on."""
@@ -31,11 +32,13 @@ class LedgerSync:
         self._synced_s[backend.name] = self._still_s[backend.name] = now
         held, loading = backend.engine.known().held, self._loading.pop(backend.name, None)
         self._ledger.record(backend.id, held, at_s=now, loading=loading)
+        self._recorded[backend.name] = held
 
     def remove(self, backend: Backend) -> None:
         """Its process is gone, and what it held is given back."""
         self._loading.pop(backend.name, None)
         self._still_s.pop(backend.name, None)
+        self._recorded.pop(backend.name, None)
         if self._synced_s.pop(backend.name, None) is not None:
             self._ledger.forget(backend.id, at_s=self._clock.now())
 
@@ -49,7 +52,9 @@ class LedgerSync:
             if since is None:
                 continue
             held, still_s = backend.engine.known().held, self._still_s[backend.name]
-            self._ledger.record(backend.id, held, at_s=since, taken_s=still_s)
+            if self._recorded.get(backend.name) is not held:
+                self._ledger.record(backend.id, held, at_s=since, taken_s=still_s)
+                self._recorded[backend.name] = held
             self._synced_s[backend.name] = now
             if not self._desired.moving(backend):
                 self._still_s[backend.name] = now

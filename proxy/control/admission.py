@@ -8,7 +8,6 @@ import structlog
 
 from proxy.clock import Clock
 from proxy.control.accounting import LedgerSync
-from proxy.control.deadline import wait_within
 from proxy.control.desired import DesiredStates
 from proxy.control.headroom import Headroom
 from proxy.control.ports import Memory, Pool
@@ -146,7 +145,7 @@ class Admission:
         move may have no end."""
         idle = spawn(self._desired.wait_idle(backends), name="moves for a newcomer")
         try:
-            while not await wait_within(self._clock, (idle,), LOOK_AGAIN_S):
+            while not await self._clock.wait((idle,), LOOK_AGAIN_S):
                 if not any(self._desired.moving(b) and self._answers(b) for b in backends):
                     return
         finally:
@@ -173,6 +172,6 @@ class Admission:
             return
         freed = spawn(self._freed.wait(), name=f"{newcomer.backend.id}:room")
         try:
-            await wait_within(self._clock, (freed,), LOOK_AGAIN_S)
+            await self._clock.wait((freed,), LOOK_AGAIN_S)
         finally:
             freed.cancel()

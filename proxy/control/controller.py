@@ -11,7 +11,6 @@ from contextlib import suppress
 import structlog
 
 from proxy.clock import Clock
-from proxy.control.deadline import wait_within
 from proxy.control.desired import DesiredState, DesiredStates
 from proxy.control.headroom import Headroom
 from proxy.control.migration import Migration
@@ -279,7 +278,7 @@ class Controller:
         if not state.devices_known.is_set():
             known = spawn(state.devices_known.wait(), name=f"{backend.id}:devices")
             # Where nobody says, a number is tried and "auto" puts nothing anywhere.
-            await wait_within(self._clock, (known,), DEVICES_KNOWN_S)
+            await self._clock.wait((known,), DEVICES_KNOWN_S)
             known.cancel()
         # What is on its way has its room already: it is not available any more.
         status = projected(backend.engine.known(), state.migration.goal or {})

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 LOOK_S: Final = 1.0
+# Where none of them has anything to do; not longer than what counts as theirs.
+IDLE_LOOK_S: Final = 2 * LOOK_S
 # More time than this between two looks was not the worker's: it may have been stopped with us.
 MOST_S: Final = 2 * LOOK_S
 # An answer over the control socket takes a millisecond, whatever the model is at.

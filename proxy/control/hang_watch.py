@@ -1,5 +1,5 @@
-"""Looks at each worker once a second, and has those ended that hang. What is seen at a look is
-judged by `proxy.control.hang`."""
+"""Looks at each worker once a second while it has something to do, else every two, and has those
+ended that hang. What is seen at a look is judged by `proxy.control.hang`."""
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
@@ -10,7 +10,17 @@ from typing import Final, Protocol
 import structlog
 
 from proxy.clock import Clock
-from proxy.control.hang import LOOK_S, SILENT_S, Answers, Limits, Look, Vigil, look_on, verdict
+from proxy.control.hang import (
+    IDLE_LOOK_S,
+    LOOK_S,
+    SILENT_S,
+    Answers,
+    Limits,
+    Look,
+    Vigil,
+    look_on,
+    verdict,
+)
 from proxy.control.ports import Backends
 from proxy.errors import BackendDied, ProxyError
 from proxy.memory.process import Spent, read_spent
@@ -45,6 +55,7 @@ class _Watched:
     vigil: Vigil
     answers: Answers = "yes"
     pulse: int | None = None
+    has_work: bool = True
     bytes: int = 0
     spent: Spent = field(default_factory=Spent)
     asked: asyncio.Task[tuple[Answers, int | None]] | None = None
@@ -84,7 +95,8 @@ class HangWatch:
         """Look until cancelled."""
         try:
             while True:
-                await self._clock.sleep(LOOK_S)
+                busy = any(map(_is_busy, self._watched.values()))
+                await self._clock.sleep(LOOK_S if busy else IDLE_LOOK_S)
                 self.look()
         finally:
             self._keep(())
@@ -133,6 +145,7 @@ class HangWatch:
             pages=after.pages - before.pages,
             cpu_s=after.cpu_s - before.cpu_s,
         )
+        watched.has_work = look.has_work
         watched.vigil = look_on(watched.vigil, look)
         if why := verdict(watched.vigil, self._limits(backend)):
             self._end(backend, why)
@@ -169,6 +182,11 @@ class HangWatch:
         # In this order: who asks again finds that it has left.
         self._pool.end_hanging(backend, why)
         self._calls.break_off(address, why)
+
+
+def _is_busy(watched: _Watched) -> bool:
+    """Whether there may be something to see of it soon."""
+    return watched.has_work or watched.answers != "yes"
 
 
 def _goes_round(watched: _Watched) -> bool:

@@ -12,7 +12,7 @@ from proxy.clock import Clock
 from proxy.control.accounting import LedgerSync
 from proxy.control.desired import DesiredStates
 from proxy.control.ports import Backends, Readings
-from proxy.engine.types import CPU, Device, Layer, LoadOptions
+from proxy.engine.types import CPU, Device, Layer, LoadOptions, Status
 from proxy.memory.ledger import Ledger
 from proxy.placement.assign import Placement, projected
 from proxy.placement.device_budget import DeviceBudget
@@ -62,6 +62,9 @@ class Headroom:
         self._devices: dict[str, tuple[Device, ...]] = {}
         self._reserved: dict[Name, Mapping[str, int]] = {}
         self._domains: dict[str, DomainState] = {}
+        # What was made of each backend's experts, and of what: most looks find nothing new.
+        self._leaving: dict[str, tuple[Status, Placement, list[Layer]]] = {}
+        self._placed: dict[str, tuple[Status, Placement, list[str], list[Layer]]] = {}
 
     # --- what it is told ---
 
@@ -70,6 +73,9 @@ class Headroom:
         find the same, until others tell of all of them."""
         self._devices[backend.id] = devices
         there = {other.id for other in self._pool.backends()}
+        for memory in (self._leaving, self._placed):
+            for old in [old for old in memory if old not in there]:
+                del memory[old]
         for old in [old for old in self._devices if old not in there]:
             elsewhere = {
                 d.name for key, found in self._devices.items() if key != old for d in found
@@ -204,9 +210,8 @@ class Headroom:
         for backend in self.serving():
             goal = self._desired.goal(backend)
             sizes: dict[str, list[int]] = {}
-            for layer in backend.engine.known().layers:
-                place = _goal_of(layer, goal)
-                if place not in (CPU, layer.experts):
+            for layer in self._to_move(backend, goal):
+                if (place := goal[layer.index]) != CPU:
                     sizes.setdefault(self.domain_of(place), []).append(layer.experts_bytes)
             for domain, found in sizes.items():
                 taken = max(found) if but_one else 0
@@ -220,10 +225,18 @@ class Headroom:
         leaving = (
             (self.domain_of(layer.experts), layer.experts_bytes)
             for backend in filter(self._answers, self.serving())
-            for layer in backend.engine.known().layers
-            if layer.experts not in (CPU, _goal_of(layer, self._desired.goal(backend)))
+            for layer in self._to_move(backend, self._desired.goal(backend))
+            if layer.experts != CPU
         )
         return _sums((*shown_late, *leaving))
+
+    def _to_move(self, backend: Backend, goal: Placement) -> list[Layer]:
+        """The layers whose experts are not where they are to be."""
+        status, known = backend.engine.known(), self._leaving.get(backend.id)
+        if known is None or known[0] is not status or known[1] is not goal:
+            found = [x for x in status.layers if goal.get(x.index, x.experts) != x.experts]
+            known = self._leaving[backend.id] = status, goal, found
+        return known[2]
 
     # --- who is there ---
 
@@ -241,19 +254,10 @@ class Headroom:
         # Before its devices are known, the ledger does not know what it took.
         if state is None or not state.devices_known.is_set():
             return None
-        # A layer that is on its way counts as where it will be.
-        status = projected(backend.engine.known(), self._desired.goal(backend))
-        auto = state.split == AUTO
+        auto, status = state.split == AUTO, backend.engine.known()
         return Tenant(
             id=backend.id,
-            layers=[
-                replace(
-                    layer,
-                    experts=self._place(layer.experts),
-                    attention_device=self._place(layer.attention_device),
-                )
-                for layer in status.layers
-            ],
+            layers=self._layers_by_domain(backend),
             pinned_cpu=cpu_layers(state.floor if auto else state.split, status.block_count),
             auto=auto,
             busy=backend.in_flight > 0,
@@ -262,6 +266,23 @@ class Headroom:
             moving=self._desired.moving(backend),
             expert_only=frozenset(map(self.domain_of, self._desired.expert_only(backend))),
         )
+
+    def _layers_by_domain(self, backend: Backend) -> list[Layer]:
+        """Its layers with domains for devices. One that is on its way is where it will be."""
+        status, goal = backend.engine.known(), self._desired.goal(backend)
+        domains = [self.domain_of(device) for device in self.devices()]
+        known = self._placed.get(backend.id)
+        if known is None or not (known[0] is status and known[1] is goal and known[2] == domains):
+            layers = [
+                replace(
+                    layer,
+                    experts=self._place(layer.experts),
+                    attention_device=self._place(layer.attention_device),
+                )
+                for layer in projected(status, goal).layers
+            ]
+            known = self._placed[backend.id] = status, goal, domains, layers
+        return known[3]
 
     def holds(self, backend: Backend, domains: Collection[str]) -> bool:
         """Whether a backend has something in one of these domains, or may have: a foreign server
@@ -281,8 +302,12 @@ def serving(pool: Backends) -> list[Backend]:
     return [backend for backend in pool.backends() if backend.state in SERVING]
 
 
-def _goal_of(layer: Layer, goal: Placement) -> str:
-    return goal.get(layer.index, layer.experts)
+def hold_memory(backends: Iterable[Backend]) -> bool:
+    """Whether one of these has memory of a device, or may have: a foreign server does not tell."""
+    return any(
+        not held or any(any(kinds.values()) for device, kinds in held.items() if device != CPU)
+        for held in (backend.engine.known().held for backend in backends)
+    )
 
 
 def _sums(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from proxy.clock import Clock
-from proxy.control.deadline import wait_within
 from proxy.engine.types import Device
 from proxy.errors import ProxyError
 from proxy.pool.state import Backend, Name
@@ -40,7 +39,7 @@ class WorkerDevices:
         backends = list(self._serving())
         asked = {backend.name: self._ask(backend) for backend in backends}
         waited = [task for name, task in asked.items() if name not in self._late]
-        await wait_within(self._clock, waited, ANSWER_S)
+        await self._clock.wait(waited, ANSWER_S)
         found: dict[str, Device] = {}
         for backend in backends:
             answer = self._answer(backend, asked[backend.name])
@@ -55,7 +54,7 @@ class WorkerDevices:
     async def ask(self, backend: Backend) -> Sequence[Device] | None:
         """The devices of one worker; None where it does not say."""
         task = self._ask(backend)
-        await wait_within(self._clock, (task,), ANSWER_S)
+        await self._clock.wait((task,), ANSWER_S)
         return self._answer(backend, task)
 
     def silent(self) -> frozenset[str]:

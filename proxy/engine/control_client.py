@@ -90,13 +90,18 @@ class ControlClient:
         """Ask the worker. Raises Conflict with its words if it refuses, NoAnswer if it is silent,
         BackendDied if it is gone."""
         answer = self._ask(op, arguments)
+        # Not a time limit around it: this is asked several times a second.
+        timer = asyncio.get_running_loop().call_later(self._answer_s, self._silent, answer, op)
         try:
-            await asyncio.wait((answer,), timeout=self._answer_s)
-            if answer.done():
-                return answer.result()
-            raise NoAnswer(f"the worker has not answered {op!r} for {self._answer_s:g} s")
+            return await answer
         finally:
+            timer.cancel()
             answer.cancel()
+
+    def _silent(self, answer: "asyncio.Future[msgspec.Raw]", op: str) -> None:
+        if not answer.done():
+            why = f"the worker has not answered {op!r} for {self._answer_s:g} s"
+            answer.set_exception(NoAnswer(why))
 
     async def call_long(self, op: str, *, more_s: float = 0.0, **arguments: object) -> msgspec.Raw:
         """The same for what may take as long as it will, as long as there is news now and then

@@ -1,6 +1,7 @@
 """Pulls a model into our own store: from Hugging Face, or from a registry like Ollama's."""
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -170,9 +171,11 @@ class Puller:
         kinds = await STORE.run(may_reach, host)
         if kinds not in self._sessions:
             connections = await STORE.run(socket_factory, kinds)
+            # Of our own: aiohttp's may trust nobody (proxy/cli/start.py).
+            trusted = await STORE.run(ssl.create_default_context)
             # Its total time is not limited: large files on slow lines take hours.
             self._sessions[kinds] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(socket_factory=connections),
+                connector=aiohttp.TCPConnector(socket_factory=connections, ssl=trusted),
                 trace_configs=[checked_redirects(kinds)],
                 trust_env=True,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=30),

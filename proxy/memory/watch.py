@@ -1,4 +1,4 @@
-"""Reads all memory several times a second, and tells whoever listens.
+"""Reads all memory, several times a second while any of it is ours, and tells whoever listens.
 
 Each source has a thread of its own (`proxy.memory.reader`), so a driver that hangs or goes away
 makes its own reading old and nothing else.
@@ -6,8 +6,8 @@ makes its own reading old and nothing else.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,8 +15,11 @@ from typing import Any
 import structlog
 
 from proxy.engine.types import Device
+from proxy.kernel.psi import told_of_pressure
+from proxy.memory.bell import Bell
 from proxy.memory.host import read_host
-from proxy.memory.nvml import Nvml
+from proxy.memory.nvidia import Driver, Nvidia
+from proxy.memory.pace import IDLE_POLL_S, POLL_S, Pace
 from proxy.memory.reader import Reader, ReadResult
 from proxy.memory.readings import DeviceReading, HostReading, Sample
 from proxy.memory.snapshot import Snapshot, as_reported, device_reading
@@ -26,8 +29,6 @@ from proxy.tasks import spawn
 
 log = structlog.get_logger()
 
-POLL_S = 0.25
-IDLE_POLL_S = 2.0  # while nothing is loaded, nothing has to be moved in a hurry
 # How long a poll waits for slow sources. Most of them answer in a millisecond.
 PATIENCE_S = 0.1
 # Whoever asks the workers waits for one that hangs, once and for less than this, and then says
@@ -40,6 +41,8 @@ FRESH_S = 5.0
 CARDS_S = 30.0
 GGML = "ggml"
 
+Pressure = Callable[[Callable[[], None]], AbstractContextManager[bool]]
+
 
 class MemoryWatch:
     """The sampling loop. All methods belong to the event loop that `run` runs on.
@@ -47,7 +50,8 @@ class MemoryWatch:
     `setting` gives a device's `memory` of the policies, and is asked at each poll, so that an edit
     takes effect at once. `ask_workers` returns all devices as the workers report them now; without
     it, a ggml reading is as old as the last `set_devices`. `silent` names devices that only workers
-    which do not answer would tell of.
+    which do not answer would tell of. `holds`: whether what is loaded has memory of a device.
+    `pressure` has us told, for the length of a block, when programs wait for the machine's memory.
     """
 
     def __init__(
@@ -56,7 +60,9 @@ class MemoryWatch:
         setting: Callable[[str], str | None] = lambda _: None,
         ask_workers: Callable[[], Awaitable[Iterable[Device]]] | None = None,
         silent: Callable[[], Collection[str]] = frozenset,
-        nvml: Nvml | None = None,
+        holds: Callable[[], bool] = lambda: True,
+        pressure: Pressure = told_of_pressure,
+        nvml: Driver | None = None,
         sysfs: Sysfs | None = None,
         host: Callable[[], HostReading] = read_host,
         now: Callable[[], float] = time.monotonic,
@@ -68,12 +74,12 @@ class MemoryWatch:
     ) -> None:
         self._setting = setting
         self._ask_workers, self._silent = ask_workers, silent
-        self._nvml = nvml or Nvml()
+        self._holds, self._pressure = holds, pressure
+        self._nvml: Driver = nvml or Nvidia()
         self._sysfs = sysfs or Sysfs()
         self._read_host = host
         self._now = now
-        self._poll_s = poll_s
-        self._idle_poll_s = idle_poll_s
+        self._pace = Pace(poll_s, idle_poll_s)
         self._patience_s = patience_s
         self._fresh_s = fresh_s
         self._workers_s = workers_s
@@ -83,6 +89,8 @@ class MemoryWatch:
         self._pids: frozenset[int] = frozenset()
         self._cards = Cards()
         self._cards_due_s = 0.0
+        self._sources: dict[str, Source] = {}
+        self._chosen_by: tuple[object, object, list[str | None]] = (None, None, [])
         # Cards, until a worker has told which devices there are. Read once: asking wakes a card
         # that sleeps, and nothing is to be moved yet.
         self._unnamed: dict[str, DeviceReading] = {}
@@ -93,8 +101,8 @@ class MemoryWatch:
         self._asked_s = 0.0
         self._snapshot = Snapshot()
         self._begun = 0
-        self._wake = asyncio.Event()
-        self._answered = asyncio.Event()
+        self._told = False  # by the kernel, when programs wait for memory
+        self._wake, self._answered = Bell(), Bell()
         self._published = asyncio.Event()
 
     def latest(self) -> Snapshot:
@@ -109,7 +117,8 @@ class MemoryWatch:
         one, as old as its `at_s` says, and the log tells.
         """
         number = self._begun + 1
-        self._wake.set()
+        self._pace.hurry()
+        self._wake.ring()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._fresh_s):
                 while self._snapshot.number < number:
@@ -118,6 +127,11 @@ class MemoryWatch:
             age_s = round(self._now() - self._snapshot.at_s, 1) if self._snapshot.number else None
             log.warning("memory_not_fresh", waited_s=self._fresh_s, age_s=age_s)
         return self._snapshot
+
+    async def recent(self) -> Snapshot:
+        """The latest poll, or a fresh one where it was longer ago than while we hold memory."""
+        young = self._now() - self._snapshot.at_s < 2 * POLL_S
+        return self._snapshot if young else await self.fresh()
 
     def subscribe(self, listener: Callable[[Snapshot], None]) -> Callable[[], None]:
         """Call `listener` after each poll. Returns how to end that."""
@@ -133,29 +147,34 @@ class MemoryWatch:
         self._report(self._devices.values(), self._now())
         if before != {(name, device.device_id) for name, device in self._devices.items()}:
             self._cards_due_s = 0.0
-            self._wake.set()
+            self._wake.ring()
 
     def set_pids(self, pids: Collection[int]) -> None:
         """The processes that are ours. None of them means that nothing is loaded."""
         if self._pids != (new := frozenset(pids)):
             self._pids = new
-            self._wake.set()
+            self._wake.ring()
 
     async def run(self) -> None:
         """Poll until cancelled."""
         try:
-            while True:
-                self._wake.clear()
-                began = self._now()
-                await self._poll(began)
-                every = self._poll_s if self._pids else self._idle_poll_s
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(max(began + every - self._now(), 0)):
-                        await self._wake.wait()
+            with self._pressure(self._pressed) as self._told:
+                while True:
+                    self._wake.hush()
+                    began = self._now()
+                    await self._poll(began)
+                    holds = bool(self._pids and self._devices) and self._holds()
+                    every = self._pace.interval_s(self._now(), holds=holds, told=self._told)
+                    await self._wake.wait(began + every - self._now())
         finally:
             self._keep_readers(())
             if self._asking is not None:
                 self._asking.cancel()
+
+    def _pressed(self) -> None:
+        """Programs wait for the machine's memory."""
+        self._pace.pressed(self._now())
+        self._wake.ring()
 
     async def _poll(self, began: float) -> None:
         self._begun += 1
@@ -164,10 +183,7 @@ class MemoryWatch:
         # From here on this poll is about these, whatever others are named while it waits.
         devices, first = self._devices, not self._unnamed_done
         unnamed = default_cards(self._cards) if first else []
-        sources = {
-            name: choose(device, self._setting(name), self._cards)
-            for name, device in devices.items()
-        }
+        sources = self._choose(devices)
         host = self._reader("host", self._read_host)
         readers = [host, *(self._card_reader(source) for source in sources.values() if source.card)]
         readers += [self._card_reader(source) for _, source in unnamed]
@@ -178,7 +194,10 @@ class MemoryWatch:
         hanging = {reader.name for reader in readers if reader.busy}
         if self._asking is not None and began - self._asked_s > self._workers_s:
             hanging.add(GGML)
-        asked = [reader for reader in readers if self._ask(reader)]
+        wanted = readers if self._pace.host_is_due(began) else readers[1:]
+        asked = [reader for reader in wanted if self._ask(reader)]
+        if host in asked:
+            self._pace.host_asked(began, told=self._told)
         if host in asked and host.answer.at_s is None:
             # It is in files, and no picture is to be without it: the first time is waited for.
             await self._answers([host], patience_s=self._fresh_s)
@@ -200,6 +219,19 @@ class MemoryWatch:
                 at_s=began,
             )
         )
+
+    def _choose(self, devices: Mapping[str, Device]) -> Mapping[str, Source]:
+        """Where each is read. Most polls are about the same as the one before."""
+        settings = [self._setting(name) for name in devices]
+        if (self._chosen_by[0] is not devices or self._chosen_by[1] is not self._cards) or (
+            self._chosen_by[2] != settings
+        ):
+            self._chosen_by = devices, self._cards, settings
+            self._sources = {
+                name: choose(device, setting, self._cards)
+                for (name, device), setting in zip(devices.items(), settings, strict=True)
+            }
+        return self._sources
 
     async def _look_for_cards(self, began: float) -> None:
         """List the cards anew. Ones that are known stay when their driver does not answer, so that
@@ -242,7 +274,7 @@ class MemoryWatch:
     def _notify(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
         def done() -> None:
             with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-                loop.call_soon_threadsafe(self._answered.set)
+                loop.call_soon_threadsafe(self._answered.ring)
 
         return done
 
@@ -250,11 +282,11 @@ class MemoryWatch:
         self, asked: list[Reader[Any]], *, patience_s: float, workers: bool = False
     ) -> None:
         """Wait for what was asked in this poll, not for what hangs since an earlier one."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
-                while (workers and self._asking) or any(reader.busy for reader in asked):
-                    self._answered.clear()
-                    await self._answered.wait()
+        until_s = time.monotonic() + patience_s
+        while (workers and self._asking) or any(reader.busy for reader in asked):
+            if (left_s := until_s - time.monotonic()) <= 0:
+                return
+            await self._answered.wait(left_s)
 
     def _ask_ggml(self, sources: Iterable[Source]) -> bool:
         """Ask the workers, unless nobody needs it or they still owe the last answer (False)."""
@@ -278,7 +310,7 @@ class MemoryWatch:
             }
         finally:
             self._asking = None
-            self._answered.set()
+            self._answered.ring()
 
     def _report(self, devices: Iterable[Device], at_s: float) -> None:
         for device in devices:

@@ -61,6 +61,7 @@ class EventLog:
         self._rings: dict[str, deque[Event]] = {}
         self._last_id = 0
         self._subscribers: set[Subscription] = set()
+        self._followed = asyncio.Event()  # while there are any
         self._listeners: list[Callable[[Event], None]] = []
         self.closed = False
 
@@ -89,7 +90,11 @@ class EventLog:
     @property
     def is_followed(self) -> bool:
         """Whether anybody would hear what is told."""
-        return bool(self._subscribers)
+        return self._followed.is_set()
+
+    async def until_followed(self) -> None:
+        """Return when somebody would hear what is told."""
+        await self._followed.wait()
 
     def tell(self, kind: str, /, **fields: Any) -> None:
         """Hand on what is soon old to those who follow now; never waits."""
@@ -121,6 +126,7 @@ class EventLog:
             # An id from before a restart of the proxy is larger than any of ours: then all is new.
             subscription.backlog.extend(self.since(after if after <= self._last_id else 0))
         self._subscribers.add(subscription)
+        self._followed.set()
         return subscription
 
     def listen(self, listener: Callable[[Event], None]) -> None:
@@ -129,6 +135,8 @@ class EventLog:
 
     def unsubscribe(self, subscription: "Subscription") -> None:
         self._subscribers.discard(subscription)
+        if not self._subscribers:
+            self._followed.clear()
 
     def close(self) -> None:
         """Have everyone who follows come to the end of what there is; more is still kept and

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -10,6 +11,8 @@ import structlog
 from proxy.clock import Clock
 
 SAMPLE_S: Final = 1.0
+# While nobody is served; whoever is says so.
+IDLE_S: Final = 5.0
 log = structlog.get_logger()
 
 # A backend's id and generation. Each start counts from nothing.
@@ -61,6 +64,11 @@ class Rates:
         self._seen: dict[Start, tuple[float, Progress]] = {}
         self._rates: dict[Start, float] = {}
         self._prompt_rates: dict[Start, float] = {}
+        self._work = asyncio.Event()
+
+    def begin(self) -> None:
+        """Somebody is served now: there is something to sample."""
+        self._work.set()
 
     def rate(self, backend_id: str) -> float:
         """Tokens per second over the last second or so; 0.0 while idle."""
@@ -79,6 +87,11 @@ class Rates:
     async def run(self) -> None:
         """Sample until cancelled."""
         while True:
+            self._work.clear()
+            if not any(self._busy()):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(IDLE_S):
+                        await self._work.wait()
             await self._clock.sleep(SAMPLE_S)
             await self.sample()
 

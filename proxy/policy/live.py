@@ -2,7 +2,6 @@
 told of changes.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -66,7 +65,7 @@ class LivePolicies:
 
     async def follow(self, path: Path | None, env: Mapping[str, str]) -> None:
         """Apply each change of the files, until cancelled."""
-        changes = watch(path, env, stop=asyncio.Event(), since=self.newest)
+        changes = watch(path, env, since=self.newest)
         async with aclosing(changes):
             async for loaded in changes:
                 await self.take(loaded)

@@ -13,15 +13,22 @@ from typing import Final
 
 from watchfiles import Change, awatch
 
+from proxy.kernel.file_systems import tells
 from proxy.policy.load import Loaded, parse
 from proxy.policy.sources import Sources, candidates, policy_files, read
 from proxy.threads import POLICIES
 
-DEBOUNCE_MS: Final = 50  # a burst of events makes us look after this time at the latest
-STEP_MS: Final = 20  # ... or once nothing was added to it for this long
-# We look without an event too: for file systems that send none, for a machine that has no watches
-# left to give, and for what happens just while one folder to watch takes the place of another.
-RECHECK_MS: Final = 400
+# watchfiles looks on a thread so often, which is most of what an idle proxy costs: at 20 ms alone
+# 0.18 % of a core. A burst of events makes us look once nothing was added to it for so long, or
+# after DEBOUNCE_MS.
+STEP_MS: Final = 75
+DEBOUNCE_MS: Final = 100
+# We look without an event too: for what is mounted over a folder that is watched, and for what
+# happens just while one folder to watch takes the place of another.
+RECHECK_MS: Final = 5000
+# ... and so often where events are not told: by some file systems, and where the machine has no
+# watches left to give.
+UNTOLD_MS: Final = 400
 SETTLE_S: Final = 0.02  # text that has stayed the same for this long was written to its end
 # An emptied or missing file is how many programs begin to save. It has to last, or else the
 # policies would be the defaults for a moment.
@@ -31,42 +38,29 @@ SETTLE_LIMIT_S: Final = 0.5  # a file that never comes to rest is taken as it is
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
-    """The folders to watch, with what tells them from others that take their name (device and
-    inode), and the names in them that matter."""
+    """The folders and files to watch, with what tells them from others that take their name (device
+    and inode), and the names that matter. A file that is mounted by itself changes without its
+    folder."""
 
-    folders: frozenset[tuple[Path, int, int]]
+    places: frozenset[tuple[Path, int, int]]
     names: frozenset[str]
+    told: bool  # their file systems tell of each change
 
     def concerns(self, _: Change, path: str) -> bool:
         name = Path(path).name
         return name in self.names or name.endswith(".toml")
 
 
-class _LinkedStop(asyncio.Event):
-    """Set when the outer event is. awatch sets its event when it is cancelled; that stays here."""
-
-    def __init__(self, outer: asyncio.Event) -> None:
-        super().__init__()
-        self._outer = outer
-
-    def is_set(self) -> bool:
-        return super().is_set() or self._outer.is_set()
-
-
 async def watch(
-    path: Path | None,
-    env: Mapping[str, str],
-    *,
-    stop: asyncio.Event,
-    since: Loaded | None = None,
+    path: Path | None, env: Mapping[str, str], *, since: Loaded | None = None
 ) -> AsyncGenerator[Loaded, None]:
-    """Yield the policies each time their text has changed, good or bad, until `stop` is set.
+    """Yield the policies each time their text has changed, good or bad.
 
     `path` and `env` are as for `load`. The first comparison is with `since`, so that nothing is
     lost between loading and watching; without it, with what is there now.
     """
     known = since.sources if since else await POLICIES.run(read, path, env)
-    async with aclosing(_occasions(path, env, stop)) as occasions:
+    async with aclosing(_occasions(path, env)) as occasions:
         async for _ in occasions:
             current = await _settled(known, path, env)
             if current != known:
@@ -74,25 +68,23 @@ async def watch(
                 yield await POLICIES.run(parse, current, env)
 
 
-async def _occasions(
-    path: Path | None, env: Mapping[str, str], stop: asyncio.Event
-) -> AsyncGenerator[None, None]:
-    """Yield whenever it is time to look, which the folders' events say, and RECHECK_MS."""
-    while not stop.is_set():
+async def _occasions(path: Path | None, env: Mapping[str, str]) -> AsyncGenerator[None, None]:
+    """Yield whenever it is time to look, which events say, and RECHECK_MS."""
+    while True:
         try:
             scope = await POLICIES.run(_scope, path, env)
             async with aclosing(
                 awatch(
-                    *(folder for folder, _, _ in scope.folders),
+                    *(place for place, _, _ in scope.places),
                     watch_filter=scope.concerns,
                     debounce=DEBOUNCE_MS,
                     step=STEP_MS,
-                    stop_event=_LinkedStop(stop),
-                    rust_timeout=RECHECK_MS,
+                    rust_timeout=RECHECK_MS if scope.told else UNTOLD_MS,
                     yield_on_timeout=True,
                     recursive=False,
                 )
             ) as events:
+                yield  # for what happened before it was told
                 async for _ in events:
                     yield
                     if await POLICIES.run(_scope, path, env) != scope:
@@ -100,7 +92,7 @@ async def _occasions(
         except (OSError, RuntimeError, ExceptionGroup):
             # A folder went away just now, or may not be entered, or the machine has no watches
             # left (watchfiles has a RuntimeError of its own for that): go on without events.
-            await asyncio.sleep(RECHECK_MS / 1000)
+            await asyncio.sleep(UNTOLD_MS / 1000)
             yield
 
 
@@ -127,6 +119,7 @@ def _has_gone(known: Sources, current: Sources) -> bool:
 
 def _scope(path: Path | None, env: Mapping[str, str]) -> _Scope:
     folders: set[Path] = set()
+    files: set[Path] = set()
     names: set[str] = set()
     places = list(candidates(path, env))
     seen: set[Path] = set()
@@ -139,16 +132,22 @@ def _scope(path: Path | None, env: Mapping[str, str]) -> _Scope:
         folders.add(_nearest_folder(place.parent, names))
         if place.is_dir():
             folders.add(place)
-            places += [file for file in policy_files(place) if file.is_symlink()]
+            inside = policy_files(place)
+            files.update(inside)
+            places += [file for file in inside if file.is_symlink()]
+        else:
+            files.add(place)
         # Whoever exchanges a link, here or on the way, exchanges the policies.
         for link in (place, *place.parents):
             if link.is_symlink():
                 places += [link, link.parent / link.readlink()]
-    identified = ((folder, folder.stat()) for folder in folders)
-    return _Scope(
-        frozenset((folder, status.st_dev, status.st_ino) for folder, status in identified),
-        frozenset(names),
-    )
+    there = folders | {each for each in files if each.exists()}
+    return _Scope(_identified(there), frozenset(names), all(map(tells, there)))
+
+
+def _identified(paths: set[Path]) -> frozenset[tuple[Path, int, int]]:
+    statuses = ((path, path.stat()) for path in paths)
+    return frozenset((path, status.st_dev, status.st_ino) for path, status in statuses)
 
 
 def _nearest_folder(folder: Path, names: set[str]) -> Path:

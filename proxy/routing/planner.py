@@ -3,8 +3,9 @@
 The model is handed in, found once for each request; what it came to is remembered.
 """
 
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from cachetools import LRUCache
@@ -49,10 +50,12 @@ class Planner:
         catalog: Catalog,
         capacity: Capacity = lambda _: (),
         measured: MeasuredShare = nobody_measured,
+        look: Callable[[], Coroutine[Any, Any, object]] | None = None,
     ) -> None:
-        """`capacity` tells what of the devices, with these RPC servers, a model could have,
-        `measured` what of that an expert cache is best given."""
-        self._catalog = catalog
+        """`capacity` tells what of the devices, with these RPC servers, a model could have, by what
+        was read of them last, `measured` what of that an expert cache is best given; `look` returns
+        when they were read not long ago."""
+        self._catalog, self._look = catalog, look
         self._batches = Batches(catalog, capacity)
         self._contexts = Contexts(catalog, capacity)
         self._conversations = Conversations(catalog, capacity)
@@ -92,6 +95,8 @@ class Planner:
         return await self._with_batch_and_cache(model, plan)
 
     async def _with_parallel(self, model: Model, plan: LoadPlan) -> LoadPlan:
+        if self._look is not None:
+            await self._look()
         layers = (await self._facts_of(model)).layers
         parallel = await self._conversations.choose(model.entry, model.policy, plan.options, layers)
         return replace(plan, options=replace(plan.options, parallel=parallel))

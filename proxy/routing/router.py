@@ -62,11 +62,12 @@ class Router:
         pool: Pool,
         controller: Controller,
         arriving: Callable[[Backend], "asyncio.Future[None] | None"] = lambda backend: None,
+        begins: Callable[[], None] = lambda: None,
     ) -> None:
         """`arriving`: what is done when a backend has the conversations that are being brought into
-        it, None where none are."""
+        it, None where none are. `begins` is called whenever a backend begins to serve somebody."""
         self._planner, self._pool, self._controller = planner, pool, controller
-        self._arriving = arriving
+        self._arriving, self._begins = arriving, begins
         self._suspects = Suspects()
         # What changes: how many requests in a row live backends have broken.
         self._broken: dict[Name, int] = {}
@@ -249,10 +250,12 @@ class Router:
         return broken >= MOST_BROKEN
 
     async def _acquire(self, request: ModelRequest, plan: LoadPlan, insists: bool) -> Lease:
-        return await self._pool.acquire(
+        lease = await self._pool.acquire(
             plan.options,
             keep_alive_s=request.keep_alive_s,
             matching=plan.matching,
             insists=insists,
             work=request.work,
         )
+        self._begins()
+        return lease

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from proxy.app import Running
-from proxy.cli.main import _parser, main
+from proxy.cli.main import _parser, function_of, main
 from proxy.cli.misused import MEANT
 from tests.api.conftest import MODEL, policies, proxy
 from tests.catalog.test_store import put
@@ -273,3 +273,9 @@ async def test_streams_that_are_not_there_or_full(proxy: Running, closed: str) -
         assert b"Exception" not in said
         if closed == ">/dev/full" and not command.startswith("run"):
             assert b"cannot be written: no space left on device" in said
+
+
+def test_each_command_has_a_function_that_answers_it() -> None:
+    """They are named, and imported only when they are called."""
+    for command in _parser()[1].values():
+        assert callable(function_of(command.get_default("run")))

@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 
 from proxy.clock import ManualClock
+from proxy.control.hang import IDLE_LOOK_S, LOOK_S
 from proxy.control.hang_watch import HangWatch
 from proxy.engine.not_started import NotStarted
 from proxy.engine.types import Address, LoadOptions
@@ -186,3 +187,30 @@ async def test_one_that_is_on_its_way_out_is_not_asked_any_more() -> None:
 
     assert await stage.until_ended() is None
     assert stage.engine.asked == 1
+
+
+async def test_one_that_has_nothing_to_do_is_looked_at_every_other_second() -> None:
+    stage = Stage(works, engine="hosted")
+    running = asyncio.create_task(stage.watch.run())
+    await stage.clock.advance(20)
+    idle_looks = stage.engine.asked
+
+    stage.moving = True
+    await stage.clock.advance(20)
+    running.cancel()
+
+    assert idle_looks == 20 / IDLE_LOOK_S
+    assert stage.engine.asked - idle_looks == pytest.approx(20 / LOOK_S, abs=1)
+    assert not stage.ended
+
+
+async def test_one_that_falls_silent_while_it_has_nothing_to_do_is_ended_as_soon() -> None:
+    stage = Stage(never, engine="hosted")
+    running = asyncio.create_task(stage.watch.run())
+    while not stage.ended and stage.clock.now() < FOR_EVER:
+        await stage.clock.advance(1)
+    running.cancel()
+
+    ((why, at_s),) = stage.ended
+    assert "has not answered" in why
+    assert at_s == pytest.approx(63, abs=IDLE_LOOK_S)

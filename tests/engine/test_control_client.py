@@ -130,12 +130,15 @@ async def test_one_that_leaves_ends_what_was_asked(tmp_path: Path) -> None:
 async def test_one_that_makes_no_sense_is_not_listened_to_any_more(
     garbage: bytes, tmp_path: Path
 ) -> None:
+    left = asyncio.Event()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         writer.write(garbage)
         with suppress(ConnectionError):
             await reader.read()
         writer.close()
+        left.set()
 
     client = ControlClient("b1", lambda _: None)
     async with (
@@ -148,6 +151,7 @@ async def test_one_that_makes_no_sense_is_not_listened_to_any_more(
         assert [line["event"] for line in logs] == ["control_garbage"]
         with pytest.raises(BackendDied):
             await client.call("state")
+        await left.wait()
 
 
 async def test_whoever_waits_is_told_when_the_worker_is_ended(tmp_path: Path) -> None:

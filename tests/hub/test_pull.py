@@ -1,9 +1,11 @@
 import asyncio
 import os
+import ssl
 import subprocess
 from contextlib import aclosing
 from pathlib import Path
 
+import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
@@ -14,6 +16,7 @@ from proxy.errors import BadRequest
 from proxy.hub import puller
 from proxy.hub.hub import Hub
 from proxy.hub.progress import Line, PullFailed
+from proxy.hub.writer import Writer
 from tests.hub import servers
 from tests.hub.conftest import MakeGguf
 from tests.hub.servers import digest
@@ -384,3 +387,16 @@ async def test_what_ollamas_registry_lacks_may_be_a_repository(
     with pytest.raises(PullFailed, match="file does not exist") as e:
         await pulled(hub, "neither")
     assert ";" not in e.value.message
+
+
+async def test_it_trusts_whom_this_machine_trusts(tmp_path: Path) -> None:
+    """Though aiohttp's own contexts, made at a start, may trust nobody."""
+    usual = ssl.create_default_context().cert_store_stats()
+    pulling = puller.Puller(Writer(Store(tmp_path / "state", "own")), asyncio.Lock())
+    try:
+        session = await pulling._http("registry.example")
+
+        assert isinstance(session.connector, aiohttp.TCPConnector)
+        assert session.connector._ssl.cert_store_stats() == usual  # type: ignore[union-attr]
+    finally:
+        await pulling.close()

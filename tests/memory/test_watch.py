@@ -2,8 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -343,17 +343,53 @@ async def test_listeners_hear_of_each_poll_until_they_leave(driver: StandInNvml)
     assert [line["event"] for line in logs] == ["memory_listener_failed"] * len(heard)
 
 
-async def test_it_polls_less_while_nothing_is_loaded(driver: StandInNvml) -> None:
-    # With an idle poll of an hour, only being told of a process makes it go on.
-    watch = a_watch(patience_s=HANG_S, poll_s=0.01, idle_poll_s=3600)
-    third = asyncio.Event()
-    watch.subscribe(lambda snapshot: third.set() if snapshot.number >= 3 else None)
+async def test_it_polls_less_while_nothing_is_held(driver: StandInNvml) -> None:
+    # With an idle poll of an hour, only memory of a device makes it go on by itself.
+    holds = False
+    watch = a_watch(
+        patience_s=HANG_S, poll_s=0.01, idle_poll_s=3600, holds=lambda: holds, pressure=told
+    )
+    watch.set_devices([CUDA0])
+    seen: list[int] = []
+    fifth = asyncio.Event()
+    watch.subscribe(lambda snapshot: seen.append(snapshot.number))
+    watch.subscribe(lambda snapshot: fifth.set() if snapshot.number >= 5 else None)
 
     async with running(watch):
         await watch.fresh()
-        assert not third.is_set()
-        watch.set_pids([7])
-        await third.wait()
+        watch.set_pids([7])  # one that computes on the CPU
+        await watch.fresh()
+        assert not fifth.is_set()
+        holds = True
+        watch.set_pids([7, 8])
+        await fifth.wait()
+
+
+@contextmanager
+def told(_: Callable[[], None]) -> Iterator[bool]:
+    """The kernel would tell when programs wait for memory, and has nothing to tell."""
+    yield True
+
+
+async def test_when_programs_wait_for_memory_it_is_read_at_once(driver: StandInNvml) -> None:
+    tell: list[Callable[[], None]] = []
+
+    @contextmanager
+    def pressure(told: Callable[[], None]) -> Iterator[bool]:
+        tell.append(told)
+        yield True
+
+    available = [3 * GIB]
+    host = lambda: HostReading(available_bytes=available[0])  # noqa: E731
+    watch = a_watch(patience_s=HANG_S, host=host, idle_poll_s=3600, pressure=pressure)
+    short = asyncio.Event()
+    watch.subscribe(lambda seen: short.set() if seen.host.available_bytes == GIB else None)
+
+    async with running(watch):
+        await watch.fresh()
+        available[0] = GIB
+        tell[0]()
+        await short.wait()
 
 
 async def test_nothing_is_known_before_the_first_poll(

@@ -125,15 +125,32 @@ async def test_a_closed_log_has_an_end() -> None:
 
 async def test_what_is_soon_old_has_no_number_and_is_not_kept() -> None:
     events = a_log()
-    assert not events.is_followed
     events.tell("memory", free=1)
     with events.subscribe() as reader:
-        assert events.is_followed
         events.tell("memory", free=2)
         told = await anext(reader)
 
     assert told.to_json() == {"at": "2025-01-01T00:00:00+00:00", "kind": "memory", "free": 2}
     assert (events.last_id, events.since(0)) == (0, [])
+
+
+async def test_who_tells_waits_while_nobody_follows() -> None:
+    events = a_log()
+
+    async def followed() -> bool:
+        waiting = asyncio.ensure_future(events.until_followed())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        done = waiting.done()
+        waiting.cancel()
+        return done
+
+    assert not await followed()
+    with events.subscribe():
+        with events.subscribe():
+            assert await followed()
+        assert await followed()
+    assert not await followed()
 
 
 async def test_a_slow_reader_is_told_where_it_lost_something_of_both_kinds() -> None:

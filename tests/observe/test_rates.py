@@ -7,6 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.clock import ManualClock
+from proxy.observe import rates
 from proxy.observe.rates import (
     Progress,
     Rates,
@@ -172,4 +173,24 @@ async def test_it_samples_each_second() -> None:
     await engines.clock.advance(1)
 
     assert engines.rates.rate("b1") == 7.0
+    running.cancel()
+
+
+async def test_while_nobody_is_served_it_waits_for_who_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "IDLE_S", 3600.0)
+    engines = Engines()
+    engines.tells["b1", 1] = {0: SlotProgress(1, 0)}
+    running = asyncio.create_task(engines.rates.run())
+    await engines.clock.advance(10)
+    engines.busy = [("b1", 1)]
+    await engines.clock.advance(10)
+    assert not engines.rates.progress(("b1", 1)), "it sleeps without looking at a clock"
+
+    engines.rates.begin()
+    await engines.clock.advance(1)
+    assert engines.rates.progress(("b1", 1))
+
+    engines.busy = []
+    await engines.clock.advance(1)
+    assert not engines.rates.progress(("b1", 1)), "what was seen is forgotten"
     running.cancel()

@@ -95,10 +95,8 @@ def watching(found: Watching) -> Watch:
     async def start(
         path: Path | None, env: dict[str, str], since: Loaded | None = None
     ) -> AsyncIterator[Watching]:
-        stop = asyncio.Event()
-
         async def collect() -> None:
-            async for loaded in watch(path, env, stop=stop, since=since):
+            async for loaded in watch(path, env, since=since):
                 found.told.put_nowait(loaded)
 
         task = asyncio.create_task(collect())
@@ -107,8 +105,8 @@ def watching(found: Watching) -> Watch:
         try:
             yield found
         finally:
-            stop.set()
-            await asyncio.wait_for(task, HANG_S)
+            task.cancel()
+            await asyncio.wait([task])
 
     return start
 
@@ -116,7 +114,8 @@ def watching(found: Watching) -> Watch:
 @pytest.fixture
 def events_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks for no other reason than an event."""
-    monkeypatch.setattr(module, "RECHECK_MS", int(NEVER_S * 1000))
+    for name in ("RECHECK_MS", "UNTOLD_MS"):
+        monkeypatch.setattr(module, name, int(NEVER_S * 1000))
 
 
 @pytest.fixture
@@ -411,22 +410,6 @@ async def test_an_edit_between_loading_and_watching_is_not_lost(
         assert await found.port() == 2
 
 
-async def test_cancelling_leaves_the_event_of_the_caller_alone(
-    tmp_path: Path, env: dict[str, str], found: Watching
-) -> None:
-    stop = asyncio.Event()
-    changes = watch(tmp_path, env, stop=stop)
-    task = asyncio.ensure_future(anext(changes))
-    await until(lambda: found.watches, "it has begun")
-
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-    assert not stop.is_set()
-    await changes.aclose()
-
-
 async def test_a_path_that_cannot_be_looked_at_is_no_end(
     tmp_path: Path, env: dict[str, str], watching: Watch
 ) -> None:
@@ -466,3 +449,41 @@ async def test_a_pipe_is_told_of_and_does_not_stop_it(
         assert await watcher.port() == 1
         write(folder / "a.toml", 2)
         assert await watcher.until_port(2)
+
+
+@pytest.mark.usefixtures("events_only")
+async def test_a_file_that_is_written_by_another_of_its_names(
+    tmp_path: Path, file: Path, env: dict[str, str], watching: Watch
+) -> None:
+    """As one that is mounted by itself: its folder here takes no notice."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "same").hardlink_to(file)
+
+    async with watching(file, env) as found:
+        write(elsewhere / "same", 2)
+
+        assert await found.port() == 2
+
+
+async def test_where_not_each_change_is_told_it_looks_more_often(
+    tmp_path: Path,
+    file: Path,
+    env: dict[str, str],
+    found: Watching,
+    monkeypatch: pytest.MonkeyPatch,
+    watching: Watch,
+) -> None:
+    (silent := tmp_path / "silent").mkdir()
+
+    def nothing_of_it(_: list[str], *more: Any) -> RustNotify:
+        found.watches = True
+        return RustNotify([str(silent)], *more)
+
+    monkeypatch.setattr("watchfiles.main.RustNotify", nothing_of_it)
+    monkeypatch.setattr(module, "RECHECK_MS", int(NEVER_S * 1000))
+    monkeypatch.setattr(module, "tells", lambda _: False)
+
+    async with watching(file, env):
+        write(file, 2)
+        assert await found.port() == 2

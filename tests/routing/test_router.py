@@ -56,7 +56,13 @@ class Setting(Folder):
         self.controller = Asked()
         self.planner = Planner(self.catalog)
         self.arrival: asyncio.Future[None] | None = None
-        self.router = Router(self.planner, self.pool, self.controller, lambda _: self.arrival)
+        self.begun = 0
+        self.router = Router(
+            self.planner, self.pool, self.controller, lambda _: self.arrival, self._begins
+        )
+
+    def _begins(self) -> None:
+        self.begun += 1
 
     async def options(self, request: ModelRequest, mode: Mode = "generation") -> LoadOptions:
         model = self.resolver.resolve(request.model)
@@ -90,6 +96,7 @@ class TestRoute:
                 assert lease.backend.options.model == "tiny"
 
         assert setting.controller.splits == [("b1", 3), ("b1", AUTO)]
+        assert setting.begun == 3, "whoever samples is told that there is something to see"
 
     async def test_a_split_in_the_key_is_not(self, setting: Setting) -> None:
         async with await setting.route(ModelRequest("apart", split=1), "generation") as lease:

@@ -3,9 +3,11 @@ waits for something that will never come is found out at once."""
 
 import asyncio
 import selectors
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
+
+from proxy.clock import RealClock
 
 T = TypeVar("T")
 
@@ -53,6 +55,9 @@ class VirtualClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def wait(self, futures: "Collection[asyncio.Future[Any]]", seconds: float) -> bool:
+        return await RealClock().wait(futures, seconds)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -1,0 +1,57 @@
+"""A proxy of which nobody wants anything sleeps. Its wake-ups are counted, in a process of its own:
+a machine that is slow has fewer of them in the same time, never more."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench._served import Served, served
+from tests.support.guard import HANG_S, LLAMA_S
+from tests.support.llama import rpc_server
+from tests.support.models import model
+from tests.support.policies import policies
+
+ROOT = Path(__file__).parents[1]
+# What a start or a load leaves to be done, and being counted.
+AT_FIRST = 20
+# A second, with two that the counting makes. While it holds nothing it looks at nothing more often
+# than every other second; at a device of which it holds memory four times a second, each with an
+# answer.
+PER_SECOND = {"holding nothing": 6, "holding": 17}
+LOOKS = "memory: host"  # one each 5 s
+
+
+async def wakes(proxy: Served, looks: int) -> tuple[int, float, Mapping[str, Any]]:
+    """How often it woke while it looked so many times at the machine's memory, and in how many
+    seconds; and what it handed to threads."""
+    began_s, first = time.monotonic(), await proxy.counted()
+    async with asyncio.timeout(HANG_S):
+        while True:
+            await asyncio.sleep(0.5)  # each question wakes it too
+            now = await proxy.counted()
+            if now["handed"].get(LOOKS, 0) >= first["handed"].get(LOOKS, 0) + looks:
+                break
+    woken = sum(now["wakes"].values()) - sum(first["wakes"].values())
+    handed = {what: n - first["handed"].get(what, 0) for what, n in now["handed"].items()}
+    return woken, time.monotonic() - began_s, handed
+
+
+@pytest.mark.llama
+@pytest.mark.timeout(LLAMA_S)  # four looks, 5 s apart
+async def test_it_sleeps_while_nobody_wants_anything(tmp_path: Path) -> None:
+    async with rpc_server(threads=1) as rpc:
+        moe = {"path": model(layers=2), "ctx": 512, "parallel": 1, "keep_alive": -1}
+        text = policies({"moe": moe}, devices={"rpc": [rpc]})
+        async with served(tmp_path, text, ROOT, counts_wakes=True) as proxy:
+            seen = {"holding nothing": await wakes(proxy, 2)}
+            await proxy.load("moe")
+            seen["holding"] = await wakes(proxy, 2)
+
+    for state, (woken, seconds, handed) in seen.items():
+        assert woken < AT_FIRST + PER_SECOND[state] * seconds, seen
+        # Files that are watched are looked at now and then only, and so are folders.
+        assert sum(handed.values()) < AT_FIRST + 2 * seconds, seen

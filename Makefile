@@ -58,10 +58,9 @@ fuzz: ## look for bytes that our readers do not stand (SECONDS=60 for each; ARGS
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt atheris
 	@$(BIN)/python -m tests.fuzz.run --seconds $(or $(SECONDS),60) $(ARGS)
 
-bench: ## run every measurement of bench/ (one: .venv/bin/python -m bench.NAME)
+bench: ## short forms of all benches, some five minutes (one: .venv/bin/python -m bench.NAME; ARGS=--write)
 	$(PREPARE)
-	@for script in $(filter-out bench/_%,$(wildcard bench/*.py)); do \
-		echo "== $$script"; $(BIN)/python -m bench.$$(basename $$script .py) $(ARGS); done
+	@$(BIN)/python -m bench.all $(ARGS)
 
 install: ## install a copy for a service into PREFIX (default /opt/moe-proxy)
 	$(PREPARE) --install "$(PREFIX)"

@@ -1,21 +1,24 @@
 """From saving `policies.toml` to the first layer moved, and to a broken file being reported.
 
-python -m bench.edits [--rounds 10] [--check 500]
+python -m bench.edits [--rounds 10] [--check 500] [--json FILE]
 """
 
 import argparse
 import asyncio
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from bench._report import figure, table
+from bench._tell import tell
 from proxy.observe.log import setup
 from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.policies import policies
 from tests.support.proxy import Proxy, proxy
+
+CAPTION = "From saving the policies to what comes of it."
 
 
 async def moved(served: Proxy, text: str) -> float:
@@ -39,7 +42,8 @@ async def reported(served: Proxy, text: str) -> float:
     return time.perf_counter() - started
 
 
-async def bench(rounds: int) -> float:
+async def bench(rounds: int) -> dict[str, list[float]]:
+    """Seconds of each edit, by what came of it."""
     first_layer, problem = [], []
     async with rpc_server(threads=1) as rpc:
         with tempfile.TemporaryDirectory(prefix="moe-") as folder:
@@ -56,19 +60,24 @@ async def bench(rounds: int) -> float:
                     await asyncio.sleep(0.5)
                     problem.append(await reported(served, text(7).replace("ctx", "cxt")))
                     await asyncio.sleep(0.3)
-    for name, seconds in (("first layer moved", first_layer), ("problem reported", problem)):
-        middle, longest = statistics.median(seconds) * 1e3, max(seconds) * 1e3
-        print(f"{name:18}: median {middle:.0f} ms, longest {longest:.0f} ms, {len(seconds)} edits")
-    return statistics.median(first_layer)
+    return {"the first layer moved": first_layer, "a broken file reported": problem}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--check", type=float, help="fail if the median is above this many ms")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     setup("console", "error")
-    middle_ms = asyncio.run(bench(options.rounds)) * 1e3
+    seen = asyncio.run(bench(options.rounds))
+    rows = [
+        [name, figure(seconds).text(1e3), f"{1e3 * max(seconds):.0f}", str(len(seconds))]
+        for name, seconds in seen.items()
+    ]
+    head = ("", "ms", "longest", "edits")
+    tell({"edits": seen}, CAPTION, table(head, rows), file=options.json)
+    middle_ms = 1e3 * figure(seen["the first layer moved"]).median
     return int(options.check is not None and middle_ms > options.check)
 
 

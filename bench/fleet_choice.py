@@ -6,7 +6,7 @@ while. Three ways of choosing have the same trace: ours; the least busy node tha
 node that has it. A node gives its memory as one machine does: experts leave devices for a newcomer,
 then idle models end, the longest idle first.
 
-    python -m bench.fleet_choice [--nodes 1000] [--models 10000] [--requests 100000] [--seed 0]
+    python -m bench.fleet_choice [--nodes 1000] [--models 10000] [--requests 100000] [--json FILE]
 """
 
 import argparse
@@ -19,7 +19,10 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from bench._report import table
+from bench._tell import tell
 from proxy.fleet.choice import Asked, Choice, choose
 from proxy.fleet.state import Fleet, Loaded, Node
 
@@ -220,31 +223,33 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=10_000)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    print(f"{options.nodes} nodes, {options.models} models, {options.requests} requests")
-    print(
-        "| way | same node again | loads a request | wait, mean | 99 % | a choice, median | 99 % |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    rows, results, about = [], {}, ""
     for name, chooser in WAYS.items():
         tracemalloc.start() if name == "ours" else None
         world = World(options, chooser)
         held = tracemalloc.get_traced_memory()[0] if name == "ours" else 0
         tracemalloc.stop()
-        seen = world.run()
+        seen = results[name] = world.run()
         waits, dear = sorted(seen.waits_s), sorted(seen.choices_s)
-        print(
-            f"| {name} | {seen.same_node / max(seen.went_on, 1):.1%} "
-            f"| {seen.loads / seen.requests:.3f} | {statistics.mean(waits):.2f} s "
-            f"| {waits[int(0.99 * len(waits))]:.1f} s | {1e6 * statistics.median(dear):.0f} µs "
-            f"| {1e6 * dear[int(0.99 * len(dear))]:.0f} µs |",
-            flush=True,
+        rows.append(
+            [
+                name,
+                f"{seen.same_node / max(seen.went_on, 1):.1%}",
+                f"{seen.loads / seen.requests:.3f}",
+                f"{statistics.mean(waits):.2f} s",
+                f"{waits[int(0.99 * len(waits))]:.1f} s",
+                f"{1e6 * statistics.median(dear):.0f} µs",
+                f"{1e6 * dear[int(0.99 * len(dear))]:.0f} µs",
+            ]
         )
         if held:
             told = f"{seen.told / seen.requests:.1f} states told a request"
-            print(
-                f"  (ours: {held / 1e6:.0f} MB for what a front knows and the world around; {told})"
-            )
+            about = f"; {held / 1e6:.0f} MB for what a front knows and the world around; {told}"
+    head = ("", "same node again", "loads a request", "wait, mean", "99 %", "a choice", "99 %")
+    scale = f"{options.nodes} nodes, {options.models} models, {options.requests} requests{about}."
+    tell({"fleet_choice": results}, scale, table(head, rows), file=options.json)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,40 @@
 """Generation and prompt speed of the hosted worker against plain llama-server, at every split.
 
-    python -m bench.generation [--layers 12] [--step 1] [--rounds 15] [--check 0.97]
+    python -m bench.generation [--layers 12] [--step 1] [--rounds 15] [--check 0.97] [--json FILE]
 
 Both are loaded at once, each with an RPC device of its own, and asked in turns, so that whatever
-else the machine does falls on both. Each figure is hosted to plain: above 1 the worker is faster.
-By wall clock it is the median of the rounds' ratios, of the speed that the server itself reports.
-Beside it stands the work: processor time of server and device together, the least of all rounds,
-since what others do can only add to it. In that the kernel's share counts too, which wakes server
-and device for each other some dozens of times a token, and is luck to a few percent.
+else the machine does falls on both. Each figure is of the rounds' ratios of hosted to plain: above
+1 the worker is faster. By wall clock it is the speed that the server itself reports. Beside it
+stands the work: processor time of server and device together. In that the kernel's share counts
+too, which wakes server and device for each other some dozens of times a token, and is luck to a few
+percent.
 """
 
 import argparse
 import asyncio
-import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench._process import cpu_s
+from bench._report import figure, table
+from bench._tell import tell, times_text
 from proxy.observe.log import setup
 from proxy.placement.assign import placement
 from tests.support.hosted import hosted
 from tests.support.llama import Client, plain_server, rpc_server
 from tests.support.models import model
 
+CAPTION = "The hosted worker's speed to that of plain llama-server with the same split."
+HEAD = (
+    "weights",
+    "N",
+    "generation, wall clock",
+    "prompt, wall clock",
+    "generation, processor time",
+    "prompt, processor time",
+)
+COLUMNS = ("generated", "read", "generated_cpu", "read_cpu")
 PROMPT = "one two three four five six seven eight nine ten " * 24
 TOKENS = 64
 # Large enough that it is computing which takes the time, not the way to the device: with half the
@@ -41,6 +53,28 @@ class Speeds:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """All rounds at one split: ours and theirs."""
+
+    quant: str
+    split: int
+    rounds: list[tuple[Speeds, Speeds]]
+
+    def column(self, name: str) -> tuple[list[float], list[float]]:
+        ours, theirs = ([getattr(each[i], name) for each in self.rounds] for i in (0, 1))
+        return ours, theirs
+
+    def worst(self) -> float:
+        """By wall clock."""
+        sides = map(self.column, ("generated", "read"))
+        return min(figure([a / b for a, b in zip(*both, strict=True)]).median for both in sides)
+
+    def row(self) -> list[str]:
+        ratios = [times_text(*self.column(name)) for name in COLUMNS]
+        return [self.quant, str(self.split), *ratios]
+
+
+@dataclass(frozen=True, slots=True)
 class Side:
     """One of the two that are compared: where to ask, and the processes that do the work."""
 
@@ -49,11 +83,11 @@ class Side:
 
     async def run(self) -> Speeds:
         """Read the prompt, then generate behind it, which is in the cache now."""
-        start = self._cpu_s()
+        start = cpu_s(*self.pids)
         reading = (await self.client.complete(PROMPT, 1))["timings"]
-        middle = self._cpu_s()
+        middle = cpu_s(*self.pids)
         cached = await self.client.complete(PROMPT, TOKENS, cache_prompt=True)
-        generating, end = cached["timings"], self._cpu_s()
+        generating, end = cached["timings"], cpu_s(*self.pids)
         assert generating["prompt_n"] == 1 < reading["prompt_n"], "the cache was not used"
         return Speeds(
             generating["predicted_per_second"],
@@ -62,37 +96,20 @@ class Side:
             1 / (middle - start),
         )
 
-    def _cpu_s(self) -> float:
-        """Seconds that all threads of these processes have run; the kernel counts nanoseconds."""
-        files = [f for pid in self.pids for f in Path(f"/proc/{pid}/task").glob("*/schedstat")]
-        return sum(int(file.read_text().split()[0]) for file in files) / 1e9
 
-
-async def compare(hosted: Side, plain: Side, rounds: int) -> Speeds:
-    """Ratios hosted/plain, the first round not counted: medians by wall clock, each side's best by
-    processor time."""
+async def compare(hosted: Side, plain: Side, rounds: int) -> list[tuple[Speeds, Speeds]]:
+    """(hosted, plain) of each round; the first one is not counted."""
     seen: list[tuple[Speeds, Speeds]] = []
     for number in range(rounds + 1):
         sides = (hosted, plain) if number % 2 else (plain, hosted)
         speeds = {side is hosted: await side.run() for side in sides}
         if number:
             seen.append((speeds[True], speeds[False]))
-    return Speeds(
-        statistics.median(ours.generated / theirs.generated for ours, theirs in seen),
-        statistics.median(ours.read / theirs.read for ours, theirs in seen),
-        *(
-            max(getattr(ours, name) for ours, _ in seen)
-            / max(getattr(theirs, name) for _, theirs in seen)
-            for name in ("generated_cpu", "read_cpu")
-        ),
-    )
+    return seen
 
 
-async def bench(options: argparse.Namespace) -> float:
-    worst = float("inf")
-    print("The hosted worker's speed as a share of plain llama-server's")
-    print(f"{'':12} {'by wall clock':>20} {'by processor time':>20}")
-    print(f"{'weights':8} {'N':>3}" + 2 * f" {'generation':>12} {'prompt':>7}")
+async def bench(options: argparse.Namespace) -> list[Compared]:
+    found: list[Compared] = []
     for quant in options.quants:
         path = model(quant=quant, layers=options.layers, sizes=SIZES)
         async with (
@@ -109,18 +126,13 @@ async def bench(options: argparse.Namespace) -> float:
                     plain_server(path, *arguments, *more) as address,
                     Client(address) as plain,
                 ):
-                    ratios = await compare(
+                    rounds = await compare(
                         Side(ours, (engine.pid or 0, rpc.pid)),
                         Side(plain, (address.pid, other_rpc.pid)),
                         options.rounds,
                     )
-                worst = min(worst, ratios.generated, ratios.read)
-                print(
-                    f"{quant:8} {n:3} {ratios.generated:12.3f} {ratios.read:7.3f}"
-                    f" {ratios.generated_cpu:12.3f} {ratios.read_cpu:7.3f}",
-                    flush=True,
-                )
-    return worst
+                found.append(Compared(quant, n, rounds))
+    return found
 
 
 def main() -> int:
@@ -130,10 +142,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quants", nargs="+", default=["Q4_0", "Q8_0"])
     parser.add_argument("--check", type=float, help="fail if a ratio by wall clock is below")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     setup("console", "error")
-    worst = asyncio.run(bench(options))
-    print(f"worst ratio by wall clock {worst:.3f}")
+    found = asyncio.run(bench(options))
+    rows = [each.row() for each in found]
+    tell({"generation": found}, CAPTION, table(HEAD, rows), file=options.json)
+    worst = min(each.worst() for each in found)
     return int(options.check is not None and worst < options.check)
 
 

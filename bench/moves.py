@@ -1,7 +1,7 @@
 """What a move costs while an answer streams: how long steps were held, and the longest gap between
 two tokens.
 
-    python -m bench.moves [--layers 12] [--layer-mb 4 54] [--rounds 5] [--check 50]
+    python -m bench.moves [--layers 12] [--layer-mb 4 54] [--rounds 5] [--check 50] [--json FILE]
 
 For each size of layer: all experts to the device and back, several times, under one stream. Large
 layers take longer to copy, beside the stream; the gate is held for as long as small ones.
@@ -13,15 +13,48 @@ import json
 import statistics
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 
+from bench._report import Figure, figure, table
+from bench._tell import tell
 from proxy.engine.hosted import HostedEngine
 from proxy.observe.log import setup
 from proxy.placement.assign import placement
 from tests.support.hosted import hosted
 from tests.support.llama import rpc_server
 from tests.support.models import model
+
+CAPTION = "All experts to the device and back while an answer streams: how long steps were held."
+HEAD = (
+    "layer, MB",
+    "moves",
+    "steps held, ms",
+    "longest",
+    "usual gap, ms",
+    "longest while moving",
+    "longest else",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """Moves one way, of layers of one size; all in seconds."""
+
+    layer_mb: float
+    moves: str
+    held: Figure
+    longest_s: float
+    usual_gap_s: float
+    longest_gap_s: float
+    longest_gap_else_s: float
+
+    def row(self) -> list[str]:
+        gaps = (self.longest_s, self.usual_gap_s, self.longest_gap_s, self.longest_gap_else_s)
+        words = [f"{1e3 * seconds:.1f}" for seconds in gaps]
+        return [f"{self.layer_mb:.0f}", self.moves, self.held.text(1e3, 1), *words]
 
 
 async def gaps(engine: HostedEngine, stop: asyncio.Event) -> list[tuple[float, float]]:
@@ -46,23 +79,19 @@ async def gaps(engine: HostedEngine, stop: asyncio.Event) -> list[tuple[float, f
     return found
 
 
-async def bench(options: argparse.Namespace) -> float:
-    worst = 0.0
-    print(
-        "layer MB   moves        gate ms (median, longest)   gap ms: usual, longest in moves, else"
-    )
+async def bench(options: argparse.Namespace) -> list[Direction]:
+    found: list[Direction] = []
     for size in options.layer_mb:
         experts = max(round(size * 1e6 / (3 * 512 * 512 * 34 / 32)), 4)
         sizes = {"width": 512, "expert_width": 512, "experts": experts}
         path = model(layers=options.layers, sizes=sizes)
         async with rpc_server() as rpc, hosted(path, [rpc], ctx=4096, parallel=1) as engine:
-            held = await moves(engine, options.rounds, size)
-        worst = max(worst, held)
-    return worst
+            found += await moves(engine, options.rounds, size)
+    return found
 
 
-async def moves(engine: HostedEngine, rounds: int, size: float) -> float:
-    """Prints one line for each direction; returns the longest hold in seconds."""
+async def moves(engine: HostedEngine, rounds: int, size: float) -> list[Direction]:
+    """One for each direction."""
     stop = asyncio.Event()
     stream = asyncio.ensure_future(gaps(engine, stop))
     held: dict[str, list[float]] = {"promote": [], "demote": []}
@@ -78,17 +107,23 @@ async def moves(engine: HostedEngine, rounds: int, size: float) -> float:
     stop.set()
     seen = await stream
     usual = statistics.median(gap for _, gap in seen)
+    found = []
     for name, seconds in held.items():
         inside = [g for at, g in seen if any(a <= at <= b for a, b in spans[name])]
         every = [span for each in spans.values() for span in each]
         outside = [g for at, g in seen if not any(a <= at <= b for a, b in every)]
-        print(
-            f"{size:8.0f}   {name:8} x{layers:<3} {statistics.median(seconds) * 1e3:8.1f} "
-            f"{max(seconds) * 1e3:8.1f}         {usual * 1e3:8.1f} "
-            f"{max(inside, default=0) * 1e3:8.1f} {max(outside, default=0) * 1e3:8.1f}",
-            flush=True,
+        found.append(
+            Direction(
+                size,
+                f"{layers} layers, {name}",
+                figure(seconds),
+                max(seconds),
+                usual,
+                max(inside, default=0.0),
+                max(outside, default=0.0),
+            )
         )
-    return max(max(seconds) for seconds in held.values())
+    return found
 
 
 def main() -> int:
@@ -97,10 +132,13 @@ def main() -> int:
     parser.add_argument("--layer-mb", type=float, nargs="+", default=[4, 54])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--check", type=float, help="fail if steps were held for more ms than this")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     setup("console", "error")
-    worst_ms = asyncio.run(bench(options)) * 1e3
-    print(f"longest hold {worst_ms:.1f} ms")
+    found = asyncio.run(bench(options))
+    rows = [each.row() for each in found]
+    tell({"moves": found}, CAPTION, table(HEAD, rows), file=options.json)
+    worst_ms = 1e3 * max(each.longest_s for each in found)
     return int(options.check is not None and worst_ms > options.check)
 
 

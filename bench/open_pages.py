@@ -5,22 +5,25 @@ The proxy is a process of its own; its followers are connections that read every
 does (`/admin/events?state`). The first paint is Chromium's own measure, where that and Playwright
 are here.
 
-    python -m bench.open_pages [--pages N] [--seconds S] [--check]
+    python -m bench.open_pages [--pages N] [--seconds S] [--rounds N] [--check] [--json FILE]
 """
 
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from bench._process import cpu_s
+from bench._report import figure, table
+from bench._tell import more_text, tell
 from proxy.engine.ports import free_port
 from tests.support.llama import rpc_server
 from tests.support.models import model
@@ -30,13 +33,29 @@ MOST_SHARE = 0.02
 MOST_PAINT_MS = 300.0
 START_S = 60.0
 LAYERS = 48
+REST_S = 1.0  # what each page gets first is no part of it
+HEAD = ("", "without pages, % of a core", "with them, %", "more, %", "kB/s a page")
+PAINTED = ("something is painted", "all is shown")
 BODY: Any = {"model": "moe", "prompt": "once", "ignore_eos": True, "stream": True}
 
 
-def cpu_s(pid: int) -> float:
-    """The time that a process has computed."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """While something goes on: shares of a core in turns, and kB/s of each page."""
+
+    doing: str
+    without: list[float]
+    with_pages: list[float]
+    rates: list[float]
+
+    def row(self) -> list[str]:
+        more = more_text(self.with_pages, self.without, 100, 2)
+        shares = [figure(each).text(100, 2) for each in (self.without, self.with_pages)]
+        return [self.doing, *shares, more, figure(self.rates).text(1, 2)]
+
+    def more(self) -> float:
+        pairs = zip(self.with_pages, self.without, strict=True)
+        return figure([a - b for a, b in pairs]).median
 
 
 @contextlib.asynccontextmanager
@@ -94,25 +113,25 @@ async def share(pid: int, seconds: float) -> float:
 
 
 async def measure(
-    session: aiohttp.ClientSession, pid: int, pages: int, seconds: float
-) -> list[tuple[str, float, float, float]]:
-    """What is going on, the share of a core without pages and with them, and kB/s of each page.
-    With and without take turns, since an answer costs more at some times than at others."""
+    session: aiohttp.ClientSession, pid: int, pages: int, seconds: float, rounds: int
+) -> list[Seen]:
+    """With pages and without take turns, since an answer costs more at some times than others."""
     found = []
     for name in ("idle", "writing an answer"):
         writing = asyncio.create_task(write(session)) if name != "idle" else None
-        without, with_pages, received = [], [], [0]
-        for _ in range(2):
-            without.append(await share(pid, seconds / 2))
+        seen = Seen(name, [], [], [])
+        for _ in range(rounds):
+            seen.without.append(await share(pid, seconds / rounds))
+            received = [0]
             followers = [asyncio.create_task(follow(session, received)) for _ in range(pages)]
-            await asyncio.sleep(2.0)  # what each gets first is no part of it
+            await asyncio.sleep(REST_S)
             received[0] = 0
-            with_pages.append(await share(pid, seconds / 2))
-            rate = received[0] / pages / (seconds / 2) / 1000
+            seen.with_pages.append(await share(pid, seconds / rounds))
+            seen.rates.append(received[0] / pages / (seconds / rounds) / 1000)
             await end(followers)
         if writing:
             await end([writing])
-        found.append((name, sum(without) / 2, sum(with_pages) / 2, rate))
+        found.append(seen)
     return found
 
 
@@ -122,9 +141,8 @@ async def end(tasks: list["asyncio.Task[None]"]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def first_paint_ms(url: str, folder: Path) -> list[float]:
-    """Until something is painted, and until the state is there, in milliseconds; the best of five,
-    as others use the machine too."""
+async def first_paint_ms(url: str, folder: Path) -> list[list[float]]:
+    """Until something is painted, and until the state is there, in ms, five times each."""
     from tests.support.playwright import browser
 
     async with browser(folder) as chromium:
@@ -139,7 +157,7 @@ async def first_paint_ms(url: str, folder: Path) -> list[float]:
                     "performance.getEntriesByName('state-shown')[0].startTime])"
                 )
             )
-        return [min(column) for column in zip(*seen, strict=True)]
+        return [list(column) for column in zip(*seen, strict=True)]
 
 
 async def main(arguments: argparse.Namespace) -> int:
@@ -150,30 +168,34 @@ async def main(arguments: argparse.Namespace) -> int:
             aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0)) as session,
         ):
             await until_up(session)
-            found = await measure(session, pid, arguments.pages, arguments.seconds)
+            found = await measure(
+                session, pid, arguments.pages, arguments.seconds, arguments.rounds
+            )
             try:
                 paint = await first_paint_ms(url, folder)
             except BaseException as error:  # pytest's own for what is not here
                 if type(error).__name__ not in ("Skipped",):
                     raise
                 paint = []
-    for doing, without, with_pages, rate in found:
-        print(
-            f"{doing}: {100 * without:.1f} % of a core without pages, {100 * with_pages:.1f} % "
-            f"with {arguments.pages}: {100 * (with_pages - without):.2f} % more; {rate:.1f} kB/s "
-            "a page"
-        )
+    tables = [
+        f"What {arguments.pages} open pages of a model with {LAYERS} layers cost the proxy.",
+        table(HEAD, [each.row() for each in found]),
+    ]
     if paint:
-        print(f"first paint {paint[0]:.0f} ms, the state shown {paint[1]:.0f} ms")
-    print(json.dumps({"pages": arguments.pages, "layers": LAYERS, "seconds": arguments.seconds}))
-    most = max(with_pages - without for _, without, with_pages, _ in found)
-    slow = bool(paint) and paint[0] > MOST_PAINT_MS
+        rows = [[name, figure(ms).text()] for name, ms in zip(PAINTED, paint, strict=True)]
+        tables += ["The page in Chromium.", table(("until", "ms"), rows)]
+    results = {"pages": arguments.pages, "layers": LAYERS, "seen": found, "painted_ms": paint}
+    tell({"open_pages": results}, *tables, file=arguments.json)
+    most = max(each.more() for each in found)
+    slow = bool(paint) and min(paint[0]) > MOST_PAINT_MS  # the best one, as others compute too
     return int(arguments.check and (most > MOST_SHARE or slow))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pages", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each, in all rounds")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--check", action="store_true", help="fail above 2 %% of a core or 300 ms")
     sys.exit(asyncio.run(main(parser.parse_args())))

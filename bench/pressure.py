@@ -1,7 +1,7 @@
 """How soon memory is free again when somebody else takes it: from the change on the card to the
 reserve being free.
 
-    python -m bench.pressure [--rounds 20]
+    python -m bench.pressure [--rounds 20] [--json FILE]
 
 The card is the one of the tests (`tests/support/card.py`): a stand-in driver, which pynvml really
 loads, filled by the memory of a real RPC server that holds the experts of a real worker.
@@ -10,18 +10,22 @@ loads, filled by the memory of a real RPC server that holds the experts of a rea
 import argparse
 import asyncio
 import random
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
+from bench._report import table
+from bench._tell import spread, tell
 from proxy.memory.nvml import Nvml
 from proxy.memory.pace import POLL_S
 from proxy.observe.log import setup
 from tests.support.card import MIB, RESERVE, card_rig
 
+CAPTION = "Another program takes memory: from that to the reserve being free again."
 
-async def bench(rounds: int) -> None:
+
+async def bench(rounds: int) -> dict[int, list[float]]:
+    """Seconds, by how many layers' experts left the card."""
     took: dict[int, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="moe-") as folder:
         async with card_rig(Path(folder), "a", settle="100ms") as rig:
@@ -39,20 +43,22 @@ async def bench(rounds: int) -> None:
                 seconds = time.perf_counter() - started
                 took.setdefault(before - await rig.on_device("a"), []).append(seconds)
                 rig.nvml.change(others=0)
-    print("layers demoted: ms from the change to the reserve being free (poll interval 250 ms)")
-    for layers, times in sorted(took.items()):
-        middle = statistics.median(times) * 1000
-        print(
-            f"{layers:3}: median {middle:.0f}, longest {max(times) * 1000:.0f}, {len(times)} times"
-        )
+    return took
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     setup("console", "error")
-    asyncio.run(bench(options.rounds))
+    took = asyncio.run(bench(options.rounds))
+    rows = [
+        [str(layers), spread(times, 1e3), f"{1e3 * max(times):.0f}", str(len(times))]
+        for layers, times in sorted(took.items())
+    ]
+    head = ("layers that left", "ms", "longest", "times")
+    tell({"pressure": took}, CAPTION, table(head, rows), file=options.json)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A second model that fits only if the first one shrinks: the time to its first token, and then to
 the next one of the first model, against unloading the first one for it.
 
-    python -m bench.second_model [--rounds 7]
+    python -m bench.second_model [--rounds 7] [--json FILE]
 
 Both ways take turns in one run. The card is the one of the tests (`tests/support/card.py`): a
 stand-in driver, which pynvml really loads, filled by the memory of two real RPC servers that hold
@@ -10,14 +10,18 @@ the experts of real workers.
 
 import argparse
 import asyncio
-import statistics
 import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
 
+from bench._report import figure, table
+from bench._tell import tell, times_text
 from proxy.observe.log import setup
 from tests.support.card import BODY, MIB, CardRig, card_rig
+
+SHRINKS, LEAVES = "the first one shrinks", "the first one is unloaded"
+CAPTION = "A second model that has room only if the first one gives some: time to the first token."
 
 
 async def first_token(rig: CardRig, name: str) -> float:
@@ -53,30 +57,34 @@ async def turn(rig: CardRig, *, unload_first: bool) -> tuple[float, float]:
     return second, await first_token(rig, "a")
 
 
-async def bench(rounds: int) -> None:
-    seen: dict[bool, list[tuple[float, float]]] = defaultdict(list)
+async def bench(rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """What `turn` took, by what happened to the first model."""
+    seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="moe-") as folder:
         async with card_rig(Path(folder), settle="100ms") as rig:
             await rig.know("b")
             for number in range(2 * rounds):
                 unload_first = bool(number % 2)
-                seen[unload_first].append(await turn(rig, unload_first=unload_first))
-    print("seconds to the first token (median)   of the second model   then of the first again")
-    middle = {
-        way: [statistics.median(times[i] for times in seen[way]) for i in (0, 1)] for way in seen
-    }
-    for way, label in ((False, "the first one shrinks"), (True, "the first one is unloaded")):
-        print(f"{label:37} {middle[way][0]:19.3f} {middle[way][1]:24.3f}")
-    ratios = [middle[False][i] / middle[True][i] for i in (0, 1)]
-    print(f"{'ratio':37} {ratios[0]:19.2f} {ratios[1]:24.2f}")
+                way = LEAVES if unload_first else SHRINKS
+                seen[way].append(await turn(rig, unload_first=unload_first))
+    return seen
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     setup("console", "error")
-    asyncio.run(bench(options.rounds))
+    seen = asyncio.run(bench(options.rounds))
+    second, again = (
+        {way: [times[i] for times in seen[way]] for way in (SHRINKS, LEAVES)} for i in (0, 1)
+    )
+    columns = (second, again)
+    rows = [[way, *(figure(c[way]).text(1e3) for c in columns)] for way in (SHRINKS, LEAVES)]
+    rows.append(["ratio", *(times_text(c[SHRINKS], c[LEAVES]) for c in columns)])
+    head = ("", "of the second model, ms", "then of the first again, ms")
+    tell({"second_model": seen}, CAPTION, table(head, rows), file=options.json)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ What an event says is not trusted; it only makes the catalogue look. Folders tha
 import asyncio
 from contextlib import aclosing
 from pathlib import Path
-from typing import Final
-
-from watchfiles import Change, awatch
+from typing import TYPE_CHECKING, Final
 
 from proxy.catalog.local import Catalog
 from proxy.threads import SCANS
+
+if TYPE_CHECKING:
+    from watchfiles import Change
 
 # A burst of events (a file that is being written) makes us look this often.
 DEBOUNCE_MS: Final = 400
@@ -39,11 +40,13 @@ async def watch(catalog: Catalog) -> None:
 
 async def _watch(catalog: Catalog, folders: frozenset[Path]) -> None:
     """Watch until other folders are to be watched."""
+    from watchfiles import awatch  # it loads anyio: after the start
+
     # What came after the last look and before the watch sends no event.
     looked = False
     stores = tuple(store.manifests for store in catalog.places.stores)
 
-    def concerns(_: Change, path: str) -> bool:
+    def concerns(_: "Change", path: str) -> bool:
         # Other files lie and change beside models; in a store each file is a model's name. What is
         # put into a new folder before that is watched sends no event of its own: the folder's has
         # to do.

@@ -9,14 +9,15 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-from watchfiles import Change, awatch
+from typing import TYPE_CHECKING, Final
 
 from proxy.kernel.file_systems import tells
 from proxy.policy.load import Loaded, parse
 from proxy.policy.sources import Sources, candidates, policy_files, read
 from proxy.threads import POLICIES
+
+if TYPE_CHECKING:
+    from watchfiles import Change
 
 # watchfiles looks on a thread so often, which is most of what an idle proxy costs: at 20 ms alone
 # 0.18 % of a core. A burst of events makes us look once nothing was added to it for so long, or
@@ -46,7 +47,7 @@ class _Scope:
     names: frozenset[str]
     told: bool  # their file systems tell of each change
 
-    def concerns(self, _: Change, path: str) -> bool:
+    def concerns(self, _: "Change", path: str) -> bool:
         name = Path(path).name
         return name in self.names or name.endswith(".toml")
 
@@ -70,6 +71,8 @@ async def watch(
 
 async def _occasions(path: Path | None, env: Mapping[str, str]) -> AsyncGenerator[None, None]:
     """Yield whenever it is time to look, which events say, and RECHECK_MS."""
+    from watchfiles import awatch  # it loads anyio: after the start
+
     while True:
         try:
             scope = await POLICIES.run(_scope, path, env)

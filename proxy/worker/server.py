@@ -19,7 +19,8 @@ from proxy.memory.pressure import HIGH_PRESSURE, LOW_BYTES
 from proxy.worker.backends import Plugin
 from proxy.worker.experts import Experts
 from proxy.worker.gate import Gate, preload
-from proxy.worker.llama import DEVICE_KINDS, LlamaError, LlamaLibrary
+from proxy.worker.libraries import LlamaError
+from proxy.worker.llama import DEVICE_KINDS, LlamaLibrary
 from proxy.worker.log_flush import write_log, write_log_before_abort
 from proxy.worker.mover import Mover
 from proxy.worker.next_step import on_cpu
@@ -27,6 +28,7 @@ from proxy.worker.server_arguments import attention_arguments, has_drafts, place
 
 State = Literal["loading", "ready", "failed", "stopped"]
 READY_POLL_S = 0.03
+FREE_PASSES = 4
 # RAM that repacking leaves to everybody else.
 HOST_RESERVE_BYTES = 1 << 30
 # Set to anything: never move live, reload instead. For comparison, and for a build that misbehaves.
@@ -42,6 +44,7 @@ class EmbeddedServer:
         libdir: Path,
         server_socket: str,
         *,
+        llama: LlamaLibrary | None = None,
         plugins: Sequence[Plugin] = (),
         repack: str = "auto",
         per_token_outputs: bool = False,
@@ -50,8 +53,9 @@ class EmbeddedServer:
         dense: bool = False,
         confined: str = "no: nobody asked for it",
     ) -> None:
-        """`plugins`: backends that are not in `libdir`. `confined` is told to people: from what
-        this process is kept, or why it is not."""
+        """`llama`: the libraries of `libdir` with the step gate before them, where they are there
+        already, and have not looked for devices. `plugins`: backends that are not in `libdir`.
+        `confined` is told to people: from what this process is kept, or why it is not."""
         self.confined = confined
         self._server_socket = server_socket
         self._repack = repack
@@ -72,7 +76,9 @@ class EmbeddedServer:
         elif os.environ.get(NO_LIVE_MOVES):
             self._refuse_moves(f"{NO_LIVE_MOVES} is set")
         gate_library = preload() if self.why_no_moves is None else None
-        self._llama = LlamaLibrary(libdir, plugins)
+        if llama is not None:
+            llama.join(plugins)
+        self._llama = llama or LlamaLibrary(libdir, plugins)
         write_log_before_abort(self._llama)
         if gate_library is not None:
             try:
@@ -103,11 +109,17 @@ class EmbeddedServer:
             name="llama-server",
             daemon=True,
         )
-        server.start()
-        while server.is_alive() and not self._answers():
-            time.sleep(READY_POLL_S)
+        try:
+            if self._gate is not None:
+                self._gate.stop_first()
+            server.start()
+            self._until_loaded(server)
+            if server.is_alive():
+                self._prepare_moves(command)
+        finally:
+            if self._gate is not None:
+                self._gate.go_on()
         if server.is_alive():
-            self._prepare_moves(command)
             self._set_state("ready")
         server.join()
         write_log(self._llama)
@@ -183,6 +195,26 @@ class EmbeddedServer:
             "resident_bytes": pages * os.sysconf("SC_PAGE_SIZE"),
             "steps": self._gate.steps if self._gate else 0,
         }
+
+    def _until_loaded(self, server: threading.Thread) -> None:
+        """Returns when the model is loaded, or the server has ended. Where its task loop begins it
+        comes to the gate, if that is in its way, and is not waited for any longer."""
+        gate, stopped, passed = self._gate, False, 0
+        while server.is_alive() and not (stopped and gate and gate.knows_loop):
+            if self._answers():
+                if gate is not None and gate.steps:
+                    gate.stopped_within(READY_POLL_S)  # it says so a moment before
+                return
+            if gate is None:
+                time.sleep(READY_POLL_S)
+                continue
+            if stopped:
+                # It also stops once or twice while it loads; for each tensor of a second model.
+                gate.pass_by()
+                passed += 1
+                if passed > FREE_PASSES:
+                    time.sleep(READY_POLL_S)
+            stopped = gate.stopped_within(READY_POLL_S)
 
     def _answers(self) -> bool:
         """Whether the model is loaded. (llama-server listens before it is, and says 503 until

@@ -11,10 +11,14 @@ Table = Mapping[str, Any]
 def policies(models: Mapping[str, Table], **tables: Table) -> str:
     """The text of a policy file. `models` has their tables by name, `tables` the others'.
 
-    Unless `tables` say otherwise, models that Ollama has on this machine are not served, and a
-    worker computes with one thread.
+    Unless `tables` say otherwise, models that Ollama has on this machine are not served, a worker
+    computes with one thread, and none is started before there is something to load.
     """
-    usual: dict[str, Table] = {"catalog": {"ollama": False}, "engine": {"threads": 1}}
+    usual: dict[str, Table] = {
+        "catalog": {"ollama": False},
+        "engine": {"threads": 1},
+        "server": {"warm_workers": 0},
+    }
     merged = {name: {**usual.get(name, {}), **tables.get(name, {})} for name in usual | tables}
     return toml({**merged, "models": models})
 

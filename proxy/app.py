@@ -37,7 +37,7 @@ from proxy.control.worker_devices import WorkerDevices
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.maker import engine_maker
 from proxy.engine.types import LoadOptions, Mode
-from proxy.errors import ModelNotFound
+from proxy.engine.warm import WarmWorkers
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.observe import log as logging
@@ -48,7 +48,7 @@ from proxy.observe.traces import tracing
 from proxy.placement.budget import Budget
 from proxy.policy.diff import Changes
 from proxy.policy.live import LivePolicies
-from proxy.policy.model import ModelPolicy, Policies
+from proxy.policy.model import Policies
 from proxy.policy.values import home_of
 from proxy.pool.hooks import Hooks
 from proxy.pool.pool import Pool
@@ -173,6 +173,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
         hooks = Hooks()
         slot_files = SlotFiles(runtime / "slots")
+        warm = WarmWorkers()
+        stack.push_async_callback(warm.end)
         pool = Pool(
             engine_maker(
                 runtime,
@@ -180,6 +182,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 log_buffer,
                 rpc_servers=lambda: policies.current.devices.rpc,
                 stall_s=lambda name: policies.current.for_model(name).load_timeout_s,
+                warm=warm,
             ),
             hooks=hooks,
             max_queue=server.max_queue,
@@ -229,8 +232,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 memory=memory,
                 ledger=ledger,
                 workers=workers,
+                warm=warm,
                 policies=lambda: policies.current,
-                policy_of=lambda name: _policy_of(name, resolver, policies.current),
+                policy_of=resolver.policy_for,
                 options_for=partial(_options_for, dirs, resolver, planner),
                 capacity=room_on_devices,
                 use=lambda backend: rates.rate(backend.id),
@@ -247,7 +251,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             pool,
             calls=calls,
             moving=control.desired.moving,
-            policy_of=lambda name: _policy_of(name, resolver, policies.current),
+            policy_of=resolver.policy_for,
             clock=clock,
         )
         hooks.subscribe(before_start=planner.caches.warn, gone=hangs.gone)
@@ -273,10 +277,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             dirs.policies_changed,
             Pins(pool, lambda name: resolver.resolve(name).loaded_as).policies_changed,
             control.controller.policies_changed,
+            control.warm.policies_changed,
         ):
             policies.subscribe(follower)
         follow = partial(policies.follow, settings.policies, settings.env)
         await stack.enter_async_context(loops.background(follow, name="policies"))
+
+        await stack.enter_async_context(loops.background(control.warm.run, name="warm workers"))
 
         traces = await stack.enter_async_context(tracing(settings.env))
         services = Services(
@@ -306,6 +313,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 estimates=SpeedEstimates(memory, lambda: any(b.in_flight for b in serving(pool))),
                 state=lambda: policies.current.catalog.state,
             ),
+            warm_workers=control.warm,
             started_s=time.monotonic(),
             traces=traces,
         )
@@ -330,13 +338,6 @@ async def _options_for(
     await dirs.settled()  # a successor is loaded with the files that an edit has named
     model, request = resolver.resolve(name), ModelRequest(name)
     return await planner.load_options(model, request, mode, moves=moves)
-
-
-def _policy_of(name: str, resolver: Resolver, policies: Policies) -> ModelPolicy:
-    try:
-        return resolver.resolve(name).policy
-    except ModelNotFound:  # its file is gone, but it is loaded
-        return policies.for_model(name)
 
 
 def _apply_server(

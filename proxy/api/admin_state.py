@@ -33,6 +33,10 @@ def state(services: Services) -> dict[str, Any]:
         "devices": devices(services),
         "host": host(services),
         "backends": [backend_state(services, backend) for backend in services.pool.backends()],
+        "warm_workers": {
+            "wanted": services.warm_workers.wanted,
+            "ready": services.warm_workers.ready,
+        },
         "queue": {"waiting": services.pool.queue_length, "max": services.pool.max_queue},
         "requests": [*requests_state(services).values()],
         "policies": services.policies.to_json(),

@@ -74,6 +74,17 @@ class Desired(Protocol):
         """The last moves, oldest first."""
 
 
+class WarmWorkers(Protocol):
+    """Workers that wait for a model."""
+
+    @property
+    def wanted(self) -> int:
+        """How many the policies want."""
+
+    @property
+    def ready(self) -> int: ...
+
+
 class SplitTable(Protocol):
     """Who knows what other splits would give."""
 
@@ -112,6 +123,7 @@ class Services:
     strangers: Strangers
     split_table: SplitTable
     plans: ModelPlans
+    warm_workers: WarmWorkers
     started_s: float
     traces: Traces | None = None
     warm: WarmConnections = field(default_factory=WarmConnections)

@@ -7,27 +7,23 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
-from cachetools import LRUCache, cachedmethod
 
 from proxy.catalog import names
 from proxy.catalog.cache import load, save
 from proxy.catalog.entry import Entry as Entry  # what callers ask for here
 from proxy.catalog.folders import scan_folders, scan_named
 from proxy.catalog.gguf import Header
-from proxy.catalog.gguf_reader import read_header
+from proxy.catalog.headers import header_at
 from proxy.catalog.reference import OLLAMA_HOST, Reference
 from proxy.catalog.store import Store
 from proxy.catalog.summary import Summaries, Summary
 
 log = structlog.get_logger()
 
-# Headers that are kept in memory; lists of models need none.
-HEADERS: Final = 64
 HANGS_AFTER_S: Final = 20.0
-Signature = tuple[tuple[int, int], ...]  # size and time of change of each file
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +86,6 @@ class Catalog:
         # files that have not changed since.
         self.places = Places(tuple(dirs), dict(named), tuple(stores))
         self._index, self._newest = _Index((), {}, {}, {}, {}), 0
-        self._headers: LRUCache[Any, Header] = LRUCache(HEADERS)
-        self._headers_lock = threading.Lock()
         if look:
             self.refresh()
 
@@ -165,13 +159,7 @@ class Catalog:
 
         Raises GgufError if it is not a usable GGUF, OSError if it is gone.
         """
-        stats = [file.stat() for file in entry.files]
-        signature = tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
-        return self._header(entry.path, signature)
-
-    @cachedmethod(lambda self: self._headers, lock=lambda self: self._headers_lock)
-    def _header(self, path: Path, _: Signature) -> Header:
-        return read_header(path)
+        return header_at(entry.path)
 
     def summary(self, entry: Entry) -> Summary:
         """The little of a model's header that lists show. Empty for a file that is not usable."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -97,6 +98,9 @@ async def _serve(settings: Settings, signals: Signals, stream: LogStream) -> Non
     async with running(settings) as proxy:
         signals.tell(lambda number: loop.call_soon_threadsafe(heard.put_nowait, number))
         notify("READY=1", env=settings.env)
+        # What there is by now stays: else a request waits, now and then, while all of it is looked
+        # through for what could go, which takes tens of milliseconds.
+        gc.freeze()
         if settings.log_format == "console":
             stream.write(await _greeting(proxy, settings) + "\n")
         async with _watchdog(proxy, settings):

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.catalog.gguf import GgufError
-from proxy.catalog.gguf_reader import read_header
+from proxy.catalog.headers import header_at
 from proxy.clock import Clock
 from proxy.control.accounting import LedgerSync
 from proxy.control.admission import Admission
@@ -16,17 +16,19 @@ from proxy.control.headroom import Headroom
 from proxy.control.host_pressure import HostPressure
 from proxy.control.ports import Memory, Pool
 from proxy.control.speed_learned import learned_floor
+from proxy.control.warm_keeper import WarmKeeper
 from proxy.control.worker_devices import WorkerDevices
 from proxy.engine.types import Device, LoadOptions, Mode
+from proxy.engine.warm import WarmWorkers
 from proxy.errors import Hangs
 from proxy.memory.ledger import Ledger
 from proxy.observe.events import EventLog
 from proxy.placement.footprint import footprint
 from proxy.policy.model import ModelPolicy, Policies
-from proxy.pool.hooks import Hooks
+from proxy.pool.hooks import Hooks, Step
 from proxy.pool.state import Backend
 from proxy.routing.batch_size import Capacity
-from proxy.tasks import Loops
+from proxy.tasks import Loops, spawn
 from proxy.threads import MODELS
 
 Footprint = Callable[[LoadOptions, Sequence[str]], Awaitable[Mapping[str, int]]]
@@ -42,6 +44,7 @@ class Surroundings:
     memory: Memory
     ledger: Ledger
     workers: WorkerDevices
+    warm: WarmWorkers
     policies: Callable[[], Policies]
     # What holds for a model, its manifest counted in.
     policy_of: Callable[[str], ModelPolicy]
@@ -63,6 +66,7 @@ class ControlLoop:
     headroom: Headroom
     controller: Controller
     balancer: Balancer
+    warm: WarmKeeper
 
 
 def assemble(on: Surroundings, *, footprint_of: Footprint, measured: Measured) -> ControlLoop:
@@ -128,16 +132,28 @@ def assemble(on: Surroundings, *, footprint_of: Footprint, measured: Measured) -
         events=on.events,
         clock=on.clock,
     )
+    warm = WarmKeeper(warm=on.warm, pool=on.pool, policies=on.policies, clock=on.clock)
     # Called in this order.
-    on.hooks.subscribe(before_start=host_pressure.check)
+    on.hooks.subscribe(before_start=_aside(host_pressure.check))
     on.hooks.subscribe(before_start=admission.admit)
     on.hooks.subscribe(ready=controller.ready, idle=controller.idle, gone=controller.gone)
     on.hooks.subscribe(ready=balancer.ready, gone=balancer.gone)
     on.hooks.subscribe(gone=caches.gone)
+    on.hooks.subscribe(ready=warm.pool_changed, gone=warm.pool_changed)
+    on.memory.subscribe(on.loops.guarded(warm.look, name="warm workers"))
     on.memory.subscribe(on.loops.guarded(balancer.reconcile, name="balancer"))
     on.memory.subscribe(on.loops.guarded(caches.look, name="expert caches"))
     on.memory.subscribe(on.loops.guarded(host_pressure.look, name="host pressure"))
-    return ControlLoop(desired, headroom, controller, balancer)
+    return ControlLoop(desired, headroom, controller, balancer, warm)
+
+
+def _aside(check: Step) -> Step:
+    """A step of which no load waits for the end: it only tells."""
+
+    async def begin(backend: Backend) -> None:
+        spawn(check(backend), name=f"{backend.id}:check")
+
+    return begin
 
 
 async def footprint_by_header(options: LoadOptions, devices: Sequence[str]) -> dict[str, int]:
@@ -153,7 +169,7 @@ async def footprint_by_header(options: LoadOptions, devices: Sequence[str]) -> d
 
 def _footprint(options: LoadOptions, devices: Sequence[str]) -> dict[str, int]:
     try:
-        return footprint(read_header(options.path), options, devices)
+        return footprint(header_at(options.path), options, devices)
     except (GgufError, OSError):
         return {}
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from proxy.catalog.gguf import GgufError
-from proxy.catalog.gguf_reader import read_header
+from proxy.catalog.headers import header_at
 from proxy.control.ports import Readings
 from proxy.engine.types import LoadOptions
 from proxy.memory.pressure import Episodes, pressure_of
@@ -94,7 +94,7 @@ class HostPressure:
 def _staying(options: LoadOptions, split: Split, budgets: Sequence[Budget]) -> int | None:
     """Bytes of weights that stay on the CPU; None where the file does not tell."""
     try:
-        header = read_header(options.path)
+        header = header_at(options.path)
     except (GgufError, OSError):
         return None
     split = split if options.split is None else options.split

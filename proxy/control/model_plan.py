@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from proxy.catalog.gguf import GgufError, Header
-from proxy.catalog.gguf_reader import read_header
+from proxy.catalog.headers import header_at
 from proxy.control.capacity import budgets_of, device_sizes
 from proxy.control.speed_store import measured_share
 from proxy.engine.build_options import NO_CACHE, has_expert_cache
@@ -217,6 +217,6 @@ def _settings(question: Question, policy: ModelPolicy, header: Header) -> Settin
 
 def _header(path: Path) -> Header:
     try:
-        return read_header(path)
+        return header_at(path)
     except (OSError, GgufError) as error:
         raise BadRequest(str(error)) from None

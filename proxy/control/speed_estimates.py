@@ -11,7 +11,7 @@ import structlog
 from cachetools import LRUCache
 
 from proxy.catalog.gguf import GgufError
-from proxy.catalog.gguf_reader import read_header
+from proxy.catalog.headers import header_at
 from proxy.control.ports import Readings
 from proxy.engine.types import CPU, LoadOptions, Status
 from proxy.errors import Hangs
@@ -135,7 +135,7 @@ def _spoken(place: str, rates: Rates) -> str:
 
 def _read(options: LoadOptions) -> TokenReads | str:
     try:
-        found = token_reads(read_header(options.path), dense=options.dense)
+        found = token_reads(header_at(options.path), dense=options.dense)
     except (OSError, GgufError) as error:
         return str(error)
     except Exception:

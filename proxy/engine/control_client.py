@@ -18,7 +18,8 @@ from proxy.tasks import spawn
 
 log = structlog.get_logger()
 
-CONNECT_POLL_S = 0.02
+# Doubled from the one to the other: a worker that waited for its model listens at once.
+CONNECT_POLL_S, CONNECT_POLL_MOST_S = 0.001, 0.02
 MAX_LINE_BYTES = 1 << 22
 # A worker answers at once, but for a driver that takes its time with `devices`.
 ANSWER_S = 15.0
@@ -76,6 +77,7 @@ class ControlClient:
 
     async def connect(self, path: Path) -> None:
         """Returns once the worker listens there, which may be never."""
+        pause_s = CONNECT_POLL_S
         while True:
             try:
                 reader, self._writer = await asyncio.open_unix_connection(
@@ -83,7 +85,8 @@ class ControlClient:
                 )
                 break
             except OSError:  # not listening yet
-                await asyncio.sleep(CONNECT_POLL_S)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, CONNECT_POLL_MOST_S)
         spawn(self._listen(reader), name=f"{self._name}:control")
 
     async def call(self, op: str, **arguments: object) -> msgspec.Raw:

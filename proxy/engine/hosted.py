@@ -7,25 +7,25 @@ Counterpart: proxy/worker, over its control socket (proxy/worker/control.py says
 import asyncio
 import os
 import shutil
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from proxy.catalog.gguf import GgufError
-from proxy.engine import installed
-from proxy.engine.arguments import server_arguments, slot_arguments
 from proxy.engine.control_client import ANSWER_S, NEWS_S, ControlClient, Event
-from proxy.engine.environment import NO_STACK_TRACES, inherited
 from proxy.engine.files import files_to_read
-from proxy.engine.llama_args import unsafe_args
+from proxy.engine.last_words import LastWords
 from proxy.engine.log_buffer import LogBuffer
+from proxy.engine.order import TAKEN, Order
 from proxy.engine.process import ChildProcess
 from proxy.engine.refusals import refusals
 from proxy.engine.types import Address, Device, LoadOptions, Move, Status
+from proxy.engine.warm import Kind, WarmWorkers, kind_for
+from proxy.engine.worker_command import PROGRAM, worker_arguments, worker_environment
 from proxy.errors import Conflict, Hangs, LoadFailed, NoAnswer, reason_of
 from proxy.files import check_regular
 from proxy.tasks import spawn
@@ -34,7 +34,8 @@ from proxy.threads import MODELS
 # A load that says nothing for this long hangs. (A large model from a slow disk says something now
 # and then.)
 STALL_S = 300.0
-LIBRARY_PATH = "LD_LIBRARY_PATH"
+# One that waited has only to read a line.
+TAKEN_WITHIN_S = 5.0
 
 
 class HostedEngine:
@@ -52,12 +53,14 @@ class HostedEngine:
         answer_s: float = ANSWER_S,
         news_s: float = NEWS_S,
         stall_s: float = STALL_S,
+        warm: WarmWorkers | None = None,
     ) -> None:
         """In `runtime_dir` it has a folder of its own, for the sockets; a Unix socket's path may
         have 107 bytes, so it has to be short. `names`: the worker's own name of a device -> the
         one used here, where it differs. `slot_folder`: where its slots can be saved; None: nowhere.
         `answer_s`: how long an answer of the worker's is waited for, `news_s`: for news of a move,
-        `stall_s`: for a line of a worker that loads; 0 for ever.
+        `stall_s`: for a line of a worker that loads; 0 for ever. `warm`: where one may wait that
+        takes the load up.
         """
         self._stall_s = stall_s or None
         self._names = dict(names or {})
@@ -66,49 +69,30 @@ class HostedEngine:
         self._folder = runtime_dir / backend_id
         self._socket = self._folder / "server.sock"
         self._control = self._folder / "control"
-        self._child = ChildProcess(
-            self._argv(options),
-            inherited(os.environ)
-            | {"TMPDIR": str(self._folder)}
-            | NO_STACK_TRACES
-            | _found_by(options, os.environ),
-            backend_id,
-            on_line=lambda line: log_buffer.write(options.model, backend_id, line),
+        self._order = Order(
+            worker_arguments(
+                options,
+                socket=self._socket,
+                control=self._control,
+                slot_folder=slot_folder,
+                own_name=self._own,
+            ),
+            {"TMPDIR": str(self._folder)},
         )
+        env = worker_environment(options.libdir, options.backends, os.environ)
+        self._say: Callable[[str], None] = partial(log_buffer.write, options.model, backend_id)
+        self._child = ChildProcess(
+            (*PROGRAM, *self._order.arguments),
+            env | self._order.env,
+            backend_id,
+            on_line=self._say,
+        )
+        self._warm = warm or WarmWorkers()
         self._client = ControlClient(backend_id, self._take, answer_s=answer_s, news_s=news_s)
         # The mutable state: what the worker said last.
         self._last = Event()
         self._ready = asyncio.Event()
-
-    def _argv(self, options: LoadOptions) -> list[str]:
-        return [
-            *(sys.executable, "-m", "proxy.worker"),
-            *(
-                "--socket",
-                str(self._socket),
-                "--control",
-                str(self._control),
-                "--repack",
-                options.repack,
-            ),
-            *(("--libdir", str(options.libdir)) if options.libdir else ()),
-            *(part for file in options.backends for part in ("--backend", str(file))),
-            *(("--fixed-split", str(options.split)) if options.split is not None else ()),
-            *(("--per-token-outputs",) if options.mode != "generation" else ()),
-            *(("--dense",) if options.dense else ()),
-            *(("--cache-mib", str(options.cache_mib)) if options.cache_mib else ()),
-            *("--cached-layers", str(options.cached_layers)),
-            *(("--unconfined", why) if (why := _why_unconfined(options)) else ()),
-            *(
-                part
-                for name in map(self._own, options.no_attention)
-                if name is not None
-                for part in ("--no-attention", name)
-            ),
-            "--",
-            *slot_arguments(options, self._slot_folder),
-            *server_arguments(options),
-        ]
+        self._clearing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<HostedEngine {self._child.name} pid={self.pid} {self._last.state or 'starting'}>"
@@ -144,15 +128,19 @@ class HostedEngine:
     async def start(self) -> None:
         """Spawn the worker and wait until it serves. Raises LoadFailed."""
         try:
-            await MODELS.run(self._prepare)
+            kind = await MODELS.run(self._prepare)
         except Hangs as error:
             raise LoadFailed(f"model {self._options.model!r}: {error.message}") from error
-        await self._child.start()
+        waiting = None if self._child.unwanted else self._warm.take(kind)
+        connecting = spawn(self._client.connect(self._control), name=f"{self._child.name}:connect")
+        try:
+            if not await self._taken_up(waiting):
+                await self._child.start()
+        except BaseException:
+            connecting.cancel()
+            raise
         gone = spawn(self._child.wait(), name=f"{self._child.name}:exit")
         try:
-            connecting = spawn(
-                self._client.connect(self._control), name=f"{self._child.name}:connect"
-            )
             await self._or_gone(gone, connecting)
             ready = spawn(self._ready.wait(), name=f"{self._child.name}:ready")
             await self._or_gone(gone, ready)
@@ -162,8 +150,40 @@ class HostedEngine:
             spawn(self._child.stop(grace_s=1.0), name=f"{self._child.name}:stop")
             raise
 
-    def _prepare(self) -> None:
-        """What llama-server would not explain. Raises LoadFailed."""
+    async def _taken_up(self, waiting: ChildProcess | None) -> bool:
+        """Whether a worker that waited has taken the load up. One that is dead or hangs is nobody's
+        fault here: then a new one is started."""
+        if waiting is None:
+            return False
+        spare, taken = self._child, asyncio.Event()
+
+        def hear(line: str) -> None:
+            if line == TAKEN:
+                waiting.words = LastWords()
+                taken.set()
+            else:
+                self._say(line)
+
+        waiting.hand_over(spare.name, hear)
+        waiting.tell(self._order.line())
+        self._child = waiting
+        gone = spawn(waiting.wait(), name=f"{spare.name}:exit")
+        told = spawn(taken.wait(), name=f"{spare.name}:taken")
+        await asyncio.wait(
+            (gone, told), return_when=asyncio.FIRST_COMPLETED, timeout=TAKEN_WITHIN_S
+        )
+        told.cancel()
+        if taken.is_set():
+            return True
+        if waiting.unwanted:
+            await spare.stop()  # it is not wanted either
+        spawn(waiting.stop(0.0), name=f"{spare.name}:stop")
+        self._child = spare
+        return False
+
+    def _prepare(self) -> Kind | None:
+        """What llama-server would not explain. Returns which kind of worker is needed. Raises
+        LoadFailed."""
         options = self._options
         model = options.model
         if why := _why_unreadable(options):
@@ -177,6 +197,7 @@ class HostedEngine:
         except OSError as error:
             why = f"there is no folder for its sockets: {self._folder}: {reason_of(error)}"
             raise LoadFailed(f"model {model!r} cannot be loaded: {why}") from error
+        return kind_for(options)
 
     async def _or_gone(self, gone: "asyncio.Task[int]", step: "asyncio.Task[Any]") -> None:
         """Wait for a step of the start. Raises LoadFailed if the worker ends first, or says nothing
@@ -204,7 +225,17 @@ class HostedEngine:
             self._ready.set()
 
     async def wait_exit(self) -> int:
-        return await self._child.wait()
+        status = await self._child.wait()
+        await self._clear()
+        return status
+
+    async def _clear(self) -> None:
+        """Remove its folder, once, and before anybody knows that it is gone: the next worker of
+        this id has one of the same name."""
+        if self._clearing is None:
+            removing = asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+            self._clearing = spawn(removing, name=f"{self._child.name}:clear")
+        await asyncio.shield(self._clearing)
 
     def _renamed(self, event: Event) -> Event:
         status, name = event.status, self._name
@@ -265,17 +296,7 @@ class HostedEngine:
         # At once: whatever waits for it waits in vain, even where its process never ends.
         self._client.close()
         await self._child.stop(grace_s)
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
-
-
-def _found_by(options: LoadOptions, env: Mapping[str, str]) -> dict[str, str]:
-    """A backend from elsewhere names ggml's libraries, which are to be those that its worker has,
-    and not others that may lie beside it."""
-    libdir = options.libdir or installed.folder("lib")
-    if not options.backends or libdir is None:
-        return {}
-    folders = (str(libdir), *filter(None, (env.get(LIBRARY_PATH),)))
-    return {LIBRARY_PATH: os.pathsep.join(folders)}
+        await self._clear()
 
 
 def _why_unreadable(options: LoadOptions) -> str | None:
@@ -294,12 +315,4 @@ def _why_unreadable(options: LoadOptions) -> str | None:
             )
         except (OSError, ValueError) as error:  # ValueError: a name with a NUL
             return f"its {what} cannot be read: {path}: {reason_of(error)}"
-    return None
-
-
-def _why_unconfined(options: LoadOptions) -> str | None:
-    if not options.confine:
-        return "confine = false in its policy"
-    if options.unsafe_args and any(unsafe_args(options.args)):
-        return "unsafe_args: what they need is not known"
     return None

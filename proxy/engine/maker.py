@@ -8,6 +8,7 @@ from proxy.engine.hosted import HostedEngine
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.rpc_names import RpcNames
 from proxy.engine.types import Engine, LoadOptions
+from proxy.engine.warm import WarmWorkers
 
 
 def engine_maker(
@@ -17,9 +18,10 @@ def engine_maker(
     *,
     rpc_servers: Callable[[], Sequence[str]],
     stall_s: Callable[[str], float],
+    warm: WarmWorkers,
 ) -> Callable[[str, LoadOptions], Engine]:
     """`rpc_servers`: those of the policies. `stall_s`: how long a model may say nothing while it
-    loads. Both are asked for each engine."""
+    loads. Both are asked for each engine. `warm`: workers that wait for a model."""
     rpc_names = RpcNames()
 
     def make(backend_id: str, options: LoadOptions) -> Engine:
@@ -35,6 +37,7 @@ def engine_maker(
             names=rpc_names.of(options.rpc),
             slot_folder=slot_folder,
             stall_s=patience_s,
+            warm=warm,
         )
 
     return make

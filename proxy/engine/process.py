@@ -62,8 +62,9 @@ def _open_to_signals() -> Iterator[None]:
 class ChildProcess:
     """A program that we started, from its spawn until it is reaped.
 
-    Its stdin is a pipe that we never write to. EOF there means "end yourself": it comes when we say
-    so, and also, from the kernel, when we die in whatever way. A program that takes no notice of
+    Its stdin is a pipe into which nothing is written but what `tell` does. EOF there means "end
+    yourself": it comes when we say so, and also, from the kernel, when we die in whatever way. A
+    program that takes no notice of
     its stdin is made with `ends_at_eof=False` and gets SIGTERM instead.
     """
 
@@ -99,6 +100,22 @@ class ChildProcess:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether it was told to stop."""
+        return self._unwanted or self._stop is not None
+
+    def hand_over(self, name: str, on_line: Callable[[str], None]) -> None:
+        """From now on it is another's, and what it says goes there; what it said until now is
+        forgotten."""
+        self.name, self._on_line, self._log = name, on_line, log.bind(backend=name)
+        self.words, self.lines = LastWords(), 0
+
+    def tell(self, line: bytes) -> None:
+        """Write to its standard input. Where it is gone, that is lost."""
+        if self._process and self._process.stdin and not self._process.stdin.is_closing():
+            self._process.stdin.write(line)
 
     @property
     def returncode(self) -> int | None:

@@ -51,6 +51,10 @@ _SERVER: Final = (
     Field("server.keep_responses", Kind.SIZE, "64MiB", LIVE,
           help="What the last conversations of /v1/responses may take in memory, for requests that "
                "go on from one (previous_response_id); 0 keeps none."),
+    Field("server.warm_workers", Kind.COUNT, 1, LIVE, high=8, unit="workers",
+          help="Workers without a model that wait for the next load, which is done sooner then. "
+               "Each takes some 30 MiB of RAM and no device's memory, and goes while RAM is short; "
+               "0 has none."),
     Field("server.drain", Kind.DURATION, "30s", LIVE,
           help="How long a stop (SIGTERM) waits for running answers."),
 )

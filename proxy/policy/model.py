@@ -30,6 +30,7 @@ class Server:
     max_bodies_bytes: int
     keep_prompts_bytes: int
     keep_responses_bytes: int
+    warm_workers: int
     drain_s: float
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -26,7 +26,7 @@ STUCK = "the worker did not end, though it was killed"
 ENDED_FROM_OUTSIDE = (0, -signal.SIGKILL, -signal.SIGTERM)
 
 # What a load would read, as it is now; None: not known.
-Look = Callable[[LoadOptions], Awaitable[Files | None]]
+Look = Callable[[LoadOptions], Coroutine[Any, Any, Files | None]]
 Tell = Callable[[Started | StartFailed | Exited], None]
 
 
@@ -123,9 +123,13 @@ class ProcessRun:
         return not self._unwanted()
 
     async def _look_and_make_room(self, backend: Backend) -> None:
-        # First, so that a file that is replaced while others make room counts as another one.
-        self._files = await self._look(backend.options)
-        await self._hooks.before_start(backend)
+        # Begun first, so that a file that is replaced while others make room counts as another one.
+        looking = spawn(self._look(backend.options), name=self._task("look"))
+        try:
+            await self._hooks.before_start(backend)
+            self._files = await looking
+        finally:
+            looking.cancel()
 
     async def _do(self, step: Step, what: str) -> None:
         """Await `step`, which may be cancelled; raises what it raises otherwise."""

@@ -107,6 +107,14 @@ class Resolver:
                 self._found[name] = model
         return model
 
+    def policy_for(self, name: str) -> ModelPolicy:
+        """What holds for a model, its manifest counted in; also for one that is loaded, while its
+        file is gone."""
+        try:
+            return self.resolve(name).policy
+        except ModelNotFound:
+            return self._policies().for_model(name)
+
     def knows(self, name: str) -> bool:
         """Whether there is a model that is called just so. Costs less than to find that there is
         none."""

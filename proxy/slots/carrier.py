@@ -5,7 +5,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from proxy.catalog.gguf import GgufError
-from proxy.catalog.gguf_reader import read_header
+from proxy.catalog.headers import header_at
 from proxy.catalog.parts import parts_of
 from proxy.engine.types import LoadOptions
 from proxy.errors import Hangs, reason_of
@@ -212,7 +212,7 @@ def stamp_of(options: LoadOptions) -> Stamp | None:
 def _judge_by_header(old: LoadOptions, new: LoadOptions) -> tuple[str | None, int]:
     """Blocks."""
     try:
-        header = read_header(old.path)
+        header = header_at(old.path)
     except (GgufError, OSError) as error:
         return f"the model's header cannot be read: {reason_of(error)}", 0
     why = why_not_kept(old, header) or why_not_taken(old, new, header)

@@ -1,4 +1,5 @@
-"""`python -m proxy.worker`: host one llama-server, with a control socket beside it.
+"""`python -m proxy.worker`: host one llama-server, with a control socket beside it. With `--wait`,
+the rest of its arguments comes later.
 
 Ends when llama-server does, when it is told to, or when its standard input ends: that is how it
 notices that the proxy is gone, whatever became of it. One that is stopped notices nothing, so the
@@ -17,11 +18,13 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
+from proxy.engine.order import WAIT
 from proxy.worker.backends import BackendRefused, kinds, plugins
 from proxy.worker.confine import confine, needs_of, prepare
 from proxy.worker.control import Control
-from proxy.worker.llama import LlamaError, backends_in, default_libdir
+from proxy.worker.libraries import LlamaError, backends_in, default_libdir
 from proxy.worker.server import EmbeddedServer
+from proxy.worker.waiting import wait_for_order
 
 # How long llama-server may take to finish once it is told to; its threads cannot be ended one by
 # one. Nothing is lost by not waiting longer: whom it has not answered by then it never will.
@@ -69,7 +72,10 @@ def main() -> None:
         "--unconfined", metavar="WHY", help="keep every right that there is; WHY is told to people"
     )
     parser.add_argument("arguments", nargs="*", help="after --: llama-server's own arguments")
-    options = parser.parse_args()
+    arguments, llama = sys.argv[1:], None
+    if arguments[:1] == [WAIT]:
+        arguments, llama = wait_for_order(Path(arguments[1]))
+    options = parser.parse_args(arguments)
     # In all threads, as they inherit it: one of ours waits for these, in the place of llama-server,
     # which would go on taking requests in that nobody answers, and might never end.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
@@ -82,6 +88,7 @@ def main() -> None:
         embedded = EmbeddedServer(
             libdir,
             options.socket,
+            llama=llama,
             plugins=more,
             confined=confined,
             repack=options.repack,

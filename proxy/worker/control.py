@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from proxy.engine.types import Device
-from proxy.worker.llama import LlamaError
+from proxy.worker.libraries import LlamaError
 from proxy.worker.server import EmbeddedServer
 
 MAX_LINE_BYTES = 1 << 20

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from proxy.engine.tensor_names import EXPERTS, FEED_FORWARD
 from proxy.worker.gate import Gate, HeldGate
-from proxy.worker.llama import LlamaError, LlamaLibrary, ModelGoneError, Tensor
+from proxy.worker.libraries import LlamaError
+from proxy.worker.llama import LlamaLibrary, ModelGoneError, Tensor
 from proxy.worker.next_step import MAPPED, REPACKED, victim
 from proxy.worker.staging import Copier, Copy, Pointers, Weight
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 
 from proxy.errors import reason_of
 from proxy.worker import _stepgate, releases
-from proxy.worker.llama import MEMORY_BREAKDOWN, TENSOR_MAP, LlamaError, LlamaLibrary
+from proxy.worker.libraries import LlamaError
+from proxy.worker.llama import MEMORY_BREAKDOWN, TENSOR_MAP, LlamaLibrary
 
 # Busy servers come to the gate by themselves, so give them this long before an idle one is woken.
 STEP_WAIT_MS = 15
@@ -29,7 +30,9 @@ NO_MODEL = "llama-server has no model loaded at the moment"
 STEPS = ("llama_process", "llama_decode", "llama_encode")
 OTHERS = ("ggml_time_ms", "llama_free", "llama_model_free")
 INIT = "llama_init_from_model"  # which only an expert cache needs
-_AT_STEP, _ANYWHERE = 1, 2
+# server_queue::start_loop(int64_t)
+TASK_LOOP = "_ZN12server_queue10start_loopEl"
+_AT_STEP, _ANYWHERE, _IN_LOOP = 1, 2, 3
 
 
 def preload() -> c.CDLL:
@@ -74,6 +77,8 @@ class Gate:
             library.gate_wait.argtypes = (c.c_long,)
             library.gate_watch.argtypes = (c.c_void_p,)
             library.gate_watched.restype = c.c_void_p
+            library.gate_pass.argtypes = ()
+            library.gate_loop.argtypes = (c.c_void_p,)
             library.gate_install.argtypes = (c.c_void_p,) * (len(STEPS + OTHERS) + 1)
         except AttributeError as error:
             raise LlamaError(f"the step gate has to be built anew (make setup): {error}") from error
@@ -85,6 +90,10 @@ class Gate:
             raise LlamaError(
                 f"this llama.cpp lacks {', '.join(lacking)}: there is nowhere to put the step gate"
             )
+        task_loop = llama.address(TASK_LOOP)
+        # Whether one that stops, having started, is surely loaded.
+        self.knows_loop = task_loop is not None
+        library.gate_loop(task_loop)
 
     @property
     def steps(self) -> int:
@@ -170,6 +179,25 @@ class Gate:
         return bool(self._library.gate_model_leaves())
 
     # --- holding it ---
+
+    def stop_first(self) -> None:
+        """From now on a server that starts stops where its task loop begins, which it does when its
+        model is loaded: there `hold` has it at once, and nobody has to wake it. Until `go_on`.
+
+        Where it is not known which function that is, it stops also before, and has to `pass_by`."""
+        self._library.gate_want(_IN_LOOP)
+
+    def stopped_within(self, seconds: float) -> bool:
+        """Whether it has stopped; waits so long."""
+        return bool(self._library.gate_wait(int(seconds * 1000)))
+
+    def pass_by(self) -> None:
+        """It has stopped too early: have it go on to the next such place."""
+        self._library.gate_pass()
+
+    def go_on(self) -> None:
+        """Nobody wants it to stop any more."""
+        self._library.gate_open()
 
     @contextmanager
     def hold(self) -> Iterator[HeldGate]:

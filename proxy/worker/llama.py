@@ -1,5 +1,4 @@
-"""llama.cpp's libraries as this process loads and calls them: which files, in which order, and the
-few functions used.
+"""llama.cpp's libraries as this process loads and calls them: the few functions used.
 
 Everything below the public C interface is checked at start (`LlamaLibrary.check`), because a struct
 that is laid out otherwise in another version would make a move write to the wrong place.
@@ -11,16 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from proxy.engine import installed
 from proxy.engine.types import DeviceKind
 from proxy.worker import releases
-from proxy.worker.backends import INIT, UNKNOWN, BackendRefused, Backends, Plugin, own
+from proxy.worker.backends import UNKNOWN, BackendRefused, Backends, Plugin, own
+from proxy.worker.libraries import CPU_FILES, LlamaError, backends_in, open_ggml, open_others
 
-# Dependency order: a library's own dependencies are then already there, whatever its RPATH says.
-# "ggml-cpu" is not there where the CPU's backend is several files, of which one fits.
-LOAD_ORDER = ("ggml-base", "ggml-cpu", "ggml", "llama", "mtmd", "llama-common", "llama-server-impl")
-CPU_FILES, CPU_VARIANTS = "libggml-cpu*.so", "libggml-cpu-*.so"
-BACKENDS = ("cuda", "hip", "musa", "vulkan", "metal", "sycl", "opencl", "cann", "blas", "rpc")
 # C++ names of functions that have no C one.
 SERVER_MAIN = "_Z12llama_serveriPPc"
 SERVER_TERMINATE = "_Z22llama_server_terminatev"
@@ -85,54 +79,25 @@ class _InitParams(c.Structure):
     _fields_ = (("mem_size", c.c_size_t), ("mem_buffer", c.c_void_p), ("no_alloc", c.c_bool))
 
 
-class LlamaError(RuntimeError):
-    """The libraries are missing, or are not the ones that this code was written for; or what they
-    do is not what is needed now."""
-
-
 class ModelGoneError(LlamaError):
     """llama-server has freed the model that is meant; it may have loaded it anew."""
-
-
-def default_libdir() -> Path:
-    """The folder into which llama-cpp-python's build puts llama-server's library:
-    <site-packages>/lib."""
-    found = installed.folder("lib")
-    if found is None:
-        raise LlamaError("llama-cpp-python is not installed")
-    return found
-
-
-def backends_in(libdir: Path) -> tuple[str, ...]:
-    """The backends of ggml, beside the CPU, whose libraries are there."""
-    return tuple(name for name in BACKENDS if _file(libdir, f"ggml-{name}").exists())
 
 
 class LlamaLibrary:
     """The loaded libraries. Attributes are the C functions by their C names, with their types
     declared."""
 
-    def __init__(self, libdir: Path, plugins: Sequence[Plugin] = ()) -> None:
-        """`plugins`: backends from elsewhere. Raises LlamaError."""
-        variants = [*libdir.glob(CPU_VARIANTS)]
-        order = [name for name in LOAD_ORDER if name != "ggml-cpu" or not variants]
-        missing = [name for name in order if not _file(libdir, name).exists()]
-        if missing:
-            raise LlamaError(releases.why_missing(libdir, missing))
+    def __init__(self, libdir: Path, plugins: Sequence[Plugin] | None = ()) -> None:
+        """`plugins`: backends from elsewhere. None: nothing is called and no device is looked for
+        before `join`. Raises LlamaError, and OSError where a library cannot be loaded."""
+        loaded = open_ggml(libdir)
         self.libdir = libdir
         self._lacks: list[str] = []  # functions that only moves need
-        loaded: dict[str, c.CDLL] = {}
-        for name in order[: order.index("ggml")]:
-            loaded[name] = _load(libdir, name)
-        # One that can be a backend by itself is linked to by nobody: if its driver is missing, that
-        # is no harm.
-        if not (variants or hasattr(loaded["ggml-cpu"], INIT)):
-            for name in backends_in(libdir):
-                _load(libdir, f"ggml-{name}")
-        loaded["ggml"] = _load(libdir, "ggml")
-        self._join(Backends(loaded["ggml-base"], loaded["ggml"]), plugins)
-        for name in order[order.index("ggml") + 1 :]:
-            loaded[name] = _load(libdir, name)
+        self._backends = Backends(loaded["ggml-base"], loaded["ggml"])
+        if plugins is not None:
+            # First: what is wrong with backends is told of before what that comes to.
+            self.join(plugins)
+        loaded |= open_others(libdir)
         base, ggml, llama = loaded["ggml-base"], loaded["ggml"], loaded["llama"]
         self._llama, self._server = llama, loaded["llama-server-impl"]
 
@@ -183,8 +148,10 @@ class LlamaLibrary:
         self.log_flush = _optional(common, LOG_FLUSH, None, void)
         self._base = base
 
-    def _join(self, backends: Backends, plugins: Sequence[Plugin]) -> None:
-        """Have all backends registered that are files of their own."""
+    def join(self, plugins: Sequence[Plugin]) -> None:
+        """Have all backends registered that are files of their own, which looks for devices. Raises
+        LlamaError and BackendRefused."""
+        backends = self._backends
         backends.load_folder(self.libdir)
         for plugin in own(self.libdir, backends_in(self.libdir)):
             if backends.linked(plugin):
@@ -209,11 +176,12 @@ class LlamaLibrary:
         return function
 
     def address(self, *names: str) -> int | None:
-        """Where libllama (or a library it needs) has the first of these functions that exists."""
+        """Where libllama (or a library it needs, or the server) has the first of these functions
+        that exists."""
         for name in names:
-            function = getattr(self._llama, name, None) or getattr(self._base, name, None)
-            if function is not None:
-                return c.cast(function, c.c_void_p).value
+            for library in (self._llama, self._base, self._server):
+                if (function := getattr(library, name, None)) is not None:
+                    return c.cast(function, c.c_void_p).value
         return None
 
     def check(self) -> None:
@@ -315,14 +283,6 @@ class LlamaLibrary:
                 return int(extra_types[index])
             index += 1
         return None
-
-
-def _file(libdir: Path, name: str) -> Path:
-    return libdir / f"lib{name}.so"
-
-
-def _load(libdir: Path, name: str) -> c.CDLL:
-    return c.CDLL(str(_file(libdir, name)), mode=c.RTLD_GLOBAL)
 
 
 def _f(library: c.CDLL, name: str, result: Any, *arguments: Any) -> Any:

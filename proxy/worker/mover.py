@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from proxy.engine.types import Move
 from proxy.worker.experts import Experts, Staged
 from proxy.worker.gate import Gate, HeldGate
-from proxy.worker.llama import LlamaError, ModelGoneError
+from proxy.worker.libraries import LlamaError
+from proxy.worker.llama import ModelGoneError
 from proxy.worker.next_step import (
     MAPPED,
     REPACKED,

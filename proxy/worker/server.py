@@ -7,7 +7,6 @@ import ctypes as c
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -21,7 +20,9 @@ from proxy.worker.backends import Plugin
 from proxy.worker.beside_cache import BesideCache
 from proxy.worker.experts import Experts
 from proxy.worker.gate import Gate, preload
-from proxy.worker.llama import DeviceProps, LlamaError, LlamaLibrary
+from proxy.worker.libraries import LlamaError
+from proxy.worker.llama import DeviceProps, LlamaLibrary
+from proxy.worker.loading import until_loaded
 from proxy.worker.log_flush import write_log, write_log_at_exit, write_log_before_abort
 from proxy.worker.mover import Mover
 from proxy.worker.next_step import on_cpu
@@ -33,7 +34,6 @@ from proxy.worker.server_arguments import (
 )
 
 State = Literal["loading", "ready", "failed", "stopped"]
-READY_POLL_S = 0.03
 # RAM that repacking leaves to everybody else.
 HOST_RESERVE_BYTES = 1 << 30
 # Set to anything: never move live, reload instead. For comparison, and for a build that misbehaves.
@@ -49,6 +49,7 @@ class EmbeddedServer:
         libdir: Path,
         server_socket: str,
         *,
+        llama: LlamaLibrary | None = None,
         plugins: Sequence[Plugin] = (),
         repack: str = "auto",
         per_token_outputs: bool = False,
@@ -59,9 +60,11 @@ class EmbeddedServer:
         cached_layers: int = 0,
         confined: str = "no: nobody asked for it",
     ) -> None:
-        """`plugins`: backends that are not in `libdir`. `cache_mib`: the size of llama.cpp's expert
-        cache, 0 for none; it has the experts of the first `cached_layers` layers. `confined` is
-        told to people: from what this process is kept, or why it is not."""
+        """`llama`: the libraries of `libdir` with the step gate before them, where they are there
+        already, and have not looked for devices. `plugins`: backends that are not in `libdir`.
+        `cache_mib`: the size of llama.cpp's expert cache, 0 for none; it has the experts of the
+        first `cached_layers` layers. `confined` is told to people: from what this process is kept,
+        or why it is not."""
         self._cache_mib = cache_mib
         self._beside: BesideCache | None = None
         self.confined = confined
@@ -84,7 +87,9 @@ class EmbeddedServer:
         elif os.environ.get(NO_LIVE_MOVES):
             self._refuse_moves(f"{NO_LIVE_MOVES} is set")
         gate_library = preload() if self.why_no_moves is None else None
-        self._llama = LlamaLibrary(libdir, plugins)
+        if llama is not None:
+            llama.join(plugins)
+        self._llama = llama or LlamaLibrary(libdir, plugins)
         self._rpc_alone = releases.rpc_is_for_one_thread(libdir)
         self._read: dict[str, DeviceProps] = {}  # of devices that are not read at any time
         write_log_before_abort(self._llama)
@@ -120,11 +125,17 @@ class EmbeddedServer:
             daemon=True,
         )
         write_log_at_exit(self._llama)
-        server.start()
-        while server.is_alive() and not self._answers():
-            time.sleep(READY_POLL_S)
+        try:
+            if self._gate is not None:
+                self._gate.stop_first()
+            server.start()
+            until_loaded(server, self._gate, self._answers)
+            if server.is_alive():
+                self._prepare_moves(command)
+        finally:
+            if self._gate is not None:
+                self._gate.go_on()
         if server.is_alive():
-            self._prepare_moves(command)
             self._set_state("ready")
         server.join()
         write_log(self._llama)

@@ -9,7 +9,9 @@
  * on the context from its own thread, and calls gate_open(). While it is parked nothing of the model is in use:
  *   GATE_STEP   parks at the entry of a step only: the outputs of the step before have been read by then;
  *   GATE_ANY    also where the task loop goes round, which an idle server does once it is sent any task.
- *               What is left of a step there are its outputs in host memory, and moving experts keeps those.
+ *               What is left of a step there are its outputs in host memory, and moving experts keeps those;
+ *   GATE_LOOP   only in that loop, where its address is known, so that a server that starts is stopped when its model
+ *               is loaded and not before. Where it is not, as GATE_ANY.
  *
  * llama-server may free its contexts and its model and load them anew, at addresses that were in use before. So the
  * functions that free are ours too: a context is forgotten when it goes, and of one model, the one whose tensors a
@@ -32,7 +34,7 @@
 /* More than any llama.cpp has of struct llama_context_params, which is handed over by value. */
 #define PARAMETERS_BYTES 1024
 
-enum { GATE_OPEN = 0, GATE_STEP = 1, GATE_ANY = 2 };
+enum { GATE_OPEN = 0, GATE_STEP = 1, GATE_ANY = 2, GATE_LOOP = 3 };
 
 static atomic_int wanted;
 static atomic_long steps;
@@ -48,6 +50,7 @@ static pthread_t server;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed; /* waits by the monotonic clock: the other one may be set while somebody waits */
 static int parked;
+static int passes; /* whoever is parked goes on, though the gate is wanted */
 static void *contexts[MAX_CONTEXTS];
 static int n_contexts;
 static void *watched_model;
@@ -65,6 +68,7 @@ static int32_t (*real_encode)(void *, batch_t);
 static int64_t (*real_time_ms)(void);
 static void (*real_free)(void *);
 static void (*real_model_free)(void *);
+static void *loop; /* the function with the task loop, or NULL */
 
 struct parameters {
   char bytes[PARAMETERS_BYTES];
@@ -95,6 +99,14 @@ EXPORT int gate_install(void *process, void *decode, void *encode, void *time_ms
   real_free = (void (*)(void *))free_context;
   real_model_free = (void (*)(void *))free_model;
   return (process || decode) && time_ms && free_context && free_model ? 0 : -1;
+}
+
+/* Where the task loop begins; NULL: nobody knows. Before the server starts. */
+EXPORT void gate_loop(void *address) { loop = address; }
+
+static int in_loop(const void *caller) {
+  Dl_info found;
+  return dladdr(caller, &found) && found.dli_saddr == loop;
 }
 
 EXPORT long gate_steps(void) { return atomic_load(&steps); }
@@ -139,6 +151,15 @@ EXPORT void gate_open(void) {
   pthread_mutex_unlock(&lock);
 }
 
+/* Has the decode thread go on if it is parked, and park again at the next place. */
+EXPORT void gate_pass(void) {
+  pthread_mutex_lock(&lock);
+  passes = parked;
+  parked = 0;
+  pthread_cond_broadcast(&changed);
+  pthread_mutex_unlock(&lock);
+}
+
 /* From now on `model` is the one whose tensors are known. */
 EXPORT void gate_watch(void *model) {
   pthread_mutex_lock(&lock);
@@ -178,8 +199,8 @@ static void park(int here) {
   if (atomic_load(&wanted) >= here) {
     parked = 1;
     pthread_cond_broadcast(&changed);
-    while (atomic_load(&wanted) != GATE_OPEN) pthread_cond_wait(&changed, &lock);
-    parked = 0;
+    while (atomic_load(&wanted) != GATE_OPEN && !passes) pthread_cond_wait(&changed, &lock);
+    parked = passes = 0;
   }
   pthread_mutex_unlock(&lock);
 }
@@ -217,7 +238,8 @@ static int step_begins(void *context) {
     }
   }
   atomic_fetch_add(&steps, 1);
-  if (atomic_load(&wanted) >= GATE_STEP) park(GATE_STEP);
+  int where = atomic_load(&wanted);
+  if (where >= GATE_STEP && !(where == GATE_LOOP && loop)) park(GATE_STEP);
   atomic_fetch_add(&steps_running, 1);
   return depth;
 }
@@ -240,8 +262,9 @@ EXPORT int32_t llama_encode(void *context, batch_t batch) {
 }
 
 EXPORT int64_t ggml_time_ms(void) {
-  if (atomic_load(&wanted) >= GATE_ANY && atomic_load(&server_known) && pthread_equal(server, pthread_self()) &&
-      atomic_load(&steps_running) == 0)
+  int where = atomic_load(&wanted);
+  if (where >= GATE_ANY && atomic_load(&server_known) && pthread_equal(server, pthread_self()) &&
+      atomic_load(&steps_running) == 0 && !(where == GATE_LOOP && loop && !in_loop(__builtin_return_address(0))))
     park(GATE_ANY);
   if (real_time_ms) return real_time_ms();
   struct timespec now; /* before gate_install(): the same clock that ggml uses */

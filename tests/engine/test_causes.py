@@ -20,7 +20,7 @@ from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.process import ChildProcess
 from proxy.engine.types import LoadOptions
 from proxy.errors import LoadFailed
-from proxy.worker.llama import default_libdir
+from proxy.worker.libraries import default_libdir
 from tests.support.guard import until
 from tests.support.llama import program, rpc_server
 from tests.support.models import model

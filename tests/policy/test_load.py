@@ -25,6 +25,7 @@ max_body = "1MiB"
 max_bodies = "8MiB"
 keep_prompts = "8GiB"
 keep_responses = "1MiB"
+warm_workers = 2
 drain = "1m"
 [catalog]
 dirs = ["/models", "~/models", "more"]
@@ -137,6 +138,7 @@ def test_every_key_is_read(valid: Valid, tmp_path: Path, env: dict[str, str]) ->
     assert server.max_bodies_bytes == 2**23
     assert server.keep_prompts_bytes == 2**33
     assert server.keep_responses_bytes == 2**20
+    assert server.warm_workers == 2
     assert catalog.dirs == (Path("/models"), home / "models", tmp_path / "more")
     assert (catalog.ollama, catalog.ollama_dir) == (False, tmp_path / "store")
     assert catalog.state == home / "state"

@@ -69,6 +69,13 @@ def test_a_pattern_is_no_beginning_of_a_name(folder: Folder, name: str) -> None:
     assert "*" not in error.value.message.partition("did you mean")[2]
 
 
+def test_what_holds_for_one_that_is_loaded_while_its_file_is_gone(folder: Folder) -> None:
+    resolver = folder.resolver
+    assert resolver.policy_for("tiny").args == ("--jinja",)
+
+    assert resolver.policy_for("gone").name == "gone"
+
+
 def test_a_policy_without_a_file(folder: Folder) -> None:
     with pytest.raises(ModelNotFound, match="'ghost' has a policy, but no file"):
         folder.resolver.resolve("ghost")

@@ -13,11 +13,14 @@ Table = Mapping[str, Any]
 def policies(models: Mapping[str, Table], **tables: Table) -> str:
     """The text of a policy file. `models` has their tables by name, `tables` the others'.
 
-    Unless `tables` say otherwise, models that Ollama has on this machine are not served, and a
-    worker computes with one thread.
+    Unless `tables` say otherwise, models that Ollama has on this machine are not served, a worker
+    computes with one thread, and none is started before there is something to load.
     """
-    engine = {"threads": 1, "libdir": libdir()}
-    usual: dict[str, Table] = {"catalog": {"ollama": False}, "engine": engine}
+    usual: dict[str, Table] = {
+        "catalog": {"ollama": False},
+        "engine": {"threads": 1, "libdir": libdir()},
+        "server": {"warm_workers": 0},
+    }
     merged = {name: {**usual.get(name, {}), **tables.get(name, {})} for name in usual | tables}
     return toml({**merged, "models": models})
 

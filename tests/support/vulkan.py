@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.worker.llama import default_libdir
+from proxy.worker.libraries import default_libdir
 from tests.support.archive import cache_folder
 from tests.support.llama import Client, plain_server
 from tests.support.npm import packages

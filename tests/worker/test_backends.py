@@ -9,7 +9,7 @@ import pytest
 from proxy.engine.types import CPU
 from proxy.errors import LoadFailed
 from proxy.worker.backends import kinds, why_unfit
-from proxy.worker.llama import default_libdir
+from proxy.worker.libraries import default_libdir
 from tests.support.hosted import hosted
 from tests.support.llama import Client
 from tests.support.models import model

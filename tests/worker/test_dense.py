@@ -9,7 +9,7 @@ import pytest
 from proxy.engine.types import CPU
 from proxy.errors import Conflict
 from proxy.worker import releases
-from proxy.worker.llama import default_libdir
+from proxy.worker.libraries import default_libdir
 from tests.support.guard import HANG_S
 from tests.support.llama import Client, libdir, plain_server, rpc_server
 from tests.support.models import model

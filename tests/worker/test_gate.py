@@ -15,8 +15,8 @@ from typing import Any, cast
 import pytest
 
 from proxy.worker import _stepgate
-from proxy.worker.gate import LOOK_EVERY_MS, Gate
-from proxy.worker.llama import LlamaError
+from proxy.worker.gate import LOOK_EVERY_MS, TASK_LOOP, Gate
+from proxy.worker.libraries import LlamaError, default_libdir
 from tests.support.guard import HANG_S
 
 ANYWHERE = 2
@@ -32,6 +32,8 @@ long ggml_time_ms(void) { return 0; }
 void llama_free(void *) {}
 void llama_model_free(void *) {}
 void *llama_init_from_model(void *) { return nullptr; }
+long task_loop(long (*now)()) { return now() + 1; }
+long elsewhere(long (*now)()) { return now() + 1; }
 int caught(int (*gated)(void *, int, void *), void *context) {
   try { return gated(context, 0, nullptr); } catch (const std::runtime_error &) { return -1; }
 }
@@ -87,7 +89,15 @@ def built(folder: Path, name: str, source: str) -> Path:
 class Llama:
     """A llama.cpp whose functions do next to nothing, behind a gate of its own."""
 
-    def __init__(self, folder: Path, source: str = SOURCE, step: str = "llama_process") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        source: str = SOURCE,
+        step: str = "llama_process",
+        *,
+        task_loop: str = "",
+    ) -> None:
+        self._task_loop = task_loop
         self._functions = c.CDLL(str(built(folder, "llama.cpp", source)))
         self.library = c.CDLL(str(shutil.copy(_stepgate.__file__, folder)))  # nothing counted yet
         self.library.ggml_time_ms.restype = c.c_int64
@@ -101,7 +111,8 @@ class Llama:
         return Gate(self.library, cast(Any, self), self.socket, timeout_s=timeout_s)
 
     def address(self, *names: str) -> int | None:
-        function = getattr(self._functions, names[0], None)
+        name = self._task_loop if names[0] == TASK_LOOP else names[0]
+        function = getattr(self._functions, name, None)
         return function and c.cast(function, c.c_void_p).value
 
     def step(self, context: int) -> int:
@@ -112,6 +123,9 @@ class Llama:
         c.c_void_p.in_dll(self._functions, "inner").value = c.cast(
             self.library.llama_process, c.c_void_p
         ).value
+
+    def ask_the_time(self, function: str) -> None:
+        self._functions[function](self.library.ggml_time_ms)
 
     def free(self, context: int) -> None:
         self.library.llama_free(context)
@@ -205,6 +219,77 @@ def test_a_gate_that_is_not_of_this_code_is_told_so(llama: Llama, tmp_path: Path
 
     with pytest.raises(LlamaError, match="has to be built anew"):
         Gate(older, cast(Any, llama), llama.socket)
+
+
+def test_a_server_that_starts_stops_at_each_place_until_it_may_pass(llama: Llama) -> None:
+    """So its first idle moment is known at once, and held; what it passes on the way is let go."""
+    places, reached = 3, threading.Semaphore(0)
+    gate = llama.gate
+
+    def serve() -> None:
+        llama.library.ggml_time_ms()  # before the model is loaded: it is no place yet
+        llama.step(1)
+        for _ in range(places):
+            llama.library.ggml_time_ms()
+            reached.release()
+
+    gate.stop_first()
+    server = threading.Thread(target=serve, daemon=True)
+    server.start()
+    try:
+        # The step itself is a place too.
+        for _ in range(places):
+            assert gate.stopped_within(HANG_S)
+            gate.pass_by()
+        assert gate.stopped_within(HANG_S)
+        assert [reached.acquire(blocking=False) for _ in range(places)] == [True, True, False]
+        with gate.hold() as held:  # nobody listens there who could wake it
+            assert held.contexts == [1]
+        assert reached.acquire(timeout=HANG_S), "it goes on"
+    finally:
+        gate.go_on()
+        server.join(HANG_S)
+
+
+def test_where_its_task_loop_is_known_it_stops_nowhere_else(tmp_path: Path) -> None:
+    llama, loads, idles = Llama(tmp_path, "task_loop"), threading.Event(), threading.Event()
+    gate = llama.gate
+    assert gate.knows_loop
+
+    def serve() -> None:
+        llama.step(1)
+        llama.ask_the_time("elsewhere")
+        loads.set()
+        llama.ask_the_time("task_loop")
+        idles.set()
+
+    gate.stop_first()
+    server = threading.Thread(target=serve, daemon=True)
+    server.start()
+    try:
+        assert loads.wait(HANG_S)
+        assert gate.stopped_within(HANG_S)
+        assert not idles.is_set()
+    finally:
+        gate.go_on()
+        server.join(HANG_S)
+    assert idles.is_set()
+
+
+def test_the_task_loop_of_our_build_is_known() -> None:
+    """Else a load is a few milliseconds longer, and nobody notices why."""
+    library = default_libdir() / "libllama-server-impl.so"
+    assert TASK_LOOP.encode() in library.read_bytes()
+
+
+def test_nobody_who_may_go_on_is_kept(llama: Llama) -> None:
+    llama.gate.stop_first()
+    assert not llama.gate.stopped_within(0.0)
+    llama.gate.pass_by()  # nobody is there
+    llama.gate.go_on()
+
+    llama.step(1)
+    llama.library.ggml_time_ms()
 
 
 def test_without_a_model_there_is_nothing_to_hold(llama: Llama) -> None:

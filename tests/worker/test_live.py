@@ -14,7 +14,7 @@ import pytest
 from proxy.engine.hosted import HostedEngine
 from proxy.engine.types import CPU, Status
 from proxy.errors import BackendDied, Conflict
-from proxy.worker.llama import default_libdir
+from proxy.worker.libraries import default_libdir
 from proxy.worker.releases import rpc_is_for_one_thread
 from tests.support.guard import HANG_S
 from tests.support.llama import Client, libdir, plain_text

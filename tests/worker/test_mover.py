@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.worker.llama import LlamaError
+from proxy.worker.libraries import LlamaError
 from proxy.worker.mover import Mover
 from proxy.worker.next_step import MAPPED, REPACKED
 from tests.support.guard import HANG_S

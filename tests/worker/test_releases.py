@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.worker.llama import default_libdir
+from proxy.worker.libraries import default_libdir
 from proxy.worker.releases import knows, rpc_is_for_one_thread
 from tests.support.guard import HANG_S
 

@@ -13,6 +13,7 @@ from proxy.control.headroom import serving
 from proxy.control.worker_devices import WorkerDevices
 from proxy.engine.files import Files
 from proxy.engine.types import Device, LoadOptions, Mode
+from proxy.engine.warm import WarmWorkers
 from proxy.errors import ModelNotFound, ProxyError
 from proxy.memory.ledger import Ledger
 from proxy.memory.readings import DeviceReading
@@ -161,6 +162,7 @@ class World:
                 memory=self.memory,
                 ledger=self.ledger,
                 workers=self.workers,
+                warm=WarmWorkers(),
                 policies=lambda: self.policies,
                 policy_of=lambda name: self.policies.for_model(name),
                 options_for=self._options_for,

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from proxy.engine.build_options import EXPERT_CACHE, LIBRARY
-from proxy.worker.llama import default_libdir
+from proxy.worker.libraries import default_libdir
 from tests.support import archive
 
 HERE = Path(__file__).parent

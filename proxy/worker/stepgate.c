@@ -72,6 +72,8 @@ EXPORT int gate_install(void *process, void *time_ms, void *free_context, void *
 
 EXPORT long gate_steps(void) { return atomic_load(&steps); }
 
+EXPORT int gate_stepping(void) { return atomic_load(&steps_running) > 0; }
+
 /* The contexts that have stepped so far, oldest first (a server can have several: draft, MTP). Returns how many. */
 EXPORT int gate_contexts(void **out, int room) {
   pthread_mutex_lock(&lock);

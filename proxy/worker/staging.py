@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from proxy.worker.llama import USAGE_WEIGHTS, LlamaLibrary, Tensor
 from proxy.worker.next_step import REPACKED
-from proxy.worker.pace import MOST_BYTES, Pace
+from proxy.worker.piece_size import MOST_BYTES, PieceSize
 
 # Devices that copies and steps reach on one and the same way.
 SHARED_WAY = "RPC"
@@ -40,9 +40,9 @@ class Copy:
 class Copier:
     """Makes copies. It does not know where tensors are used from."""
 
-    def __init__(self, llama: LlamaLibrary, pace: Pace) -> None:
-        """`pace`: how copies go where steps share their way."""
-        self._llama, self._pace = llama, pace
+    def __init__(self, llama: LlamaLibrary, piece_size: PieceSize) -> None:
+        """`piece_size`: how copies go where steps share their way."""
+        self._llama, self._piece_size = llama, piece_size
         self._devices = llama.devices()
         self._repack_type = llama.repack_type()
         # What changes: which types and shapes there is a faster layout for, as far as tried.
@@ -84,9 +84,9 @@ class Copier:
         if not buffer:
             return None
         llama.buffer_set_usage(buffer, USAGE_WEIGHTS)
-        pace = self._pace if place.startswith(SHARED_WAY) else None
-        if pace:
-            pace.begin(stop)
+        piece_size = self._piece_size if place.startswith(SHARED_WAY) else None
+        if piece_size:
+            piece_size.begin(stop)
         copy = Copy(buffer)
         moved = iter(sizes)
         byte = c.create_string_buffer(1)
@@ -97,7 +97,7 @@ class Copier:
                 continue
             shadow = _shadow(weight.tensor.contents)
             llama.tensor_alloc(buffer, c.byref(shadow), offset)
-            pieces = _experts(shadow, weight) if to_repack else _pieces(shadow, weight, pace)
+            pieces = _experts(shadow, weight) if to_repack else _pieces(shadow, weight, piece_size)
             for piece, source, at, size in pieces:
                 if stop():
                     llama.buffer_free(buffer)
@@ -107,8 +107,8 @@ class Copier:
                     # Some devices only queue the bytes (RPC); reading one back waits for them, so
                     # that a decode step never finds more than one piece ahead of it.
                     llama.tensor_get(c.byref(piece), byte, at + size - 1, 1)
-                if pace:
-                    pace.piece_done()
+                if piece_size:
+                    piece_size.piece_done()
             copy.pointers.append((shadow.buffer, shadow.data, shadow.extra))
             offset += next(moved)
         return copy
@@ -118,10 +118,10 @@ class Copier:
 _Pieces = Iterator[tuple[Tensor, int, int, int]]
 
 
-def _pieces(shadow: Tensor, weight: Weight, pace: Pace | None) -> _Pieces:
+def _pieces(shadow: Tensor, weight: Weight, piece_size: PieceSize | None) -> _Pieces:
     at = 0
     while at < weight.bytes:
-        size = min(pace.piece_bytes if pace else MOST_BYTES, weight.bytes - at)
+        size = min(piece_size.bytes if piece_size else MOST_BYTES, weight.bytes - at)
         yield shadow, weight.mmap_ptr[1] + at, at, size
         at += size
 

@@ -29,7 +29,7 @@ KNOWN_S: Final = 2.0
 IDLE_LOOKS: Final = 5
 
 
-class Pace:
+class PieceSize:
     """For one thread at a time."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Pace:
         self._steps, self._stepping, self._now, self._sleep = steps, stepping, now, sleep
         # What changes: the size, seconds of a step by itself and when that was looked at, and the
         # last step that was seen to begin beside a copy, with when.
-        self.piece_bytes = MOST_BYTES
+        self.bytes = MOST_BYTES
         self._usual_s: float | None = None
         self._looked_s = float("-inf")
         self._seen: tuple[int, float] | None = None
@@ -57,7 +57,7 @@ class Pace:
         self._usual_s = self._look(stop)
         self._looked_s = self._now()
         if self._usual_s is None:
-            self.piece_bytes = MOST_BYTES
+            self.bytes = MOST_BYTES
 
     def piece_done(self) -> None:
         """After each piece: see how steps are beside it."""
@@ -71,7 +71,7 @@ class Pace:
         assert self._usual_s is not None
         ratio = step_s / self._usual_s
         factor = SHRINKS if ratio > TOO_LONG else GROWS if ratio < SHORT else 1.0
-        self.piece_bytes = min(max(int(self.piece_bytes * factor), LEAST_BYTES), MOST_BYTES)
+        self.bytes = min(max(int(self.bytes * factor), LEAST_BYTES), MOST_BYTES)
 
     def _look(self, stop: Callable[[], bool]) -> float | None:
         """Seconds from one step's beginning to the next one's; None where none come, or none

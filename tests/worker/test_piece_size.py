@@ -3,7 +3,7 @@ is moved by hand."""
 
 import pytest
 
-from proxy.worker.pace import LEAST_BYTES, LOOK_S, MOST_BYTES, Pace
+from proxy.worker.piece_size import LEAST_BYTES, LOOK_S, MOST_BYTES, PieceSize
 
 THERE_AND_BACK_S = 1e-4
 
@@ -15,7 +15,9 @@ class Way:
     def __init__(self, *, step_s: float | None, questions: int, bytes_per_s: float) -> None:
         self.step_s, self.questions, self.bytes_per_s = step_s, questions, bytes_per_s
         self.now_s = 0.0
-        self.pace = Pace(self.steps, self.stepping, now=lambda: self.now_s, sleep=self.sleep)
+        self.piece_size = PieceSize(
+            self.steps, self.stepping, now=lambda: self.now_s, sleep=self.sleep
+        )
         # What changes: steps that have begun, the last one's share that is done, and how long the
         # ones beside a copy took.
         self._done, self._share = 0, 0.0
@@ -39,12 +41,12 @@ class Way:
                 self._since_s = self.now_s
 
     def copy(self, pieces: int) -> None:
-        self.pace.begin(lambda: False)
+        self.piece_size.begin(lambda: False)
         self.beside.clear()
         for _ in range(pieces):
-            piece_s = self.pace.piece_bytes / self.bytes_per_s + THERE_AND_BACK_S
+            piece_s = self.piece_size.bytes / self.bytes_per_s + THERE_AND_BACK_S
             self.sleep(piece_s, self.questions * piece_s / 2)
-            self.pace.piece_done()
+            self.piece_size.piece_done()
 
 
 @pytest.mark.parametrize("step_s", [0.005, 0.025, 0.1])
@@ -68,25 +70,25 @@ def test_pieces_are_no_smaller_than_need_be() -> None:
     way = Way(step_s=0.025, questions=2, bytes_per_s=1e10)
     way.copy(1000)
 
-    assert way.pace.piece_bytes == MOST_BYTES
+    assert way.piece_size.bytes == MOST_BYTES
 
 
 def test_where_nobody_asks_pieces_are_large_at_once() -> None:
     way = Way(step_s=0.005, questions=96, bytes_per_s=1e8)
     way.copy(1000)
-    assert way.pace.piece_bytes < MOST_BYTES
+    assert way.piece_size.bytes < MOST_BYTES
 
     way.step_s = None
     way.sleep(10.0)
     began_s = way.now_s
-    way.pace.begin(lambda: False)
+    way.piece_size.begin(lambda: False)
 
-    assert way.pace.piece_bytes == MOST_BYTES
+    assert way.piece_size.bytes == MOST_BYTES
     assert way.now_s - began_s < LOOK_S / 10, "who is idle is not looked at for long"
 
 
 def test_who_is_told_to_stop_does_not_look() -> None:
     way = Way(step_s=0.1, questions=96, bytes_per_s=1e8)
-    way.pace.begin(lambda: True)
+    way.piece_size.begin(lambda: True)
 
     assert way.now_s == 0.0

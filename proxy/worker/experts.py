@@ -15,6 +15,7 @@ from proxy.worker.gate import Gate, HeldGate
 from proxy.worker.libraries import LlamaError
 from proxy.worker.llama import LlamaLibrary, ModelGoneError, Tensor
 from proxy.worker.next_step import MAPPED, REPACKED, victim
+from proxy.worker.piece_size import PieceSize
 from proxy.worker.staging import Copier, Copy, Pointers, Weight
 
 MODEL_GONE = "llama-server has freed the model whose experts were to move"
@@ -64,7 +65,7 @@ class Experts:
         # Every token of a batch may be asked for outputs (embeddings, drafts), not just one a
         # sequence.
         self._outputs_per_batch = outputs_per_batch
-        self._copier = Copier(llama)
+        self._copier = Copier(llama, PieceSize(lambda: gate.steps, lambda: gate.stepping))
         # What changes, each time that llama-server has loaded its model:
         self.block_count = 0
         self.layers: dict[int, _Layer] = {}

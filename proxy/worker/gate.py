@@ -101,6 +101,11 @@ class Gate:
         way."""
         return int(self._library.gate_steps())
 
+    @property
+    def stepping(self) -> bool:
+        """Whether a decode step runs now."""
+        return bool(self._library.gate_stepping())
+
     def contexts(self) -> list[int]:
         """The contexts that have stepped so far and are still there, oldest first."""
         found = (c.c_void_p * MAX_CONTEXTS)()

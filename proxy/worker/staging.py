@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from proxy.worker.llama import USAGE_WEIGHTS, LlamaLibrary, Tensor
 from proxy.worker.next_step import REPACKED
+from proxy.worker.piece_size import MOST_BYTES, PieceSize
 
-# A copy goes in pieces of this size, so that steps which share the way (RPC has one connection) get
-# in between.
-CHUNK_BYTES = 4 << 20
+# Devices that copies and steps reach on one and the same way.
+SHARED_WAY = "RPC"
 
 Pointers = tuple[int, int, int | None]  # where a tensor is: buffer, data, extra
 
@@ -40,8 +40,9 @@ class Copy:
 class Copier:
     """Makes copies. It does not know where tensors are used from."""
 
-    def __init__(self, llama: LlamaLibrary) -> None:
-        self._llama = llama
+    def __init__(self, llama: LlamaLibrary, piece_size: PieceSize) -> None:
+        """`piece_size`: how copies go where steps share their way."""
+        self._llama, self._piece_size = llama, piece_size
         self._devices = llama.devices()
         self._repack_type = llama.repack_type()
         # What changes: which types and shapes there is a faster layout for, as far as tried.
@@ -83,6 +84,9 @@ class Copier:
         if not buffer:
             return None
         llama.buffer_set_usage(buffer, USAGE_WEIGHTS)
+        piece_size = self._piece_size if place.startswith(SHARED_WAY) else None
+        if piece_size:
+            piece_size.begin(stop)
         copy = Copy(buffer)
         moved = iter(sizes)
         byte = c.create_string_buffer(1)
@@ -93,7 +97,8 @@ class Copier:
                 continue
             shadow = _shadow(weight.tensor.contents)
             llama.tensor_alloc(buffer, c.byref(shadow), offset)
-            for piece, source, at, size in _pieces(shadow, weight, by_expert=to_repack):
+            pieces = _experts(shadow, weight) if to_repack else _pieces(shadow, weight, piece_size)
+            for piece, source, at, size in pieces:
                 if stop():
                     llama.buffer_free(buffer)
                     return None
@@ -102,31 +107,35 @@ class Copier:
                     # Some devices only queue the bytes (RPC); reading one back waits for them, so
                     # that a decode step never finds more than one piece ahead of it.
                     llama.tensor_get(c.byref(piece), byte, at + size - 1, 1)
+                if piece_size:
+                    piece_size.piece_done()
             copy.pointers.append((shadow.buffer, shadow.data, shadow.extra))
             offset += next(moved)
         return copy
 
 
-def _pieces(
-    shadow: Tensor, weight: Weight, *, by_expert: bool
-) -> Iterator[tuple[Tensor, int, int, int]]:
-    """(tensor, source address, offset in it, bytes) of each piece of a copy.
+# (tensor, source address, offset in it, bytes) of each piece of a copy
+_Pieces = Iterator[tuple[Tensor, int, int, int]]
 
-    A repacking buffer only takes whole tensors, but repacks rows in groups within one expert's
-    matrix: so give it one expert at a time as a tensor of its own.
-    """
-    source = weight.mmap_ptr[1]
-    if by_expert:
-        step = shadow.nb[2]
-        for expert in range(shadow.ne[2]):
-            piece = _shadow(shadow)
-            piece.buffer, piece.extra = shadow.buffer, shadow.extra
-            piece.data = shadow.data + expert * step
-            piece.ne[2] = 1
-            yield piece, source + expert * step, 0, step
-        return
-    for at in range(0, weight.bytes, CHUNK_BYTES):
-        yield shadow, source + at, at, min(CHUNK_BYTES, weight.bytes - at)
+
+def _pieces(shadow: Tensor, weight: Weight, piece_size: PieceSize | None) -> _Pieces:
+    at = 0
+    while at < weight.bytes:
+        size = min(piece_size.bytes if piece_size else MOST_BYTES, weight.bytes - at)
+        yield shadow, weight.mmap_ptr[1] + at, at, size
+        at += size
+
+
+def _experts(shadow: Tensor, weight: Weight) -> _Pieces:
+    """A repacking buffer only takes whole tensors, but repacks rows in groups within one expert's
+    matrix: so give it one expert at a time as a tensor of its own."""
+    step = shadow.nb[2]
+    for expert in range(shadow.ne[2]):
+        piece = _shadow(shadow)
+        piece.buffer, piece.extra = shadow.buffer, shadow.extra
+        piece.data = shadow.data + expert * step
+        piece.ne[2] = 1
+        yield piece, weight.mmap_ptr[1] + expert * step, 0, step
 
 
 def _shadow(real: Tensor) -> Tensor:

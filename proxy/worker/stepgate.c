@@ -111,6 +111,8 @@ static int in_loop(const void *caller) {
 
 EXPORT long gate_steps(void) { return atomic_load(&steps); }
 
+EXPORT int gate_stepping(void) { return atomic_load(&steps_running) > 0; }
+
 /* The contexts that have stepped so far, oldest first (a server can have several: draft, MTP). Returns how many. */
 EXPORT int gate_contexts(void **out, int room) {
   pthread_mutex_lock(&lock);

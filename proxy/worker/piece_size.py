@@ -18,7 +18,8 @@ MOST_BYTES: Final = 4 << 20
 # again: a copy that takes longer delays more steps.
 TOO_LONG: Final = 1.6
 SHORT: Final = 1.3
-SHRINKS, GROWS = 0.5, 1.25
+SHRINKS, GROWS = 0.5, 1.1
+FIRST_BYTES: Final = 256 << 10  # beside steps of which nothing is known yet
 # How steps are by themselves is looked at before a copy, unless that was so lately. Slower ones
 # than this are not worth the waiting: pieces are short beside them.
 LOOKED_AT: Final = 3
@@ -54,10 +55,12 @@ class PieceSize:
         self._seen = None
         if self._now() - self._looked_s < KNOWN_S or stop():
             return
-        self._usual_s = self._look(stop)
+        before, self._usual_s = self._usual_s, self._look(stop)
         self._looked_s = self._now()
         if self._usual_s is None:
             self.bytes = MOST_BYTES
+        elif before is None:
+            self.bytes = FIRST_BYTES
 
     def piece_done(self) -> None:
         """After each piece: see how steps are beside it."""

@@ -252,7 +252,11 @@ def test_a_server_that_starts_stops_at_each_place_until_it_may_pass(llama: Llama
 
 
 def test_where_its_task_loop_is_known_it_stops_nowhere_else(tmp_path: Path) -> None:
-    llama, loads, idles = Llama(tmp_path, task_loop="task_loop"), threading.Event(), threading.Event()
+    llama, loads, idles = (
+        Llama(tmp_path, task_loop="task_loop"),
+        threading.Event(),
+        threading.Event(),
+    )
     gate = llama.gate
     assert gate.knows_loop
 

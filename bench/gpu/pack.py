@@ -21,6 +21,8 @@ LEFT_OUT = (
     *("models", "docs", "media", "tests", "benches", "gguf-py", ".git", ".github"),
     *("tools/ui/src", "tools/ui/tests", "tools/ui/static", "tools/ui/package-lock.json"),
 )
+# What may go along where a GPU is lent for a while, with the checkout itself, which is some MiB.
+MOST_BYTES = 58 << 20
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
@@ -72,8 +74,19 @@ def main() -> None:
     pack_source(source_archive(), options.to / SOURCE)
     if options.python:
         download_wheels(options.to / "wheels", options.python, cmake=options.cmake)
-    size = sum(file.stat().st_size for file in options.to.rglob("*") if file.is_file())
-    print(f"{options.to}: {size / 1e6:.0f} MB")
+    print(f"{options.to}: {checked_size(options.to) / (1 << 20):.0f} MiB")
+
+
+def checked_size(pack: Path) -> int:
+    """In bytes. Exits where it is too large to be taken along."""
+    sizes = {file: file.stat().st_size for file in pack.rglob("*") if file.is_file()}
+    if (total := sum(sizes.values())) > MOST_BYTES:
+        largest = sorted(sizes, key=lambda file: sizes[file])[-3:]
+        sys.exit(
+            f"{pack}: {total >> 20} MiB, more than {MOST_BYTES >> 20}; leave out --cmake, or of "
+            f"{', '.join(file.name for file in largest)} what is there already"
+        )
+    return total
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pytest
 from bench.gpu.ballast import memory, take
 from bench.gpu.bigmodel import MODELS, repeated
 from bench.gpu.build import build_gate
-from bench.gpu.pack import pack_source, wanted
+from bench.gpu.pack import MOST_BYTES, checked_size, pack_source, wanted
 from bench.gpu.report import report
 from bench.gpu.work import GO_ON, Results
 from proxy.catalog.gguf_reader import read_header
@@ -139,6 +139,30 @@ def test_ballast_leaves_free_what_it_should(tmp_path: Path) -> None:
 )
 def test_what_goes_into_the_pack(name: str, expected: bool) -> None:
     assert wanted(name) == expected
+
+
+def test_a_pack_that_is_too_large_is_told_of(tmp_path: Path) -> None:
+    with (tmp_path / "large.whl").open("wb") as file:
+        file.truncate(MOST_BYTES)
+    assert checked_size(tmp_path) == MOST_BYTES
+
+    (tmp_path / "small.whl").write_bytes(b"x")
+
+    with pytest.raises(SystemExit, match=r"more than 58; leave out --cmake, or of .*large\.whl"):
+        checked_size(tmp_path)
+
+
+def test_the_pack_can_be_taken_along(tmp_path: Path, thorough: bool) -> None:
+    """With the wheels for a machine that has nothing but Python, CMake and a compiler."""
+    if not thorough:
+        pytest.skip("it packs for a minute, and downloads 25 MB: --thorough")
+    command = (sys.executable, "-m", "bench.gpu.pack", "--python", "3.12", "--to", str(tmp_path))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / "llama.cpp.tar.xz") as source:
+        assert "llama.cpp/ggml/src/ggml-cuda/CMakeLists.txt" in source.getnames()
+    assert [*(tmp_path / "wheels").glob("*.whl")]
 
 
 def test_models_have_the_sizes_of_the_real_ones() -> None:

@@ -4,19 +4,22 @@ disk may not be mounted, a folder may be filled later."""
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from proxy.engine.build_options import NO_CACHE, has_expert_cache
 from proxy.engine.environment import not_seen
 from proxy.engine.llama_args import config_files, refused_config
 from proxy.errors import reason_of
-from proxy.files import read_small
+from proxy.files import open_regular, read_small
 from proxy.policy.load import Loaded
 from proxy.policy.problems import ENVIRONMENT, Problem
 from proxy.policy.sources import MOST_BYTES
 
 LIBDIR: Final = "engine.libdir"
+BACKENDS: Final = "engine.backends["
 SERVER: Final = "libllama-server-impl.so"
+LIBRARY: Final = b"\x7fELF"
 NOT_SEEN: Final = "workers do not see it; use args of a model, or env where its engine is a command"
 
 
@@ -33,10 +36,8 @@ def warnings_of(loaded: Loaded, env: Mapping[str, str]) -> tuple[Problem, ...]:
         except OSError as error:
             found.append(replace(place, message=f"{reason_of(error)}: {path}"))
         else:
-            if place.key == LIBDIR and not (path / SERVER).exists():
-                found.append(
-                    replace(place, message=f"no hosted model loads: no {SERVER} in {path}")
-                )
+            if why := _why_no_libraries(path, place.key):
+                found.append(replace(place, message=f"no hosted model loads: {why}"))
     for program, place in loaded.programs:
         if not shutil.which(program, path=env.get("PATH")):
             found.append(replace(place, message=f"there is no program {program}"))
@@ -46,6 +47,19 @@ def warnings_of(loaded: Loaded, env: Mapping[str, str]) -> tuple[Problem, ...]:
         found.insert(0, Problem(str(folder), None, "", empty))
     unseen = [Problem(ENVIRONMENT, None, name, NOT_SEEN) for name in not_seen(env)]
     return (*found, *loaded.notes, *_of_caches(loaded), *unseen, *_of_config_files(env))
+
+
+def _why_no_libraries(path: Path, key: str) -> str | None:
+    """Of the libraries that the policies name: why none can be had of `path`."""
+    if key == LIBDIR and not (path / SERVER).exists():
+        return f"no {SERVER} in {path}"
+    if not key.startswith(BACKENDS):
+        return None
+    try:
+        with open_regular(path) as file:
+            return None if file.read(len(LIBRARY)) == LIBRARY else f"{path} is no library"
+    except OSError as error:
+        return reason_of(error)
 
 
 def _of_caches(loaded: Loaded) -> list[Problem]:

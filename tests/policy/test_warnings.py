@@ -1,5 +1,6 @@
 """What good policies name that is not there, and what else is better known."""
 
+import os
 from pathlib import Path
 
 from proxy.policy.load import load
@@ -58,13 +59,30 @@ command = [
 stop_command = ["/nowhere/stop"]
 """
     )
-    (tmp_path / "there.so").touch()
+    (tmp_path / "there.so").write_bytes(b"\x7fELF...")
 
     assert told(file, PATH=f"/bin:{tmp_path}") == [
         f"{file}:2: engine.libdir: no such file or directory: {tmp_path}/lib",
         f"{file}:3: engine.backends[1]: no such file or directory: {tmp_path}/nowhere.so",
         f"{file}:6: models.a.command[0]: there is no program no-such-server",
         f"{file}:13: models.b.stop_command[0]: there is no program /nowhere/stop",
+    ]
+
+
+def test_backends_that_are_no_libraries(tmp_path: Path) -> None:
+    (tmp_path / "text.so").write_text("hello")
+    (tmp_path / "empty.so").touch()
+    (tmp_path / "folder.so").mkdir()
+    os.mkfifo(tmp_path / "pipe.so")
+    file = tmp_path / "p.toml"
+    file.write_text('[engine]\nbackends = ["text.so", "empty.so", "folder.so", "pipe.so"]\n')
+
+    place = f"{file}:2: engine.backends"
+    assert told(file) == [
+        f"{place}[0]: no hosted model loads: {tmp_path}/text.so is no library",
+        f"{place}[1]: no hosted model loads: {tmp_path}/empty.so is no library",
+        f"{place}[2]: no hosted model loads: {tmp_path}/folder.so is no regular file",
+        f"{place}[3]: no hosted model loads: {tmp_path}/pipe.so is no regular file",
     ]
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from proxy.engine import installed
 from proxy.engine.build_options import NO_CACHE, has_expert_cache
 from proxy.engine.environment import not_seen
 from proxy.engine.llama_args import config_files, refused_config
@@ -18,7 +19,6 @@ from proxy.policy.sources import MOST_BYTES
 
 LIBDIR: Final = "engine.libdir"
 BACKENDS: Final = "engine.backends["
-SERVER: Final = "libllama-server-impl.so"
 LIBRARY: Final = b"\x7fELF"
 NOT_SEEN: Final = "workers do not see it; use args of a model, or env where its engine is a command"
 
@@ -51,8 +51,8 @@ def warnings_of(loaded: Loaded, env: Mapping[str, str]) -> tuple[Problem, ...]:
 
 def _why_no_libraries(path: Path, key: str) -> str | None:
     """Of the libraries that the policies name: why none can be had of `path`."""
-    if key == LIBDIR and not (path / SERVER).exists():
-        return f"no {SERVER} in {path}"
+    if key == LIBDIR and (missing := installed.lacking(path)):
+        return f"no lib{missing[-1]}.so in {path}"
     if not key.startswith(BACKENDS):
         return None
     try:

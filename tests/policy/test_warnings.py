@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from proxy.engine.installed import LIBRARIES
 from proxy.policy.load import load
 from proxy.policy.warnings import warnings_of
 from tests.support.cache_build import cache_build
@@ -94,8 +95,18 @@ def test_a_llama_cpp_without_its_server_as_a_library(tmp_path: Path) -> None:
     why = f"no hosted model loads: no libllama-server-impl.so in {libdir}"
     assert told(file) == [f"{file}:2: engine.libdir: {why}"]
 
-    (libdir / "libllama-server-impl.so").touch()
+    for name in LIBRARIES:
+        (libdir / f"lib{name}.so").touch()
     assert told(file) == []
+
+    (libdir / "libggml-cpu.so").rename(libdir / "libggml-cpu-haswell.so")
+    assert told(file) == []
+
+    (libdir / "libllama.so").unlink()
+    (libdir / "libllama.so").symlink_to("nowhere")
+    assert told(file) == [
+        f"{file}:2: engine.libdir: no hosted model loads: no libllama.so in {libdir}"
+    ]
 
 
 def test_a_folder_without_policies(tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def _of_caches(loaded: Loaded) -> list[Problem]:
     policies = loaded.readable
     if not loaded.caches or policies is None or has_expert_cache(policies.engine.libdir):
         return []
-    return [replace(place, message=f"no effect: {NO_CACHE}") for place in loaded.caches]
+    told = {(note.file, note.line, note.key) for note in loaded.notes}  # of a command's
+    places = [each for each in loaded.caches if (each.file, each.line, each.key) not in told]
+    return [replace(place, message=f"no effect: {NO_CACHE}") for place in places]
 
 
 def _of_config_files(env: Mapping[str, str]) -> list[Problem]:

@@ -10,7 +10,7 @@ from tests.support.cache_build import cache_build
 
 
 def told(path: Path, **variables: str) -> list[str]:
-    env = {"HOME": str(path.parent), **variables}
+    env = {"HOME": str(path.parent), "PATH": "/bin", **variables}
     return [str(warning) for warning in warnings_of(load(path, env), env)]
 
 
@@ -172,6 +172,15 @@ moe_cache = 0
         f"{file}:2: defaults.moe_cache: {why}",
         f"{file}:4: models.a.moe_cache: {why}",
     ]
+
+    of_command = """[models.d]
+engine = "command"
+command = ["sh", "{port}"]
+moe_cache = "4GiB"
+"""
+    file.write_text(of_command)
+    (note,) = told(file)
+    assert note.startswith(f"{file}:4: models.d.moe_cache: only hosted models have it")
 
     file.write_text(f'{text}[engine]\nlibdir = "{cache_build()}"\n')
     assert told(file) == []

@@ -67,8 +67,10 @@ class Nvcc:
     @classmethod
     def found(cls) -> "Nvcc | None":
         """The system's; None where there is none, or the index's is wanted."""
+        if os.environ.get("CUDACXX") == CHOOSE_INDEX:
+            return None
         path = system_tools.find(system_tools.TOOLS["CUDA compiler (nvcc)"])
-        if path is None or os.environ.get("CUDACXX") == CHOOSE_INDEX:
+        if path is None:
             return None
         said = subprocess.run([path, "--list-gpu-code"], capture_output=True, text=True).stdout
         known = frozenset(int(number) for number in re.findall(r"sm_(\d+)", said))

@@ -90,11 +90,12 @@ TOOLS = {
     "ROCm (hipconfig)": Tool(
         ("hipconfig", "/opt/rocm/bin/hipconfig"),
         {
-            "Debian/Ubuntu": "hipcc libhipblas-dev librocblas-dev",
+            "Debian/Ubuntu": "rocm-hip-sdk (from AMD's repository, repo.radeon.com)",
             "Fedora": "rocm-hip-devel hipblas-devel rocblas-devel",
             "Arch": "rocm-hip-sdk",
             "openSUSE": "rocm-hip-sdk (from AMD's repository)",
         },
+        minimum=(6, 1),  # ggml/src/ggml-hip/CMakeLists.txt
     ),
 }
 # What a build for a kind of GPU needs besides.
@@ -159,11 +160,14 @@ def this_system(release: Path = Path("/etc/os-release")) -> str | None:
 
 
 def find(tool: Tool) -> str | None:
-    """The path of the first program of `tool` that is there."""
-    named = os.environ.get(tool.variable, "") if tool.variable else ""
-    for name in (*named.split()[:1], *tool.programs):
+    """The path of the first program of `tool` that is there. Raises Failure where its variable
+    names another that is not."""
+    named = os.environ.get(tool.variable, "").split()[:1] if tool.variable else []
+    for name in (*named, *tool.programs):
         if path := shutil.which(name) or (name if os.path.isfile(name) else None):
             return path
+        if name in named:
+            raise Failure(f"{tool.variable} names {name}, which is no program here")
     return None
 
 

@@ -234,7 +234,7 @@ class Controller:
             spawn(self._reload(backend, keys), name=f"{backend.id}:reload")
         if not backend.engine.live_moves:
             why = backend.engine.why_no_moves
-            log.info("no_live_moves", backend=backend.id, model=backend.name, why=why)
+            log.info("no_live_moves", backend=backend.id, model=backend.options.model, why=why)
 
     def policy_split(self, backend: Backend) -> Split:
         """What the policies say of this backend's weights, experts or not."""

@@ -19,10 +19,12 @@ from proxy.policy.model import (
     Server,
 )
 from proxy.policy.problems import KeyPath, Problem
-from proxy.policy.schema import Field
+from proxy.policy.schema import Field, Kind
 from proxy.policy.values import Folders, convert
 from proxy.split import AUTO
 
+# A size that nobody wants of anything that takes memory.
+FEW_BYTES: Final = 1 << 20
 # What a variant does not take over: how its base is called and found.
 NOT_OF_A_BASE: Final = ("path", "base", "aliases")
 # A folder that is made when it is first needed.
@@ -88,6 +90,9 @@ def _convert_entry(settings: Settings, entry: Entry, folders: Folders) -> None:
     value = convert(entry.field, entry.value, folders, report)
     if entry.path not in settings.spoiled:
         settings.values[entry.path] = value
+        said, is_size = entry.value, entry.field.kind in (Kind.SIZE, Kind.SIZE_OR_AUTO)
+        if is_size and isinstance(said, int) and 0 < said < FEW_BYTES:
+            settings.note(entry.path, f'{said} is a number of bytes; or "{said}MiB"?')
 
 
 def named_paths(settings: Settings) -> Iterator[tuple[Path, Problem]]:

@@ -73,7 +73,7 @@ async def test_every_loop_goes_on_after_it_failed(
     owner, name = {
         "memory": (proxy.services.memory, "_poll"),
         "rates": (proxy.services.rates, "sample"),
-        "catalog": (catalog_watch, "_identity"),
+        "catalog": (catalog_watch, "_present"),
         "policies": (proxy.services.policies, "take"),
     }[loop]
     work, calls = getattr(owner, name), []

@@ -9,40 +9,22 @@ from pathlib import Path
 import pytest
 
 from proxy.clock import RealClock
-from proxy.control.speed_curve import Curve, Point
+from proxy.control.speed_curve import Curve
 from proxy.control.speed_learned import LearnedSpeeds, learned_floor, use_file
-from proxy.control.speed_store import device_ids, engine_id, model_id, save
+from proxy.control.speed_store import save
 from proxy.control.speed_use import FADES_S, KEPT, LEAST, SPACING_S
-from proxy.engine.types import Device, LoadOptions
+from proxy.engine.types import LoadOptions
 from proxy.observe.rates import Written
 from proxy.pool.state import Backend
+from tests.control.conftest import CARD, HOST
 from tests.support.guard import until
 from tests.support.llama import rpc_server
 from tests.support.models import model
 from tests.support.policies import policies
 from tests.support.proxy import Proxy, proxy
 
-CARD = Device("CUDA0", "some card", "gpu", 8 << 30, 7 << 30)
-HOST = Device("CPU", "some processor", "cpu", None, None)
 OPTIONS = LoadOptions(model="m", path=model(), ctx=512, parallel=1)
 NOW_S = time.time()
-
-
-@pytest.fixture
-def curve() -> Curve:
-    return Curve(
-        model="m",
-        model_id=model_id(model()),
-        devices=device_ids([CARD, HOST]),
-        engine=engine_id(),
-        at="2026-11-23T16:00:00+00:00",
-        block_count=12,
-        ctx=512,
-        prompt_tokens=64,
-        generated_tokens=16,
-        rounds=3,
-        points=(Point(0, 50, 100, 0.1), Point(5, 90, 200), Point(12, 60, 200)),
-    )
 
 
 def used(state: Path, **speeds: float) -> Path:

@@ -105,3 +105,18 @@ def test_rocm_keeps_what_the_user_has_set(path: Path, monkeypatch: pytest.Monkey
     monkeypatch.delenv("HIPCXX", raising=False)
 
     assert system_tools.rocm_environment() == {"HIPCXX": "/opt/rocm/clang", "HIP_PATH": "/mine"}
+
+
+def test_a_variable_that_names_no_program_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one in its place would be what the user did not want."""
+    monkeypatch.setenv("CUDACXX", "/nowhere/nvcc")
+
+    with pytest.raises(Failure, match="CUDACXX names /nowhere/nvcc, which is no program here"):
+        system_tools.find(system_tools.TOOLS["CUDA compiler (nvcc)"])
+
+
+def test_a_rocm_that_is_too_old_is_told_before_the_build(path: Path) -> None:
+    program(path, "hipconfig", "5.2.21153-0")
+
+    with pytest.raises(Failure, match=r"too old: 5\.2 at .*, needed is 6\.1\.\n.*AMD's repository"):
+        system_tools.check(("ROCm (hipconfig)",), "Debian/Ubuntu")

@@ -149,3 +149,12 @@ command = ['x', '{port}', '{prot}', '{pid}', '{"a":{}}']
         ("models.a.command[3]", "{pid} stays as it is; what is "),
         ("models.a.stop_command[0]", "{PID} stays as it is; what is "),
     ]
+
+
+def test_a_size_that_was_meant_in_other_units_is_noted(load_text: LoadText) -> None:
+    text = "[defaults]\nmoe_cache = 2048\n[devices]\nreserve = 512\nlow = 0\n"
+    notes = [(p.line, p.message) for p in load_text(text).notes]
+
+    assert (2, '2048 is a number of bytes; or "2048MiB"?') in notes
+    assert (4, '512 is a number of bytes; or "512MiB"?') in notes
+    assert not any(line == 5 for line, _ in notes)

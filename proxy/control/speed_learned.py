@@ -19,6 +19,7 @@ from proxy.clock import Clock
 from proxy.control.speed_curve import floor_of
 from proxy.control.speed_store import device_ids, engine_id, file_of, load, model_id, write_whole
 from proxy.control.speed_use import (
+    KEPT,
     LEAST,
     MOST_DEPTH,
     NOISE,
@@ -80,9 +81,11 @@ class LearnedSpeeds:
             return
         at_s = int(self._clock.wall().timestamp())  # never in the future
         figures = self._new.setdefault(backend.name, {}).setdefault(split, [])
-        if figures and at_s - figures[-1][0] < SPACING_S:
+        # Where the clock was put back, the last one is of a time that is yet to come.
+        if figures and 0 <= at_s - figures[-1][0] < SPACING_S:
             return
         figures.append((at_s, round(speed, 3)))
+        del figures[:-KEPT]  # where there is nowhere to keep them, they are not to pile up
         since_s = self._since_s.setdefault(backend.name, self._clock.now())
         if backend.name not in self._files or self._clock.now() - since_s > SAVED_S:
             self._since_s[backend.name] = self._clock.now()

@@ -8,7 +8,8 @@ found.
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -54,11 +55,19 @@ def engine_id(libdir: Path | None = None, backends: Iterable[Path] = ()) -> str:
 
 def _llama_cpp(libdir: Path | None) -> str:
     if libdir is not None:
-        return f"llama.cpp in {libdir}"
+        return " ".join((f"llama.cpp in {libdir}", *_builds(libdir)))
     try:
         return f"llama-cpp-python {version('llama-cpp-python')}"
     except PackageNotFoundError:
         return "unknown"
+
+
+def _builds(libdir: Path) -> Iterator[str]:
+    """What tells a build from one that is put into its folder later. Asks the disk."""
+    for name in ("libllama.so", "libggml-base.so"):
+        with suppress(OSError):
+            found = (libdir / name).stat()
+            yield f"{found.st_size}@{int(found.st_mtime)}"
 
 
 def file_of(state: Path, model: str, devices: Iterable[str], engine: str) -> Path:

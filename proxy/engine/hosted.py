@@ -186,7 +186,7 @@ class HostedEngine:
         LoadFailed."""
         options = self._options
         model = options.model
-        if why := _why_unreadable(options):
+        if why := _why_unreadable(options) or _why_no_backend(options.backends):
             raise LoadFailed(f"model {model!r} cannot be loaded: {why}")
         if found := refusals(options.args, os.environ, unsafe=options.unsafe_args):
             raise LoadFailed("\n".join((f"model {model!r} cannot be loaded:", *found)))
@@ -315,4 +315,14 @@ def _why_unreadable(options: LoadOptions) -> str | None:
             )
         except (OSError, ValueError) as error:  # ValueError: a name with a NUL
             return f"its {what} cannot be read: {path}: {reason_of(error)}"
+    return None
+
+
+def _why_no_backend(files: Sequence[Path]) -> str | None:
+    """Opening a pipe to load it would wait for ever."""
+    for file in files:
+        try:
+            check_regular(file)
+        except OSError as error:
+            return f"the backend {file} is not used: {reason_of(error)}"
     return None

@@ -3,6 +3,15 @@
 import importlib.util
 import shutil
 from pathlib import Path
+from typing import Final
+
+# Those of a hosted worker, in the order in which it opens them: a library's own dependencies are
+# then already there, whatever its RPATH says.
+LIBRARIES: Final = (
+    *("ggml-base", "ggml-cpu", "ggml", "llama", "mtmd", "llama-common", "llama-server-impl"),
+)
+# The CPU's backend may be several files, of which one fits.
+CPU_VARIANTS: Final = "libggml-cpu-*.so"
 
 
 def folder(name: str) -> Path | None:
@@ -24,3 +33,11 @@ def program(name: str) -> str:
     if not found:
         raise LookupError(f"{name} is missing; make setup builds it")
     return found
+
+
+def lacking(libdir: Path) -> list[str]:
+    """Which of LIBRARIES a folder does not have, nor others in their place. Asks the disk."""
+    there = {name for name in LIBRARIES if (libdir / f"lib{name}.so").exists()}
+    if any(libdir.glob(CPU_VARIANTS)):
+        there.add("ggml-cpu")
+    return [name for name in LIBRARIES if name not in there]

@@ -29,6 +29,9 @@ _UNSAFE: Final[Mapping[str, Unsafe]] = {
 }
 # Whatever else begins with a dash, a number or a text, is a value.
 _OPTION: Final = re.compile(r"--?[A-Za-z][\w.-]*")
+# What a shell makes two words of, or one. llama-server looks for an option of that whole name.
+_TOGETHER: Final = re.compile(r"\s*(--?[A-Za-z][\w.-]*)(?:\s*=|\s)\s*(.*)", re.DOTALL)
+_SPACED: Final = re.compile(r"\s+(--?[A-Za-z][\w.-]*)()")
 # A line of a config file: `key = value`, and a comment where it ends in one.
 _CONFIG_LINE: Final = re.compile(r"([A-Za-z_][\w.-]*)[ \t]*=[ \t]*(.*?)[ \t]*(?:[;#].*)?")
 # The sections that count for a server with one model; the first one has no header.
@@ -36,26 +39,39 @@ _CONFIG_SECTIONS: Final = ("default", "*")
 
 
 def option_of(argument: str) -> str:
-    """The option that llama-server takes `argument` for: it reads _ as -, and we any = as the end
-    of a name, so that it can be told that it is refused for what it is."""
-    if not argument.startswith("--"):
-        return argument
-    return argument.partition("=")[0].replace("_", "-")
+    """The option that llama-server takes `argument` for, which reads _ as -, or would if its value
+    did not stand in the same string: then it can be told that it is refused for what it is."""
+    together = _apart(argument)
+    option = together[0] if together else argument
+    return option.replace("_", "-") if option.startswith("--") else option
+
+
+def _apart(argument: str) -> tuple[str, str] | None:
+    """An option and its value, if it has one, where both stand in one string; None where they do
+    not, and for texts that only look like that."""
+    match = _TOGETHER.fullmatch(argument) or _SPACED.fullmatch(argument)
+    if match is None:
+        return None
+    option = match[1].replace("_", "-") if match[1].startswith("--") else match[1]
+    known = option in HARMLESS or option in _BY_NAME or option in _UNSAFE
+    return (match[1], match[2]) if known or argument == f"{match[1]}={match[2]}" else None
 
 
 def refused_args(args: Sequence[str]) -> Iterator[tuple[int, str]]:
     """The index of each argument that a hosted model cannot have, and a sentence that says why."""
     for index, argument in enumerate(args):
-        option = option_of(argument)
+        option, together = option_of(argument), _apart(argument)
         row = _BY_NAME.get(option)
-        if row is None:
-            continue
-        _, has_value, value = argument.partition("=")
-        if not has_value:
+        if together:
+            value = together[1]
+        else:
             value = args[index + 1] if index + 1 < len(args) else ""
-        if value.lower() not in row.harmless:
+        if row is not None and value.lower() not in row.harmless:
             use = row.instead or 'engine = "command" where it is needed'
             yield index, f"{option} is not for hosted models: {row.why}; use {use}"
+        elif together:
+            words = ", ".join(f'"{word}"' for word in together if word)
+            yield index, f"llama-server does not know it written like that; write {words}"
 
 
 def unsafe_args(args: Sequence[str]) -> Iterator[tuple[int, str]]:

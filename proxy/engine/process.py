@@ -182,9 +182,9 @@ class ChildProcess:
         known, and the child's last words."""
         cause = self.cause
         because = f": {cause}" if cause else ""
-        return LoadFailed(
-            f"{what}{because}\n{self.words.quoted()}", killed=self._killed_from_outside
-        )
+        words = self.words.quoted()
+        said = "" if words == f"worker: {cause}" else f"\n{words}"  # once is enough
+        return LoadFailed(f"{what}{because}{said}", killed=self._killed_from_outside)
 
     @property
     def cause(self) -> str | None:

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 # after DEBOUNCE_MS.
 STEP_MS: Final = 75
 DEBOUNCE_MS: Final = 100
-# We look without an event too: for what is mounted over a folder that is watched, and for what
-# happens just while one folder to watch takes the place of another.
+# We look without an event too: for what is mounted over a folder that is watched.
 RECHECK_MS: Final = 5000
 # ... and so often where events are not told: by some file systems, and where the machine has no
 # watches left to give.
@@ -87,7 +86,21 @@ async def _occasions(path: Path | None, env: Mapping[str, str]) -> AsyncGenerato
                     recursive=False,
                 )
             ) as events:
-                yield  # for what happened before it was told
+                # It watches from its first step on. What happened before sends no event, and is
+                # looked for after that.
+                first = asyncio.gather(anext(events), return_exceptions=True)
+                try:
+                    await asyncio.sleep(0)
+                    yield
+                    (failed,) = await first
+                finally:
+                    first.cancel()
+                    await asyncio.wait((first,))
+                if isinstance(failed, BaseException):
+                    raise failed
+                yield
+                if await POLICIES.run(_scope, path, env) != scope:
+                    continue
                 async for _ in events:
                     yield
                     if await POLICIES.run(_scope, path, env) != scope:

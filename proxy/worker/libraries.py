@@ -7,11 +7,9 @@ from proxy.engine import installed
 from proxy.worker import releases
 from proxy.worker.backends import INIT
 
-# Dependency order: a library's own dependencies are then already there, whatever its RPATH says.
-# "ggml-cpu" is not there where the CPU's backend is several files, of which one fits.
 GGML = "ggml"
-LOAD_ORDER = ("ggml-base", "ggml-cpu", GGML, "llama", "mtmd", "llama-common", "llama-server-impl")
-CPU_FILES, CPU_VARIANTS = "libggml-cpu*.so", "libggml-cpu-*.so"
+LOAD_ORDER, CPU_VARIANTS = installed.LIBRARIES, installed.CPU_VARIANTS
+CPU_FILES = "libggml-cpu*.so"
 BACKENDS = ("cuda", "hip", "musa", "vulkan", "metal", "sycl", "opencl", "cann", "blas", "rpc")
 
 
@@ -38,8 +36,7 @@ def open_ggml(libdir: Path) -> dict[str, c.CDLL]:
     """The first of LOAD_ORDER, up to ggml, by name, and the backends that it is linked to."""
     variants = [*libdir.glob(CPU_VARIANTS)]
     order = [name for name in LOAD_ORDER if name != "ggml-cpu" or not variants]
-    missing = [name for name in order if not _file(libdir, name).exists()]
-    if missing:
+    if missing := installed.lacking(libdir):
         raise LlamaError(releases.why_missing(libdir, missing))
     loaded = {name: _load(libdir, name) for name in order[: order.index(GGML)]}
     # One that can be a backend by itself is linked to by nobody: if its driver is missing, that is

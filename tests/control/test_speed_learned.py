@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from proxy.clock import RealClock
 from proxy.control.speed_curve import Curve
 from proxy.control.speed_learned import LearnedSpeeds, learned_floor, use_file
 from proxy.control.speed_store import save
-from proxy.control.speed_use import FADES_S, LEAST
+from proxy.control.speed_use import FADES_S, KEPT, LEAST, SPACING_S
 from proxy.engine.types import LoadOptions
 from proxy.observe.rates import Written
 from proxy.pool.state import Backend
@@ -106,6 +107,47 @@ async def test_what_an_answer_has_shown_is_known_after_a_restart(tmp_path: Path)
             await second.post("/admin/models/m/load")
             await second.until_ready(moe_cpu_layers=2)
             assert await speed(second) == round(kept, 2)
+
+
+class PutBack(RealClock):
+    """The machine's clock, which is put to other times."""
+
+    wall_s = NOW_S
+
+    def wall(self) -> datetime:
+        return datetime.fromtimestamp(self.wall_s, UTC)
+
+
+async def test_a_clock_that_is_put_back_does_not_end_learning(tmp_path: Path) -> None:
+    clock = PutBack()
+    speeds = LearnedSpeeds(state=lambda: tmp_path, devices_of=lambda _: [CARD], clock=clock)
+    backend = Backend("b1", OPTIONS)
+    file = speeds._files[backend.name] = tmp_path / "x.use.json"
+    speeds.note(backend, 6, Written(50.0, 1, 10))  # which says nothing: the split was another one
+    for wall_s, speed in (
+        (NOW_S + 86400, 1.0),
+        (NOW_S, 50.0),
+        (NOW_S + 5, 9.0),
+        (NOW_S + 20, 60.0),
+    ):
+        clock.wall_s = wall_s
+        speeds.note(backend, 6, Written(speed, 1, 10))
+    await speeds.close()
+
+    assert json.loads(file.read_text())["splits"] == {
+        "6": [[int(NOW_S), 50.0], [int(NOW_S + 20), 60.0]]
+    }
+
+
+async def test_what_can_be_kept_nowhere_does_not_pile_up(tmp_path: Path) -> None:
+    clock = PutBack()
+    speeds = LearnedSpeeds(state=lambda: tmp_path, devices_of=lambda _: [CARD], clock=clock)
+    backend = Backend("b1", replace(OPTIONS, path=tmp_path / "gone.gguf"))
+    for _ in range(2 * KEPT):
+        clock.wall_s += SPACING_S
+        speeds.note(backend, 6, Written(50.0, 1, 10))
+
+    assert len(speeds._new[backend.name][6]) == KEPT
 
 
 def test_what_is_fast_by_a_cache_says_nothing_of_whole_layers(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from proxy.control.speed_curve import CachePoint, Curve
 from proxy.control.speed_store import (
+    engine_id,
     file_of,
     load,
     measured_share,
@@ -62,3 +63,13 @@ def test_a_curve_from_before_there_were_caches_is_read(curve: Curve, tmp_path: P
     path.write_text(path.read_text().replace('"caches": []', '"more": 1'))
 
     assert load(path) == curve
+
+
+def test_another_build_in_the_same_folder_is_another_engine(tmp_path: Path) -> None:
+    library = tmp_path / "libllama.so"
+    library.write_bytes(b"one")
+    before = engine_id(tmp_path)
+    assert engine_id(tmp_path) == before
+
+    library.write_bytes(b"another")
+    assert engine_id(tmp_path) != before

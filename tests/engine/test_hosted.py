@@ -65,6 +65,20 @@ async def test_what_a_worker_cannot_have_is_refused_before_it_is_started(
     assert reasons[2].startswith(f"{config}: ")
 
 
+async def test_a_backend_that_is_no_file_is_told_without_a_worker(folder: Path) -> None:
+    """Of a pipe, its loader would wait for ever."""
+    os.mkfifo(folder / "pipe.so")
+    for backend, why in (("pipe.so", "is no regular file"), ("gone.so", "no such file")):
+        engine = hosted(folder, model(layers=4), backends=(folder / backend,))
+
+        with pytest.raises(
+            LoadFailed, match=rf"the backend {folder}/{backend} is not used: .*{why}"
+        ):
+            await engine.start()
+
+        assert engine.pid is None
+
+
 async def test_the_reason_is_in_its_own_words(folder: Path) -> None:
     bad = folder / "bad.gguf"
     bad.write_bytes(b"GGUF" + bytes(100))

@@ -75,6 +75,9 @@ def test_variables_are_the_ones_that_it_reads(help_text: str) -> None:
         ("--ctx-size", "--ctx-size"),
         ("--ctx_size", "--ctx-size"),
         ("--ctx-size=4096", "--ctx-size"),
+        ("--ctx_size 4096", "--ctx-size"),
+        (" -c", "-c"),
+        ("-c=4096", "-c"),
     ],
 )
 def test_each_spelling_is_refused_with_what_to_use_instead(written: str, option: str) -> None:
@@ -96,8 +99,41 @@ def test_what_changes_nothing_may_stand() -> None:
     assert why("--fit", "off", "--load-mode", "mmap+mlock", "--sleep-idle-seconds", "-1") == []
     assert why("--log-verbosity", "4", "--warmup", "--slots", "--no-repack") == []
     assert why("--device", "CUDA0", "-ts", "3,1", "--pooling", "mean", "") == []
-    assert why("-ngl", "99", "--n-gpu-layers=999", "--gpu-layers", "all") == []
+    assert why("-ngl", "99", "--n-gpu-layers", "999", "--gpu-layers", "all") == []
     assert len(why("--fit", "on", "--load-mode", "none", "-lv", "1")) == 3
+
+
+@pytest.mark.parametrize(
+    ("written", "apart"),
+    [
+        ("--threads 4", '"--threads", "4"'),
+        ("-t=4", '"-t", "4"'),
+        ("--n-gpu-layers=999", '"--n-gpu-layers", "999"'),
+        ("--grammar root ::= x", '"--grammar", "root ::= x"'),
+        ("--jinja ", '"--jinja"'),
+        (" --jinja", '"--jinja"'),
+        ("--of-a-later-version=4", '"--of-a-later-version", "4"'),
+    ],
+)
+def test_an_option_and_its_value_in_one_string(written: str, apart: str) -> None:
+    assert why("-s", "1", written) == [
+        f"2 llama-server does not know it written like that; write {apart}"
+    ]
+
+
+@pytest.mark.llama
+@pytest.mark.parametrize("written", ["--threads 4", "--threads=4", "-t=4", "--jinja ", " --jinja"])
+def test_llama_server_knows_no_such_option(written: str) -> None:
+    command = [program("llama-server"), written, "--version"]
+    said = subprocess.run(command, capture_output=True, check=False)
+    assert said.returncode == 1
+    assert f"invalid argument: {written}\n".encode() in said.stdout + said.stderr
+
+
+def test_texts_that_begin_like_options() -> None:
+    assert (
+        why("-r", "-User says", "-r", "-- the end", "--override-kv", "a=int:1", "-", "-.5 x") == []
+    )
 
 
 # --- what a policy has to allow ---
@@ -113,6 +149,7 @@ def unsafe(*args: str) -> list[str]:
         (("--tools", "all"), "0 --tools: whoever reaches the model runs programs"),
         (("--jinja", "--log_file=x"), "1 --log-file: it has files written"),
         (("--slot-save-path", "/x"), "0 --slot-save-path: whoever reaches the model has files"),
+        (("--log-file x",), "0 --log-file: it has files written"),
         (("--props",), "0 --props: whoever reaches the model changes it for all"),
         (("-hfd", "a/b"), "0 -hfd: it has files fetched"),
         # Of a version that nobody has looked at yet.

@@ -1,14 +1,16 @@
 """What good policies name that is not there, and what else is better known."""
 
+import os
 from pathlib import Path
 
+from proxy.engine.installed import LIBRARIES
 from proxy.policy.load import load
 from proxy.policy.warnings import warnings_of
 from tests.support.cache_build import cache_build
 
 
 def told(path: Path, **variables: str) -> list[str]:
-    env = {"HOME": str(path.parent), **variables}
+    env = {"HOME": str(path.parent), "PATH": "/bin", **variables}
     return [str(warning) for warning in warnings_of(load(path, env), env)]
 
 
@@ -58,13 +60,30 @@ command = [
 stop_command = ["/nowhere/stop"]
 """
     )
-    (tmp_path / "there.so").touch()
+    (tmp_path / "there.so").write_bytes(b"\x7fELF...")
 
     assert told(file, PATH=f"/bin:{tmp_path}") == [
         f"{file}:2: engine.libdir: no such file or directory: {tmp_path}/lib",
         f"{file}:3: engine.backends[1]: no such file or directory: {tmp_path}/nowhere.so",
         f"{file}:6: models.a.command[0]: there is no program no-such-server",
         f"{file}:13: models.b.stop_command[0]: there is no program /nowhere/stop",
+    ]
+
+
+def test_backends_that_are_no_libraries(tmp_path: Path) -> None:
+    (tmp_path / "text.so").write_text("hello")
+    (tmp_path / "empty.so").touch()
+    (tmp_path / "folder.so").mkdir()
+    os.mkfifo(tmp_path / "pipe.so")
+    file = tmp_path / "p.toml"
+    file.write_text('[engine]\nbackends = ["text.so", "empty.so", "folder.so", "pipe.so"]\n')
+
+    place = f"{file}:2: engine.backends"
+    assert told(file) == [
+        f"{place}[0]: no hosted model loads: {tmp_path}/text.so is no library",
+        f"{place}[1]: no hosted model loads: {tmp_path}/empty.so is no library",
+        f"{place}[2]: no hosted model loads: {tmp_path}/folder.so is no regular file",
+        f"{place}[3]: no hosted model loads: {tmp_path}/pipe.so is no regular file",
     ]
 
 
@@ -76,8 +95,18 @@ def test_a_llama_cpp_without_its_server_as_a_library(tmp_path: Path) -> None:
     why = f"no hosted model loads: no libllama-server-impl.so in {libdir}"
     assert told(file) == [f"{file}:2: engine.libdir: {why}"]
 
-    (libdir / "libllama-server-impl.so").touch()
+    for name in LIBRARIES:
+        (libdir / f"lib{name}.so").touch()
     assert told(file) == []
+
+    (libdir / "libggml-cpu.so").rename(libdir / "libggml-cpu-haswell.so")
+    assert told(file) == []
+
+    (libdir / "libllama.so").unlink()
+    (libdir / "libllama.so").symlink_to("nowhere")
+    assert told(file) == [
+        f"{file}:2: engine.libdir: no hosted model loads: no libllama.so in {libdir}"
+    ]
 
 
 def test_a_folder_without_policies(tmp_path: Path) -> None:
@@ -143,6 +172,15 @@ moe_cache = 0
         f"{file}:2: defaults.moe_cache: {why}",
         f"{file}:4: models.a.moe_cache: {why}",
     ]
+
+    of_command = """[models.d]
+engine = "command"
+command = ["sh", "{port}"]
+moe_cache = "4GiB"
+"""
+    file.write_text(of_command)
+    (note,) = told(file)
+    assert note.startswith(f"{file}:4: models.d.moe_cache: only hosted models have it")
 
     file.write_text(f'{text}[engine]\nlibdir = "{cache_build()}"\n')
     assert told(file) == []

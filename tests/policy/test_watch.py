@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import watchfiles.main
 from watchfiles._rust_notify import RustNotify
 
 from proxy.policy import watch as module
@@ -407,6 +408,21 @@ async def test_an_edit_between_loading_and_watching_is_not_lost(
     write(file, 2)
 
     async with watching(file, env, since) as found:
+        assert await found.port() == 2
+
+
+@pytest.mark.usefixtures("events_only")
+async def test_an_edit_just_before_the_watching_begins_is_not_lost(
+    file: Path, env: dict[str, str], watching: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watches(*arguments: Any) -> Any:
+        write(file, 2)
+        return begin(*arguments)
+
+    begin = vars(watchfiles.main)["RustNotify"]
+    monkeypatch.setattr("watchfiles.main.RustNotify", watches)
+
+    async with watching(file, env) as found:
         assert await found.port() == 2
 
 

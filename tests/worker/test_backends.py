@@ -91,7 +91,7 @@ async def test_one_of_another_interface_is_refused_with_both_versions(tmp_path: 
 @pytest.mark.parametrize(
     ("source", "why"),
     [
-        (None, "No such file"),
+        (None, "no such file"),
         ("int nothing;", "it is no backend of its own: it has no ggml_backend_init"),
         (f"{backend_of()} int ggml_backend_score(void) {{ return 0; }}", "another processor"),
         ("void * ggml_backend_init(void) { return 0; }", "its driver does not start"),
@@ -106,7 +106,7 @@ async def test_what_is_no_backend_for_this_machine(
 
     said = await refused(file)
 
-    assert f"the backend {file} is not used:" in said
+    assert said.count(f"the backend {file} is not used:") == 1
     assert why in said
 
 

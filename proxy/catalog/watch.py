@@ -1,4 +1,4 @@
-"""Tells the catalogue to look again when models come or go, within a fraction of a second.
+"""Tells the catalogue to look again when models come or go, within a second or so.
 
 What an event says is not trusted; it only makes the catalogue look. Folders that send no events
 (network file systems) are looked at when somebody asks for a name or a list.
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from watchfiles import Change
 
 # A burst of events (a file that is being written) makes us look this often.
-DEBOUNCE_MS: Final = 400
-STEP_MS: Final = 200  # each look of watchfiles' costs some 40 µs
+DEBOUNCE_MS: Final = 1000
+STEP_MS: Final = 500  # each look of watchfiles' costs some 60 µs
 # Folders that appear or that a policy names anew are noticed after this time at the latest.
 RECHECK_MS: Final = 2000
 

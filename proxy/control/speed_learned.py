@@ -69,6 +69,7 @@ class LearnedSpeeds:
         self._new: dict[Name, dict[int, list[Figure]]] = {}
         self._since_s: dict[Name, float] = {}
         self._files: dict[Name, Path] = {}
+        self._writing = asyncio.Lock()  # a file is read and written anew: one at a time
 
     def note(self, backend: Backend, split: int | None, written: Written) -> None:
         """For the last second or so answers were written so fast, and this is the split now."""
@@ -126,13 +127,15 @@ class LearnedSpeeds:
         return self._files.get(backend.name)
 
     async def _write(self, name: Name) -> None:
-        path, new = self._files.get(name), self._new.get(name)
-        if path is None or not new:
-            return
-        self._new[name] = {split: figures[-1:] for split, figures in new.items()}  # for its spacing
-        now_s = self._clock.wall().timestamp()
-        if await _on_thread(partial(_add, path, new, now_s)) is None:
-            log.warning("speeds_not_kept", file=str(path))
+        async with self._writing:
+            path, new = self._files.get(name), self._new.get(name)
+            if path is None or not new:
+                return
+            # The last one stays, for its spacing.
+            self._new[name] = {split: figures[-1:] for split, figures in new.items()}
+            now_s = self._clock.wall().timestamp()
+            if await _on_thread(partial(_add, path, new, now_s)) is None:
+                log.warning("speeds_not_kept", file=str(path))
 
 
 def use_file(state: Path, options: LoadOptions, devices: Sequence[Device]) -> Path | None:

@@ -457,3 +457,31 @@ async def test_a_pull_that_cannot_be_says_why(rig: CardRig, chromium: Browser) -
 
     await page.sees(".notices .bad")
     assert await page.do("return page.locator('.pull button').first().isEnabled()")
+
+
+async def test_nothing_can_be_written_before_the_file_is_there(
+    rig: CardRig, chromium: Browser
+) -> None:
+    """It would be lost when the file comes."""
+    page = await chromium.open("about:blank")
+    written = await page.do(
+        """
+        let known;
+        await page.route("**/admin/policies/*", async (route) => {
+          await new Promise((resolve) => (known = resolve));
+          await route.continue();
+        });
+        await page.goto(arg);
+        const area = page.locator(".editor textarea");
+        await area.waitFor();
+        const writing = area.fill("[models.a]\\nctx = 'long'");  // waits until it can
+        while (!known) await new Promise((resolve) => setTimeout(resolve, 10));
+        await page.unroute("**/admin/policies/*", { behavior: "ignoreErrors" });
+        known();
+        await writing;
+        await page.locator("#problems .bad").first().waitFor();
+        return area.inputValue();
+        """,
+        f"{rig.proxy.url}/ui/#policies",
+    )
+    assert written == "[models.a]\nctx = 'long'"

@@ -138,6 +138,7 @@ function Editor({ file, version, shown }) {
       )}</ol></div>
       <textarea ref=${area} aria-label=${`Text of ${file}`} aria-describedby="problems" spellcheck="false" wrap="off"
         autocapitalize="off" autocomplete="off" aria-invalid=${problems.length ? "true" : null} value=${text}
+        disabled=${saved === null /* what is written before the file is here would be lost with its coming */}
         onInput=${(event) => setText(event.target.value)}
         onScroll=${(event) => (gutter.current.scrollTop = event.target.scrollTop)}></textarea>
     </div>

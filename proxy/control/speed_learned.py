@@ -141,12 +141,8 @@ class LearnedSpeeds:
 def use_file(state: Path, options: LoadOptions, devices: Sequence[Device]) -> Path | None:
     """Where a model's speeds in use are kept on this machine; None where its file cannot be read.
     Reads two small pieces of files."""
-    try:
-        model = model_id(options.path)
-    except (OSError, GgufError):
-        return None
-    engine = f"{engine_id(options.libdir, options.backends)}\n{processor()} x {os.cpu_count()}"
-    return file_of(state, model, device_ids(devices), engine).with_suffix(".use.json")
+    files = _files_of(state, options, devices)
+    return files[1] if files else None
 
 
 def learned_floor(
@@ -155,17 +151,28 @@ def learned_floor(
     """The least `moe_cpu_layers` that "auto" should use, by what `moe-proxy bench` has measured on
     these devices and what use has shown since. None: nothing speaks against more experts on them.
     """
+    files = _files_of(state, options, devices)
+    if files is None:
+        return None
+    measured, use = files
+    curve = load(measured)
+    points = curve.points if curve else ()
+    used = speeds_of(merged(_read(use), now_s=now_s), LEAST)
+    return floor_of(kept_true(points, used), NOISE) if used else floor_of(points)
+
+
+def _files_of(
+    state: Path, options: LoadOptions, devices: Sequence[Device]
+) -> tuple[Path, Path] | None:
+    """Of a model's measured curve, and of its speeds in use, which another processor has anew."""
     try:
         model = model_id(options.path)
     except (OSError, GgufError):
         return None
-    curve = load(
-        file_of(state, model, device_ids(devices), engine_id(options.libdir, options.backends))
-    )
-    points = curve.points if curve else ()
-    path = use_file(state, options, devices)
-    used = speeds_of(merged(_read(path) if path else {}, now_s=now_s), LEAST)
-    return floor_of(kept_true(points, used), NOISE) if used else floor_of(points)
+    names, engine = device_ids(devices), engine_id(options.libdir, options.backends)
+    here = f"{engine}\n{processor()} x {os.cpu_count()}"
+    use = file_of(state, model, names, here).with_suffix(".use.json")
+    return file_of(state, model, names, engine), use
 
 
 def _read(path: Path) -> Mapping[int, Sequence[Figure]]:

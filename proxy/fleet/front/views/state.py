@@ -21,7 +21,7 @@ def fleet_state(told: Told, home: str | None, own: Mapping[str, Any]) -> dict[st
         "host": host({node: said["host"] for node, said in told.items()}),
         "backends": _each(told, "backends", marked_with_id),
         "warm_workers": summed(said.get("warm_workers") or {} for said in told.values()),
-        "queue": summed(said["queue"] for said in told.values()),
+        "queue": {"waiting": 0, "max": 0} | summed(said["queue"] for said in told.values()),
         "requests": _each(told, "requests", marked_with_id),
         "policies": policies({node: said["policies"] for node, said in told.items()}, home),
         "keys": keys(said.get("keys") or () for said in told.values()),

@@ -74,5 +74,5 @@ def test_a_name_that_is_of_another_type_elsewhere_spoils_nothing() -> None:
 
 
 def test_what_is_no_exposition_is_told() -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="invalid"):
         parsed("<html>moe_proxy")

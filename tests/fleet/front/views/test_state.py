@@ -92,7 +92,11 @@ def test_what_no_node_knows_is_not_known() -> None:
 
 def test_nobody_answers() -> None:
     found = made()
-    assert (found["devices"], found["backends"], found["queue"]) == ([], [], {})
+    assert (found["devices"], found["backends"], found["queue"]) == (
+        [],
+        [],
+        {"waiting": 0, "max": 0},
+    )
     assert found["policies"]["files"] == []
 
 

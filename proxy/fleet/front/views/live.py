@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from proxy.api.merge_patch import difference
 from proxy.fleet.front.views.ids import marked, marked_with_id, of_fleet
-from proxy.fleet.front.views.state import host, policies, summed
+from proxy.fleet.front.views.state import host, policies, queue
 from proxy.observe.events import EventLog
 from proxy.version import own_version
 
@@ -112,7 +112,7 @@ class FleetLive:
             "version": own_version() or "unknown",
             "instance": self._instance,  # another front has other events
             "draining": self.draining,
-            "queue": {"waiting": 0, "max": 0} | summed(each["queue"] for each in proxies.values()),
+            "queue": queue(each["queue"] for each in proxies.values()),
             "policies": policies(told, self._home()),
             "models_seen": self._models_seen,  # another number: there may be other models
             "degraded": [

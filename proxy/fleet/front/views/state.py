@@ -18,12 +18,15 @@ def fleet_state(told: Told, home: str | None, own: Mapping[str, Any]) -> dict[st
     return {
         **own,
         "devices": _each(told, "devices", marked),
-        "host": host({node: said["host"] for node, said in told.items()}),
+        "host": host(_one(told, "host")),
         "backends": _each(told, "backends", marked_with_id),
         "warm_workers": summed(said.get("warm_workers") or {} for said in told.values()),
-        "queue": {"waiting": 0, "max": 0} | summed(said["queue"] for said in told.values()),
+        "queue": {"waiting": 0, "max": 0}
+        | summed(said.get("queue") or {} for said in told.values()),
         "requests": _each(told, "requests", marked_with_id),
-        "policies": policies({node: said["policies"] for node, said in told.items()}, home),
+        "policies": policies(
+            {node: said.get("policies") or {} for node, said in told.items()}, home
+        ),
         "keys": keys(said.get("keys") or () for said in told.values()),
         "unusable_models": _each(told, "unusable_models", marked),
         "degraded": _each(told, "degraded", marked),
@@ -62,6 +65,11 @@ def summed(numbers: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return found
 
 
+def queue(told: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Who waits anywhere."""
+    return {"waiting": 0, "max": 0} | summed(told)
+
+
 def policies(told: Told, home: str | None) -> dict[str, Any]:
     """Those of one node, which are everybody's; what is wrong, wherever it is, once."""
     said = told.get(home or "") or next(iter(told.values()), {})
@@ -97,6 +105,10 @@ def keys(told: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
 
 def _each(told: Told, key: str, mark: Any) -> list[dict[str, Any]]:
     return [mark(node, each) for node, said in told.items() for each in said.get(key) or ()]
+
+
+def _one(told: Told, key: str) -> dict[str, Mapping[str, Any]]:
+    return {node: said.get(key) or {} for node, said in told.items()}
 
 
 def _sum(numbers: Iterable[int | None]) -> int | None:

@@ -1,7 +1,7 @@
 """What came of asking several nodes the same: who answered, who is left out, or that somebody may
 not ask. Pure."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
@@ -50,11 +50,12 @@ class PassedOn(Exception):
 @dataclass(frozen=True, slots=True)
 class Answers:
     """`good` are those to be merged, by node, and `read` what was read of each; `left_out` says of
-    each other node why."""
+    each other node why, but for those that have no such thing, which are `missing`."""
 
     good: Mapping[str, Said]
     read: Mapping[str, Any]
     left_out: Mapping[str, str]
+    missing: Collection[str] = ()
 
     @property
     def warning(self) -> str | None:
@@ -70,6 +71,11 @@ def table_of(said: Said) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ValueError("no JSON object")
     return table
+
+
+def text_of(said: Said) -> str:
+    """Raises ValueError for what is no UTF-8."""
+    return said.body.decode()
 
 
 def sorted_out(told: Iterable[Said], read: Callable[[Said], Any] = table_of) -> Answers:
@@ -98,4 +104,4 @@ def sorted_out(told: Iterable[Said], read: Callable[[Said], Any] = table_of) -> 
     if not good:
         why = ", ".join(f"{node}: {why}" for node, why in left_out.items()) or "it has none"
         raise NobodyAnswers(f"no machine of the fleet answers ({why})", retry_after_s=1.0)
-    return Answers(good, values, left_out)
+    return Answers(good, values, left_out, [each.node for each in missing])

@@ -1,7 +1,7 @@
 """Asks nodes on behalf of a client: with its own headers, so that each node says whether it may."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,7 +27,7 @@ from proxy.fleet.front.views.ids import of_fleet
 from proxy.fleet.front.views.known import KnownNodes
 from proxy.fleet.front.views.live import FleetLive
 from proxy.fleet.front.views.numbers import FrontNumbers
-from proxy.node.names import KEY_HEADER, NODE_HEADER, OWN_HEADER
+from proxy.node.names import CLIENT_HEADER, KEY_HEADER, NODE_HEADER, OWN_HEADER
 from proxy.upstream.call import HOP_BY_HOP, end_to_end
 
 log = structlog.get_logger()
@@ -46,13 +46,15 @@ CHUNK_BYTES: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """What the handlers work with. `home` is the name of the front's own node, if it has one."""
+    """What the handlers work with. `own` are the headers by which a node knows the fleet, `home` is
+    the name of the front's own node, if it has one."""
 
     nodes: Nodes
     known: KnownNodes
     live: FleetLive
     numbers: FrontNumbers
     started_s: float
+    own: Mapping[str, str]
     home: str | None = None
 
 
@@ -189,11 +191,13 @@ def as_it_is(said: Said) -> web.Response:
 
 
 def own_headers(request: web.Request) -> CIMultiDict[str]:
-    """The client's own, without what only the fleet's processes may say."""
+    """The client's own, with what the fleet says beside them, and nobody else may."""
     ours = KEY_HEADER.lower()
     pairs = end_to_end(request.headers, NOT_ON)
     found = CIMultiDict(pair for pair in pairs if not pair[0].lower().startswith(ours))
-    found[OWN_HEADER] = "0"
+    found.extend(request.app[VIEWS].own)
+    found[OWN_HEADER] = "0"  # what the fleet asks itself has another one
+    found[CLIENT_HEADER] = f"{request.remote or ''} {id(request.protocol):x}"
     return found
 
 

@@ -2,7 +2,7 @@
 a byte of the answer is out, another node may be asked."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 
 from proxy.api.middleware import REQUEST_ID
+from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.errors import said_by_engine
 from proxy.errors import BackendDied, Busy, ProxyError, reason_of
 from proxy.fleet.front.answer import Answer
@@ -18,7 +19,9 @@ from proxy.fleet.front.asked import Wanted
 from proxy.fleet.front.body import RequestBody
 from proxy.fleet.front.chooser import RETRY_AFTER_S, Chooser, Chosen
 from proxy.fleet.front.hung import HungWatch, Passing
+from proxy.fleet.front.ids import of_fleet
 from proxy.fleet.front.nodes import FleetNode, Nodes
+from proxy.fleet.front.numbers import FrontNumbers
 from proxy.fleet.front.responses import response_id
 from proxy.node.names import (
     CLIENT_HEADER,
@@ -34,6 +37,7 @@ log = structlog.get_logger()
 
 REQUEST_ONLY_OURS: Final = HOP_BY_HOP | {"content-length", "expect"}
 ANSWER_ONLY_OURS: Final = HOP_BY_HOP | {DRAINING_HEADER.lower()}
+BACKEND: Final = BACKEND_HEADER.lower()
 FLEET: Final = KEY_HEADER.lower()
 # How long a front that knows of no node that answers waits for one, as it does at its start.
 NOBODY_S: Final = 3.0
@@ -47,10 +51,16 @@ class Forward:
     """Passes one front's requests on."""
 
     def __init__(
-        self, nodes: Nodes, chooser: Chooser, hung: HungWatch, own: dict[str, str]
+        self,
+        nodes: Nodes,
+        chooser: Chooser,
+        hung: HungWatch,
+        own: Mapping[str, str],
+        numbers: FrontNumbers,
     ) -> None:
         """`own`: what is said beside each request: the fleet's key, the names of this machine."""
         self._nodes, self._chooser, self._hung = nodes, chooser, hung
+        self._numbers = numbers
         self._own = list(own.items())
 
     async def pass_on(
@@ -74,6 +84,7 @@ class Forward:
                     return await self._ask(request, wanted, body, answer, chosen, request_id)
             except Elsewhere as why:
                 tried[chosen.node.name] = str(why)
+                self._numbers.retried(chosen.node.name)
                 log.warning(
                     "asked_elsewhere", node=chosen.node.name, why=str(why), request_id=request_id
                 )
@@ -140,7 +151,10 @@ class Forward:
             raise Elsewhere("it does not take this fleet's key")
         if status == HTTPStatus.SERVICE_UNAVAILABLE and DRAINING_HEADER in upstream.headers:
             raise Elsewhere("it is about to end")
-        headers = end_to_end(upstream.headers, ANSWER_ONLY_OURS)
+        headers = [
+            (key, of_fleet(node.name, value) if key.lower() == BACKEND else value)
+            for key, value in end_to_end(upstream.headers, ANSWER_ONLY_OURS)
+        ]
         if answer.response is not None and not _streams(upstream):
             # Another node has begun a stream before it went; a status has no place any more.
             return await answer.fail(said_by_engine(await upstream.read(), status))

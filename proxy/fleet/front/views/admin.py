@@ -9,6 +9,7 @@ from aiohttp import web
 from proxy.api.event_stream import follow_events
 from proxy.api.wire import json_response
 from proxy.errors import NotFound
+from proxy.fleet.front.ids import apart, marked_with_id, of_fleet
 from proxy.fleet.front.views.answers import Said, table_of
 from proxy.fleet.front.views.asking import (
     ACTS_S,
@@ -21,7 +22,6 @@ from proxy.fleet.front.views.asking import (
     node_named,
 )
 from proxy.fleet.front.views.gate import Gate
-from proxy.fleet.front.views.ids import apart, marked_with_id, of_fleet
 from proxy.fleet.front.views.state import fleet_state
 from proxy.version import own_version
 

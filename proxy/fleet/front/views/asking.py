@@ -1,7 +1,7 @@
 """Asks nodes on behalf of a client: with its own headers, so that each node says whether it may."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +15,9 @@ from yarl import URL
 from proxy.api.middleware import WARNING
 from proxy.api.wire import BACKEND_HEADER, json_response
 from proxy.errors import NotFound, reason_of
+from proxy.fleet.front.ids import of_fleet
 from proxy.fleet.front.nodes import FleetNode, Nodes
+from proxy.fleet.front.server import Front
 from proxy.fleet.front.views.answers import (
     Answers,
     NobodyAnswers,
@@ -23,10 +25,8 @@ from proxy.fleet.front.views.answers import (
     sorted_out,
     table_of,
 )
-from proxy.fleet.front.views.ids import of_fleet
 from proxy.fleet.front.views.known import KnownNodes
 from proxy.fleet.front.views.live import FleetLive
-from proxy.fleet.front.views.numbers import FrontNumbers
 from proxy.node.names import CLIENT_HEADER, KEY_HEADER, NODE_HEADER, OWN_HEADER
 from proxy.upstream.call import HOP_BY_HOP, end_to_end
 
@@ -46,16 +46,16 @@ CHUNK_BYTES: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """What the handlers work with. `own` are the headers by which a node knows the fleet, `home` is
-    the name of the front's own node, if it has one."""
+    """What the handlers work with."""
 
-    nodes: Nodes
+    front: Front
     known: KnownNodes
     live: FleetLive
-    numbers: FrontNumbers
     started_s: float
-    own: Mapping[str, str]
-    home: str | None = None
+
+    @property
+    def nodes(self) -> Nodes:
+        return self.front.nodes
 
 
 VIEWS = web.AppKey("views", Views)
@@ -93,7 +93,7 @@ def home(request: web.Request) -> FleetNode:
     views = request.app[VIEWS]
     there = views.nodes.answering()
     for node in there:
-        if node.name == views.home:
+        if node.name == views.front.name:
             return node
     if not there:
         raise NobodyAnswers("no machine of the fleet answers", retry_after_s=1.0)
@@ -195,7 +195,7 @@ def own_headers(request: web.Request) -> CIMultiDict[str]:
     ours = KEY_HEADER.lower()
     pairs = end_to_end(request.headers, NOT_ON)
     found = CIMultiDict(pair for pair in pairs if not pair[0].lower().startswith(ours))
-    found.extend(request.app[VIEWS].own)
+    found.extend(request.app[VIEWS].front.own)
     found[OWN_HEADER] = "0"  # what the fleet asks itself has another one
     found[CLIENT_HEADER] = f"{request.remote or ''} {id(request.protocol):x}"
     return found

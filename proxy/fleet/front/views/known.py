@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from proxy.fleet.front.nodes import FleetNode, Nodes
+from proxy.fleet.front.numbers import state_of
 from proxy.fleet.front.views.live import State
-from proxy.fleet.front.views.numbers import state_of
 
 TOPICS: Final = ("proxy", "memory", "backends", "requests")
 

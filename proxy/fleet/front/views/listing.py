@@ -48,8 +48,8 @@ async def metrics(request: web.Request) -> web.StreamResponse:
     """All nodes', each number with its node, and the front's own."""
     views = request.app[VIEWS]
     answers = await ask_all(request, method="GET", read=_parsed)
-    views.numbers.count_nodes(views.nodes)
-    text = exposition.text([*exposition.merged(answers.read), *views.numbers.metrics()])
+    views.front.numbers.count_nodes(views.nodes)
+    text = exposition.text([*exposition.merged(answers.read), *views.front.numbers.metrics()])
     response = web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
     add_heads(response, answers)
     return response

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
-from proxy.fleet.front.views.ids import marked
+from proxy.fleet.front.ids import marked
 
 Told = Mapping[str, Mapping[str, Any]]
 K = TypeVar("K", int, datetime)

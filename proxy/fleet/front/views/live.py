@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from proxy.api.merge_patch import difference
-from proxy.fleet.front.views.ids import marked, marked_with_id, of_fleet
+from proxy.fleet.front.ids import marked, marked_with_id, of_fleet
 from proxy.fleet.front.views.state import host, policies, queue
 from proxy.observe.events import EventLog
 from proxy.version import own_version

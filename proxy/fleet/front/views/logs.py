@@ -11,10 +11,10 @@ from aiohttp import web
 
 from proxy.api.wire import start_stream
 from proxy.errors import reason_of
+from proxy.fleet.front.ids import of_fleet
 from proxy.fleet.front.nodes import FleetNode
 from proxy.fleet.front.views.answers import PassedOn, Said, sorted_out, text_of
 from proxy.fleet.front.views.asking import LISTS_S, VIEWS, add_heads, ask_all, asked, those
-from proxy.fleet.front.views.ids import of_fleet
 from proxy.tasks import spawn
 
 # Nodes that have broken off are looked for so often.
@@ -88,7 +88,7 @@ class _Merge:
         """Raises PassedOn for a client that may not go on."""
         copying: dict[str, asyncio.Task[None]] = {}
         try:
-            while True:
+            while not self._request.app[VIEWS].front.leaving.is_set():
                 for name, answer in self._open.items():
                     copying[name] = spawn(self._copy(name, answer), name=f"log of {name}")
                 self._open.clear()
@@ -97,8 +97,6 @@ class _Merge:
                 for said in await asyncio.gather(*map(self.open, gone)):
                     if said.is_refusal:
                         raise PassedOn(said)
-                if not any(node.answers for node in nodes):
-                    await self._request.app[VIEWS].nodes.until_news()
         finally:
             for task in copying.values():
                 task.cancel()

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from proxy.api.wire import json_response
 from proxy.fleet.choice import Asked, choose
+from proxy.fleet.front.ids import marked_with_id, of_fleet
 from proxy.fleet.front.nodes import FleetNode, Nodes
 from proxy.fleet.front.picture import Model
 from proxy.fleet.front.views.admin import backend_of
@@ -24,7 +25,6 @@ from proxy.fleet.front.views.asking import (
     wanted,
 )
 from proxy.fleet.front.views.bodies import read_small_body
-from proxy.fleet.front.views.ids import marked_with_id, of_fleet
 
 # Between a model's name and how it is to be loaded.
 OPTIONS: Final = "?"

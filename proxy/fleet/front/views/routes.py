@@ -26,9 +26,7 @@ def add_views(app: web.Application, front: Front) -> None:
     # What happens on nodes is in their own logs.
     live = FleetLive(EventLog(logged=False), known, lambda: front.name)
     front.nodes.hear(partial(_hear, live))
-    app[VIEWS] = Views(
-        front.nodes, known, live, front.numbers, time.monotonic(), front.own, front.name
-    )
+    app[VIEWS] = Views(front, known, live, time.monotonic())
     for part in (listing, admin, models, policies, store, logs, page):
         part.add_routes(app.router)
     app.middlewares.append(_passed_on)
@@ -36,12 +34,20 @@ def add_views(app: web.Application, front: Front) -> None:
 
 
 async def _telling(app: web.Application) -> AsyncIterator[None]:
-    """As long as the application is there; then those who follow come to the end."""
-    live = app[VIEWS].live
-    task = spawn(live.run(), name="live")
+    """As long as the application is there."""
+    views = app[VIEWS]
+    tasks = [spawn(views.live.run(), name="live"), spawn(_leave(views), name="leave")]
     yield
-    live.events.close()
-    task.cancel()
+    for task in tasks:
+        task.cancel()
+
+
+async def _leave(views: Views) -> None:
+    """Those who follow come to an end before others are waited for."""
+    await views.front.leaving.wait()
+    views.live.draining = True
+    views.live.everything()  # which says so
+    views.live.events.close()
 
 
 def _hear(live: FleetLive, node: str, kind: str, fields: Mapping[str, Any]) -> None:

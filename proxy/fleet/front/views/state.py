@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from proxy.fleet.front.views.ids import marked, marked_with_id
+from proxy.fleet.front.ids import marked, marked_with_id
 
 Told = Mapping[str, Mapping[str, Any]]
 

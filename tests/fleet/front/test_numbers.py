@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from proxy.fleet.front.numbers import FrontNumbers, state_of
 from proxy.fleet.front.views.exposition import text
-from proxy.fleet.front.views.numbers import FrontNumbers, state_of
 
 
 @dataclass

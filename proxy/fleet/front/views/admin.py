@@ -23,6 +23,7 @@ from proxy.fleet.front.views.asking import (
 )
 from proxy.fleet.front.views.gate import Gate
 from proxy.fleet.front.views.state import fleet_state
+from proxy.node.names import NODE_HEADER
 from proxy.version import own_version
 
 
@@ -87,7 +88,9 @@ def backend_of(said: Said) -> web.Response:
     """The backend that a node answers with, as it is shown of the fleet."""
     if not said.is_good or said.body == b"null":
         return as_it_is(said)
-    return json_response(marked_with_id(said.node, table_of(said)))
+    response = json_response(marked_with_id(said.node, table_of(said)))
+    response.headers[NODE_HEADER] = said.node
+    return response
 
 
 def _item(request: web.Request, what: str) -> tuple[Any, str, str]:

@@ -7,7 +7,6 @@ from aiohttp import web
 
 from proxy.api.bodies import body_chunks
 from proxy.errors import BodyTooLarge
-from proxy.policy.units import format_size
 
 # A recipe for a model may have long templates and conversations.
 MOST_BYTES: Final = 64 << 20
@@ -20,7 +19,7 @@ async def read_small_body(request: web.Request) -> bytes:
     async for chunk in body_chunks(request):
         size += len(chunk)
         if size > MOST_BYTES:
-            raise BodyTooLarge(f"the body is larger than {format_size(MOST_BYTES)}")
+            raise BodyTooLarge(f"the body is larger than {MOST_BYTES >> 20} MiB")
         pieces.append(chunk)
     return b"".join(pieces)
 

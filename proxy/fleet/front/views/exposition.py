@@ -29,7 +29,7 @@ def merged(told: Mapping[str, Iterable[Metric]]) -> Iterator[Metric]:
                     metric.name, metric.documentation, metric.type, metric.unit
                 )
             if known.type == metric.type:
-                known.samples += [_labelled(sample, node) for sample in metric.samples]
+                known.samples.extend(_labelled(sample, node) for sample in metric.samples)
     yield from found.values()
 
 

@@ -75,6 +75,12 @@ class Follower:
                 log.exception("node_not_followed", node=self.name)
             await asyncio.sleep(MOST_PAUSE_S)
 
+    def know(self, model: State) -> None:
+        """It has this model too, which has come since it told its list."""
+        self.model_list = {**self.model_list, "data": [*self.model_list.get("data", ()), model]}
+        self.models = models_of(self.model_list)
+        self._told()
+
     async def _follow_state(self) -> None:
         pause_s = FIRST_PAUSE_S
         while True:

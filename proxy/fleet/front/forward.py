@@ -20,6 +20,7 @@ from proxy.fleet.front.body import RequestBody
 from proxy.fleet.front.chooser import RETRY_AFTER_S, Chooser, Chosen
 from proxy.fleet.front.hung import HungWatch, Passing
 from proxy.fleet.front.ids import of_fleet
+from proxy.fleet.front.newcomers import look_for
 from proxy.fleet.front.nodes import FleetNode, Nodes
 from proxy.fleet.front.numbers import FrontNumbers
 from proxy.fleet.front.responses import response_id
@@ -100,6 +101,8 @@ class Forward:
                 async with asyncio.timeout(NOBODY_S):
                     while not self._nodes.are_ready:
                         await self._nodes.until_news()
+        if pinned is None and not tried:
+            await look_for(self._nodes, wanted.models)
         return self._chooser.choose(wanted, pinned, tried)
 
     async def _ask(

@@ -2,13 +2,14 @@
 loaded."""
 
 from secrets import token_bytes
-from typing import Any, Final
+from typing import Any
 
 from aiohttp import web
 
 from proxy.api.wire import json_response
 from proxy.fleet.choice import Asked, choose
 from proxy.fleet.front.ids import marked_with_id, of_fleet
+from proxy.fleet.front.newcomers import OPTIONS, look_for
 from proxy.fleet.front.nodes import FleetNode, Nodes
 from proxy.fleet.front.picture import Model
 from proxy.fleet.front.views.admin import backend_of
@@ -26,9 +27,6 @@ from proxy.fleet.front.views.asking import (
 )
 from proxy.fleet.front.views.bodies import read_small_body
 
-# Between a model's name and how it is to be loaded.
-OPTIONS: Final = "?"
-
 
 def add_routes(router: web.UrlDispatcher) -> None:
     router.add_get("/unload", unload_all)
@@ -41,13 +39,13 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def load(request: web.Request) -> web.StreamResponse:
-    node = best(request, request.match_info["name"])
+    node = await best(request, request.match_info["name"])
     return backend_of(await ask(request, node, within_s=ACTS_S))
 
 
 async def plan(request: web.Request) -> web.StreamResponse:
     """Where it would go: on which node, and on what of that."""
-    node = best(request, request.match_info["name"])
+    node = await best(request, request.match_info["name"])
     said = await ask(request, node, within_s=ACTS_S)
     if not said.is_good:
         return as_it_is(said)
@@ -98,12 +96,13 @@ def find(nodes: Nodes, name: str) -> Model | None:
     return nodes.find(name) or nodes.find(name.partition(OPTIONS)[0])
 
 
-def best(request: web.Request, name: str) -> FleetNode:
+async def best(request: web.Request, name: str) -> FleetNode:
     """The node that a request for this model would go to; for one that nobody knows one that says
     so. Raises NotFound and NobodyAnswers."""
     if node := wanted(request):
         return node
     nodes = request.app[VIEWS].nodes
+    await look_for(nodes, [name])
     if model := find(nodes, name):
         asked = Asked(model.name, token_bytes(16), least_bytes=model.least_bytes)
         choice = choose(nodes.fleet, asked)

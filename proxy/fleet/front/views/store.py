@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import structlog
 from aiohttp import web
 
+from proxy.fleet.front.newcomers import look_for
 from proxy.fleet.front.nodes import FleetNode, Nodes
 from proxy.fleet.front.views.answers import NobodyAnswers, text_of
 from proxy.fleet.front.views.asking import ACTS_S, VIEWS, add_heads, ask_all, home, relay, wanted
@@ -32,6 +33,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
     node = wanted(request)
     why = "the client names it"
     if node is None:
+        await look_for(request.app[VIEWS].nodes, [name])
         node, why = roomiest(request.app[VIEWS].nodes, name)
     log.info("pull_goes_to", node=node.name, model=name, why=why)
     return await relay(request, node, body=body)
@@ -44,6 +46,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     base = name_in(fields, "from")
     node = wanted(request)
     if node is None and base and not fields.get("files"):
+        await look_for(request.app[VIEWS].nodes, [base])
         node = next(iter(with_file(request.app[VIEWS].nodes, base)), None)
     return await relay(request, node or home(request), body=body)
 
@@ -66,6 +69,7 @@ async def _wherever_it_is(request: web.Request, *keys: str) -> web.StreamRespons
     body = await read_small_body(request)
     node = wanted(request)
     name = name_in(fields_of(body), *keys)
+    await look_for(request.app[VIEWS].nodes, [name])
     asked = [node] if node else with_file(request.app[VIEWS].nodes, name) or [home(request)]
     answers = await ask_all(request, nodes=asked, body=body, within_s=ACTS_S, read=text_of)
     response = web.Response()

@@ -22,7 +22,7 @@ const STATES = { ready: "ready", silent: "does not answer", draining: "is draine
 function Node({ node, known, now }) {
   const { name, state, since, host } = node;
   return html`<div class="node" role="group" aria-label=${`Node ${name}`}>
-    <p><b>${name}</b> <span class="chip ${state === "silent" ? "gone" : state}">${STATES[state] ?? state}</span>
+    <p><b>${name}</b> <span class="chip ${state === "silent" ? "gone" : state}">${STATES[state] ?? state}</span>${" "}
       ${since && html`<small>since ${clock(since, now)}</small>`}</p>
     <${Memory} node=${name} host=${host} known=${known} />
   </div>`;

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,6 +22,8 @@ from proxy.api.merge_patch import applied
 from proxy.cli.main import main
 from tests.fleet.front.views.conftest import ADMIN, KEYS, USE, FleetRig
 from tests.support.guard import HANG_S, until
+from tests.support.playwright import Browser, Page, browser
+from tests.ui.test_everybody import PHONE, fits
 
 pytestmark = [pytest.mark.llama, pytest.mark.asyncio(loop_scope="module")]
 
@@ -405,3 +408,55 @@ async def test_a_machine_that_is_silent_holds_nobody_up_and_is_named(rig: FleetR
         assert (await rig.get("/health"))["status"] == "ok"
     finally:
         os.kill(rig.nodes["desk"].pid, signal.SIGCONT)
+
+
+def card(model: str, node: str) -> str:
+    return f'article[aria-label="{model} on {node}"]'
+
+
+async def logged_in(rig: FleetRig, chromium: Browser, **options: Any) -> Page:
+    page = await chromium.open(f"{rig.url}/ui/", **options)
+    await page.do("await page.getByLabel('API key').fill(arg)", ADMIN)
+    await page.click('button:has-text("Log in")')
+    await page.sees("section.devices .node")
+    return page
+
+
+async def test_the_page_shows_each_machine_and_changes_it(rig: FleetRig, tmp_path: Path) -> None:
+    async with browser(tmp_path) as chromium:
+        page = await logged_in(rig, chromium)
+        for name in rig.nodes:
+            await page.sees(f'[aria-label="Node {name}"] .chip:has-text("ready")')
+            await page.sees(f'[aria-label="Node {name}"] [aria-label^="Main memory of {name}"]')
+        assert "1 of 2 loaded" not in await page.text("section.models h2")
+        await page.do('await page.getByLabel("Where to load m").selectOption("cellar")')
+        await page.click('button[aria-label="Load m"]')
+        await page.sees(f'{card("m", "cellar")} .chip:has-text("ready")')
+        assert {each.partition(".")[0] for each in await rig.loaded()} == {"cellar"}
+        await page.sees('[aria-label="Node cellar"] .device:has-text("RPC0")')
+        await page.sees('[aria-label="Node cellar"] .legend:has-text("experts of m")')
+
+        await rig.post("/admin/models/m/load", node="attic")
+        await page.sees(f"{card('m', 'attic')} .cell")
+        moved = f'{card("m", "cellar")} .cell[data-place="CPU"]'
+        await page.do("await page.locator(arg).getByRole('slider').fill('4')", card("m", "cellar"))
+        await page.do("await page.locator(arg).nth(3).waitFor()", moved)
+        await page.sees('.moves li:has-text("cellar"):has-text("you set it")')
+        split = {b["node"]: b["asked"] for b in (await rig.get("/admin/state"))["backends"]}
+        assert split == {"attic": "auto", "cellar": 4}
+
+        await page.click(f'{card("m", "cellar")} button:has-text("Unload")')
+        await page.sees('.moves li:has-text("m is unloaded")')
+        await until(lambda: _only(rig, "attic"), "the other one stays")
+        await page.do("await page.evaluate(() => (location.hash = 'policies'))")
+        await page.sees(".editor textarea:not([disabled])")
+        await page.do("await page.evaluate(() => (location.hash = 'logs'))")
+        await page.sees('.lines:has-text("attic.b")')
+
+        phone = await logged_in(rig, chromium, viewport=PHONE)
+        await fits(phone, PHONE)
+        assert await page.said() == await phone.said() == []
+
+
+async def _only(rig: FleetRig, node: str) -> bool:
+    return {each.partition(".")[0] for each in await rig.loaded()} == {node}

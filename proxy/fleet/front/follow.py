@@ -23,7 +23,7 @@ MOST_PAUSE_S: Final = 1.0
 MODELS_S: Final = 60.0
 MOST_EVENT_BYTES: Final = 64 << 20
 STATE: Final = "state"
-EVENTS: Final = f"/admin/events?state&heartbeat={HEARTBEAT_S}"
+EVENTS: Final = f"/admin/events?state&heartbeat={HEARTBEAT_S}&after="
 MODELS: Final = "/v1/models"
 
 State = dict[str, Any]
@@ -53,6 +53,7 @@ class Follower:
         self.model_list: State = {}
         self.is_there = False
         self.hangs_since_s: float | None = None
+        self._last_event = 0  # what came before is not told again
         self._asked_for: object = None
         self._wanted = asyncio.Event()
         self._problem = ""
@@ -100,6 +101,8 @@ class Follower:
 
     def _take(self, kind: str, data: State) -> None:
         if kind == STATE:
+            if _instance(self.state) != _instance(data):
+                self._last_event = 0  # another process counts anew
             self.state = data
             if not self.is_there:
                 log.info("node_answers", node=self.name, url=self.url)
@@ -112,6 +115,8 @@ class Follower:
         if basis != self._asked_for:
             self._asked_for = basis
             self._wanted.set()
+        if isinstance(number := data.get("id"), int):
+            self._last_event = max(number, self._last_event)
         self._heard(kind, data)
         if kind == STATE or "patch" in data:
             self._told()
@@ -132,7 +137,7 @@ class Follower:
         """Raises Silent, OSError, ClientError and ValueError."""
         async with (
             asyncio.timeout(SILENT_S) as limit,
-            self._session.get(self.url + EVENTS) as answer,
+            self._session.get(f"{self.url}{EVENTS}{self._last_event}") as answer,
         ):
             if answer.status != 200:
                 raise ValueError(f"it refuses to tell: HTTP {answer.status}")
@@ -178,6 +183,11 @@ class Follower:
             self.model_list, self.models = told, models_of(told)
             self.was_tried = True
             self._told()
+
+
+def _instance(state: State) -> object:
+    proxy = state.get("proxy")
+    return proxy.get("instance") if isinstance(proxy, dict) else None
 
 
 def _event(frame: bytes) -> tuple[str, State] | None:

@@ -1,4 +1,4 @@
-"""The lists of all nodes: models, what is loaded, metrics; and what a front says of itself."""
+"""The lists of all nodes: models, what is loaded, metrics; and whether the fleet is well."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -7,12 +7,10 @@ from aiohttp import web
 from prometheus_client.metrics_core import Metric
 
 from proxy.api.metrics import CONTENT_TYPE
-from proxy.api.ollama.routes import OLLAMA_VERSION
 from proxy.api.wire import json_response
 from proxy.fleet.front.views import exposition, lists
 from proxy.fleet.front.views.answers import Said
-from proxy.fleet.front.views.asking import VIEWS, add_heads, ask_all, merged
-from proxy.version import own_version
+from proxy.fleet.front.views.asking import VIEWS, add_heads, ask_all, merged, relay, wanted
 
 Merge = Callable[[Mapping[str, Mapping[str, Any]]], dict[str, Any]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -30,8 +28,6 @@ def add_routes(router: web.UrlDispatcher) -> None:
     for path, merge in LISTS:
         router.add_get(path, _listing(merge))
     router.add_get("/metrics", metrics)
-    router.add_get("/", root)
-    router.add_get("/api/version", version)
     router.add_get("/health", health)
     router.add_get("/v1/health", health)
 
@@ -60,17 +56,10 @@ def _parsed(said: Said) -> list[Metric]:
     return exposition.parsed(said.body.decode())
 
 
-async def root(request: web.Request) -> web.Response:
-    """What clients ask to see whether anybody is there."""
-    return web.Response(text="Ollama is running")
-
-
-async def version(request: web.Request) -> web.Response:
-    return json_response({"version": OLLAMA_VERSION, "moe_proxy": own_version()})
-
-
-async def health(request: web.Request) -> web.Response:
+async def health(request: web.Request) -> web.StreamResponse:
     """Well, while any node answers: others may do what a node that is gone did."""
+    if node := wanted(request):
+        return await relay(request, node)
     views = request.app[VIEWS]
     if views.live.draining:
         return json_response({"status": "draining"}, status=503)

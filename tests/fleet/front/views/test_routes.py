@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy.api.merge_patch import applied
 from proxy.cli.main import main
 from tests.fleet.front.views.conftest import ADMIN, KEYS, USE, FleetRig
+from tests.support.fleet import front
 from tests.support.guard import HANG_S, until
 from tests.support.playwright import Browser, Page, browser
-from tests.ui.test_everybody import PHONE, fits
+from tests.ui.helpers import PHONE, fits
 
 pytestmark = [pytest.mark.llama, pytest.mark.asyncio(loop_scope="module")]
 
@@ -268,6 +270,25 @@ async def test_who_follows_knows_what_there_is(rig: FleetRig) -> None:
                 break  # who comes later is told too
 
 
+async def test_a_front_that_comes_later_tells_what_happened_before(
+    rig: FleetRig, tmp_path: Path
+) -> None:
+    loaded = await rig.post("/admin/models/m/load", node="attic")
+    (tmp_path / "fleet-key").symlink_to(rig.keys.with_name("fleet-key"))
+    async with front(tmp_path, *rig.members) as other, aiohttp.ClientSession(other.url) as session:
+
+        async def is_there() -> bool:
+            async with session.get("/health") as answer:
+                return answer.status == 200
+
+        await until(is_there, "it knows a node")
+        later = replace(rig, front=other, session=session)
+        async with followed(later, "/admin/events?after=0") as events:
+            async for kind, fields in events:
+                if kind == "backend_ready" and fields["backend"] == loaded["id"]:
+                    break
+
+
 async def test_who_loses_his_key_is_told_no_more(rig: FleetRig) -> None:
     async with followed(rig, key=USE) as events, followed(rig, "/logs/stream?x", USE):
         await anext(events)
@@ -428,7 +449,7 @@ async def test_the_page_shows_each_machine_and_changes_it(rig: FleetRig, tmp_pat
         for name in rig.nodes:
             await page.sees(f'[aria-label="Node {name}"] .chip:has-text("ready")')
             await page.sees(f'[aria-label="Node {name}"] [aria-label^="Main memory of {name}"]')
-        assert "1 of 2 loaded" not in await page.text("section.models h2")
+        assert "0 of 2 loaded" in await page.text("section.models h2")
         await page.do('await page.getByLabel("Where to load m").selectOption("cellar")')
         await page.click('button[aria-label="Load m"]')
         await page.sees(f'{card("m", "cellar")} .chip:has-text("ready")')

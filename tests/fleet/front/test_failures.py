@@ -1,5 +1,5 @@
-"""Nodes that die, hang, drain or are not there, and a front that is replaced: nobody who has not got
-a byte notices, and who has is told in his protocol's words."""
+"""Nodes that die, hang, drain or are not there, and a front that is replaced: nobody who has not
+got a byte notices, and who has is told in his protocol's words."""
 
 import asyncio
 import contextlib
@@ -68,7 +68,7 @@ class Stream:
 
 async def test_a_node_is_killed_under_many_streams(tmp_path: Path) -> None:
     """Those in the queue are answered by the other node; those in the middle end with an error."""
-    usual = {"path": model(layers=12), "ctx": 4096, "parallel": 2}
+    usual = {"path": model(layers=8), "ctx": 4096, "parallel": 2}
     paths = [*PROTOCOLS] * STREAMS
     streams = [Stream(path) for path in paths[:STREAMS]]
     async with (
@@ -78,7 +78,7 @@ async def test_a_node_is_killed_under_many_streams(tmp_path: Path) -> None:
         session() as client,
     ):
         reading = [
-            asyncio.ensure_future(stream.read(client, one.url, asked(stream.path, number, 300)))
+            asyncio.ensure_future(stream.read(client, one.url, asked(stream.path, number, 120)))
             for number, stream in enumerate(streams)
         ]
         began = lambda: [s for s in streams if s.node == "n1" and s.words > 6]  # noqa: E731
@@ -139,7 +139,7 @@ async def test_a_node_that_is_about_to_end_gets_nothing_new(tmp_path: Path) -> N
     ):
         long = [Stream(CHAT) for _ in range(4)]
         reading = [
-            asyncio.ensure_future(stream.read(client, one.url, asked(CHAT, number, 400)))
+            asyncio.ensure_future(stream.read(client, one.url, asked(CHAT, number, 200)))
             for number, stream in enumerate(long)
         ]
         await until(lambda: all(stream.words > 4 for stream in long), "all are at it")
@@ -159,12 +159,14 @@ async def test_where_no_node_is_left_it_is_said_so(tmp_path: Path) -> None:
         port = gone.getsockname()[1]
     member = Member("n1", f"http://127.0.0.1:{port}")
     async with front(tmp_path, member) as one, session() as client:
-        found = {}
-        for path in PROTOCOLS:
+
+        async def refusal(path: str) -> Any:
             async with client.post(one.url + path, json=asked(path, 1, 1)) as answer:
                 assert answer.status == 503
                 assert int(answer.headers["Retry-After"]) > 0
-                found[path] = await answer.json()
+                return await answer.json()
+
+        found = dict(zip(PROTOCOLS, await asyncio.gather(*map(refusal, PROTOCOLS)), strict=True))
 
     assert found[CHAT]["error"]["type"] == "server_error"
     assert found["/v1/messages"]["error"]["type"] == "overloaded_error"

@@ -1,7 +1,7 @@
 """What the workers of all nodes say, each line with its node."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack, suppress
 from http import HTTPStatus
 from typing import Final
@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp import web
 
 from proxy.api.wire import start_stream
-from proxy.errors import reason_of
+from proxy.errors import ProxyError, reason_of
 from proxy.fleet.front.ids import of_fleet
 from proxy.fleet.front.nodes import FleetNode
 from proxy.fleet.front.views.answers import PassedOn, Said, sorted_out, text_of
@@ -45,13 +45,13 @@ async def recent(request: web.Request) -> web.StreamResponse:
 async def stream(request: web.Request) -> web.StreamResponse:
     """Until the client leaves, or may not follow any more. A node that comes back is followed
     again."""
-    nodes = those(request)
     async with AsyncExitStack() as stack:
         merge = _Merge(request, stack)
-        answers = sorted_out(await asyncio.gather(*map(merge.open, nodes)), text_of)
+        told = await asyncio.gather(*map(merge.open, those(request)))
+        without = sorted_out(told, text_of).missing
         merge.response = await start_stream(request, "text/plain; charset=utf-8")
         with suppress(PassedOn):
-            await merge.run([node for node in nodes if node.name not in answers.missing])
+            await merge.run(without)
     return merge.response
 
 
@@ -64,15 +64,18 @@ class _Merge:
         # What changes: the streams that are open, and which process each node was last.
         self._open: dict[str, aiohttp.ClientResponse] = {}
         self._was: dict[str, object] = {}
+        self._runs = False
 
     async def open(self, node: FleetNode) -> Said:
-        """Begin to follow a node; what it has said before is told once."""
+        """Begin to follow a node. What it has said before is told as the client has asked, and of
+        one that comes later all of it, but not twice."""
         if not node.answers:
             return Said(node.name, why="does not answer")
         target = self._request.rel_url
         instance = (node.state.get("proxy") or {}).get("instance")
-        if self._was.get(node.name) == instance:
-            target = target.update_query({NO_HISTORY: ""})
+        if self._runs:
+            known = self._was.get(node.name) == instance
+            target = target.with_query({NO_HISTORY: ""} if known else None)
         try:
             async with asyncio.timeout(LISTS_S):
                 way = asked(self._request, node, target.raw_path_qs)
@@ -84,22 +87,33 @@ class _Merge:
         self._open[node.name], self._was[node.name] = answer, instance
         return Said(node.name, answer.status, answer.headers)
 
-    async def run(self, nodes: list[FleetNode]) -> None:
-        """Raises PassedOn for a client that may not go on."""
+    async def run(self, without: Collection[str]) -> None:
+        """Follow all that there are, but for those. Raises PassedOn for a client that may not go
+        on."""
         copying: dict[str, asyncio.Task[None]] = {}
+        self._runs = True
         try:
             while not self._request.app[VIEWS].front.leaving.is_set():
                 for name, answer in self._open.items():
                     copying[name] = spawn(self._copy(name, answer), name=f"log of {name}")
                 self._open.clear()
                 await asyncio.sleep(AGAIN_S)
-                gone = [node for node in nodes if node.answers and _is_over(copying, node.name)]
+                gone = [
+                    node
+                    for node in self._nodes()
+                    if node.answers and node.name not in without and _is_over(copying, node.name)
+                ]
                 for said in await asyncio.gather(*map(self.open, gone)):
                     if said.is_refusal:
                         raise PassedOn(said)
         finally:
             for task in copying.values():
                 task.cancel()
+
+    def _nodes(self) -> list[FleetNode]:
+        with suppress(ProxyError):  # the one that is named may be silent just now
+            return those(self._request)
+        return []
 
     async def _copy(self, node: str, answer: aiohttp.ClientResponse) -> None:
         rest = b""

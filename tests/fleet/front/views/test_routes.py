@@ -21,9 +21,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.api.merge_patch import applied
 from proxy.cli.main import main
+from proxy.engine.ports import free_port
 from tests.fleet.front.views.conftest import ADMIN, KEYS, USE, FleetRig
-from tests.support.fleet import front
+from tests.support.fleet import front, node
 from tests.support.guard import HANG_S, until
+from tests.support.models import model
 from tests.support.playwright import Browser, Page, browser
 from tests.ui.helpers import PHONE, fits
 
@@ -283,10 +285,66 @@ async def test_a_front_that_comes_later_tells_what_happened_before(
 
         await until(is_there, "it knows a node")
         later = replace(rig, front=other, session=session)
-        async with followed(later, "/admin/events?after=0") as events:
+        async with (
+            followed(later, "/admin/events?after=0") as events,
+            session.get("/logs/stream", headers={"Authorization": f"Bearer {ADMIN}"}) as logs,
+        ):
             async for kind, fields in events:
                 if kind == "backend_ready" and fields["backend"] == loaded["id"]:
                     break
+            # Who only follows does not hold up its end.
+            other.end()
+            told = [kind async for kind, _ in events]
+            assert "proxy" in told
+            async with asyncio.timeout(HANG_S):
+                await logs.read()
+                await other.process.wait()
+
+
+async def test_a_machine_that_comes_back_is_followed_again(rig: FleetRig, tmp_path: Path) -> None:
+    """By the same streams, and by whoever asks anew."""
+    (tmp_path / "fleet-key").symlink_to(rig.keys.with_name("fleet-key"))
+    models = {"g": {"path": model(layers=1)}}
+    keys: dict[str, Any] = {"server": {"api_keys_file": rig.keys, "warm_workers": 0}}
+    port = free_port()
+
+    async def starts(logs: aiohttp.ClientResponse) -> None:
+        """A worker there says so."""
+        async with asyncio.timeout(HANG_S):
+            async for line in logs.content:
+                if line.startswith(b"garage.b") and b"initializing" in line:
+                    return
+
+    async def is_known() -> bool:
+        return "g" in {each["id"] for each in (await rig.get("/v1/models"))["data"]}
+
+    try:
+        async with rig.session.get("/logs/stream?no-history") as logs, followed(rig) as events:
+            async with node(tmp_path, "garage", models, port=port, **keys) as garage:
+                await rig.front.tell(*rig.members, garage.member)
+                await until(is_known, "it has come")
+                await rig.post("/admin/models/g/load")
+                await starts(logs)
+                garage.serving.process.kill()
+
+                async def is_gone() -> bool:
+                    return (await rig.states())["garage"] == "silent"
+
+                await until(is_gone, "it is gone")
+            assert "g" not in (await rig.loaded()).values()
+            async with node(tmp_path, "garage", models, port=port, **keys):
+                await until(is_known, "it is back")
+                await rig.post("/admin/models/g/load")
+                seen: list[str] = []
+                async for kind, fields in events:
+                    if kind == "proxy" and (told := fields["patch"].get("nodes", {}).get("garage")):
+                        seen += [told["state"]] if "state" in told else []
+                    if kind == "backend_ready" and fields["node"] == "garage" and len(seen) > 2:
+                        break
+                await starts(logs)
+            assert seen[-2:] == ["silent", "ready"]
+    finally:
+        await rig.front.tell(*rig.members)
 
 
 async def test_who_loses_his_key_is_told_no_more(rig: FleetRig) -> None:

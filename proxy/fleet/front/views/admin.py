@@ -21,6 +21,7 @@ from proxy.fleet.front.views.asking import (
     merged,
     node_named,
 )
+from proxy.fleet.front.views.bodies import read_small_body
 from proxy.fleet.front.views.gate import Gate
 from proxy.fleet.front.views.state import fleet_state
 from proxy.node.names import NODE_HEADER
@@ -74,7 +75,7 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 async def put_split(request: web.Request) -> web.StreamResponse:
     node, its, _ = _item(request, "backend")
     target = f"/admin/backends/{quote(its, safe='')}/split"
-    body = await request.read()
+    body = await read_small_body(request)
     return backend_of(await ask(request, node, target, body=body, within_s=ACTS_S))
 
 

@@ -1,8 +1,8 @@
 """Asks nodes on behalf of a client: with its own headers, so that each node says whether it may."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from proxy.fleet.front.views.answers import (
 from proxy.fleet.front.views.known import KnownNodes
 from proxy.fleet.front.views.live import FleetLive
 from proxy.node.names import CLIENT_HEADER, KEY_HEADER, NODE_HEADER, OWN_HEADER
+from proxy.tasks import spawn
 from proxy.upstream.call import HOP_BY_HOP, end_to_end
 
 log = structlog.get_logger()
@@ -36,6 +37,8 @@ log = structlog.get_logger()
 LISTS_S: Final = 2.0
 # Loading a large model from a slow disk takes so long, and so may the end of an answer.
 ACTS_S: Final = 1800.0
+# A node that says nothing for so long does not go on with what it was asked for.
+GONE_S: Final = 10.0
 # Of the way between the client and us: the way from us to a node has its own.
 NOT_ON: Final = HOP_BY_HOP.union(("content-length", "accept-encoding", "expect"))
 NOT_BACK: Final = HOP_BY_HOP.union(("content-length", "content-encoding", "date", "server"))
@@ -109,12 +112,13 @@ async def ask(
     body: bytes | None = None,
     within_s: float = LISTS_S,
 ) -> Said:
-    """What one node says to what the client has asked, or to a question in its name."""
+    """What one node says to what the client has asked, or to a question in its name. `body` is
+    unpacked."""
     if not node.answers:
         return Said(node.name, why="does not answer")
     try:
         async with (
-            asyncio.timeout(within_s),
+            _while_there(request, node, within_s),
             asked(request, node, target, method or request.method, body) as answer,
         ):
             return Said(node.name, answer.status, answer.headers, await answer.read())
@@ -145,12 +149,15 @@ async def relay(
     node: FleetNode,
     target: str | None = None,
     *,
-    body: bytes | AsyncIterable[bytes] | None = None,
+    body: bytes | None = None,
 ) -> web.StreamResponse:
     """One node's answer, as it comes. Raises NobodyAnswers where there is none."""
     response: web.StreamResponse | None = None
     try:
-        async with asked(request, node, target, request.method, body) as answer:
+        async with (
+            _while_there(request, node),
+            asked(request, node, target, body=body) as answer,
+        ):
             response = web.StreamResponse(status=answer.status)
             response.headers.extend(_back(node.name, answer.headers))
             await response.prepare(request)
@@ -166,6 +173,32 @@ async def relay(
             return response
         why = f"{node.name} does not answer: {reason_of(error)}"
         raise NobodyAnswers(why, retry_after_s=1.0) from error
+
+
+@asynccontextmanager
+async def _while_there(
+    request: web.Request, node: FleetNode, within_s: float | None = None
+) -> AsyncIterator[None]:
+    """Raises TimeoutError in the block after so long, or once the node is silent for good: one
+    that loads a model or pulls one may take its time."""
+    async with asyncio.timeout(within_s) as limit:
+        watch = spawn(_until_gone(request.app[VIEWS].nodes, node, limit), name="watch of a node")
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+
+async def _until_gone(nodes: Nodes, node: FleetNode, limit: asyncio.Timeout) -> None:
+    loop = asyncio.get_running_loop()
+    heard_s = loop.time()
+    while loop.time() - heard_s < GONE_S:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GONE_S / 10):
+                await nodes.until_news()
+        if node.answers:
+            heard_s = loop.time()
+    limit.reschedule(0)
 
 
 def merged(answers: Answers, value: Any) -> web.Response:
@@ -207,18 +240,17 @@ async def asked(
     node: FleetNode,
     target: str | None = None,
     method: str | None = None,
-    body: bytes | AsyncIterable[bytes] | None = None,
+    body: bytes | None = None,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """A node's answer to what the client has asked. Raises OSError and ClientError."""
     headers = own_headers(request)
-    if body is None:
-        headers.popall(hdrs.CONTENT_ENCODING, None)
+    headers.popall(hdrs.CONTENT_ENCODING, None)
     url = URL(node.link.url + (target or request.rel_url.raw_path_qs), encoded=True)
     async with request.app[VIEWS].nodes.session.request(
         method or request.method,
         url,
         headers=headers,
-        data=body,
+        data=body or None,
         allow_redirects=False,
         skip_auto_headers=("User-Agent", "Accept", "Content-Type", "Accept-Encoding"),
     ) as answer:

@@ -4,6 +4,7 @@ written there comes to the others by itself."""
 from aiohttp import web
 
 from proxy.fleet.front.views.asking import home, relay
+from proxy.fleet.front.views.bodies import read_small_body
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -11,5 +12,4 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def policies(request: web.Request) -> web.StreamResponse:
-    body = request.content.iter_any() if request.can_read_body else None
-    return await relay(request, home(request), body=body)
+    return await relay(request, home(request), body=await read_small_body(request))

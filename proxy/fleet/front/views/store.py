@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import structlog
 from aiohttp import web
 
+from proxy.fleet.front.asked import Wanted
 from proxy.fleet.front.newcomers import look_for
 from proxy.fleet.front.nodes import FleetNode, Nodes
 from proxy.fleet.front.views.answers import NobodyAnswers, text_of
@@ -21,8 +22,6 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_post("/api/create", create)
     router.add_post("/api/copy", copy)
     router.add_delete("/api/delete", delete)
-    router.add_head("/api/blobs/{digest}", blob)
-    router.add_post("/api/blobs/{digest}", blob)
 
 
 async def pull(request: web.Request) -> web.StreamResponse:
@@ -40,21 +39,17 @@ async def pull(request: web.Request) -> web.StreamResponse:
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    """Where the model is that it is made from; of files, where those were brought."""
+    """Where the model is that it is made from; of files, where any front has passed those on to."""
     body = await read_small_body(request)
     fields = fields_of(body)
     base = name_in(fields, "from")
-    node = wanted(request)
+    node, front = wanted(request), request.app[VIEWS].front
     if node is None and base and not fields.get("files"):
         await look_for(request.app[VIEWS].nodes, [base])
         node = next(iter(with_file(request.app[VIEWS].nodes, base)), None)
+    if node is None and (chosen := front.chooser.choose(Wanted(home="files"), None, ())):
+        node = chosen.node
     return await relay(request, node or home(request), body=body)
-
-
-async def blob(request: web.Request) -> web.StreamResponse:
-    """Part of a model that is going to be made: all parts of it to one node."""
-    body = request.content.iter_any() if request.can_read_body else None
-    return await relay(request, home(request), body=body)
 
 
 async def copy(request: web.Request) -> web.StreamResponse:

@@ -336,13 +336,14 @@ async def test_a_machine_that_comes_back_is_followed_again(rig: FleetRig, tmp_pa
                 await until(is_known, "it is back")
                 await rig.post("/admin/models/g/load")
                 seen: list[str] = []
+                loads = 0
                 async for kind, fields in events:
                     if kind == "proxy" and (told := fields["patch"].get("nodes", {}).get("garage")):
                         seen += [told["state"]] if "state" in told else []
-                    if kind == "backend_ready" and fields["node"] == "garage" and len(seen) > 2:
+                    loads += kind == "backend_ready" and fields["node"] == "garage"
+                    if loads == 2 and seen[-2:] == ["silent", "ready"]:
                         break
                 await starts(logs)
-            assert seen[-2:] == ["silent", "ready"]
     finally:
         await rig.front.tell(*rig.members)
 
@@ -446,6 +447,25 @@ async def test_commands_name_a_machine(
     assert (told["node"], told["why"]) == ("desk", "the client names it")
 
 
+async def test_a_model_of_a_file_is_brought_to_one_machine(
+    rig: FleetRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parts and its recipe to the same one, whoever brings them."""
+    monkeypatch.setenv("MOE_PROXY_API_KEY", ADMIN)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Modelfile").write_text(f"FROM {model(layers=1)}\nSYSTEM Be brief.\n")
+    for name, words in {"brought": (), "named": ("--node", "cellar")}.items():
+        create = ["create", name, "-f", "Modelfile", "--url", rig.url, *words]
+        assert await asyncio.to_thread(main, create) == 0
+        told = {each["name"]: each["nodes"] for each in (await rig.get("/api/tags"))["models"]}
+        assert len(told[f"{name}:latest"]) == 1
+        assert (await rig.post("/api/show", {"model": name}))["system"] == "Be brief."
+    assert told["named:latest"] == ["cellar"]
+    assert await asyncio.to_thread(main, ["rm", "brought", "named", "--url", rig.url]) == 0
+    assert {each["id"] for each in (await rig.get("/v1/models"))["data"]} == {"m", "n"}
+
+
 async def test_logs_say_of_which_machine(rig: FleetRig) -> None:
     await rig.post("/admin/models/m/load", node="attic")
     await rig.post("/admin/models/n/load")
@@ -524,6 +544,8 @@ async def test_the_page_shows_each_machine_and_changes_it(rig: FleetRig, tmp_pat
         split = {b["node"]: b["asked"] for b in (await rig.get("/admin/state"))["backends"]}
         assert split == {"attic": "auto", "cellar": 4}
 
+        assert await page.said() == []  # of one that is gone it may still ask something
+
         await page.click(f'{card("m", "cellar")} button:has-text("Unload")')
         await page.sees('.moves li:has-text("m is unloaded")')
         await until(lambda: _only(rig, "attic"), "the other one stays")
@@ -534,7 +556,7 @@ async def test_the_page_shows_each_machine_and_changes_it(rig: FleetRig, tmp_pat
 
         phone = await logged_in(rig, chromium, viewport=PHONE)
         await fits(phone, PHONE)
-        assert await page.said() == await phone.said() == []
+        assert await phone.said() == []
 
 
 async def _only(rig: FleetRig, node: str) -> bool:

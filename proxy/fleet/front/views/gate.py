@@ -17,6 +17,7 @@ from proxy.tasks import spawn
 
 # A node looks at the key before each word, so it is to say some.
 ASK: Final = "/admin/events?heartbeat=1"
+SILENT_S: Final = 5.0
 
 
 class Gate:
@@ -69,11 +70,13 @@ class Gate:
         async with asyncio.timeout(LISTS_S) as limit, asked(self._request, node, ASK) as answer:
             if answer.status != 200:
                 raise PassedOn(Said(node.name, answer.status, answer.headers, await answer.read()))
-            limit.reschedule(None)
             if not entered.done():
                 entered.set_result(None)
+            # One that hangs cannot say that the client may not go on: another one is asked then.
+            loop = asyncio.get_running_loop()
+            limit.reschedule(loop.time() + SILENT_S)
             async for _ in answer.content.iter_any():
-                pass
+                limit.reschedule(loop.time() + SILENT_S)
 
 
 def _nobody(error: Exception) -> ProxyError:

@@ -488,25 +488,34 @@ async def test_logs_of_all_machines_go_on_as_one(rig: FleetRig) -> None:
 
 
 async def test_a_machine_that_is_silent_holds_nobody_up_and_is_named(rig: FleetRig) -> None:
-    os.kill(rig.nodes["desk"].pid, signal.SIGSTOP)
-    try:
-        async with rig.session.get("/v1/models") as answer:
-            assert "desk" in answer.headers["X-Moe-Proxy-Warning"]
-            assert {each["id"] for each in (await answer.json())["data"]} == {"m"}
-        assert "desk" not in {each["node"] for each in (await rig.get("/running"))["running"]}
+    """The very one whose policies are shown, and that is asked whether followers may go on."""
 
-        async def is_silent() -> bool:
-            return (await rig.states())["desk"] == "silent"
+    async def seen(events: AsyncIterator[tuple[str, Any]], state: str) -> None:
+        async for kind, fields in events:
+            nodes = fields["patch"].get("nodes", {}) if kind == "proxy" else {}
+            if nodes.get("attic", {}).get("state") == state:
+                return
 
-        await until(is_silent, "it is known to be silent")
-        async with followed(rig) as events:
-            _, known = await anext(events)
-        assert known["proxy"]["nodes"]["desk"]["state"] == "silent"
-        assert "desk" not in known["memory"]["hosts"]
-        await rig.get("/v1/models", node="desk", status=503)
-        assert (await rig.get("/health"))["status"] == "ok"
-    finally:
-        os.kill(rig.nodes["desk"].pid, signal.SIGCONT)
+    async with followed(rig) as events:
+        os.kill(rig.nodes["attic"].pid, signal.SIGSTOP)
+        try:
+            async with rig.session.get("/v1/models") as answer:
+                assert "attic" in answer.headers["X-Moe-Proxy-Warning"]
+                told = {each["id"]: each["nodes"] for each in (await answer.json())["data"]}
+            assert told == {"m": ["cellar"], "n": ["desk"]}
+            await seen(events, "silent")
+            assert (await rig.states())["attic"] == "silent"
+            async with followed(rig) as others:
+                _, known = await anext(others)
+            assert known["proxy"]["nodes"]["attic"]["state"] == "silent"
+            assert known["memory"]["hosts"].keys() == {"cellar", "desk"}
+            await rig.get("/v1/models", node="attic", status=503)
+            assert (await rig.get("/health"))["status"] == "ok"
+            async with rig.session.get("/admin/policies/p.toml") as answer:
+                assert answer.headers["X-Moe-Proxy-Node"] == "cellar"
+        finally:
+            os.kill(rig.nodes["attic"].pid, signal.SIGCONT)
+        await seen(events, "ready")
 
 
 def card(model: str, node: str) -> str:

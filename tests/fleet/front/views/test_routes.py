@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy.api.merge_patch import applied
 from proxy.cli.main import main
 from proxy.engine.ports import free_port
+from proxy.node.names import OWN_HEADER
 from tests.fleet.front.views.conftest import ADMIN, KEYS, USE, FleetRig
 from tests.support.fleet import front, node
 from tests.support.guard import HANG_S, until
@@ -79,7 +80,8 @@ async def test_the_clients_of_each_protocol_list_all_models(rig: FleetRig) -> No
 
 @pytest.mark.parametrize("path", LOOKS)
 async def test_who_has_no_key_is_told_so_by_the_nodes(rig: FleetRig, path: str) -> None:
-    async with aiohttp.ClientSession(rig.url) as stranger:
+    """Also who says what only the fleet may say."""
+    async with aiohttp.ClientSession(rig.url, headers={OWN_HEADER: "1"}) as stranger:
         async with stranger.get(path) as answer:
             assert answer.status == 401
             assert answer.headers["WWW-Authenticate"] == "Bearer"

@@ -84,10 +84,10 @@ class Forward:
         self, wanted: Wanted, pinned: str | None, tried: dict[str, str]
     ) -> Chosen | None:
         """Waits a moment where it is not known yet who there is."""
-        if not tried and not self._nodes.are_ready:
+        if not tried and not self._nodes.are_ready_for(wanted.models):
             with suppress(TimeoutError):
                 async with asyncio.timeout(NOBODY_S):
-                    while not self._nodes.are_ready:
+                    while not self._nodes.are_ready_for(wanted.models):
                         await self._nodes.until_news()
         return self._chooser.choose(wanted, pinned, tried)
 

@@ -3,7 +3,7 @@ answers, and what this front has passed to it."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
@@ -175,15 +175,17 @@ class Nodes:
         "state" is all of its live state; one with a "patch" has been put on that already."""
         self._hearers.append(hearer)
 
-    @property
-    def are_known(self) -> bool:
-        """Whether it is known of all of them if they answer, and what they have."""
-        return all(node.follower.was_tried for node in self._nodes.values())
-
-    @property
-    def are_ready(self) -> bool:
-        """Whether requests can be passed to whom they are for."""
-        return self.are_known and any(node.may_be_asked for node in self)
+    def are_ready_for(self, models: Iterable[str]) -> bool:
+        """Whether it is known who is to be asked for one of these models. A name that nobody has
+        may be a newcomer's, as long as it is not known of all what they have."""
+        if not any(node.may_be_asked for node in self._nodes.values()):
+            return False
+        wanted = [*models]
+        return (
+            not wanted
+            or any(self.find(name) is not None for name in wanted)
+            or all(node.follower.was_tried for node in self._nodes.values())
+        )
 
     async def until_news(self) -> None:
         """Return when something has changed."""

@@ -20,6 +20,7 @@ from tests.fleet.front.conftest import usual_model
 from tests.support.fleet import front, node
 from tests.support.guard import HANG_S, until
 from tests.support.models import model
+from tests.support.serving import Serving
 
 pytestmark = pytest.mark.llama
 
@@ -44,6 +45,11 @@ def asked(path: str, number: int, length: int) -> dict[str, Any]:
     if path.startswith("/api/"):
         return body | {"options": {"num_predict": length}}
     return body | {"max_tokens": length}
+
+
+def logged(child: Serving, event: str) -> bool:
+    lines = (json.loads(line) for line in child.lines if line.startswith("{"))
+    return any(line["event"] == event for line in lines)
 
 
 class Stream:
@@ -144,6 +150,7 @@ async def test_a_node_that_is_about_to_end_gets_nothing_new(tmp_path: Path) -> N
         ]
         await until(lambda: all(stream.words > 4 for stream in long), "all are at it")
         n1.serving.process.send_signal(signal.SIGTERM)
+        await until(lambda: logged(n1.serving, "draining"), "n1 is about to end")
         later = [Stream(CHAT) for _ in range(8)]
         for number, stream in enumerate(later):
             await stream.read(client, one.url, asked(CHAT, 100 + number, 2))
@@ -267,10 +274,7 @@ async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
         )
         await until(lambda: stream.words > 4, "an answer is on its way")
         one.process.send_signal(signal.SIGTERM)
-        await until(
-            lambda: any(json.loads(line)["event"] == "draining" for line in one.serving.lines),
-            "it waits for the answer",
-        )
+        await until(lambda: logged(one.serving, "draining"), "it waits for the answer")
         assert one.process.returncode is None
         one.process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(one.process.wait(), HANG_S)

@@ -21,6 +21,7 @@ from proxy.tasks import spawn
 
 log = structlog.get_logger()
 
+NEWCOMER_S: Final = 0.5
 NO_MODELS: Final = Models()
 
 
@@ -29,6 +30,7 @@ class FleetNode:
 
     def __init__(self, member: Member, link: Link) -> None:
         self.member, self.link = member, link
+        self.joined_s = asyncio.get_running_loop().time()
         self.follower: Follower
         # What changes: requests that this front has passed on and that have not ended, by the name
         # under which their model is loaded; and those of them that its last word counts already.
@@ -176,16 +178,16 @@ class Nodes:
         self._hearers.append(hearer)
 
     def are_ready_for(self, models: Iterable[str]) -> bool:
-        """Whether it is known who is to be asked for one of these models. A name that nobody has
-        may be a newcomer's, as long as it is not known of all what they have."""
+        """Whether it is known who is to be asked for one of these models. A newcomer is waited for,
+        since it may have what it takes: for a moment, or as long as nobody else has the model."""
+        unknown = [node for node in self._nodes.values() if not node.follower.was_tried]
         if not any(node.may_be_asked for node in self._nodes.values()):
             return False
+        latest_s = asyncio.get_running_loop().time() - NEWCOMER_S
+        if any(node.joined_s > latest_s for node in unknown):
+            return False
         wanted = [*models]
-        return (
-            not wanted
-            or any(self.find(name) is not None for name in wanted)
-            or all(node.follower.was_tried for node in self._nodes.values())
-        )
+        return not (unknown and wanted) or any(self.find(name) is not None for name in wanted)
 
     async def until_news(self) -> None:
         """Return when something has changed."""
@@ -224,6 +226,8 @@ class Nodes:
         )
         self._nodes[member.name] = node
         self._tasks[member.name] = spawn(node.follower.run(), name=f"node {member.name}")
+        # Whoever waits for it looks again then.
+        asyncio.get_running_loop().call_later(NEWCOMER_S + 0.05, self._say, member.name)
         log.info("node_joined", node=member.name, url=member.url)
         self._tell(node)
 

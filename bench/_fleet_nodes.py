@@ -1,5 +1,5 @@
-"""Nodes of a fleet and a front before them, each a process of its own, for benches: without Ray, which
-has no part in a request."""
+"""Nodes of a fleet and a front before them, each a process of its own, for benches: without Ray,
+which has no part in a request."""
 
 import asyncio
 import contextlib

@@ -161,6 +161,34 @@ async def test_a_node_that_is_about_to_end_gets_nothing_new(tmp_path: Path) -> N
         assert stream.body.endswith(b"data: [DONE]\n\n")
 
 
+async def test_who_waits_at_a_node_that_ends_is_answered_elsewhere(tmp_path: Path) -> None:
+    """Also one whose stream has its head already, and signs of life; of it no byte is lost."""
+    long = {"path": model(layers=12), "ctx": 8000, "parallel": 1}
+    async with (
+        node(tmp_path, "n1", {"a": long}, server={"drain": "1s"}) as n1,
+        node(tmp_path, "n2", {"a": usual_model()}) as n2,
+        front(tmp_path, n1.member) as one,
+        session() as client,
+    ):
+        first, second, third = Stream(CHAT), Stream(CHAT), Stream("/api/chat")
+        endless = asked(CHAT, 1, 7000) | {"ignore_eos": True}
+        reading = [asyncio.ensure_future(first.read(client, one.url, endless))]
+        await until(lambda: first.words > 4, "the only slot is taken")
+        for number, stream in enumerate((second, third)):
+            body = asked(stream.path, number, 3)
+            reading.append(asyncio.ensure_future(stream.read(client, one.url, body)))
+        await until(lambda: b": waiting" in second.body, "it is told that it waits")
+        await one.tell(n1.member, n2.member)
+        n1.serving.process.send_signal(signal.SIGTERM)
+        await asyncio.gather(*reading)
+
+    assert b"data: [DONE]" not in first.body
+    assert second.body.endswith(b"data: [DONE]\n\n")
+    assert b"error" not in second.body
+    assert third.node == "n2"
+    assert b'"done":true' in third.body
+
+
 async def test_where_no_node_is_left_it_is_said_so(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]

@@ -45,7 +45,7 @@ async def get_state(request: web.Request) -> web.StreamResponse:
         "uptime_s": round(time.monotonic() - views.started_s, 3),
         "nodes": views.known.listed(),
     }
-    return merged(answers, fleet_state(answers.read, home(request).name, own))
+    return merged(answers, fleet_state(answers.read, (await home(request)).name, own))
 
 
 async def get_events(request: web.Request) -> web.StreamResponse:

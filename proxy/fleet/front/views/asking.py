@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 import structlog
@@ -45,6 +45,15 @@ NOT_BACK: Final = HOP_BY_HOP.union(("content-length", "content-encoding", "date"
 # What tells browsers whether a page may read an answer: each node says the same of the same page.
 FOR_PAGES: Final = ("access-control-", "vary")
 CHUNK_BYTES: Final = 1 << 16
+
+
+class News(Protocol):
+    async def until_news(self) -> None: ...
+
+
+class Answering(Protocol):
+    @property
+    def answers(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +97,22 @@ def those(request: web.Request) -> list[FleetNode]:
     return [node] if node else list(request.app[VIEWS].nodes)
 
 
-def home(request: web.Request) -> FleetNode:
+async def until_known(nodes: Nodes) -> None:
+    """Return once it is known of all nodes whether they answer, as it is a moment after the start
+    of a front; or after a while."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LISTS_S):
+            while not list(nodes) or not all(node.follower.was_tried for node in nodes):
+                await nodes.until_news()
+
+
+async def home(request: web.Request) -> FleetNode:
     """The node for what is the same on each: the one named, else the front's own, else the first
     that answers. Raises NobodyAnswers."""
+    views = request.app[VIEWS]
+    await until_known(views.nodes)
     if node := wanted(request):
         return node
-    views = request.app[VIEWS]
     there = views.nodes.answering()
     for node in there:
         if node.name == views.front.name:
@@ -137,6 +156,7 @@ async def ask_all(
     read: Callable[[Said], Any] = table_of,
 ) -> Answers:
     """What all say at once, as `read` reads it. Raises PassedOn and NobodyAnswers."""
+    await until_known(request.app[VIEWS].nodes)
     there = those(request) if nodes is None else nodes
     told = await asyncio.gather(
         *(ask(request, node, target, method=method, body=body, within_s=within_s) for node in there)
@@ -182,14 +202,15 @@ async def _while_there(
     """Raises TimeoutError in the block after so long, or once the node is silent for good: one
     that loads a model or pulls one may take its time."""
     async with asyncio.timeout(within_s) as limit:
-        watch = spawn(_until_gone(request.app[VIEWS].nodes, node, limit), name="watch of a node")
+        watch = spawn(until_gone(request.app[VIEWS].nodes, node, limit), name="watch of a node")
         try:
             yield
         finally:
             watch.cancel()
 
 
-async def _until_gone(nodes: Nodes, node: FleetNode, limit: asyncio.Timeout) -> None:
+async def until_gone(nodes: News, node: Answering, limit: asyncio.Timeout) -> None:
+    """Have `limit` expire once `node` has been silent for GONE_S."""
     loop = asyncio.get_running_loop()
     heard_s = loop.time()
     while loop.time() - heard_s < GONE_S:

@@ -18,6 +18,7 @@ from proxy.tasks import spawn
 # A node looks at the key before each word, so it is to say some.
 ASK: Final = "/admin/events?heartbeat=1"
 SILENT_S: Final = 5.0
+AGAIN_S: Final = 0.5
 
 
 class Gate:
@@ -54,7 +55,8 @@ class Gate:
         while self._may:
             news = self._request.app[VIEWS].nodes.until_news
             try:
-                await self._hold(home(self._request), entered)
+                await self._hold(await home(self._request), entered)
+                await asyncio.sleep(AGAIN_S)  # one that is about to end ends it each time at once
             except PassedOn as refusal:
                 self._may = False
                 if not entered.done():

@@ -14,7 +14,15 @@ from proxy.errors import ProxyError, reason_of
 from proxy.fleet.front.ids import of_fleet
 from proxy.fleet.front.nodes import FleetNode
 from proxy.fleet.front.views.answers import PassedOn, Said, sorted_out, text_of
-from proxy.fleet.front.views.asking import LISTS_S, VIEWS, add_heads, ask_all, asked, those
+from proxy.fleet.front.views.asking import (
+    LISTS_S,
+    VIEWS,
+    add_heads,
+    ask_all,
+    asked,
+    those,
+    until_known,
+)
 from proxy.tasks import spawn
 
 # Nodes that have broken off are looked for so often.
@@ -47,6 +55,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     again."""
     async with AsyncExitStack() as stack:
         merge = _Merge(request, stack)
+        await until_known(request.app[VIEWS].nodes)
         told = await asyncio.gather(*map(merge.open, those(request)))
         without = sorted_out(told, text_of).missing
         merge.response = await start_stream(request, "text/plain; charset=utf-8")

@@ -23,6 +23,7 @@ from proxy.fleet.front.views.asking import (
     ask_all,
     home,
     merged,
+    until_known,
     wanted,
 )
 from proxy.fleet.front.views.bodies import read_small_body
@@ -87,7 +88,7 @@ async def _ask_holders(request: web.Request, body: bytes | None = None) -> Answe
     nodes = request.app[VIEWS].nodes
     name = request.match_info["name"]
     node = wanted(request)
-    asked = [node] if node else holders(nodes, name) or [home(request)]
+    asked = [node] if node else holders(nodes, name) or [await home(request)]
     return await ask_all(request, nodes=asked, body=body, within_s=ACTS_S)
 
 
@@ -99,6 +100,7 @@ def find(nodes: Nodes, name: str) -> Model | None:
 async def best(request: web.Request, name: str) -> FleetNode:
     """The node that a request for this model would go to; for one that nobody knows one that says
     so. Raises NotFound and NobodyAnswers."""
+    await until_known(request.app[VIEWS].nodes)
     if node := wanted(request):
         return node
     nodes = request.app[VIEWS].nodes
@@ -108,7 +110,7 @@ async def best(request: web.Request, name: str) -> FleetNode:
         choice = choose(nodes.fleet, asked)
         if choice and (node := nodes.get(choice.node)):
             return node
-    return home(request)
+    return await home(request)
 
 
 def holders(nodes: Nodes, name: str) -> list[FleetNode]:

@@ -13,4 +13,4 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def needs_key(request: web.Request) -> web.StreamResponse:
-    return await relay(request, home(request))
+    return await relay(request, await home(request))

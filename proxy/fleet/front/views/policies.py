@@ -12,4 +12,4 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def policies(request: web.Request) -> web.StreamResponse:
-    return await relay(request, home(request), body=await read_small_body(request))
+    return await relay(request, await home(request), body=await read_small_body(request))

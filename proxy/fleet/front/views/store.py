@@ -49,7 +49,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         node = next(iter(with_file(request.app[VIEWS].nodes, base)), None)
     if node is None and (chosen := front.chooser.choose(Wanted(home="files"), None, ())):
         node = chosen.node
-    return await relay(request, node or home(request), body=body)
+    return await relay(request, node or await home(request), body=body)
 
 
 async def copy(request: web.Request) -> web.StreamResponse:
@@ -65,7 +65,7 @@ async def _wherever_it_is(request: web.Request, *keys: str) -> web.StreamRespons
     node = wanted(request)
     name = name_in(fields_of(body), *keys)
     await look_for(request.app[VIEWS].nodes, [name])
-    asked = [node] if node else with_file(request.app[VIEWS].nodes, name) or [home(request)]
+    asked = [node] if node else with_file(request.app[VIEWS].nodes, name) or [await home(request)]
     answers = await ask_all(request, nodes=asked, body=body, within_s=ACTS_S, read=text_of)
     response = web.Response()
     add_heads(response, answers)

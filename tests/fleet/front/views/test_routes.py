@@ -280,13 +280,11 @@ async def test_a_front_that_comes_later_tells_what_happened_before(
     loaded = await rig.post("/admin/models/m/load", node="attic")
     (tmp_path / "fleet-key").symlink_to(rig.keys.with_name("fleet-key"))
     async with front(tmp_path, *rig.members) as other, aiohttp.ClientSession(other.url) as session:
-
-        async def is_there() -> bool:
-            async with session.get("/health") as answer:
-                return answer.status == 200
-
-        await until(is_there, "it knows a node")
+        # It has just started, and waits for its nodes rather than say that there are none.
         later = replace(rig, front=other, session=session)
+        async with session.get("/v1/models", headers={"x-api-key": USE}) as answer:
+            there = {each["id"]: each["nodes"] for each in (await answer.json())["data"]}
+        assert there == {"m": ["attic", "cellar"], "n": ["desk"]}
         async with (
             followed(later, "/admin/events?after=0") as events,
             session.get("/logs/stream", headers={"Authorization": f"Bearer {ADMIN}"}) as logs,

@@ -215,9 +215,6 @@ async def _relay(
         calls=services.calls,
     ) as upstream:
         try:
-            if upstream.headers.get("Content-Type") == EVENT_STREAM:
-                # Until the first token there is time for it.
-                await services.warm.renew(backend.engine.address)
             rewrite = _rewrite_of(forward, upstream)
             if rewrite is None:
                 headers = end_to_end(upstream.headers, ANSWER_ONLY_OURS)

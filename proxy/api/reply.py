@@ -34,6 +34,13 @@ QUIET_S: Final = 15.0
 LAST_WORD_S: Final = 2.0
 
 
+class _Answer(web.StreamResponse):
+    """One whose head goes out with the first that is written, in one piece. (aiohttp has it so for
+    answers that are known as a whole.)"""
+
+    _send_headers_immediately = False
+
+
 class Reply:
     """The answer to one request."""
 
@@ -91,7 +98,7 @@ class Reply:
                 await self._signs.begin()
             self.has_begun = True
         if self.response is None:
-            self.response = web.StreamResponse(status=status, reason=reason, headers=headers)
+            self.response = _Answer(status=status, reason=reason, headers=headers)
             await self.response.prepare(self._request)
         self._tail = (self._tail + chunk[-LONGEST_EVENT_END:])[-LONGEST_EVENT_END:]
         await self.response.write(chunk)
@@ -101,7 +108,7 @@ class Reply:
         """All of it was written, if there was anything. Raises ConnectionResetError."""
         await self.be_silent()
         if self.response is None:
-            self.response = web.StreamResponse(status=status, reason=reason, headers=headers)
+            self.response = _Answer(status=status, reason=reason, headers=headers)
             await self.response.prepare(self._request)
         await self.response.write_eof()
         self._request[REQUEST_LOG].ended = self.response.status

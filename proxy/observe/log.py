@@ -58,10 +58,11 @@ def setup(
         rendering.insert(0, _in_plain_text)
         if threshold > logging.DEBUG:
             rendering.insert(0, _without_details)
+    writer = structlog.WriteLogger(target)  # one for all: it has nothing of its own
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(target),
+        logger_factory=lambda *_: writer,
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(target)

@@ -2,9 +2,8 @@
 parser is llhttp's."""
 
 import asyncio
-import errno
-import os
 import re
+import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, cast
@@ -38,14 +37,18 @@ async def connect(address: Address) -> "EngineConnection":
     until the engine takes them in."""
     # On this machine a connection is there or refused at once: no need for a timer.
     loop = asyncio.get_running_loop()
-    if address.socket:
-        made, connection = await loop.create_unix_connection(EngineConnection, address.socket)
-        if made.get_extra_info("peername") is None:
-            # asyncio takes "try again" for "on its way", which there is not among Unix sockets.
-            made.abort()
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        return connection
-    return (await loop.create_connection(EngineConnection, "127.0.0.1", address.port or 0))[1]
+    if not address.socket:
+        return (await loop.create_connection(EngineConnection, "127.0.0.1", address.port or 0))[1]
+    # asyncio would take "try again" for "on its way", which there is not among Unix sockets, and
+    # would go round once more to learn that it is there.
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.setblocking(False)
+        made.connect(address.socket)
+        return (await loop.create_unix_connection(EngineConnection, sock=made))[1]
+    except BaseException:
+        made.close()
+        raise
 
 
 class EngineConnection(asyncio.Protocol):
@@ -69,15 +72,18 @@ class EngineConnection(asyncio.Protocol):
         self._news: asyncio.Future[None] | None = None
         self._served: Callable[[], None] | None = None
 
-    async def send(self, message: Sequence[bytes], *, has_no_body: bool = False) -> bool:
-        """Send the request; whether an answer to it began. Cancelling this ends the connection.
+    def send(self, message: Sequence[bytes], *, has_no_body: bool = False) -> None:
+        """Send the request.
 
-        `has_no_body`: it will end with its head, whatever that says, as an answer to HEAD does.
+        `has_no_body`: its answer will end with its head, whatever that says, as that to HEAD does.
         """
         assert self._transport is not None
         self._has_no_body = has_no_body
+        self._transport.writelines(message)
+
+    async def begins(self) -> bool:
+        """Whether an answer began, once that is known. Cancelling this ends the connection."""
         try:
-            self._transport.writelines(message)
             await self.head
         except BrokenAnswer:
             return False

@@ -50,6 +50,7 @@ class Reply:
         """`path` is whose protocol it is. `waiting` says how it stands as long as nothing of it
         came; None: a silence is kept."""
         self._request, self._path = request, path
+        self._log = request[REQUEST_LOG]
         # What changes:
         self.response: web.StreamResponse | None = None
         self.has_begun = False  # a byte of the answer itself went out
@@ -73,7 +74,7 @@ class Reply:
     @property
     def sent(self) -> int:
         """Bytes of the answer that went out."""
-        return self._request[REQUEST_LOG].bytes_sent
+        return self._log.bytes_sent
 
     async def begin_early(self) -> web.StreamResponse:
         """Send the head of a stream of which nothing has come."""
@@ -102,7 +103,7 @@ class Reply:
             await self.response.prepare(self._request)
         self._tail = (self._tail + chunk[-LONGEST_EVENT_END:])[-LONGEST_EVENT_END:]
         await self.response.write(chunk)
-        self._request[REQUEST_LOG].sent(len(chunk))
+        self._log.sent(len(chunk))
 
     async def end(self, status: int, reason: str, headers: Iterable[tuple[str, str]]) -> None:
         """All of it was written, if there was anything. Raises ConnectionResetError."""
@@ -111,7 +112,7 @@ class Reply:
             self.response = _Answer(status=status, reason=reason, headers=headers)
             await self.response.prepare(self._request)
         await self.response.write_eof()
-        self._request[REQUEST_LOG].ended = self.response.status
+        self._log.ended = self.response.status
 
     def tell_errors(self, event: Callable[[ProxyError], bytes | None]) -> None:
         """From now on an error is told by this event, where it makes one."""
@@ -121,7 +122,7 @@ class Reply:
         """Tell that it ends here, where a head has gone out. Raises ConnectionResetError."""
         await self.be_silent()
         assert self.response is not None
-        self._request[REQUEST_LOG].broke(error.message, error.status)
+        self._log.broke(error.message, error.status)
         streams = self.response.headers.get("Content-Type") == EVENT_STREAM
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):

@@ -262,9 +262,9 @@ class ChildProcess:
 
     def _speak(self, text: str) -> Callable[..., object]:
         """The log's method for one line: what is mere information is for who looks for it."""
-        alarming = is_error(text) or level_of(text) == "W"
-        harmless = any(words in text for words in NO_CAUSE_FOR_ALARM)
-        name = "warning" if alarming and not harmless else "debug"
+        alarming = level_of(text) == "W" or is_error(text)
+        is_alarm = alarming and not any(words in text for words in NO_CAUSE_FOR_ALARM)
+        name = "warning" if is_alarm else "debug"
         speak: Callable[..., object] = getattr(self._log, name)
         return speak
 

@@ -27,9 +27,11 @@ def setup(
     stream: LogStream | None = None,
     *,
     journal: bool = False,
+    for_good: bool = False,
 ) -> None:
     """Configure structlog, and pass what libraries log through the same renderer. `stream`: where
     it goes, in place of standard error itself. `journal`: what is for people goes to systemd's.
+    `for_good`: nobody sets it up again in this process, so loggers are made once.
 
     Tracebacks come without the values of variables, which may be keys and people's prompts.
 
@@ -63,7 +65,7 @@ def setup(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=lambda *_: writer,
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=for_good,
     )
     handler = logging.StreamHandler(target)
     handler.setFormatter(

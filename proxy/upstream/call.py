@@ -108,11 +108,7 @@ class Call:
             self._calls.add(self._address, answer)
         began = False
         try:
-            answer.send(self._message, has_no_body=self._is_head)
-            if self._warm is not None:
-                # Meanwhile there is time for it: what takes time later, takes it from the answer.
-                await self._warm.renew(self._address)
-            began = await answer.begins()
+            began = await answer.send(self._message, has_no_body=self._is_head)
         finally:
             if not began:
                 self._done(answer)

@@ -58,7 +58,8 @@ class EngineConnection(asyncio.Protocol):
         self.status = 0
         self.reason = ""
         self.headers: CIMultiDict[str] = CIMultiDict()
-        self.head: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.head: asyncio.Future[None] = self._loop.create_future()
         self._has_no_body = False
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
@@ -72,18 +73,15 @@ class EngineConnection(asyncio.Protocol):
         self._news: asyncio.Future[None] | None = None
         self._served: Callable[[], None] | None = None
 
-    def send(self, message: Sequence[bytes], *, has_no_body: bool = False) -> None:
-        """Send the request.
+    async def send(self, message: Sequence[bytes], *, has_no_body: bool = False) -> bool:
+        """Send the request; whether an answer to it began. Cancelling this ends the connection.
 
-        `has_no_body`: its answer will end with its head, whatever that says, as that to HEAD does.
+        `has_no_body`: it will end with its head, whatever that says, as an answer to HEAD does.
         """
         assert self._transport is not None
         self._has_no_body = has_no_body
-        self._transport.writelines(message)
-
-    async def begins(self) -> bool:
-        """Whether an answer began, once that is known. Cancelling this ends the connection."""
         try:
+            self._transport.writelines(message)
             await self.head
         except BrokenAnswer:
             return False
@@ -102,6 +100,11 @@ class EngineConnection(asyncio.Protocol):
     def is_open(self) -> bool:
         """Whether its connection is."""
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def has_come(self) -> bool:
+        """Whether something of the body lies here."""
+        return bool(self._chunks)
 
     @property
     def why_broken(self) -> str:
@@ -129,7 +132,7 @@ class EngineConnection(asyncio.Protocol):
                 raise self._broken
             if self._complete:
                 return b""
-            self._news = asyncio.get_running_loop().create_future()
+            self._news = self._loop.create_future()
             await self._news
         chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()

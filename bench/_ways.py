@@ -60,6 +60,7 @@ class Way:
     keeps: bool = False  # whether one connection serves many requests, as clients with a pool do
     pid: int | None = None  # who stands in between
     over: str | None = None  # the way that it is compared with; None: straight to the worker
+    lines: str = ""  # that a request's head has to have there, each with its end
 
     async def connect(self) -> Connection:
         if self.path:

@@ -39,6 +39,7 @@ WARM_UP_ROUNDS = 5
 BEFORE = "the proxy before"
 AT_ONCE = (1, 16)
 Over = Mapping[str, str]  # way -> the one that it is compared with, where that is another server
+NONE: Over = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +61,13 @@ class Shorts:
 
 async def firsts(ways: Sequence[Way], rounds: int) -> dict[str, list[Times]]:
     """One-token answers, one request at a time."""
-    message = request(1, "hi")
     taken: dict[str, list[Times]] = {way.name: [] for way in ways}
     kept = {way.name: await way.connect() for way in ways if way.keeps}
     for number in range(-WARM_UP_ROUNDS, rounds):
         # Who goes first takes turns too: the next one finds warmer caches.
         for way in ways if number % 2 else reversed(ways):
             connection = kept.get(way.name) or await way.connect()
-            times = await ask(connection, message)
+            times = await ask(connection, request(1, "hi", lines=way.lines))
             if not way.keeps:
                 connection[1].close()
             if number >= 0:
@@ -86,7 +86,7 @@ async def rates(ways: Sequence[Way], rounds: int, streams: int, tokens: int) -> 
             started_s = time.perf_counter()
             answers = await asyncio.gather(
                 *(
-                    ask(connection, request(tokens, f"story {stream}"))
+                    ask(connection, request(tokens, f"story {stream}", lines=way.lines))
                     for stream, connection in enumerate(connections)
                 )
             )
@@ -134,7 +134,7 @@ def base_of(names: Iterable[str], over: Over) -> dict[str, str]:
     return {name: name if name in over.values() else over.get(name, straight) for name in known}
 
 
-def firsts_table(taken: Mapping[str, list[Times]], over: Over) -> str:
+def firsts_table(taken: Mapping[str, list[Times]], over: Over = NONE) -> str:
     bases = base_of(taken, over)
     rows = []
     for name, times in taken.items():
@@ -148,7 +148,7 @@ def firsts_table(taken: Mapping[str, list[Times]], over: Over) -> str:
     return table(head, rows)
 
 
-def rates_table(found: Mapping[int, Mapping[str, Rates]], over: Over) -> str:
+def rates_table(found: Mapping[int, Mapping[str, Rates]], over: Over = NONE) -> str:
     rows = []
     for streams, ways in found.items():
         bases = base_of(ways, over)
@@ -170,7 +170,7 @@ def rates_table(found: Mapping[int, Mapping[str, Rates]], over: Over) -> str:
     return table(("streams", "", "tokens/s", "ratio", "first event, ms", "added, ms"), rows)
 
 
-def shorts_table(found: Mapping[int, Mapping[str, Shorts]], over: Over) -> str:
+def shorts_table(found: Mapping[int, Mapping[str, Shorts]], over: Over = NONE) -> str:
     rows = []
     for at_once, ways in found.items():
         bases = base_of(ways, over)

@@ -49,6 +49,7 @@ BLOCKS: Final = {
     "docs/architecture.md: starting -> ready": A_PICTURE,
     "docs/architecture.md: readings (per source": A_PICTURE,
     "docs/architecture.md: graph TD": "tests/test_architecture.py draws it and compares",
+    "docs/fleet.md: client --HTTP": A_PICTURE,
     "docs/performance.md:  N  GENERATION": "one machine's figures",
 }
 

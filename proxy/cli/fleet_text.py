@@ -24,7 +24,9 @@ def status_table(seen: Seen) -> str:
     head = ["NODE", "STATE", "ADDRESS", "MACHINE", "LOADED", "DEVICES FREE", "IN FLIGHT"]
     remarks = [f"{each.name}: {harmless(each.says)}" for each in seen.reports if each.says]
     remarks += [
-        f"{name}: {harmless(state)}" for name, state in seen.states.items() if isinstance(state, str)
+        f"{name}: {harmless(state)}"
+        for name, state in seen.states.items()
+        if isinstance(state, str)
     ]
     if (missing := seen.machines - len(seen.reports)) > 0:
         remarks.append(f"{missing} more machines of the cluster have said nothing yet")

@@ -259,7 +259,9 @@ def _add_fleet(commands: Any) -> None:
     options.add_policies(up)
     status = _command(inner, "status", "fleet:status", "the nodes, and how each is")
     options.add_json(status)
-    drain = _command(inner, "drain", "fleet:drain", "have a node end what it is at, and nothing new")
+    drain = _command(
+        inner, "drain", "fleet:drain", "have a node end what it is at, and nothing new"
+    )
     drain.add_argument("node", metavar="NODE")
     drain.add_argument(
         "--timeout",

@@ -213,9 +213,7 @@ def _until_up(directory: Any) -> Seen:
     end_s = time.monotonic() + UP_S
     while True:
         seen = asyncio.run(_seen(directory, NODE_S))
-        waiting = [
-            each for each in seen.reports if each.state == "starting" or _silent(seen, each)
-        ]
+        waiting = [each for each in seen.reports if each.state == "starting" or _silent(seen, each)]
         if len(seen.reports) >= seen.machines > 0 and not waiting:
             return seen
         if time.monotonic() > end_s:
@@ -302,6 +300,4 @@ def how_to_join(env: Mapping[str, str]) -> str:
         return ""
     token = own_ray.use_token(env)
     before = f"RAY_AUTH_TOKEN={token} " if token else ""
-    return (
-        f"on each other machine: {INSTALL}\n  {before}moe-proxy fleet up --head {own.address}"
-    )
+    return f"on each other machine: {INSTALL}\n  {before}moe-proxy fleet up --head {own.address}"

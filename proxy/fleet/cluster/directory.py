@@ -4,6 +4,7 @@ Changes of what others have to act on are numbered. It is held by one actor (`di
 where that begins again with nothing, the supervisors tell what they know.
 """
 
+import re
 import secrets
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -218,7 +219,7 @@ class Directory:
 
 def usable(name: str) -> str:
     """A name that can be a node's, as close to this one as it gets."""
-    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in name.partition(".")[0].lower())
+    plain = re.sub(r"[^a-z0-9]", "-", name.partition(".")[0].lower())
     plain = plain[:56].strip("-")  # with room for a number
     return plain if USABLE_NAME.fullmatch(plain) else "node"
 

@@ -37,9 +37,7 @@ def node_of(name: str, state: Json, *, draining: bool = False) -> Node:
     return Node(
         name,
         tuple(
-            Loaded(
-                each["model"], each["ctx"], each["parallel"], each["in_flight"], each["waiting"]
-            )
+            Loaded(each["model"], each["ctx"], each["parallel"], each["in_flight"], each["waiting"])
             for each in backends
         ),
         free_bytes=free,
@@ -54,9 +52,7 @@ def moves(fleet: Fleet, leaving: str, least_bytes: Mapping[str, int]) -> dict[st
     can take it. Pure."""
     found: dict[str, str | None] = {}
     for loaded in fleet.nodes[leaving].loaded:
-        others = [
-            name for name in fleet.with_model(loaded.model) if not fleet.nodes[name].draining
-        ]
+        others = [name for name in fleet.with_model(loaded.model) if not fleet.nodes[name].draining]
         if others and others != [leaving]:
             continue
         asked = Asked(
@@ -78,7 +74,7 @@ def at_least(state: Json) -> dict[str, int]:
 
 def busy(state: Json) -> int:
     """How many requests are there. Pure."""
-    there = sum(each["in_flight"] + each["waiting"] for each in state["backends"])
+    there: int = sum(each["in_flight"] + each["waiting"] for each in state["backends"])
     return max(there, len(state["requests"]))
 
 

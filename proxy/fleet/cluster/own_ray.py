@@ -1,6 +1,7 @@
 """Ray itself, on this machine: found, started and ended. Blocking."""
 
 import json
+import logging
 import os
 import secrets
 import signal
@@ -54,7 +55,7 @@ def connect(env: Mapping[str, str]) -> bool:
             address=address,
             namespace=NAMESPACE,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             configure_logging=False,
         )
     except ConnectionError as error:

@@ -39,7 +39,9 @@ def on_joining(disk: Files, fleet: Mapping[str, Entry], given: Mapping[str, str]
     """What a machine does that takes the fleet's set. `given` are the digests of what the fleet had
     given it before: what is still like that is nobody's edit."""
     texts = {name: entry.text for name, entry in fleet.items()}
-    write = {name: texts.get(name) for name in disk | texts if texts.get(name) != disk.get(name)}
+    write = {
+        name: texts.get(name) for name in {**disk, **texts} if texts.get(name) != disk.get(name)
+    }
     own = {name for name in write if name in disk and digest(disk[name]) != given.get(name)}
     return Plan(write, frozenset(own))
 
@@ -47,7 +49,9 @@ def on_joining(disk: Files, fleet: Mapping[str, Entry], given: Mapping[str, str]
 def edits(disk: Files, known: Mapping[str, Entry]) -> dict[str, bytes | None]:
     """What was changed here since the fleet's last word; None: removed."""
     before = {name: entry.text for name, entry in known.items() if entry.text is not None}
-    return {name: disk.get(name) for name in disk | before if disk.get(name) != before.get(name)}
+    return {
+        name: disk.get(name) for name in {**disk, **before} if disk.get(name) != before.get(name)
+    }
 
 
 def news(fleet: Mapping[str, Entry], known: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -101,7 +105,7 @@ class Folder:
         replace(self._record, msgspec.json.encode(given))
 
     def write(self, name: str, text: bytes | None, *, instead_of: bytes | None) -> bool:
-        """False, and nothing is done, where the file is not any more what it was. Raises OSError."""
+        """False, and nothing is done, where the file is another one now. Raises OSError."""
         file = self._folder / name
         if self.read().get(name) != instead_of:
             return False

@@ -135,9 +135,7 @@ class Supervisor:
         follower = PolicyFollower(folder, self._env, partial(self._link.ask, "put"))
         await follower.join(self._fleet_policies())
         await self._background(follower.watch, "policy files")
-        await self._background(
-            partial(follower.tell_edits, self._fleet_policies), "policy edits"
-        )
+        await self._background(partial(follower.tell_edits, self._fleet_policies), "policy edits")
         await self._background(partial(self._follow, follower), "news")
 
         self._front = Kept("front", self._front_program_now, self._folder / "front.log")
@@ -149,7 +147,7 @@ class Supervisor:
             "node",
             self._node_program,
             self._folder / "node.log",
-            heard=partial(loop.call_soon_threadsafe, self._said),
+            heard=self._heard_on(loop),
             ended=self._node_ended,
         )
         await self._background(self._keep_node, "node")
@@ -275,6 +273,13 @@ class Supervisor:
     async def _front_program_now(self) -> Program:
         number = self._socket.fileno()
         return Program((*self._front_program, "--fd", str(number)), self._env, (number,))
+
+    def _heard_on(self, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
+        def heard(line: str) -> None:
+            if serving_url(line) is not None:  # else the loop would have all of its log
+                loop.call_soon_threadsafe(self._said, line)
+
+        return heard
 
     def _said(self, line: str) -> None:
         if (url := serving_url(line)) is not None:

@@ -62,11 +62,11 @@ from proxy.slots.keeper import PromptKeeper
 from proxy.startup import (
     claim_state,
     first_policies,
+    identity,
     listening_sockets,
     sockets_folder,
     sockets_from_systemd,
-    url_of_listening,
-    url_of_socket,
+    urls_of,
 )
 from proxy.tasks import Loops
 from proxy.upstream.open_calls import OpenCalls
@@ -148,12 +148,12 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     Raises StartupError for bad policies and for an address that cannot be listened on.
     """
     async with AsyncExitStack() as stack:
+        node = identity(settings.env)
         clock = RealClock()
         loops = Loops(clock)
         events = EventLog()
-        policies = LivePolicies(
-            await first_policies(settings.policies, settings.env), events=events
-        )
+        first = await first_policies(settings.policies, settings.env)
+        policies = LivePolicies(first, events=events)
         server = policies.current.server
         host = server.host if settings.host is None else settings.host
         port = server.port if settings.port is None else settings.port
@@ -161,7 +161,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             await claim_state(policies.current.catalog.state) if settings.alone else Record(None)
         )
         stack.callback(record.close)
-        keys = server.api_keys_file is not None
+        keys = server.api_keys_file is not None or node.key is not None
         passed = sockets_from_systemd(settings.env, keys=keys)
         # On a thread: where the port is taken, who has it is asked for its name.
         sockets = passed or await asyncio.to_thread(listening_sockets, host, port, keys=keys)
@@ -316,19 +316,19 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             warm_workers=control.warm,
             started_s=time.monotonic(),
             traces=traces,
+            node=node,
         )
         stack.callback(services.warm.close)
         runner = make_runner(services)
-        listener = Listener(runner, sockets, inherited=bool(passed))
+        listener = Listener(runner, sockets, inherited=bool(passed), node=node)
         stack.push_async_callback(runner.cleanup)
         await listener.start()
-        urls = [*map(url_of_socket, passed)] or [url_of_listening(host, sockets)]
-        url = urls[0]
+        urls = urls_of(host, sockets, passed=bool(passed), secure=bool(node.certificates))
         files = [str(file) for file in policies.newest.files]
         # Commands ask over TCP.
-        record.say(next((each for each in urls if each.startswith("http:")), ""))
-        events.publish("serving", url=url, files=files, models=len(catalog.list()))
-        yield Running(services, url, settings, host, listener, record)
+        record.say(next((each for each in urls if each.startswith("http")), ""), node.variables)
+        events.publish("serving", url=urls[0], files=files, models=len(catalog.list()))
+        yield Running(services, urls[0], settings, host, listener, record)
 
 
 async def _options_for(

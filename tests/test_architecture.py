@@ -16,13 +16,13 @@ from tests.support.parts import ARCHITECTURE, PACKAGE, ROOT
 # What each part may import of the others. Nobody imports the worker, which is started as a program
 # of its own; `policy`, `catalog` and `memory` do not know each other.
 MAY_IMPORT = {
-    "api": "catalog dialect engine errors files hub memory observe policy pool routing split "
-    "tasks text threads upstream version",
+    "api": "catalog dialect engine errors files hub memory node observe policy pool routing "
+    "split tasks text threads upstream version",
     "app": "api catalog clock control engine memory observe placement policy pool routing "
     "slots startup tasks upstream",
     "bench": "api app catalog control engine errors placement policy pool routing text",
     "catalog": "errors files split threads",
-    "cli": "app bench catalog control demo engine errors files hub observe policy "
+    "cli": "app bench catalog control demo engine errors files hub node observe policy "
     "routing service split startup tasks text threads version",
     "clock": "",
     "control": "catalog clock engine errors files memory observe placement policy pool routing "
@@ -32,10 +32,11 @@ MAY_IMPORT = {
     "engine": "catalog errors files tasks threads",
     "errors": "",
     "files": "",
-    "fleet": "",
+    "fleet": "api dialect errors node observe service tasks threads upstream",
     "hub": "catalog engine errors files tasks threads",
     "kernel": "",
     "memory": "engine kernel tasks text",
+    "node": "files",
     "observe": "clock errors text version",
     "placement": "catalog engine split text",
     "policy": "engine errors files kernel observe split threads",
@@ -44,7 +45,7 @@ MAY_IMPORT = {
     "slots": "catalog engine errors memory observe placement pool tasks threads upstream",
     "split": "errors",
     "service": "",
-    "startup": "engine errors observe policy service threads",
+    "startup": "engine errors node observe policy service threads",
     "tasks": "clock",
     "text": "",
     "threads": "errors",

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from proxy.fleet.cluster import machine, machines, own_ray
 from proxy.fleet.cluster.directory import Report, Setup
-from proxy.fleet.cluster.node_api import NodeApi, NotAnswered
+from proxy.fleet.cluster.node_api import NodeApi, NotAnswered, of_command
 from proxy.fleet.cluster.own_ray import RayProblem
 from proxy.fleet.cluster.policy_sync import Folder, folder_of
 from proxy.fleet.names import NODE_VARIABLE
@@ -232,7 +232,7 @@ def _silent(seen: Seen, report: Report) -> bool:
 
 async def _seen(directory: Any, within_s: float) -> Seen:
     told = await asyncio.wait_for(directory.status.remote(), ANSWER_S)
-    api = NodeApi(told["key"], os.environ)
+    api = NodeApi(of_command(told["key"], os.environ))
 
     async def state(report: Report) -> Any:
         try:

@@ -1,15 +1,17 @@
 """How a node is emptied before it goes: what it has is loaded elsewhere, what runs there ends."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 
 from proxy.fleet.choice import Asked, choose
 from proxy.fleet.cluster.node_api import NodeApi, NotAnswered
+from proxy.fleet.front.picture import SERVES, Models, models_of, node_of
 from proxy.fleet.member import Members
-from proxy.fleet.state import Fleet, Loaded, Node
+from proxy.fleet.state import Fleet
 from proxy.text import in_words
 
 log = structlog.get_logger()
@@ -19,57 +21,54 @@ ANSWER_S: Final = 5.0
 LOAD_S: Final = 1800.0
 # All fronts have heard by then that it drains; what one of them has sent before has arrived.
 QUIET_S: Final = 1.5
-THERE: Final = frozenset({"starting", "ready"})
 
 Json = Mapping[str, Any]
+Moves = Mapping[str, str | None]
 
 
-def node_of(name: str, state: Json, *, draining: bool = False) -> Node:
-    """What /admin/state says of a node. Pure."""
-    backends = [each for each in state["backends"] if each["state"] in THERE]
-    devices = [each for each in state["devices"] if each["free_bytes"] is not None]
-    if devices:
-        free = sum(max(each["free_bytes"] - each["reserve_bytes"], 0) for each in devices)
-    else:
-        free = state["host"]["available_bytes"] or 0
-    names = {each["name"] for each in devices}
-    idle = [each for each in backends if not each["in_flight"] and not each["pinned"]]
-    return Node(
-        name,
-        tuple(
-            Loaded(each["model"], each["ctx"], each["parallel"], each["in_flight"], each["waiting"])
-            for each in backends
-        ),
-        free_bytes=free,
-        movable_bytes=sum(_held(each, names, experts=True) for each in backends),
-        idle_bytes=sum(_held(each, names, experts=False) for each in idle),
-        draining=draining,
-    )
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a node says of itself: /admin/state, and its models."""
+
+    state: Json
+    models: Models
 
 
-def moves(fleet: Fleet, leaving: str, least_bytes: Mapping[str, int]) -> dict[str, str | None]:
+def fleet_of(told: Mapping[str, Told], draining: Collection[str]) -> Fleet:
+    """Pure."""
+    fleet = Fleet()
+    for name, each in told.items():
+        state = {
+            "backends": {backend["id"]: backend for backend in each.state["backends"]},
+            "memory": {
+                "devices": {device["name"]: device for device in each.state["devices"]},
+                "host": each.state["host"],
+            },
+        }
+        fleet.update(node_of(name, state, each.models, {}, draining=name in draining))
+        fleet.set_files(name, each.models.models)
+    return fleet
+
+
+def moves(told: Mapping[str, Told], leaving: str, draining: Collection[str]) -> Moves:
     """Where each model goes that is loaded on the node that leaves, and nowhere else; None: nobody
     can take it. Pure."""
+    fleet = fleet_of(told, {*draining, leaving})
     found: dict[str, str | None] = {}
-    for loaded in fleet.nodes[leaving].loaded:
-        others = [name for name in fleet.with_model(loaded.model) if not fleet.nodes[name].draining]
-        if others and others != [leaving]:
+    for name in {each["model"] for each in told[leaving].state["backends"] if _is_there(each)}:
+        others = [fleet.nodes[node] for node in fleet.with_model(name)]
+        if any(not node.draining for node in others):
             continue
+        model = told[leaving].models.models.get(name)
         asked = Asked(
-            loaded.model,
-            loaded.model.encode()[:64],
-            least_bytes=least_bytes.get(loaded.model, 0),
+            name,
+            name.encode()[:64],
+            least_bytes=model.least_bytes if model else 0,
             without={leaving},
         )
         choice = choose(fleet, asked)
-        found[loaded.model] = choice.node if choice else None
+        found[name] = choice.node if choice else None
     return found
-
-
-def at_least(state: Json) -> dict[str, int]:
-    """What each loaded model takes of devices without its experts, as it does here. Pure."""
-    names = {each["name"] for each in state["devices"]}
-    return {each["model"]: _held(each, names, experts=False) for each in state["backends"]}
 
 
 def busy(state: Json) -> int:
@@ -118,20 +117,11 @@ async def empty(
 
 async def _move(name: str, members: Members, api: NodeApi, say: Callable[[str], None]) -> None:
     urls = {each.name: each.url for each in members.nodes}
-    draining = {each.name for each in members.nodes if each.draining}
-    fleet, least = Fleet(), {}
     answers = await asyncio.gather(*(_told(api, url) for url in urls.values()))
-    for each, answer in zip(urls, answers, strict=True):
-        if answer is None:
-            continue
-        state, models = answer
-        fleet.update(node_of(each, state, draining=each in draining))
-        fleet.set_files(each, models)
-        if each == name:
-            least = at_least(state)
-    if name not in fleet.nodes:
+    told = {name: each for name, each in zip(urls, answers, strict=True) if each is not None}
+    if name not in told:
         return  # it does not answer: there is nothing to be moved
-    where = moves(fleet, name, least)
+    where = moves(told, name, {each.name for each in members.nodes if each.draining})
     for model in (model for model, node in where.items() if node is None):
         log.warning("fleet_drain_stays", model=model, hint="no other node has its file and room")
     going = {model: node for model, node in where.items() if node is not None}
@@ -140,15 +130,15 @@ async def _move(name: str, members: Members, api: NodeApi, say: Callable[[str], 
     await asyncio.gather(*(_load(api, urls[node], model) for model, node in going.items()))
 
 
-async def _told(api: NodeApi, url: str) -> tuple[Json, Iterable[str]] | None:
+async def _told(api: NodeApi, url: str) -> Told | None:
     try:
         state, models = await asyncio.gather(
             api.get(url, "/admin/state", ANSWER_S), api.get(url, "/v1/models", ANSWER_S)
         )
-        return state, [each["id"] for each in models["data"]]
     except NotAnswered as error:
         log.warning("fleet_drain_not_told", reason=str(error))
         return None
+    return Told(state, models_of(models))
 
 
 async def _load(api: NodeApi, url: str, model: str) -> None:
@@ -158,15 +148,8 @@ async def _load(api: NodeApi, url: str, model: str) -> None:
         log.warning("fleet_drain_not_loaded", model=model, reason=str(error))
 
 
-def _held(backend: Json, devices: Iterable[str], *, experts: bool) -> int:
-    """Bytes on devices: of experts, or of all else."""
-    return sum(
-        size
-        for device, kinds in backend["bytes"].items()
-        if device in devices
-        for kind, size in kinds.items()
-        if (kind == "experts") is experts
-    )
+def _is_there(backend: Json) -> bool:
+    return backend["state"] in SERVES
 
 
 def _url(members: Members, name: str) -> str | None:

@@ -1,15 +1,21 @@
 """Asks the moe-proxy of a node, with the fleet's key and for the fleet itself."""
 
 import asyncio
-import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 
 from proxy.errors import reason_of
-from proxy.fleet.names import AUTHORITY_VARIABLE, KEY_HEADER, OWN_HEADER, TLS_VARIABLE
+from proxy.node.identity import YES, Certificates, Identity
+from proxy.node.names import (
+    AUTHORITY_VARIABLE,
+    CERTIFICATE_KEY_VARIABLE,
+    CERTIFICATE_VARIABLE,
+    TLS_VARIABLE,
+)
 
 
 class NotAnswered(Exception):
@@ -19,10 +25,10 @@ class NotAnswered(Exception):
 class NodeApi:
     """To be closed."""
 
-    def __init__(self, key: str, env: Mapping[str, str]) -> None:
-        tls = trust(env)
+    def __init__(self, identity: Identity) -> None:
+        tls = identity.client_tls
         self._session = aiohttp.ClientSession(
-            headers={KEY_HEADER: key, OWN_HEADER: "1"},
+            headers=identity.own_headers,
             connector=aiohttp.TCPConnector(ssl=tls if tls is not None else True),
             trust_env=False,
         )
@@ -59,11 +65,11 @@ class NodeApi:
             raise NotAnswered(f"{url}{path}: {reason_of(error)}") from error
 
 
-def trust(env: Mapping[str, str]) -> ssl.SSLContext | None:
-    """Who is believed to be of the fleet, where the cluster speaks TLS: whoever its authority has
-    signed, at whatever address. Raises OSError for files that are none."""
-    if env.get(TLS_VARIABLE) != "1" or not env.get(AUTHORITY_VARIABLE):
-        return None
-    context = ssl.create_default_context(cafile=env[AUTHORITY_VARIABLE])
-    context.check_hostname = False
-    return context
+def of_command(key: str, env: Mapping[str, str]) -> Identity:
+    """What a command on a machine of the fleet is, which Ray has told the key."""
+    files = [
+        env.get(n) for n in (CERTIFICATE_VARIABLE, CERTIFICATE_KEY_VARIABLE, AUTHORITY_VARIABLE)
+    ]
+    named = [Path(file) for file in files if file]
+    tls = env.get(TLS_VARIABLE, "").lower() in YES and len(named) == len(files)
+    return Identity(key=key.encode(), certificates=Certificates(*named) if tls else None)

@@ -24,6 +24,7 @@ from proxy.fleet.cluster.node_api import NodeApi, NotAnswered
 from proxy.fleet.cluster.policy_follower import PolicyFollower
 from proxy.fleet.cluster.policy_sync import Folder, folder_of
 from proxy.fleet.member import Members, line_of
+from proxy.node.identity import identity_of
 from proxy.policy.load import load
 from proxy.tasks import Loops, spawn
 from proxy.threads import POLICIES
@@ -119,7 +120,7 @@ class Supervisor:
         self._folder = await asyncio.to_thread(machine.own_folder, env, self._name)
         key_file = await asyncio.to_thread(machine.write_key, self._folder, self._key)
         self._env = machine.child_env(env, self._name, key_file)
-        self._api = NodeApi(self._key, self._env)
+        self._api = NodeApi(identity_of(self._env))
         self._stack.push_async_callback(self._api.close)
         self._socket = await asyncio.to_thread(
             machine.front_socket, self._setup.host or "", self._setup.port or 0

@@ -4,10 +4,12 @@ what a person has to know."""
 import asyncio
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -111,19 +113,21 @@ def drain(
 
 def down(env: Mapping[str, str], say: Callable[[str], None]) -> None:
     """End the fleet: its nodes, as their policies say, and Ray where we have started it."""
-    import ray
-
     _have_ray()
     own = own_ray.started(env)
-    with _ray_problems():
-        if not own_ray.connect(env):
-            raise FleetProblem("no Ray runs on this machine, so it is in no fleet")
-        was_there = machines.existing_directory() is not None or machines.is_deployed()
-        if was_there:
-            say("ending the nodes; what runs there may finish first")
-            machines.remove()
-        others = sum(node["Alive"] for node in ray.nodes()) - 1
-        ray.shutdown()
+    was_there, others = False, 0
+    try:
+        with _ray_problems():
+            if not own_ray.connect(env):
+                raise FleetProblem("no Ray runs on this machine, so it is in no fleet")
+            others = machines.others()
+            if was_there := machines.is_there():
+                say("ending the nodes; what runs there may finish first")
+                machines.remove()
+    except FleetProblem as problem:
+        if own is None:
+            raise
+        say(str(problem))
     if own is not None:
         say("ending Ray on this machine")
         own_ray.end(own, env)
@@ -261,11 +265,9 @@ def _connected(env: Mapping[str, str]) -> Any:
 
 
 def _have_ray() -> None:
-    try:
-        import ray  # noqa: F401
-        from ray import serve  # noqa: F401
-    except ImportError as error:
-        raise FleetProblem(f"a fleet needs Ray, which is not installed: {INSTALL}") from error
+    # Not imported yet: with that, Ray reads what it is to show to others.
+    if find_spec("ray") is None or find_spec("fastapi") is None:
+        raise FleetProblem(f"a fleet needs Ray, which is not installed: {INSTALL}")
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
@@ -273,18 +275,20 @@ def _have_ray() -> None:
 @contextmanager
 def _ray_problems() -> Iterator[None]:
     """Ray's errors as ours; ends what we had with it."""
-    import ray
-    from ray.exceptions import RayError
-
     try:
         yield
     except RayProblem as error:
         raise FleetProblem(str(error)) from error
-    except (RayError, TimeoutError) as error:
+    except Exception as error:
+        if not type(error).__module__.startswith("ray.") and not isinstance(error, TimeoutError):
+            raise
         why = " ".join(str(error).split())[:300]
         raise FleetProblem(f"Ray does not do what it was asked for: {why or error!r}") from error
     finally:
-        ray.shutdown()
+        if "ray" in sys.modules:
+            import ray
+
+            ray.shutdown()
 
 
 def with_port(head: str) -> str:

@@ -84,6 +84,18 @@ def existing_directory() -> Any | None:
         return None
 
 
+def is_there() -> bool:
+    """Whether there is anything of a fleet in this cluster."""
+    return existing_directory() is not None or is_deployed()
+
+
+def others() -> int:
+    """How many machines beside this one are in the cluster."""
+    import ray
+
+    return len([node for node in ray.nodes() if node["Alive"]]) - 1
+
+
 def is_deployed() -> bool:
     from ray import serve
 

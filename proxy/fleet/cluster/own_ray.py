@@ -42,14 +42,13 @@ class Started:
 
 def connect(env: Mapping[str, str]) -> bool:
     """Use the Ray that runs on this machine; False where there is none. Raises RayProblem."""
+    own = started(env)
+    address = own.address if own else env.get("RAY_ADDRESS") or "auto"
+    if address == "local":  # Ray's word for one of its own
+        return False
+    use_token(env)
     import ray
 
-    if env.get("RAY_ADDRESS"):
-        address = env["RAY_ADDRESS"]
-    else:
-        own = started(env)
-        address = own.address if own else "auto"
-    use_token(env)
     try:
         ray.init(
             address=address,
@@ -70,29 +69,32 @@ def connect(env: Mapping[str, str]) -> bool:
 def start(head: str | None, port: int, env: Mapping[str, str]) -> Started:
     """Start Ray on this machine, as the first one or for the cluster of `head`; it goes on without
     us. `env` is what our node is to have. Raises RayProblem."""
+    from ray.util import get_node_ip_address
+
+    own = get_node_ip_address()
+    address = f"{own}:{port}" if head is None else head
     folder = _folder(env)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     log = folder / "ray.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command(head, port),
+            command(head, own, port),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
             env=ray_env(env),
             start_new_session=True,
         )
-    address = head if head is not None else _wait_for_address(process, log, port)
     found = Started(process.pid, _began(process.pid), address)
     replace(folder / "ray.json", json.dumps(asdict(found)).encode())
-    _wait_until_up(process, log, address, env)
+    _wait_until_up(process, log)
     return found
 
 
-def command(head: str | None, port: int) -> Sequence[str]:
+def command(head: str | None, own: str, port: int) -> Sequence[str]:
     """Pure."""
     role = (
-        ("--head", "--port", str(port), "--include-dashboard", "false")
+        ("--head", "--node-ip-address", own, "--port", str(port), "--include-dashboard", "false")
         if head is None
         else ("--address", head)
     )
@@ -148,8 +150,23 @@ def use_token(env: Mapping[str, str]) -> str | None:
         )
     token = given or there
     if token:
-        os.environ["RAY_AUTH_MODE"] = "token"
+        _show_token()
     return token
+
+
+def _show_token() -> None:
+    """Ray reads what it is to show when it is imported."""
+    if "ray" not in sys.modules:
+        os.environ["RAY_AUTH_MODE"] = "token"
+    elif os.environ.get("RAY_AUTH_MODE") != "token":
+        # What Ray does where it makes one itself.
+        from ray._private.authentication.authentication_token_setup import (
+            maybe_enable_token_auth_if_token_available as enable,
+        )
+        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+
+        AuthenticationTokenLoader.instance().reset_cache()
+        enable(warn_if_disabled=False)
 
 
 def make_token(env: Mapping[str, str]) -> str | None:
@@ -184,20 +201,7 @@ def _folder(env: Mapping[str, str]) -> Path:
     return state / "moe-proxy" / "fleet"
 
 
-def _wait_for_address(process: "subprocess.Popen[bytes]", log: Path, port: int) -> str:
-    """Where a first machine's Ray is reached, which it says itself."""
-    end_s = time.monotonic() + START_S
-    while time.monotonic() < end_s and process.poll() is None:
-        for line in log.read_text(errors="replace").splitlines():
-            if "Local node IP:" in line:
-                return f"{line.rpartition(' ')[2].strip()}:{port}"
-        time.sleep(0.1)
-    raise _not_started(process, log)
-
-
-def _wait_until_up(
-    process: "subprocess.Popen[bytes]", log: Path, address: str, env: Mapping[str, str]
-) -> None:
+def _wait_until_up(process: "subprocess.Popen[bytes]", log: Path) -> None:
     end_s = time.monotonic() + START_S
     while "Ray runtime started" not in log.read_text(errors="replace"):
         if process.poll() is not None or time.monotonic() > end_s:

@@ -16,6 +16,7 @@ from proxy.node.names import (
     AUTHORITY_VARIABLE,
     CERTIFICATE_KEY_VARIABLE,
     CERTIFICATE_VARIABLE,
+    CLIENT_HEADER,
     HOSTS_HEADER,
     KEY_FILE_VARIABLE,
     KEY_HEADER,
@@ -83,6 +84,10 @@ class Identity:
     def hosts(self, headers: Mapping[str, str]) -> str:
         """By what names, divided by commas, the client may call the machine that it has asked."""
         return headers.get(HOSTS_HEADER, "") if self.key is not None else ""
+
+    def client(self, headers: Mapping[str, str]) -> str:
+        """Who has asked the front that asks us, where one does: his address and connection."""
+        return headers.get(CLIENT_HEADER, "") if self.key is not None else ""
 
     @property
     def variables(self) -> dict[str, str]:

@@ -14,6 +14,9 @@ OWN_HEADER: Final = "X-Moe-Proxy-Fleet-Own"
 # Beside the key: what the front's machine is called, by which clients may call the fleet.
 HOSTS_HEADER: Final = "X-Moe-Proxy-Fleet-Hosts"
 
+# Beside the key: by whom a front was asked, his address and one word for his connection.
+CLIENT_HEADER: Final = "X-Moe-Proxy-Fleet-Client"
+
 # A node's name, on its machine: else its host's.
 NODE_VARIABLE: Final = "MOE_PROXY_NODE"
 # For `moe-proxy serve` as a node: a file with the fleet's key, which each request has to bring.

@@ -56,6 +56,8 @@ class Follower:
         self._asked_for: object = None
         self._wanted = asyncio.Event()
         self._problem = ""
+        self._left = False  # it has said that it says no more
+        self.was_tried = False  # it is known whether it answers
 
     @property
     def answers(self) -> bool:
@@ -80,6 +82,7 @@ class Follower:
                 async for kind, data in self._events():
                     pause_s = FIRST_PAUSE_S
                     self._take(kind, data)
+                self._left = True  # as it does where it drains: what it is at goes on
                 self._lost("it has ended the stream of its events", hangs=False)
             except Silent:
                 self._lost("it does not answer", hangs=True)
@@ -95,6 +98,7 @@ class Follower:
             if not self.is_there:
                 log.info("node_answers", node=self.name, url=self.url)
             self.is_there, self.hangs_since_s, self._problem = True, None, ""
+            self._left = False
         elif "patch" in data and kind in self.state:
             self.state = {**self.state, kind: applied(self.state[kind], data["patch"])}
         proxy = self.state.get("proxy", {})
@@ -108,7 +112,8 @@ class Follower:
 
     def _lost(self, why: str, *, hangs: bool) -> None:
         loop = asyncio.get_running_loop()
-        if hangs:
+        self.was_tried = True
+        if hangs and not self._left:
             self.hangs_since_s = self.hangs_since_s or loop.time()
         elif self.is_there:
             self.hangs_since_s = None
@@ -165,6 +170,7 @@ class Follower:
                 await asyncio.sleep(MOST_PAUSE_S)
                 continue
             self.model_list, self.models = told, models_of(told)
+            self.was_tried = True
             self._told()
 
 

@@ -35,7 +35,7 @@ class FleetNode:
         self.passed: Counter[str] = Counter()
         self._told: dict[str, int] = {}
         self._passed_when_told: Counter[str] = Counter()
-        self.waiting: set[Callable[[str], None]] = set()
+        self.requests = 0
 
     def __repr__(self) -> str:
         return f"<FleetNode {self.name} answers={self.answers}>"
@@ -70,6 +70,12 @@ class FleetNode:
     @property
     def may_be_asked(self) -> bool:
         return self.answers and not self.draining
+
+    @property
+    def load(self) -> int:
+        """Requests of this front that it is at, and those that it tells of."""
+        told = sum(self._told.values()) - sum(self._passed_when_told.values())
+        return self.requests + max(told, 0)
 
     def hangs_for_s(self, now_s: float) -> float:
         """For how long it has been silent beyond what is usual; 0 where it is not."""
@@ -167,6 +173,16 @@ class Nodes:
         "state" is all of its live state; one with a "patch" has been put on that already."""
         self._hearers.append(hearer)
 
+    @property
+    def are_known(self) -> bool:
+        """Whether it is known of all of them if they answer, and what they have."""
+        return all(node.follower.was_tried for node in self._nodes.values())
+
+    @property
+    def are_ready(self) -> bool:
+        """Whether requests can be passed to whom they are for."""
+        return self.are_known and any(node.may_be_asked for node in self)
+
     async def until_news(self) -> None:
         """Return when something has changed."""
         await self._news.wait()
@@ -180,16 +196,21 @@ class Nodes:
 
     @contextmanager
     def passing(self, node: FleetNode, model: str) -> Iterator[None]:
-        """A request for a model (by the name under which it is loaded) is with a node meanwhile."""
-        node.passed[model] += 1
-        self._count(node)
+        """A request is with a node meanwhile, for a model (by the name under which it is loaded) or
+        for none ("")."""
+        node.requests += 1
+        if model:
+            node.passed[model] += 1
+            self._count(node)
         try:
             yield
         finally:
-            node.passed[model] -= 1
-            if not node.passed[model]:
-                del node.passed[model]
-            self._count(node)
+            node.requests -= 1
+            if model:
+                node.passed[model] -= 1
+                if not node.passed[model]:
+                    del node.passed[model]
+                self._count(node)
 
     def _add(self, member: Member) -> None:
         node = FleetNode(member, Link(member.url, self._identity))

@@ -273,7 +273,12 @@ class Supervisor:
 
     async def _front_program_now(self) -> Program:
         number = self._socket.fileno()
-        return Program((*self._front_program, "--fd", str(number)), self._env, (number,))
+        # Its host is what it is called by, where clients may call it.
+        argv = (
+            *(*self._front_program, "--fd", str(number), "--host", self._setup.host or ""),
+            *("--drain-s", str(await self._drain_s()), "--log-format", "json"),
+        )
+        return Program(argv, self._env, (number,))
 
     def _heard_on(self, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
         def heard(line: str) -> None:

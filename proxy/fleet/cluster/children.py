@@ -113,13 +113,12 @@ class Child:
 
     def _read(self, file: Path) -> None:
         assert self._process.stderr is not None
-        writer = log_file(file)
-        for raw in self._process.stderr:
-            line = raw.decode(errors="replace").rstrip("\n")
-            self.last_lines.append(line)
-            writer.emit(logging.makeLogRecord({"msg": line}))
-            self._heard(line)
-        writer.close()
+        with contextlib.closing(log_file(file)) as writer, self._process.stderr as pipe:
+            for raw in pipe:
+                line = raw.decode(errors="replace").rstrip("\n")
+                self.last_lines.append(line)
+                writer.emit(logging.makeLogRecord({"msg": line}))
+                self._heard(line)
 
 
 class Kept:

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "engine": "catalog errors files tasks threads",
     "errors": "",
     "files": "",
-    "fleet": "api dialect errors node observe service tasks threads upstream",
+    "fleet": "api catalog dialect engine errors node observe service tasks upstream",
     "hub": "catalog engine errors files tasks threads",
     "kernel": "",
     "memory": "engine kernel tasks text",
@@ -54,8 +54,9 @@ MAY_IMPORT = {
     "worker": "engine errors memory",
 }
 MOST_LOOSE, MOST_LINES, MEDIAN_LINES = 10, 350, 110
-# Of ctypes' functions, and of the C struct that it has fields of.
-C_TYPES = {"restype", "argtypes", "buffer", "data", "extra"}
+# Of ctypes' functions, of the C struct that it has fields of, and of the context of a TLS
+# connection, which has no other way to be told.
+C_TYPES = {"restype", "argtypes", "buffer", "data", "extra", "verify_mode", "check_hostname"}
 
 
 def plan() -> dict[str, set[str]]:

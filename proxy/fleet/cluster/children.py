@@ -99,7 +99,7 @@ class Child:
         status = self._process.wait()
         # What it has said last is to be known with its end; whoever else has its pipe is not
         # waited for.
-        self._reader.join(1.0)
+        self._reader.join(5.0)
         forget_group(self.pid)
         self._input.put(None)
         self.ended.set_result(status)

@@ -111,6 +111,16 @@ def drain(
             time.sleep(LOOK_S)
 
 
+def leave(env: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """This machine is out of the fleet, with all that runs on it; the others go on."""
+    _have_ray()
+    own = own_ray.started(env)
+    if own is None:
+        raise FleetProblem("Ray on this machine was not started by us: ray stop")
+    say("ending Ray on this machine, and all that it runs here")
+    own_ray.end(own, env)
+
+
 def down(env: Mapping[str, str], say: Callable[[str], None]) -> None:
     """End the fleet: its nodes, as their policies say, and Ray where we have started it."""
     _have_ray()
@@ -132,7 +142,7 @@ def down(env: Mapping[str, str], say: Callable[[str], None]) -> None:
         say("ending Ray on this machine")
         own_ray.end(own, env)
         if others:
-            say("Ray goes on on the other machines: moe-proxy fleet down, there")
+            say("Ray goes on on the other machines: moe-proxy fleet down --here, there")
     elif not was_there:
         raise FleetProblem("there is no fleet in the Ray that runs here: moe-proxy fleet up")
     else:

@@ -160,3 +160,8 @@ def remove() -> None:
         ray.kill(actor)
     if not serve.status().applications:
         serve.shutdown()
+
+
+def configured(args: dict[str, Any]) -> Any:
+    """The application of a Serve config file; the directory sees to the number of supervisors."""
+    return application(args, 1, by_resource=has_resource())

@@ -127,7 +127,12 @@ async def test_the_fleet_itself_is_let_in_everywhere(tmp_path: Path) -> None:
 
 
 async def test_who_follows_hears_something_each_second(tmp_path: Path) -> None:
-    async with node(tmp_path) as one, asyncio.timeout(HANG_S):
+    """And goes on to, though others need an API key for that."""
+    keys = tmp_path / "keys"
+    keys.write_text("secret\n")
+    keys.chmod(0o600)
+    settings: dict[str, object] = {"api_keys_file": keys}
+    async with node(tmp_path, server=settings) as one, asyncio.timeout(HANG_S):
         for wrong in ("0", "x", "nan", "1000"):
             async with one.session.get(f"/admin/events?heartbeat={wrong}", headers=OWN) as answer:
                 assert answer.status == 400

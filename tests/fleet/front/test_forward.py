@@ -1,6 +1,7 @@
 """Through a front, as at the node itself: every protocol, byte for byte; and which node it is."""
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import json
@@ -110,6 +111,30 @@ async def test_a_conversation_goes_to_where_it_was(fleet: Fleet) -> None:
         assert len(nodes) == 1
 
 
+async def test_it_stays_where_it_had_to_go(fleet: Fleet) -> None:
+    """Its node was busy once: what the other has read is worth more than what the first has not."""
+    for name in ("n1", "n2"):
+        await fleet.post(CHAT, BRIEF, **{NODE_HEADER: name})  # both have loaded it
+    body = BRIEF | {"messages": [{"role": "user", "content": "a conversation that has to move"}]}
+    first = (await fleet.post(CHAT, body)).headers[NODE_HEADER]
+    long = BRIEF | {"max_tokens": 3000, "ignore_eos": True, "stream": True}
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(2):  # as many as it has slots
+            url, named = fleet.front.url + CHAT, {NODE_HEADER: first}
+            busy = fleet.session.post(url, json=long, headers=named)
+            stream = await stack.enter_async_context(busy)
+            stack.callback(stream.close)
+            await stream.content.readany()
+        second = (await fleet.post(CHAT, body)).headers[NODE_HEADER]
+
+    async def nobody() -> bool:
+        return not await fleet.requests_at(first)
+
+    await until(nobody, "it is free again")
+    third = (await fleet.post(CHAT, body)).headers[NODE_HEADER]
+    assert first != second == third
+
+
 async def test_many_at_the_same_moment_are_shared_out(fleet: Fleet) -> None:
     async def ask(number: int) -> str:
         messages = [{"role": "user", "content": f"number {number}"}]
@@ -150,7 +175,8 @@ async def test_who_names_a_node_gets_that_one(fleet: Fleet) -> None:
 
 
 async def test_a_response_is_found_where_it_was_made(fleet: Fleet) -> None:
-    made = await fleet.post("/v1/responses", {"model": "a", "input": "hi", "max_output_tokens": 3})
+    body = {"model": "a", "input": "hi", "max_output_tokens": 3}
+    made = await fleet.post("/v1/responses", body, **{NODE_HEADER: "n2"})
     response = made.json()["id"]
 
     kept = await fleet.get(f"/v1/responses/{response}")
@@ -210,6 +236,19 @@ async def test_a_body_without_a_length_and_one_that_waits_to_be_asked_for(fleet:
         assert answer.status == 200, await answer.text()
     async with fleet.session.post(url, data=body, expect100=True) as answer:
         assert answer.status == 200, await answer.text()
+
+
+async def test_a_target_with_a_host_in_it(fleet: Fleet) -> None:
+    host, _, port = fleet.front.url.removeprefix("http://").partition(":")
+    for target in (f"{fleet.front.url}/api/version", "/api//version", "/api/version?a=%2F&b"):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(
+            f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(HANG_S):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200"), (target, answer)
+        writer.close()
 
 
 async def test_a_head_has_no_body(fleet: Fleet) -> None:

@@ -173,14 +173,10 @@ def prepare(target: Target, flavour: llama_build.Flavour, *, rebuild: bool) -> N
 def install_ray(pip_install: list[str], log: Path) -> None:
     """What a fleet needs, for its tests. Not every machine has wheels of it, and none of the rest
     needs it."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    what = project["optional-dependencies"]["fleet"]
     try:
-        run(
-            [*pip_install, "--only-binary", ":all:", *project["optional-dependencies"]["fleet"]],
-            log,
-        )
+        run([*pip_install, "--only-binary", ":all:", *what], log)
     except Failure:
         say("Ray is not to be had for this machine: tests of a fleet will be skipped")
 

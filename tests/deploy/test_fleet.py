@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from tests.deploy.test_units import DEPLOY, analyze, analyzed, score
 
 FLEET = DEPLOY / "fleet"
 UNITS = pytest.mark.parametrize("name", ["moe-proxy-head.service", "moe-proxy-node.service"])
-HOW_TO_GET_IT = "Ray is not installed: pip install 'moe-proxy[fleet]'"
+with_ray = pytest.mark.skipif(
+    find_spec("ray") is None, reason="Ray is not installed: pip install 'moe-proxy[fleet]'"
+)
 
 
 def installed(folder: Path, name: str) -> Path:
@@ -63,8 +66,9 @@ def test_the_heads_unit_has_the_variables_that_fleet_up_gives_ray() -> None:
     assert [f"{name}={value}" in text for name, value in own_ray.VARIABLES.items()] == [True] * 5
 
 
+@with_ray
+@pytest.mark.filterwarnings("ignore")  # of Ray itself
 def test_the_cluster_file_is_one_for_rays_launcher() -> None:
-    pytest.importorskip("ray", reason=HOW_TO_GET_IT)
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = yaml.safe_load((FLEET / "ray-cluster.yaml").read_text())
@@ -76,8 +80,9 @@ def test_the_cluster_file_is_one_for_rays_launcher() -> None:
         assert "--dashboard-host=127.0.0.1" in command
 
 
+@with_ray
+@pytest.mark.filterwarnings("ignore")
 def test_the_serve_config_is_of_our_application() -> None:
-    pytest.importorskip("ray", reason=HOW_TO_GET_IT)
     from ray.serve.schema import ServeDeploySchema
 
     config = yaml.safe_load((FLEET / "serve.yaml").read_text())

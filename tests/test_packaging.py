@@ -118,7 +118,8 @@ def test_the_package_imports_only_what_it_asks_for() -> None:
 def test_tests_and_measurements_import_only_what_is_asked_for() -> None:
     asked = {canonicalize_name(one.name) for one in requirements()}
 
-    assert imported("tests", "bench", "deploy") - asked == set()
+    # Ray: where it is not, tests of a fleet are skipped.
+    assert imported("tests", "bench", "deploy") - asked - {"ray"} == set()
 
 
 def test_what_a_fleet_needs_is_pinned_too() -> None:

@@ -14,9 +14,7 @@ NEEDS_DOCKER: Final = (
 )
 NEEDS_A_CLUSTER: Final = "it needs a cluster; tests/deploy/test_kubernetes.py has kubectl render it"
 FROM_A_HUB: Final = "it downloads from a hub; tests/hub pulls from registries of its own"
-OF_A_FLEET: Final = (
-    "tests/fleet/cluster/test_cluster.py has three machines, and gives each of these"
-)
+OF_A_FLEET: Final = "tests/fleet/cluster/test_cluster.py has a fleet, and gives each of these"
 A_PICTURE: Final = "a picture of what the text says"
 
 COMMANDS: Final = {
@@ -29,6 +27,7 @@ COMMANDS: Final = {
     "sudo ln ": OF_THE_MACHINE,
     "sudo mkdir ": OF_THE_MACHINE,
     "sudo useradd ": OF_THE_MACHINE,
+    "sudo /opt/moe-proxy/bin/python -m pip": OF_THE_MACHINE,
     "printf '[Service]": OF_THE_MACHINE,
     "sudo /opt/moe-proxy/bin/moe-proxy install-service": OF_THE_MACHINE,
     "loginctl ": OF_THE_MACHINE,

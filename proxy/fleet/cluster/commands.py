@@ -215,19 +215,26 @@ def _more(setup: Setup, say: Callable[[str], None]) -> Seen:
         )
     if setup != Setup():
         ray.get(directory.setup.remote(own, setup), timeout=ANSWER_S)
-    reports = ray.get(directory.status.remote(), timeout=ANSWER_S)
-    for report in reports["reports"]:
-        if report.machine == own and report.name in reports["draining"]:
-            say(f"bringing {report.name} back")
-            ray.get(directory.drain.remote(report.name, False, None), timeout=ANSWER_S)
-    return _until_up(directory)
+    seen = _until_up(directory)
+    ours = [each for each in seen.reports if each.machine == own and each.name in seen.draining]
+    for report in ours:
+        say(f"bringing {report.name} back")
+        ray.get(directory.drain.remote(report.name, False, None), timeout=ANSWER_S)
+    return _until_up(directory, back=report.name) if ours else seen
 
 
-def _until_up(directory: Any) -> Seen:
+def _until_up(directory: Any, *, back: str | None = None) -> Seen:
+    """`back`: one that has drained, and is not to any more."""
     end_s = time.monotonic() + UP_S
     while True:
         seen = asyncio.run(_seen(directory, NODE_S))
-        waiting = [each for each in seen.reports if each.state == "starting" or _silent(seen, each)]
+        waiting = [
+            each
+            for each in seen.reports
+            if each.state == "starting"
+            or (each.name == back and each.state != "ready")
+            or _silent(seen, each)
+        ]
         if len(seen.reports) >= seen.machines > 0 and not waiting:
             return seen
         if time.monotonic() > end_s:
@@ -279,7 +286,6 @@ def _have_ray() -> None:
     if find_spec("ray") is None or find_spec("fastapi") is None:
         raise FleetProblem(f"a fleet needs Ray, which is not installed: {INSTALL}")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeVar
 
 from proxy.fleet.member import USABLE_NAME, Member, Members
 
-State = Literal["starting", "ready", "draining", "drained", "failed"]
+State = Literal["starting", "ready", "draining", "drained"]
 
 # Beyond what the first one remembers after a new beginning, another one may know of later changes.
 GAP: Final = 1000

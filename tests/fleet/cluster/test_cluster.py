@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,11 @@ def test_machines_that_join_get_a_node_each(fleet: RayFleet) -> None:
     assert len({each["front"] for each in nodes.values()}) == 3
     assert fleet.policy("b").read_bytes() == fleet.policy("a").read_bytes()
     assert node_that_answers(fleet, "own-c") == "c"
+    # What Ray sets for its workers is not for a node: no card would be there, and one thread.
+    (pid,) = fleet.pids("proxy.cli.main serve", of="b")
+    env = Path(f"/proc/{pid}/environ").read_bytes()
+    assert b"CUDA_VISIBLE_DEVICES" not in env
+    assert b"OMP_NUM_THREADS" not in env
 
 
 def test_up_again_changes_nothing(fleet: RayFleet) -> None:

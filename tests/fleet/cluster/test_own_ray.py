@@ -15,6 +15,7 @@ from proxy.fleet.cluster.own_ray import (
     Started,
     command,
     make_token,
+    not_started,
     ray_env,
     started,
     use_token,
@@ -73,6 +74,14 @@ def test_ray_kills_nobody_for_memory_unless_that_is_wanted() -> None:
     assert (
         ray_env({"RAY_memory_monitor_refresh_ms": "250"})["RAY_memory_monitor_refresh_ms"] == "250"
     )
+
+
+def test_who_lacks_the_token_is_told_where_it_is(tmp_path: Path) -> None:
+    said = "1\n2\n3\n4\n5\nRPC error: InvalidAuthToken: missing"
+
+    assert "RAY_AUTH_TOKEN=TOKEN" in not_started(said, tmp_path)
+    assert "TOKEN" not in not_started("Address already in use", tmp_path)
+    assert "  1" not in not_started(said, tmp_path).splitlines()
 
 
 def test_only_a_ray_that_we_have_started_and_that_runs_is_ours(

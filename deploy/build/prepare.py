@@ -38,12 +38,14 @@ INPUTS = (
     "pyproject.toml",
     "constraints.txt",
     "setup.py",
-    "proxy/worker/*.c",
+    "proxy/*/*.c",
     "proxy/worker/*.cpp",
     "proxy/worker/*.h",
     "deploy/build/*.py",
     "deploy/build/*.cmake",
 )
+# What setup.py compiles, in a clone beside the sources.
+COMPILED = ("worker/_stepgate", "catalog/_strings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +257,7 @@ def fingerprint() -> str:
 def complete(target: Target) -> bool:
     """Whether what the last set-up made is still there (somebody may have tidied up)."""
     files = [target.venv / "bin" / "moe-proxy", llama_build.source_link(ROOT / ".cache")]
-    built = not target.editable or any(ROOT.glob("proxy/worker/_stepgate*.so"))
+    built = not target.editable or all(any(ROOT.glob(f"proxy/{name}*.so")) for name in COMPILED)
     return built and all(file.exists() for file in files) and llama_build.installed(target.venv)
 
 

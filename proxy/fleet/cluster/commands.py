@@ -91,10 +91,10 @@ def drain(
 ) -> Iterator[Report]:
     """Yields what the node says, each time that it is something else, until it is drained (or is
     back)."""
-    import ray
-
     with _ray_problems():
         directory = _connected(env)
+        import ray
+
         if why := ray.get(directory.drain.remote(name, not undo, within_s), timeout=ANSWER_S):
             raise FleetProblem(why)
         said: tuple[str, str] | None = None

@@ -102,7 +102,7 @@ class RayFleet:
             (
                 *(*RAY, "start", "--block", "--address", address),
                 *("--resources", '{"moe_proxy": 1}', "--object-store-memory", "100000000"),
-                *("--dashboard-agent-listen-port", "0", "--num-cpus", "1"),
+                *("--dashboard-agent-listen-port", "0", "--num-cpus", "0"),
             ),
             env=self.env(name),
             cwd=self.folder,
@@ -122,6 +122,7 @@ class RayFleet:
         while not fact(nodes := self.nodes()):
             told = {name: (each["state"], each["says"]) for name, each in nodes.items()}
             assert time.monotonic() < end_s, f"it never came to this: {what} {told}"
+            time.sleep(0.5)  # each look is a command, which takes the time of what is waited for
         return nodes
 
     def ask(self, url: str, path: str, body: Mapping[str, Any] | None = None) -> Any:

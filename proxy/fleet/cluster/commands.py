@@ -92,33 +92,55 @@ def drain(
     """Yields what the node says, each time that it is something else, until it is drained (or is
     back)."""
     with _ray_problems():
-        directory = _connected(env)
-        import ray
+        yield from _drained(_connected(env), name, within_s=within_s, undo=undo)
 
-        if why := ray.get(directory.drain.remote(name, not undo, within_s), timeout=ANSWER_S):
-            raise FleetProblem(why)
-        said: tuple[str, str] | None = None
-        while True:
-            reports = ray.get(directory.status.remote(), timeout=ANSWER_S)["reports"]
-            report = next((each for each in reports if each.name == name), None)
-            if report is None:
-                raise FleetProblem(f"the node {name} has left the fleet")
-            if (report.state, report.says) != said:
-                said = report.state, report.says
-                yield report
-            if report.state == ("ready" if undo else "drained"):
-                return
-            time.sleep(LOOK_S)
+
+def _drained(
+    directory: Any, name: str, *, within_s: float | None = None, undo: bool = False
+) -> Iterator[Report]:
+    import ray
+
+    if why := ray.get(directory.drain.remote(name, not undo, within_s), timeout=ANSWER_S):
+        raise FleetProblem(why)
+    said: tuple[str, str] | None = None
+    while True:
+        reports = ray.get(directory.status.remote(), timeout=ANSWER_S)["reports"]
+        report = next((each for each in reports if each.name == name), None)
+        if report is None:
+            raise FleetProblem(f"the node {name} has left the fleet")
+        if (report.state, report.says) != said:
+            said = report.state, report.says
+            yield report
+        if report.state == ("ready" if undo else "drained"):
+            return
+        time.sleep(LOOK_S)
 
 
 def leave(env: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """This machine is out of the fleet, with all that runs on it; the others go on."""
+    """This machine is out of the fleet once it is drained; the others go on."""
     _have_ray()
     own = own_ray.started(env)
     if own is None:
         raise FleetProblem("Ray on this machine was not started by us: ray stop")
-    say("ending Ray on this machine, and all that it runs here")
+    try:
+        with _ray_problems():
+            directory = _connected(env)
+            for name in _own_names(directory):
+                for report in _drained(directory, name):
+                    say(f"{name} {report.state} {report.says}".rstrip())
+    except FleetProblem as problem:  # it leaves all the same
+        say(str(problem))
+    say("ending Ray on this machine")
     own_ray.end(own, env)
+
+
+def _own_names(directory: Any) -> list[str]:
+    """Of this machine's node, if it has one."""
+    import ray
+
+    own = machines.own_machine()
+    reports = ray.get(directory.status.remote(), timeout=ANSWER_S)["reports"]
+    return [report.name for report in reports if report.machine == own]
 
 
 def down(env: Mapping[str, str], say: Callable[[str], None]) -> None:

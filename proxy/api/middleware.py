@@ -153,7 +153,7 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
         # Browsers ask this without a key.
         if is_preflight(request.method, request.headers):
             return web.Response(status=204, headers=preflight_headers(request.headers))
-    if not _is_open(request.path):
+    if server.api_keys_file is not None and not _is_open(request.path):
         resource = request.match_info.route.resource
         route = resource.canonical if resource else ""
         key = services.keys.check(

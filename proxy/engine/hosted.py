@@ -69,12 +69,12 @@ class HostedEngine:
         self._own_names = {outside: own for own, outside in self._names.items()}
         self._options, self._slot_folder = options, slot_folder
         self._folder = runtime_dir / backend_id
-        self._socket = self._folder / "server.sock"
+        self._address = Address(socket=str(self._folder / "server.sock"))
         self._control = self._folder / "control"
         self._order = Order(
             worker_arguments(
                 options,
-                socket=self._socket,
+                socket=self._folder / "server.sock",
                 control=self._control,
                 slot_folder=slot_folder,
                 own_name=self._own,
@@ -102,7 +102,7 @@ class HostedEngine:
 
     @property
     def address(self) -> Address:
-        return Address(socket=str(self._socket))
+        return self._address
 
     @property
     def pid(self) -> int | None:

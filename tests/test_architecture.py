@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "slots startup tasks upstream",
     "bench": "api app catalog control engine errors placement policy pool routing text",
     "catalog": "errors files split threads",
-    "cli": "app bench catalog control demo engine errors files hub node observe policy "
+    "cli": "app bench catalog control demo engine errors files fleet hub node observe policy "
     "routing service split startup tasks text threads version",
     "clock": "",
     "control": "catalog clock engine errors files memory observe placement policy pool routing "
@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "engine": "catalog errors files tasks threads",
     "errors": "",
     "files": "",
-    "fleet": "api catalog dialect engine errors node observe service tasks upstream version",
+    "fleet": "api catalog clock dialect engine errors files node observe policy service tasks text "
+    "threads upstream version",
     "hub": "catalog engine errors files tasks threads",
     "kernel": "",
     "memory": "engine kernel tasks text",

@@ -21,6 +21,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,6 +168,19 @@ def prepare(target: Target, flavour: llama_build.Flavour, *, rebuild: bool) -> N
     shutil.rmtree(ROOT / "build", ignore_errors=True)
     what = ["--editable", f"{ROOT}[dev]"] if target.editable else [str(ROOT)]
     run([*pip_install, "--no-build-isolation", *what], target.log)
+    if target.editable:
+        install_ray(pip_install, target.log)
+
+
+def install_ray(pip_install: list[str], log: Path) -> None:
+    """What a fleet needs, for its tests. Not every machine has wheels of it, and none of the rest
+    needs it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    what = project["optional-dependencies"]["fleet"]
+    try:
+        run([*pip_install, "--only-binary", ":all:", *what], log)
+    except Failure:
+        say("Ray is not to be had for this machine: tests of a fleet will be skipped")
 
 
 def choose_cuda(flavour: llama_build.Flavour) -> cuda_toolkit.Choice:

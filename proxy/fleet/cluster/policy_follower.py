@@ -35,6 +35,7 @@ class PolicyFollower:
         # What changes: the fleet's files as they are here, and edits that are not good yet.
         self._known: dict[str, Entry] = {}
         self._withheld: dict[str, bytes | None] = {}
+        self._unreadable: frozenset[str] = frozenset()  # of which the log has told
 
     async def join(self, fleet: Mapping[str, Entry]) -> None:
         """Take the fleet's set; what is this machine's own is kept aside. Raises OSError, Hangs."""
@@ -76,7 +77,8 @@ class PolicyFollower:
         """Tell what was edited here, if it is good, and write what was edited elsewhere."""
         async with self._turn:
             disk = await self._steady()
-            edits = policy_sync.edits(disk, self._known)
+            self._warn_of_unreadable()
+            edits = self._edits(disk)
             if not edits:
                 self._withheld = {}
             elif edits != self._withheld:
@@ -94,21 +96,40 @@ class PolicyFollower:
                         await self._know({name: Entry(number, text)})
             await self._write(fleet, edited_too=True)
 
+    def _warn_of_unreadable(self) -> None:
+        if new := self._folder.unreadable - self._unreadable:
+            problems = ["it cannot be read as a policy, or has a name that cannot be told"]
+            log.warning("fleet_policy_stays_here", files=sorted(map(ascii, new)), problems=problems)
+        self._unreadable = self._folder.unreadable
+
     async def _write(self, fleet: Mapping[str, Entry], *, edited_too: bool) -> None:
+        """What others have changed. Raises OSError for one that cannot be written here, after all
+        others."""
+        failed: OSError | None = None
         disk = await POLICIES.run(self._folder.read)
-        edits = policy_sync.edits(disk, self._known)
+        edits = self._edits(disk)
         for name, entry in policy_sync.news(self._ours(fleet), self._known).items():
             if name in edits and edits[name] != entry.text:
                 if not edited_too and self._withheld.get(name, b"") != edits[name]:
                     continue
             if disk.get(name) != entry.text:
-                if not await POLICIES.run(
-                    self._folder.write, name, entry.text, instead_of=disk.get(name)
-                ):
-                    continue  # edited in this moment, of which we are told
+                try:
+                    if not await POLICIES.run(
+                        self._folder.write, name, entry.text, instead_of=disk.get(name)
+                    ):
+                        continue  # edited in this moment, of which we are told
+                except OSError as error:
+                    failed = error
+                    continue
                 log.info("fleet_policy_written", file=name, number=entry.number)
             self._withheld.pop(name, None)
             await self._know({name: entry})
+        if failed is not None:
+            raise failed
+
+    def _edits(self, disk: policy_sync.Files) -> dict[str, bytes | None]:
+        """Of what was read just now."""
+        return policy_sync.edits(disk, self._known, self._folder.unreadable)
 
     async def _know(self, entries: Mapping[str, Entry]) -> None:
         self._known.update(policy_sync.news(entries, self._known))
@@ -118,7 +139,7 @@ class PolicyFollower:
         """The files, once nobody is writing them."""
         disk = await POLICIES.run(self._folder.read)
         for _ in range(10):
-            if not policy_sync.edits(disk, self._known):
+            if not self._edits(disk):
                 break
             await asyncio.sleep(STEADY_S)
             before, disk = disk, await POLICIES.run(self._folder.read)

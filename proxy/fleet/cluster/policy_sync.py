@@ -8,19 +8,20 @@ step, and known as the fleet's, so that it is not told again.
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from proxy.files import read_small
+from proxy.files import NotPlain, read_small
 from proxy.fleet.cluster.directory import Entry
 from proxy.policy.sources import MOST_BYTES, candidates, policy_files
 
 KEPT: Final = ".before-fleet"
-NEW_MODE: Final = 0o644
+# Policies may have secrets in them (`env`), and the node is of the same user.
+NEW_MODE: Final = 0o600
 MOST_RECORD_BYTES: Final = 1 << 20
 
 Files = Mapping[str, bytes]
@@ -46,11 +47,16 @@ def on_joining(disk: Files, fleet: Mapping[str, Entry], given: Mapping[str, str]
     return Plan(write, frozenset(own))
 
 
-def edits(disk: Files, known: Mapping[str, Entry]) -> dict[str, bytes | None]:
-    """What was changed here since the fleet's last word; None: removed."""
+def edits(
+    disk: Files, known: Mapping[str, Entry], unreadable: Collection[str] = ()
+) -> dict[str, bytes | None]:
+    """What was changed here since the fleet's last word; None: removed, which what is `unreadable`
+    is not."""
     before = {name: entry.text for name, entry in known.items() if entry.text is not None}
     return {
-        name: disk.get(name) for name in {**disk, **before} if disk.get(name) != before.get(name)
+        name: disk.get(name)
+        for name in {**disk, **before}
+        if disk.get(name) != before.get(name) and name not in unreadable
     }
 
 
@@ -77,20 +83,34 @@ class Folder:
         self.single = path.is_file()
         self._folder = path.parent if self.single else path
         self._folder.mkdir(parents=True, exist_ok=True)
+        # What changes: files that are there, and are no edits as long as nobody can read them:
+        # folders, pipes, what is too large, what is another user's.
+        self.unreadable: frozenset[str] = frozenset()
 
     def read(self) -> dict[str, bytes]:
-        """Raises OSError."""
+        """Those that can be read; which cannot is in `unreadable` then. Raises OSError for a folder
+        that cannot be looked at."""
         files = [self.path] if self.single else policy_files(self.path)
-        found = {}
+        found, unreadable = {}, set()
         for file in files:
             try:
+                if not self.takes(file.name):
+                    raise NotPlain("its name cannot be told to others")
                 found[file.name] = read_small(file, MOST_BYTES)
             except FileNotFoundError:
                 continue  # just now
+            except OSError:
+                unreadable.add(file.name)
+        self.unreadable = frozenset(unreadable)
         return found
 
     def takes(self, name: str) -> bool:
-        return not self.single or name == self.path.name
+        """Whether the fleet's file of this name has a place here. A name that is no UTF-8 cannot be
+        told to others, nor be in a log."""
+        if self.single:
+            return name == self.path.name
+        plain = name.endswith(".toml") and not name.startswith(".") and "/" not in name
+        return plain and name.isprintable()
 
     def given(self) -> dict[str, str]:
         try:
@@ -107,7 +127,7 @@ class Folder:
     def write(self, name: str, text: bytes | None, *, instead_of: bytes | None) -> bool:
         """False, and nothing is done, where the file is another one now. Raises OSError."""
         file = self._folder / name
-        if self.read().get(name) != instead_of:
+        if self.read().get(name) != instead_of or name in self.unreadable:
             return False
         if text is None:
             file.unlink(missing_ok=True)
@@ -118,7 +138,8 @@ class Folder:
     def keep_aside(self, name: str) -> Path:
         """The file is there under another name too. Raises OSError."""
         kept = self._folder / (name + KEPT)
-        replace(kept, read_small(self._folder / name, MOST_BYTES))
+        own = self._folder / name
+        replace(kept, read_small(own, MOST_BYTES), mode=own.stat().st_mode & 0o7777)
         return kept
 
 
@@ -130,9 +151,10 @@ def folder_of(named: str | None, env: Mapping[str, str]) -> Path:
     return next((place for place in places if place.exists()), places[-1])
 
 
-def replace(file: Path, text: bytes) -> None:
-    """Whole, or not at all."""
-    mode = file.stat().st_mode & 0o7777 if file.exists() else NEW_MODE
+def replace(file: Path, text: bytes, mode: int | None = None) -> None:
+    """Whole, or not at all; its mode stays, where no other is given. Raises OSError."""
+    if mode is None:
+        mode = file.stat().st_mode & 0o7777 if file.exists() else NEW_MODE
     descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:

@@ -1,6 +1,7 @@
 """Machines whose policy files are one set: real files, watched, around a directory without Ray."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -137,3 +138,36 @@ async def test_a_machine_that_comes_later_has_the_set_at_once(fleet: Fleet) -> N
         assert fleet.path("c").read_bytes() == GOOD
         assert fleet.path("c", "p.toml.before-fleet").read_bytes() == b"# mine\n"
     assert fleet.path("a").read_bytes() == GOOD
+
+
+async def test_what_cannot_be_read_here_stops_nobody_s_edits(fleet: Fleet) -> None:
+    """Also not by its name: what is no text breaks whatever writes it down."""
+    os.mkfifo(fleet.path("a", "pipe.toml"))
+    fleet.path("a", "\udcff.toml").write_bytes(BETTER)
+
+    fleet.path("b").write_bytes(BETTER)
+    await until(lambda: fleet.path("a").read_bytes() == BETTER, "it came from b")
+    # A pipe among the policies is no good set of them, which a strange name is.
+    fleet.path("a", "pipe.toml").unlink()
+    fleet.path("a").write_bytes(ANOTHER)
+    await until(lambda: fleet.path("b").read_bytes() == ANOTHER, "it came from a")
+
+    assert [file.name for file in fleet.path("b").parent.iterdir()] == ["p.toml"]
+
+
+async def test_a_file_that_became_unreadable_is_not_removed_elsewhere(fleet: Fleet) -> None:
+    fleet.path("a").unlink()
+    fleet.path("a").mkdir()
+    await fleet.put("q.toml", ANOTHER)
+    await until(lambda: fleet.path("a", "q.toml").exists(), "q is there")
+
+    assert fleet.path("b").read_bytes() == GOOD
+
+
+async def test_one_file_that_cannot_be_written_holds_up_no_other(fleet: Fleet) -> None:
+    fleet.path("a", "lost.toml").symlink_to("/nowhere/lost.toml")
+
+    await fleet.put("lost.toml", BETTER)
+    await fleet.put("z.toml", ANOTHER)
+
+    await until(lambda: fleet.path("a", "z.toml").exists(), "z is there")

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from proxy.fleet.cluster.directory import Entry
 from proxy.fleet.cluster.policy_sync import Folder, Plan, digest, edits, folder_of, news, on_joining
 
@@ -115,3 +117,19 @@ def test_the_folder_is_where_serve_looks_or_would(tmp_path: Path) -> None:
 
     assert folder_of(None, named) == tmp_path / "named"
     assert folder_of("/given", named) == Path("/given")
+
+
+def test_what_is_new_here_is_its_owners_alone_and_so_stays_what_was(tmp_path: Path) -> None:
+    """There may be secrets in a policy's `env`."""
+    folder = Folder(tmp_path, tmp_path / "record")
+    (tmp_path / "own.toml").touch(0o600)
+
+    folder.write("new.toml", b"1", instead_of=None)
+
+    assert [(tmp_path / "new.toml").stat().st_mode & 0o77] == [0]
+    assert folder.keep_aside("own.toml").stat().st_mode & 0o77 == 0
+
+
+@pytest.mark.parametrize("name", ["../p.toml", "/etc/p.toml", ".p.toml", "p.txt", "\udcff.toml"])
+def test_what_is_no_name_of_a_policy_is_not_taken(tmp_path: Path, name: str) -> None:
+    assert not Folder(tmp_path, tmp_path / "record").takes(name)

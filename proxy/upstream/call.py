@@ -123,6 +123,15 @@ class Call:
             self._calls.discard(self._address, answer)
 
 
+# Says who asks, whatever its sender calls it.
+_OF_NO_CONNECTION: Final = frozenset(
+    {
+        *("host", "origin", "referer", "user-agent", "authorization", "x-api-key"),
+        *("sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"),
+    }
+)
+
+
 def end_to_end(
     headers: CIMultiDict[str] | CIMultiDictProxy[str], dropped: Set[str] = HOP_BY_HOP
 ) -> list[tuple[str, str]]:
@@ -130,5 +139,6 @@ def end_to_end(
     connection's own."""
     connection = headers.get("Connection", "").lower()
     if connection and connection not in HOP_BY_HOP_VALUES:
-        dropped = dropped | {name.strip() for name in connection.split(",")}
+        named = {name.strip() for name in connection.split(",")}
+        dropped = dropped | (named - _OF_NO_CONNECTION)
     return [pair for pair in headers.items() if pair[0].lower() not in dropped]

@@ -6,12 +6,13 @@ import socket
 from pathlib import Path
 
 import pytest
+from multidict import CIMultiDict
 
 from proxy.api.ollama.engine_client import Engine
 from proxy.engine.ports import free_port
 from proxy.engine.types import Address
 from proxy.errors import BackendDied, BadRequest, NotServing
-from proxy.upstream.call import Call
+from proxy.upstream.call import Call, end_to_end
 from proxy.upstream.connection import connect
 from proxy.upstream.open_calls import OpenCalls
 from tests.support.guard import HANG_S, until
@@ -101,3 +102,11 @@ async def test_an_answer_without_an_end_is_not_kept_for_ever() -> None:
             await Engine(address, OpenCalls()).post("/embeddings", {}, object)
         async with asyncio.timeout(HANG_S):
             await gone.wait()
+
+
+def test_what_says_who_asks_is_no_connection_s_own() -> None:
+    said = CIMultiDict({"Connection": "close, Origin, X-Own, host", "X-Own": "1"})
+    judged = {"Host": "evil.example", "Origin": "http://evil.example", "Authorization": "Bearer 1"}
+    said.update(judged)
+
+    assert dict(end_to_end(said)) == judged

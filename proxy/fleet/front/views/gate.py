@@ -1,6 +1,6 @@
-"""Whether a client may go on following the fleet: a node tells its own events to it, with the
-client's own key, as long as it may. What that node says is not looked at; what a front tells comes
-from what it knows."""
+"""Whether a client may go on following the fleet: all nodes would have it in, and one tells its own
+events to it, with the client's own key, as long as it may. What that node says is not looked at;
+what a front tells comes from what it knows."""
 
 import asyncio
 from types import TracebackType
@@ -12,11 +12,13 @@ from aiohttp import web
 from proxy.errors import ProxyError, reason_of
 from proxy.fleet.front.nodes import FleetNode
 from proxy.fleet.front.views.answers import NobodyAnswers, PassedOn, Said
-from proxy.fleet.front.views.asking import LISTS_S, VIEWS, asked, home
+from proxy.fleet.front.views.asking import LISTS_S, VIEWS, ask_all, asked, home
 from proxy.tasks import spawn
 
 # A node looks at the key before each word, so it is to say some.
 ASK: Final = "/admin/events?heartbeat=1"
+# What all are asked first: machines may have keys of their own (`[nodes.NAME]`).
+ASK_ALL: Final = "/admin/requests"
 SILENT_S: Final = 5.0
 AGAIN_S: Final = 0.5
 
@@ -55,6 +57,9 @@ class Gate:
         while self._may:
             news = self._request.app[VIEWS].nodes.until_news
             try:
+                # Also those that the client has not named: what is told is of all.
+                nodes = self._request.app[VIEWS].nodes
+                await ask_all(self._request, ASK_ALL, nodes=nodes, method="GET")
                 await self._hold(await home(self._request), entered)
                 await asyncio.sleep(AGAIN_S)  # one that is about to end ends it each time at once
             except PassedOn as refusal:

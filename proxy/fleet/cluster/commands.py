@@ -91,6 +91,7 @@ def _drained(
     if why := ray.get(directory.drain.remote(name, not undo, within_s), timeout=ANSWER_S):
         raise FleetProblem(why)
     said: tuple[str, str] | None = None
+    end_s = time.monotonic() + UP_S
     while True:
         reports = ray.get(directory.status.remote(), timeout=ANSWER_S)["reports"]
         report = next((each for each in reports if each.name == name), None)
@@ -101,6 +102,12 @@ def _drained(
             yield report
         if report.state == ("ready" if undo else "drained"):
             return
+        # A drain has a bound of its own, at the node; to be back is a start like any other.
+        if undo and time.monotonic() > end_s:
+            raise FleetProblem(
+                f"{name} is still {report.state} after {UP_S:.0f} s; its supervisor may hang. It "
+                "goes on trying: moe-proxy fleet status"
+            )
         time.sleep(LOOK_S)
 
 

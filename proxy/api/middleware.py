@@ -52,7 +52,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     services = request.app[SERVICES]
     if services.node.name is not None and services.node.knows(request.headers):
         response.headers[NODE_HEADER] = services.node.name
-        if services.pool.draining:
+        if services.node.key is not None and services.pool.draining:
             response.headers[DRAINING_HEADER] = "1"
 
 

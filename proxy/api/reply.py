@@ -15,9 +15,10 @@ from typing import Final
 from aiohttp import web
 
 from proxy.api.request_log import REQUEST_LOG
+from proxy.api.services import SERVICES
 from proxy.dialect.errors import error_event
 from proxy.dialect.sign_of_life import is_comment, sign_of_life
-from proxy.errors import ProxyError
+from proxy.errors import BackendDied, Busy, ProxyError
 from proxy.tasks import spawn
 
 EVENT_STREAM: Final = "text/event-stream"
@@ -124,19 +125,28 @@ class Reply:
         assert self.response is not None
         self._log.broke(error.message, error.status)
         streams = self.response.headers.get("Content-Type") == EVENT_STREAM
+        if self._may_be_asked_elsewhere(error):
+            streams = False
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):
                 if streams and (not self.has_begun or self._tail.endswith(EVENT_ENDS)):
                     event = self._event(error) if self._event else None
                     await self.response.write(event or error_event(error, self._path))
-                if not self.has_begun:
-                    await self.response.write_eof()
-                    return self.response
+                    if not self.has_begun:
+                        await self.response.write_eof()
+                        return self.response
         if self._request.transport is not None:
             # Without the end that the protocol asks for: half an answer must not look like a whole
             # one. What was written still goes out.
             self._request.transport.close()
         return self.response
+
+    def _may_be_asked_elsewhere(self, error: ProxyError) -> bool:
+        """Whether a front asks another machine of the fleet, which it does where an answer ends
+        before it begins, and not where it is told why."""
+        services = self._request.app[SERVICES]
+        leaves = services.node.key is not None and services.pool.draining
+        return leaves and isinstance(error, Busy | BackendDied) and not self.has_begun
 
     async def be_silent(self) -> None:
         """No more signs of life: what comes has no place for them, or nothing will come."""

@@ -137,7 +137,8 @@ def test_all_turns_of_a_conversation_have_one_key(
 ) -> None:
     keys = [wanted(path, {"model": "m", **body}).key for body in (first, later, other)]
 
-    assert keys[0] and keys[0] == keys[1] != keys[2]
+    assert keys[0]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_another_model_is_another_conversation_however_it_is_spelled() -> None:

@@ -41,6 +41,15 @@ def test_what_is_loaded_and_how_busy_it_is() -> None:
     assert in_flight(state(BACKEND)) == {"m": 1}
 
 
+def test_of_a_model_that_is_loaded_twice_the_one_that_writes_counts() -> None:
+    embeds = BACKEND | {"id": "b2", "mode": "embedding", "parallel": 8}
+    writes = BACKEND | {"mode": "generation"}
+
+    for backends in ((writes, embeds), (embeds | {"id": "b0"}, writes)):
+        (loaded,) = node_of("n", state(*backends), Models(), {}, draining=False).loaded
+        assert loaded.slots == 2
+
+
 def test_what_is_on_its_way_counts_at_once() -> None:
     node = node_of("n", state(BACKEND), listed(model("m")), {"m": 3}, draining=False)
 

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "engine": "catalog errors files tasks threads",
     "errors": "",
     "files": "",
-    "fleet": "api catalog dialect engine errors node observe service tasks upstream",
+    "fleet": "api catalog dialect engine errors node observe service tasks upstream version",
     "hub": "catalog engine errors files tasks threads",
     "kernel": "",
     "memory": "engine kernel tasks text",

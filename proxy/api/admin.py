@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,22 +10,19 @@ from aiohttp import web
 
 from proxy.api.admin_state import state
 from proxy.api.bodies import decode_json, read_body
+from proxy.api.event_stream import follow_events
 from proxy.api.followers import Follower
 from proxy.api.live import Live
 from proxy.api.options import read_model
 from proxy.api.request_state import requests_state
 from proxy.api.services import SERVICES, Services
-from proxy.api.wire import json_response, sse_frame, start_stream
-from proxy.errors import BadRequest, NotFound
-from proxy.observe.events import Event, Subscription
+from proxy.api.wire import json_response
+from proxy.errors import NotFound
 from proxy.observe.record import PID_HEADER
 from proxy.pool.state import Backend, BackendState
 from proxy.split import parse_split
 
-HEARTBEAT_S = 15.0
-LEAST_HEARTBEAT_S = 1.0
 LIVE: web.AppKey[Live] = web.AppKey("live", Live)
-_EVENT_ID = re.compile(r"[0-9]{1,18}")
 
 
 class SplitBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -77,26 +73,9 @@ async def get_events(request: web.Request) -> web.StreamResponse:
     """Events as they happen; with `Last-Event-ID`, from the next one on, as far as kept. With
     `?state`, first an event with all that the patches are to be put on; `?heartbeat=1` has
     something said each second."""
-    services = request.app[SERVICES]
-    after = _last_event_id(request)
-    heartbeat_s = _heartbeat_s(request)
-    state = request.app[LIVE].everything() if "state" in request.query else None
-    with services.events.subscribe(after=after) as subscription:
-        response = await start_stream(request, "text/event-stream")
-        # Says at once that it is connected, and where the story goes on from.
-        await response.write(b": connected, last event %d\n\n" % services.events.last_id)
-        if state is not None:
-            await response.write(sse_frame(state, event="state"))
-        follower = Follower(request)
-        async for event in _with_heartbeats(subscription, heartbeat_s):
-            if not follower.may_stay():
-                break
-            await response.write(
-                sse_frame(event.to_json(), event_id=event.id or None, event=event.kind)
-                if event
-                else b": still here\n\n"
-            )
-    return response
+    live = request.app[LIVE]
+    events = request.app[SERVICES].events
+    return await follow_events(request, events, live.everything, Follower(request).may_stay)
 
 
 async def get_requests(request: web.Request) -> web.Response:
@@ -208,41 +187,3 @@ def _known_backend(services: Services, backend_id: str) -> Backend:
 async def _backend_json(services: Services, backend_id: str) -> Any:
     backends = state(services)["backends"]
     return next((backend for backend in backends if backend["id"] == backend_id), None)
-
-
-def _last_event_id(request: web.Request) -> int | None:
-    given = request.headers.get("Last-Event-ID") or request.query.get("after")
-    if given is None:
-        return None
-    if not _EVENT_ID.fullmatch(given):
-        raise BadRequest("Last-Event-ID: this is not the id of an event", param="Last-Event-ID")
-    return int(given)
-
-
-def _heartbeat_s(request: web.Request) -> float:
-    given = request.query.get("heartbeat", str(HEARTBEAT_S))
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = 0.0
-    if not LEAST_HEARTBEAT_S <= seconds <= HEARTBEAT_S:
-        least, most = round(LEAST_HEARTBEAT_S), round(HEARTBEAT_S)
-        raise BadRequest(f"heartbeat: seconds, from {least} to {most}", param="heartbeat")
-    return seconds
-
-
-async def _with_heartbeats(
-    subscription: Subscription, heartbeat_s: float
-) -> AsyncIterator[Event | None]:
-    """The events, and None whenever there was none for a while: so that dead connections are
-    noticed.
-    """
-    while True:
-        try:
-            async with asyncio.timeout(heartbeat_s):
-                event: Event | None = await anext(subscription)
-        except TimeoutError:
-            event = None
-        except StopAsyncIteration:
-            return
-        yield event

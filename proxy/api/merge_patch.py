@@ -11,6 +11,8 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]
     patch: dict[str, Any] = {key: None for key, was in old.items() if _is_gone(was, new.get(key))}
     for key, now in new.items():
         was = old.get(key)
+        if now is was:
+            continue
         if isinstance(was, Mapping) and isinstance(now, Mapping):
             if inner := difference(was, now):
                 patch[key] = inner

@@ -42,9 +42,14 @@ class File:
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
+    router.add_get("/ui/needs-key", needs_key)
+    add_page(router)
+
+
+def add_page(router: web.UrlDispatcher) -> None:
+    """Its files alone: behind what else is there."""
     page = Page(_read(files("proxy") / "ui"))
     router.add_get("/ui", page.moved)
-    router.add_get("/ui/needs-key", needs_key)
     router.add_get("/ui/{file:.*}", page.file)
 
 

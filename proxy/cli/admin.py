@@ -31,7 +31,8 @@ LOG_SILENT_S: Final = 7 * 86400.0
 
 def client_of(arguments: Namespace) -> Client:
     url = arguments.url or default_url()
-    return Client(url, key=default_key(), identity=default_identity(url))
+    node = getattr(arguments, "node", None)
+    return Client(url, key=default_key(), identity=default_identity(url), node=node)
 
 
 def ps(arguments: Namespace) -> int:

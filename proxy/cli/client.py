@@ -15,7 +15,7 @@ from proxy.cli.output import ClientError as ClientError  # what callers ask for 
 from proxy.errors import reason_of
 from proxy.files import read_small
 from proxy.node.identity import BadIdentity, Identity, identity_of
-from proxy.node.names import KEY_FILE_VARIABLE
+from proxy.node.names import KEY_FILE_VARIABLE, NODE_HEADER
 from proxy.observe.record import serving, serving_at
 from proxy.policy.load import load
 from proxy.startup import url_of
@@ -53,13 +53,16 @@ class Client:
         key: str | None = None,
         silent_s: float = ANSWER_S,
         identity: Identity | None = None,
+        node: str | None = None,
     ) -> None:
         """`silent_s`: how long it may say nothing. `identity` is what we are to a proxy that is a
-        node of a fleet. Raises ClientError for what is no address."""
+        node of a fleet; `node` is the one that a fleet's front is to ask. Raises ClientError for
+        what is no address."""
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._silent_s = silent_s
         self._identity = identity or Identity()
+        self._node = node  # None once it is known to be there
         _check_address(url)
 
     def get(self, path: str) -> Any:
@@ -82,6 +85,8 @@ class Client:
     ) -> Any:
         """A proxy's answer, to be read and closed. Raises ClientError for one that is an error, in
         its own words, and Nobody."""
+        if self._node is not None:
+            self._find_node(self._node)
         request = urllib.request.Request(
             self.url + path,
             data,
@@ -116,6 +121,18 @@ class Client:
                 yield from (line + b"\n" for line in lines)
             if rest:
                 yield rest
+
+    def _find_node(self, node: str) -> None:
+        """A proxy that is no front would do here what is meant for a node. Raises ClientError."""
+        self._node = None
+        nodes = self.get("/admin/state").get("nodes")
+        if nodes is None:
+            raise ClientError(f"what answers at {self.url} is one machine: there are no nodes")
+        names = [each["name"] for each in nodes]
+        if node not in names:
+            there = ", ".join(names) or "none"
+            raise ClientError(f"there is no node {node!r} in this fleet; there is {there}")
+        self._headers[NODE_HEADER] = node
 
     def _more(self, answer: Any) -> bytes:
         try:

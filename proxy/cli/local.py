@@ -110,7 +110,7 @@ def pull_or_create(arguments: Namespace) -> int:
     from proxy.cli.pull_remote import Remote
 
     url = arguments.url or default_url()
-    remote = Remote(url, default_key(), default_identity(url))
+    remote = Remote(url, default_key(), default_identity(url), arguments.node)
     show = ProgressBar(as_json=arguments.json).show
     if arguments.command == "pull":
         pull(arguments.model, remote, show, insecure=arguments.insecure)

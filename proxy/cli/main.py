@@ -134,9 +134,12 @@ def _add_client_commands(commands: Any) -> None:
     ):
         command = _command(commands, name, run, text, also)
         command.add_argument("model", metavar="MODEL")
+        if name != "show":
+            options.add_node(command)
         options.add_client(command)
     remove = _command(commands, "rm", "admin:rm", "remove models that were pulled or made here")
     remove.add_argument("models", metavar="MODEL", nargs="+")
+    options.add_node(remove)
     options.add_client(remove)
     copy = _command(commands, "cp", "admin:cp", "give a model another name")
     copy.add_argument("source", metavar="MODEL")
@@ -145,6 +148,7 @@ def _add_client_commands(commands: Any) -> None:
     logs = _command(commands, "logs", "admin:logs", "what the workers say")
     logs.add_argument("model", metavar="MODEL", nargs="?", help="of this one only")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
+    options.add_node(logs)
     options.add_url(logs)
     _add_run(commands)
     setting = _command(commands, "set", "admin:set_split", "move the experts of a model")
@@ -155,6 +159,7 @@ def _add_client_commands(commands: Any) -> None:
         required=True,
         metavar="N|auto|none|partial|full|0-11,20",
     )
+    options.add_node(setting)
     options.add_client(setting)
 
 
@@ -212,11 +217,13 @@ def _add_pull_and_create(commands: Any) -> None:
         "model", metavar="REF", help="hf.co/ORG/REPO[:QUANT], or a name of Ollama's registry"
     )
     pull.add_argument("--insecure", action="store_true", help="plain HTTP to the registry")
+    options.add_node(pull)
     options.add_client(pull)
     create = _command(commands, "create", "local:pull_or_create", "make a model from a Modelfile")
     create.add_argument("model", metavar="NAME")
     create.add_argument("-f", "--file", type=Path, default=Path("Modelfile"), metavar="MODELFILE")
     create.add_argument("-q", "--quantize", metavar="TYPE", help="Q4_K_M, Q8_0, ...")
+    options.add_node(create)
     options.add_client(create)
 
 

@@ -23,6 +23,10 @@ def add_url(parser: ArgumentParser) -> None:
     )
 
 
+def add_node(parser: ArgumentParser) -> None:
+    parser.add_argument("--node", metavar="NAME", help="the machine of a fleet that is to do it")
+
+
 def add_client(parser: ArgumentParser) -> None:
     add_url(parser)
     add_json(parser)

@@ -17,13 +17,22 @@ SILENT_S = 3600.0
 class Remote:
     """One proxy. `key` is sent as Bearer token where the proxy asks for one."""
 
-    def __init__(self, url: str, key: str | None, identity: Identity | None = None) -> None:
-        """`identity` as for `Client`."""
-        self._client = Client(url, key=key, silent_s=SILENT_S, identity=identity)
+    def __init__(
+        self,
+        url: str,
+        key: str | None,
+        identity: Identity | None = None,
+        node: str | None = None,
+    ) -> None:
+        """`identity` and `node` as for `Client`."""
+        self._client = Client(url, key=key, silent_s=SILENT_S, identity=identity, node=node)
+        self._node = node
 
     @property
     def is_local(self) -> bool:
-        """Whether it runs on this machine."""
+        """Whether it runs on this machine, and no other one is meant."""
+        if self._node is not None:
+            return False
         host = urllib.parse.urlsplit(self._client.url).hostname
         return host in ("127.0.0.1", "localhost", "::1")
 

@@ -53,9 +53,11 @@ class EventLog:
         *,
         keep: int = KEPT_EVENTS,
         subscriber_keep: int = SUBSCRIBER_EVENTS,
+        logged: bool = True,
         now: Callable[[], datetime] = _now,
     ) -> None:
-        self._now = now
+        """`logged`: what is published is in the log too."""
+        self._now, self._logged = now, logged
         self._keep, self._subscriber_keep = keep, subscriber_keep
         # All that ever changes:
         self._rings: dict[str, deque[Event]] = {}
@@ -73,11 +75,13 @@ class EventLog:
         return self._last_id
 
     def publish(self, kind: str, /, **fields: Any) -> Event:
-        """Keep, log and hand on an event; never waits. `fields` must be JSON values."""
+        """Keep, log and hand on an event; never waits. `fields` must be JSON values; an `at` among
+        them is when it happened elsewhere."""
         self._last_id += 1
         event = Event(self._last_id, self._now(), kind, fields)
         self._rings.setdefault(kind, deque(maxlen=self._keep)).append(event)
-        (log.warning if kind in WARNINGS else log.info)(kind, **fields)
+        if self._logged:
+            (log.warning if kind in WARNINGS else log.info)(kind, **fields)
         for subscriber in self._subscribers:
             subscriber.offer(event)
         for listener in self._listeners:

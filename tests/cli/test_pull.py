@@ -74,6 +74,22 @@ async def test_create_through_a_proxy(state: Path, modelfile: Path, tmp_path: Pa
     assert only(tmp_path / "other").path.read_bytes() == (tmp_path / "base.gguf").read_bytes()
 
 
+async def test_one_machine_does_not_do_what_a_node_is_to_do(
+    state: Path, server: servers.Hub, gguf: MakeGguf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.add_model("library/tiny:latest", [("model", gguf(1))], {})
+    pull = ["pull", f"{server.host}/library/tiny", "--insecure", "--node", "attic", "--url"]
+    policies = state.parents[2] / "p.toml"
+    policies.write_text(f'[catalog]\nstate = "{state}"\n')
+    async with running(Settings(port=0, policies=policies, env={"HOME": str(state)})) as proxy:
+        assert await asyncio.to_thread(main, [*pull, proxy.url]) == 1
+        assert "is one machine: there are no nodes" in capsys.readouterr().err
+        assert not proxy.services.catalog.list()
+    # Nor is it done here where there is nobody to ask.
+    assert await asyncio.to_thread(main, [*pull, NOBODY]) == 1
+    assert "nothing answers" in capsys.readouterr().err
+
+
 async def test_pull_without_a_proxy(
     state: Path, server: servers.Hub, gguf: MakeGguf, capsys: pytest.CaptureFixture[str]
 ) -> None:

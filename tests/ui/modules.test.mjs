@@ -9,6 +9,7 @@ const { cards, cells, colours, marks, neighbours, parts } = await page("js/bars.
 const { clock, ranges, rate, seconds, size } = await page("js/format.js");
 const { cost, doing, sentence, shrunk, why } = await page("js/words.js");
 const { path } = await page("js/http.js");
+const { backendsOf, devicesOf, nodes, several, trouble } = await page("js/nodes.js");
 const { Live } = await page("js/live.js");
 const { stay } = await page("js/stay.js");
 const { added, delta, marked, talks } = await page("views/chat.js");
@@ -264,4 +265,43 @@ test("what saving would do", () => {
     "c: stays as it is", "d: goes on, and takes this over (params)",
     "waits for the next start of the proxy: server.port",
   ]);
+});
+
+const FLEET = {
+  proxy: { nodes: { cellar: { state: "silent" }, attic: { state: "ready", since: "now" } } },
+  memory: {
+    devices: {
+      "attic.CUDA0": { name: "CUDA0", node: "attic", source: "nvml:1" },
+      "cellar.CUDA0": { name: "CUDA0", node: "cellar", source: "nvml:1" },
+    },
+    hosts: { attic: { total_bytes: 9 } },
+  },
+  backends: { "attic.b1": { id: "attic.b1", node: "attic" }, "cellar.b1": { id: "cellar.b1", node: "cellar" } },
+};
+const ALONE = { proxy: {}, memory: { devices: { CUDA0: { name: "CUDA0" } }, host: {} }, backends: { b1: { id: "b1" } } };
+
+test("each node has its own devices and backends, whatever they are called elsewhere", () => {
+  assert.deepEqual(devicesOf(FLEET, "attic"), { CUDA0: FLEET.memory.devices["attic.CUDA0"] });
+  assert.deepEqual(backendsOf(FLEET, "cellar"), { "cellar.b1": FLEET.backends["cellar.b1"] });
+  assert.deepEqual(cards(devicesOf(FLEET, "attic")).map((card) => card.names), [["CUDA0"]]);
+  assert.deepEqual(nodes(FLEET), [
+    { name: "attic", state: "ready", since: "now", host: { total_bytes: 9 } },
+    { name: "cellar", state: "silent", host: null },
+  ]);
+  assert.equal(several(FLEET), true);
+});
+
+test("a single machine has no nodes, and all that there is", () => {
+  assert.deepEqual(nodes(ALONE), []);
+  assert.equal(several(ALONE), false);
+  assert.equal(several({ proxy: null }), false);
+  assert.equal(several({ proxy: { nodes: { attic: {} } } }), false);
+  assert.deepEqual(devicesOf(ALONE, undefined), ALONE.memory.devices);
+  assert.deepEqual(backendsOf(ALONE, undefined), ALONE.backends);
+});
+
+test("a node that is not simply there is told of", () => {
+  assert.deepEqual(nodes(FLEET).map(trouble).filter(Boolean).length, 1);
+  assert.match(trouble({ name: "attic", state: "draining" }), /^attic is drained/);
+  assert.equal(trouble({ name: "attic", state: "ready" }), null);
 });

@@ -8,27 +8,13 @@ import pytest
 
 from tests.support.card import CardRig
 from tests.support.guard import until
-from tests.support.playwright import Browser, Page
+from tests.support.playwright import Browser
 from tests.support.policies import policies
 from tests.support.proxy import proxy
-from tests.ui.helpers import SEND, card, go
+from tests.ui.helpers import DESKTOP, PHONE, SEND, card, fits, go
 
 pytestmark = [pytest.mark.llama, pytest.mark.asyncio(loop_scope="module")]
 
-NO_SIDEWAYS = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
-AXE = """
-  // The page's own policy lets no script in but its own, and so this comes by the debugger.
-  const session = await context.newCDPSession(page);
-  await session.send("Runtime.evaluate", { expression: axe });
-  const { result } = await session.send("Runtime.evaluate", {
-    expression: `axe.run().then((found) => JSON.stringify(found.violations
-      .filter((one) => ["serious", "critical"].includes(one.impact))
-      .map((one) => [one.id, one.nodes.map((node) => [node.html, node.failureSummary])])))`,
-    awaitPromise: true, returnByValue: true,
-  });
-  await session.detach();
-  return JSON.parse(result.value);
-"""
 # Presses Tab until what has the focus is called so; what has it is to be seen all the way.
 TAB = """
   for (let at = 0; at < 150; at++) {
@@ -45,12 +31,6 @@ TAB = """
   }
   throw new Error(`no Tab leads to ${arg}`);
 """
-PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
-
-
-async def fits(page: Page, where: object) -> None:
-    assert await page.do(AXE) == [], where
-    assert await page.do(f"return page.evaluate(() => {{ {NO_SIDEWAYS} }})"), where
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -30,4 +30,4 @@ def test_modules_without_a_browser(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stdout
-    assert "# pass 22" in done.stdout
+    assert "# pass 25" in done.stdout

@@ -24,7 +24,7 @@ MOST_PAUSE_S: Final = 1.0
 MODELS_S: Final = 60.0
 MOST_EVENT_BYTES: Final = 64 << 20
 STATE: Final = "state"
-EVENTS: Final = f"/admin/events?state&heartbeat={HEARTBEAT_S}"
+EVENTS: Final = f"/admin/events?state&heartbeat={HEARTBEAT_S}&after="
 MODELS: Final = "/v1/models"
 
 State = dict[str, Any]
@@ -54,6 +54,7 @@ class Follower:
         self.model_list: State = {}
         self.is_there = False
         self.hangs_since_s: float | None = None
+        self._last_event = 0  # what came before is not told again
         self._asked_for: object = None
         self._wanted = asyncio.Event()
         self._problem = ""
@@ -76,6 +77,12 @@ class Follower:
                 log.exception("node_not_followed", node=self.name)
             await asyncio.sleep(MOST_PAUSE_S)
 
+    def know(self, model: State) -> None:
+        """It has this model too, which has come since it told its list."""
+        self.model_list = {**self.model_list, "data": [*self.model_list.get("data", ()), model]}
+        self.models = models_of(self.model_list)
+        self._told()
+
     async def _follow_state(self) -> None:
         pause_s = FIRST_PAUSE_S
         while True:
@@ -95,6 +102,8 @@ class Follower:
 
     def _take(self, kind: str, data: State) -> None:
         if kind == STATE:
+            if _instance(self.state) != _instance(data):
+                self._last_event = 0  # another process counts anew
             self.state = data
             if not self.is_there:
                 log.info("node_answers", node=self.name, url=self.url)
@@ -107,6 +116,8 @@ class Follower:
         if basis != self._asked_for:
             self._asked_for = basis
             self._wanted.set()
+        if isinstance(number := data.get("id"), int):
+            self._last_event = max(number, self._last_event)
         self._heard(kind, data)
         if kind == STATE or "patch" in data:
             self._told()
@@ -127,7 +138,7 @@ class Follower:
         """Raises Silent, OSError, ClientError and ValueError."""
         async with (
             asyncio.timeout(SILENT_S) as limit,
-            self._session.get(self.url + EVENTS) as answer,
+            self._session.get(f"{self.url}{EVENTS}{self._last_event}") as answer,
         ):
             if answer.status != 200:
                 raise ValueError(f"it refuses to tell: HTTP {answer.status}")
@@ -173,6 +184,11 @@ class Follower:
             self.model_list, self.models = told, models_of(told)
             self.was_tried = True
             self._told()
+
+
+def _instance(state: State) -> object:
+    proxy = state.get("proxy")
+    return proxy.get("instance") if isinstance(proxy, dict) else None
 
 
 def _event(frame: bytes) -> tuple[str, State] | None:

@@ -2,7 +2,7 @@
 a byte of the answer is out, another node may be asked."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 
 from proxy.api.middleware import REQUEST_ID
+from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.errors import said_by_engine
 from proxy.errors import BackendDied, Busy, ProxyError, reason_of
 from proxy.fleet.front.answer import Answer
@@ -18,7 +19,10 @@ from proxy.fleet.front.asked import Wanted
 from proxy.fleet.front.body import RequestBody
 from proxy.fleet.front.chooser import RETRY_AFTER_S, Chooser, Chosen
 from proxy.fleet.front.hung import HungWatch, Passing
+from proxy.fleet.front.ids import of_fleet
+from proxy.fleet.front.newcomers import look_for
 from proxy.fleet.front.nodes import FleetNode, Nodes
+from proxy.fleet.front.numbers import FrontNumbers
 from proxy.fleet.front.responses import response_id
 from proxy.node.names import (
     CLIENT_HEADER,
@@ -34,6 +38,7 @@ log = structlog.get_logger()
 
 REQUEST_ONLY_OURS: Final = HOP_BY_HOP | {"content-length", "expect"}
 ANSWER_ONLY_OURS: Final = HOP_BY_HOP | {DRAINING_HEADER.lower()}
+BACKEND: Final = BACKEND_HEADER.lower()
 # Of a node that is about to end: it takes nobody any more, or has ended what it was at.
 GOING: Final = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE})
 FLEET: Final = KEY_HEADER.lower()
@@ -49,10 +54,16 @@ class Forward:
     """Passes one front's requests on."""
 
     def __init__(
-        self, nodes: Nodes, chooser: Chooser, hung: HungWatch, own: dict[str, str]
+        self,
+        nodes: Nodes,
+        chooser: Chooser,
+        hung: HungWatch,
+        own: Mapping[str, str],
+        numbers: FrontNumbers,
     ) -> None:
         """`own`: what is said beside each request: the fleet's key, the names of this machine."""
         self._nodes, self._chooser, self._hung = nodes, chooser, hung
+        self._numbers = numbers
         self._own = list(own.items())
 
     async def pass_on(
@@ -76,6 +87,7 @@ class Forward:
                     return await self._ask(request, wanted, body, answer, chosen, request_id)
             except Elsewhere as why:
                 tried[chosen.node.name] = str(why)
+                self._numbers.retried(chosen.node.name)
                 log.warning(
                     "asked_elsewhere", node=chosen.node.name, why=str(why), request_id=request_id
                 )
@@ -91,6 +103,8 @@ class Forward:
                 async with asyncio.timeout(NOBODY_S):
                     while not self._nodes.are_ready_for(wanted.models):
                         await self._nodes.until_news()
+        if pinned is None and not tried:
+            await look_for(self._nodes, wanted.models)
         return self._chooser.choose(wanted, pinned, tried)
 
     async def _ask(
@@ -142,7 +156,10 @@ class Forward:
             raise Elsewhere("it does not take this fleet's key")
         if status in GOING and DRAINING_HEADER in upstream.headers:
             raise Elsewhere("it is about to end")
-        headers = end_to_end(upstream.headers, ANSWER_ONLY_OURS)
+        headers = [
+            (key, of_fleet(node.name, value) if key.lower() == BACKEND else value)
+            for key, value in end_to_end(upstream.headers, ANSWER_ONLY_OURS)
+        ]
         if answer.response is not None and not _streams(upstream):
             # Another node has begun a stream before it went; a status has no place any more.
             return await answer.fail(said_by_engine(await upstream.read(), status))

@@ -12,12 +12,13 @@ from aiohttp import web
 from proxy.api.listener import Listener
 from proxy.fleet.front.nodes import Nodes
 from proxy.fleet.front.server import Front, Part, make_front, make_runner
+from proxy.fleet.front.views.routes import add_views
 from proxy.node.identity import Identity
 
 log = structlog.get_logger()
 
 # What a front answers itself, in the order in which it is looked for.
-PARTS: Sequence[Part] = ()
+PARTS: Sequence[Part] = (add_views,)
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Running:
     async def drain(self, most_s: float) -> None:
         """Let nobody new in, and what runs end, for so long at most. Whoever comes meanwhile waits
         in the queue of an inherited socket."""
+        self.front.leaving.set()
         if self._inherited:
             await self._listener.leave()
         else:

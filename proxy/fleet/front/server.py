@@ -4,7 +4,7 @@ and the same limits against slow clients as a single proxy's."""
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,6 +26,7 @@ from proxy.fleet.front.chooser import Chooser
 from proxy.fleet.front.forward import Forward
 from proxy.fleet.front.hung import HungWatch
 from proxy.fleet.front.nodes import Nodes
+from proxy.fleet.front.numbers import FrontNumbers
 from proxy.node.identity import Identity
 from proxy.node.names import HOSTS_HEADER, KEY_HEADER, NODE_HEADER
 from proxy.observe.words import CLIENT_LEFT
@@ -70,8 +71,13 @@ class Front:
     nodes: Nodes
     chooser: Chooser
     forward: Forward
+    numbers: FrontNumbers
+    own: Mapping[str, str]  # what is said beside each request
+    name: str | None = None  # of the node of this machine
     budget: BodyBudget = field(default_factory=BodyBudget)
     visitors: Visitors = field(default_factory=Visitors)
+    # Set once nobody new is let in: who only follows is to leave.
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def pass_on(self, request: web.Request) -> web.StreamResponse:
         """Have a node answer, whichever it is for. Raises ProxyError and ConnectionResetError."""
@@ -101,23 +107,24 @@ class Front:
 
 
 FRONT: web.AppKey[Front] = web.AppKey("front", Front)
-# Each gives the router what it answers itself.
-Part = Callable[[web.UrlDispatcher, Front], None]
+# Each gives the application what it answers itself.
+Part = Callable[[web.Application, Front], None]
 
 
 def make_front(nodes: Nodes, identity: Identity, host: str) -> tuple[Front, HungWatch]:
     """`host`: where it is told to listen, which is a name of this machine."""
     own = {KEY_HEADER: identity.key.decode()} if identity.key else {}
     own[HOSTS_HEADER] = ",".join(sorted(own_names(host)))
-    chooser, hung = Chooser(nodes), HungWatch(nodes)
-    return Front(nodes, chooser, Forward(nodes, chooser, hung, own)), hung
+    chooser, hung, numbers = Chooser(nodes), HungWatch(nodes), FrontNumbers()
+    forward = Forward(nodes, chooser, hung, own, numbers)
+    return Front(nodes, chooser, forward, numbers, own, identity.name), hung
 
 
 def make_runner(front: Front, parts: Sequence[Part] = ()) -> web.AppRunner:
     app = web.Application(client_max_size=0, middlewares=[_observe])
     app[FRONT] = front
-    for add_routes in parts:
-        add_routes(app.router, front)
+    for add in parts:
+        add(app, front)
     app.router.add_route("*", "/{path:.*}", front.pass_on)
     app.on_response_prepare.append(_add_headers)
     return DeadlineRunner(
@@ -154,6 +161,8 @@ async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse
         return response
     finally:
         visitors.leave()
+        if node is not None:
+            request.app[FRONT].numbers.passed_on(node, status)
         quiet = only_looks(request.method, request.path, status)
         (log.debug if quiet else log.info)(
             "request",

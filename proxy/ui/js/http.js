@@ -17,9 +17,10 @@ export class Refused extends Error {
 }
 
 /** The answer to a request. Throws Refused, and TypeError where nobody answers. `json` or `text` is
- * the body; `tag` is of what it is to replace. */
-export async function ask(method, path, { json, text, signal, tag } = {}) {
+ * the body; `tag` is of what it is to replace, `node` is the one of a fleet that is to be asked. */
+export async function ask(method, path, { json, text, signal, tag, node } = {}) {
   const headers = tag ? { "If-Match": tag } : {};
+  if (node) headers["X-Moe-Proxy-Node"] = node;
   if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
   if (json !== undefined) headers["Content-Type"] = "application/json";
   const body = json === undefined ? text : JSON.stringify(json);

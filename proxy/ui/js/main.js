@@ -3,6 +3,7 @@
 import { html, render, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { key } from "./http.js";
 import { Live } from "./live.js";
+import { nodes, several, trouble } from "./nodes.js";
 import { Notices } from "./notices.js";
 import { Chat } from "../views/chat.js";
 import { Devices } from "../views/devices.js";
@@ -44,7 +45,7 @@ function App() {
         ? html`<p class="first">${view.phase === "lost" ? "" : "One moment …"}</p>`
         : html`${visited.current.has("") &&
             html`<div class="overview" hidden=${part !== ""}>
-              <${Devices} known=${known} />
+              <${Devices} known=${known} now=${now} />
               <${Models} view=${view} now=${now} />
               <div class="beside">
                 <${Chat} view=${view} />
@@ -84,6 +85,8 @@ function skip(event) {
 
 function Warnings({ view }) {
   const { proxy, memory } = view.known;
+  const many = several(view.known);
+  const on = (one) => (many ? one.node : "");
   const found = [];
   if (view.phase === "lost")
     found.push(`Not connected: ${view.why} It is tried again; what you see is from before.`);
@@ -93,10 +96,12 @@ function Warnings({ view }) {
     const [{ file, line, key: name, message }] = problems;
     const place = [file, line].filter(Boolean).join(":");
     const more = problems.length > 1 ? ` (and ${problems.length - 1} more)` : "";
-    const what = [place, name, message].filter(Boolean).join(": ");
+    const what = [on(problems[0]), place, name, message].filter(Boolean).join(": ");
     found.push(html`${what}${more}. The old policies stay. <a href="#policies">Mend it</a>`);
   }
-  for (const each of proxy?.degraded ?? []) found.push(`${each.loop}: ${each.error}`);
+  for (const each of proxy?.degraded ?? [])
+    found.push([on(each), each.loop, each.error].filter(Boolean).join(": "));
+  found.push(...nodes(view.known).map(trouble).filter(Boolean));
   if (memory.host?.problem) found.push(`Main memory: ${memory.host.problem}`);
   return html`<div class="warnings" role="alert">
     ${found.map((text) => html`<p class="warning">${text}</p>`)}

@@ -47,7 +47,7 @@ export function Chat({ view }) {
   const models = view.models.filter(talks);
   const loaded = Object.values(known.backends).filter((b) => b.state === "ready" && b.mode === "generation");
   const chosen = model || loaded.find((b) => models.some((m) => m.id === b.model))?.model || models[0]?.id || "";
-  const backend = loaded.find((b) => b.model === chosen);
+  const backend = loaded.find((b) => b.id === running?.backend) ?? loaded.find((b) => b.model === chosen);
   const split = backend?.moe_cpu_layers;
   const list = useRef(null);
 
@@ -81,7 +81,8 @@ export function Chat({ view }) {
     setText("");
     setRunning(run);
     try {
-      await stream(chosen, history, stop.signal, (piece) => {
+      const from = (backend) => setRunning(Object.assign(run, { backend }));
+      await stream(chosen, history, stop.signal, from, (piece) => {
         run.since ||= performance.now();
         run.tokens += 1;
         add(piece);
@@ -126,10 +127,12 @@ export function Chat({ view }) {
   </section>`;
 }
 
-async function stream(model, history, signal, take) {
+/** `from` is told which backend answers, `take` gets the pieces. */
+async function stream(model, history, signal, from, take) {
   const messages = history.map((message) => ({ role: message.role, content: plain(message) }));
   const json = { model, messages, stream: true };
   const answer = await ask("POST", "/v1/chat/completions", { json, signal });
+  from(answer.headers.get("X-Moe-Proxy-Backend"));
   const feed = parser();
   for await (const part of texts(answer))
     for (const { data } of feed(part)) {

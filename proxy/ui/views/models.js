@@ -3,8 +3,10 @@
 import { html, useState } from "../vendor/htm-preact.js";
 import { rate, seconds, since, size } from "../js/format.js";
 import { ask, path } from "../js/http.js";
+import { devicesOf, several } from "../js/nodes.js";
 import { attempt, say } from "../js/notices.js";
 import { movable, shrunk } from "../js/words.js";
+import { ChooseNode } from "./choose-node.js";
 import { ExpertMap } from "./expert-map.js";
 import { Pull } from "./pull.js";
 import { SplitSlider } from "./split-slider.js";
@@ -17,8 +19,8 @@ export function Models({ view, now }) {
   return html`<section class="models" aria-labelledby="models">
     <h2 id="models">Models <small>${loaded.size} of ${models.length} loaded</small></h2>
     ${backends.map((b) => html`<${Backend} key=${b.id} backend=${b} known=${known} now=${now} />`)}
-    ${others.length > 0 && html`<${Others} models=${others} />`}
-    <${Pull} />
+    ${others.length > 0 && html`<${Others} models=${others} known=${known} />`}
+    <${Pull} known=${known} />
   </section>`;
 }
 
@@ -34,9 +36,11 @@ function Backend({ backend, known, now }) {
   const busy = backend.in_flight > 0;
   const chip = shrunk(backend);
   const gone = backend.state === "gone";
-  return html`<article class="card" aria-label=${backend.model}>
+  const where = several(known) ? backend.node : null;
+  return html`<article class="card" aria-label=${where ? `${backend.model} on ${where}` : backend.model}>
     <h3>
       ${backend.model}
+      ${where && html`<span class="chip where">on ${where}</span>`}
       <span class="chip ${backend.state}">${busy && backend.state === "ready" ? "answering" : STATES[backend.state]}</span>
       ${chip && html`<span class="chip shrunk">${chip}</span>`}
       ${backend.pinned && html`<span class="chip">pinned</span>`}
@@ -48,7 +52,7 @@ function Backend({ backend, known, now }) {
     ${(backend.warnings ?? []).map((text) => html`<p class="warning">${text}</p>`)}
     ${backend.answers === false && html`<p class="bad">Its worker does not answer.</p>`}
     ${backend.state === "ready" &&
-    html`<${ExpertMap} backend=${backend} devices=${known.memory.devices} />
+    html`<${ExpertMap} backend=${backend} devices=${devicesOf(known, backend.node)} />
       <${SplitSlider} backend=${backend} />`}
   </article>`;
 }
@@ -88,7 +92,7 @@ const lastLines = (text) => text.trim().split("\n").slice(-6).join("\n");
 function Buttons({ backend, gone }) {
   const act = (verb, done) => () =>
     attempt(async () => {
-      await ask("POST", path("admin", "models", backend.model, verb));
+      await ask("POST", path("admin", "models", backend.model, verb), { node: backend.node });
       say(done);
     });
   if (gone)
@@ -101,27 +105,32 @@ function Buttons({ backend, gone }) {
     <button onClick=${act("unload", `${backend.model} is unloaded.`)}>Unload</button>`;
 }
 
-function Others({ models }) {
+function Others({ models, known }) {
   return html`<details class="others" open=${models.length < 9}>
     <summary>Not loaded: ${models.length}</summary>
     <ul class="rows">
-      ${models.map((model) => html`<${Other} key=${model.id} model=${model} />`)}
+      ${models.map((model) => html`<${Other} key=${model.id} model=${model} known=${known} />`)}
     </ul>
   </details>`;
 }
 
-function Other({ model }) {
+function Other({ model, known }) {
   const [loading, setLoading] = useState(false);
+  const [node, setNode] = useState(""); // empty: where it fits best
   const load = async () => {
     setLoading(true);
-    const done = await attempt(() => ask("POST", path("admin", "models", model.id, "load")));
+    const done = await attempt(() => ask("POST", path("admin", "models", model.id, "load"), { node }));
     setLoading(false);
     if (done) say(`${model.id} is loaded.`);
   };
   const { meta } = model;
+  const where = several(known) ? (model.nodes ?? []) : [];
   return html`<li class="other">
     <span class="what"><b>${model.id}</b>
-      <small>${meta.base ? `a variant of ${meta.base}` : size(meta.size_bytes)}, context ${meta.ctx}</small></span>
+      <small>${meta.base ? `a variant of ${meta.base}` : size(meta.size_bytes)}, context ${meta.ctx}${where.length === 1 ? `, on ${where[0]}` : ""}</small></span>
+    ${where.length > 1 &&
+    html`<${ChooseNode} label=${`Where to load ${model.id}`} best="where it fits best" names=${where}
+      node=${node} set=${setNode} />`}
     <button disabled=${loading} onClick=${load} aria-label=${`Load ${model.id}`}>${loading ? "Loading …" : "Load"}</button>
   </li>`;
 }

@@ -2,13 +2,17 @@
 
 import { html, useState } from "../vendor/htm-preact.js";
 import { clock } from "../js/format.js";
+import { several } from "../js/nodes.js";
 import { cost, sentence, why } from "../js/words.js";
 
 const SHOWN = 12;
 
 export function Moves({ known, now }) {
   const [all, setAll] = useState(false);
+  const many = several(known);
   const told = known.events.filter((event) => event.kind === "moved" || sentence(event));
+  // What nodes tell when a front has just come to them is older than what others told before.
+  if (many) told.sort((a, b) => b.at.localeCompare(a.at));
   const shown = all ? told : told.slice(0, SHOWN);
   return html`<section aria-labelledby="moves">
     <h2 id="moves">Moves</h2>
@@ -17,7 +21,10 @@ export function Moves({ known, now }) {
       ${shown.map(
         (event) => html`<li key=${event.id}>
           <time datetime=${event.at}>${clock(event.at, now)}</time>
-          ${event.kind === "moved" ? html`<${Move} move=${event} />` : html`<span>${sentence(event)}</span>`}
+          <span>
+            ${many && event.node && html`<span class="chip where">${event.node}</span> `}
+            ${event.kind === "moved" ? html`<${Move} move=${event} />` : sentence(event)}
+          </span>
         </li>`,
       )}
     </ol>
@@ -29,8 +36,6 @@ export function Moves({ known, now }) {
 }
 
 function Move({ move }) {
-  return html`<span>
-    <b>${move.model}</b>: <span class="number">${move.from} → ${move.to}</span> layers on the CPU,
-    ${" "}${why(move)} <small>${cost(move)}</small>
-  </span>`;
+  return html`<b>${move.model}</b>: <span class="number">${move.from} → ${move.to}</span> layers on the CPU,
+    ${" "}${why(move)} <small>${cost(move)}</small>`;
 }

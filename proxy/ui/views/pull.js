@@ -3,8 +3,10 @@
 import { html, useRef, useState } from "../vendor/htm-preact.js";
 import { size } from "../js/format.js";
 import { ask, wordsOf } from "../js/http.js";
+import { nodes, several } from "../js/nodes.js";
 import { say } from "../js/notices.js";
 import { texts } from "../js/sse.js";
+import { ChooseNode } from "./choose-node.js";
 
 /** The sums of all parts so far. Pure. */
 export function progress(parts, line) {
@@ -12,8 +14,9 @@ export function progress(parts, line) {
   return { ...parts, [line.digest]: { total: line.total ?? 0, completed: line.completed ?? 0 } };
 }
 
-export function Pull() {
+export function Pull({ known }) {
   const [name, setName] = useState("");
+  const [node, setNode] = useState(""); // empty: where there is most room
   const [pull, setPull] = useState(null); // { name, status, parts }
   const stop = useRef(null);
   const start = async (event) => {
@@ -23,7 +26,8 @@ export function Pull() {
     stop.current = new AbortController();
     setPull({ name: wanted, status: "asking for it", parts: {} });
     try {
-      const answer = await ask("POST", "/api/pull", { json: { model: wanted }, signal: stop.current.signal });
+      const { signal } = stop.current;
+      const answer = await ask("POST", "/api/pull", { json: { model: wanted }, signal, node });
       let rest = "";
       for await (const text of texts(answer)) {
         const lines = (rest + text).split("\n");
@@ -44,6 +48,9 @@ export function Pull() {
     <label for="pull">Pull a model</label>
     <input id="pull" placeholder="qwen3:30b, or hf.co/ORG/REPO:Q4_K_M" spellcheck="false" autocomplete="off"
       autocapitalize="off" value=${name} onInput=${(event) => setName(event.target.value)} />
+    ${several(known) &&
+    html`<${ChooseNode} label="Where to pull it to" best="where there is most room" node=${node} set=${setNode}
+      names=${nodes(known).filter((one) => one.state !== "silent").map((one) => one.name)} />`}
     <button type="submit" disabled=${!!pull}>Pull</button>
     ${pull && html`<${Bar} pull=${pull} stop=${() => stop.current.abort()} />`}
   </form>`;

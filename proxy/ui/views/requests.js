@@ -3,6 +3,7 @@
 import { html } from "../vendor/htm-preact.js";
 import { seconds, since } from "../js/format.js";
 import { ask, path } from "../js/http.js";
+import { several } from "../js/nodes.js";
 import { attempt, say } from "../js/notices.js";
 import { doing } from "../js/words.js";
 
@@ -13,12 +14,12 @@ export function Requests({ known, now }) {
     <h2 id="requests">Requests <small>${found.length - waiting} running, ${waiting} waiting</small></h2>
     ${found.length === 0 && html`<p class="quiet">Nobody asks anything just now.</p>`}
     <ul class="rows">
-      ${found.map((one) => html`<${Request} key=${one.id} request=${one} now=${now} />`)}
+      ${found.map((one) => html`<${Request} key=${one.id} request=${one} now=${now} where=${several(known) ? one.node : null} />`)}
     </ul>
   </section>`;
 }
 
-function Request({ request, now }) {
+function Request({ request, now, where }) {
   const cancel = () =>
     attempt(async () => {
       await ask("POST", path("admin", "requests", request.id, "cancel"));
@@ -28,7 +29,7 @@ function Request({ request, now }) {
   return html`<li class="request">
     <span class="what">
       <b>${request.model}</b> ${doing(request)}${about}
-      <small>${request.path}${request.key ? ` · key ${request.key}` : ""}</small>
+      <small>${where ? `on ${where} · ` : ""}${request.path}${request.key ? ` · key ${request.key}` : ""}</small>
     </span>
     <${Progress} request=${request} />
     <span class="number" title="since it came">${seconds(Math.round(since(request.at, now)))}</span>

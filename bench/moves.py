@@ -14,10 +14,10 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import aiohttp
 
+from bench._options import amount, count, parsed, result_file
 from bench._report import Figure, figure, table
 from bench._tell import tell
 from proxy.engine.hosted import HostedEngine
@@ -128,12 +128,12 @@ async def moves(engine: HostedEngine, rounds: int, size: float) -> list[Directio
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--layer-mb", type=float, nargs="+", default=[4, 54])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=count(), default=12)
+    parser.add_argument("--layer-mb", type=amount(), nargs="+", default=[4, 54])
+    parser.add_argument("--rounds", type=count(), default=5)
     parser.add_argument("--check", type=float, help="fail if steps were held for more ms than this")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    parser.add_argument("--json", type=result_file)
+    options = parsed(parser)
     setup("console", "error")
     found = asyncio.run(bench(options))
     rows = [each.row() for each in found]

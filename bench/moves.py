@@ -63,19 +63,19 @@ async def gaps(engine: HostedEngine, stop: asyncio.Event) -> list[tuple[float, f
     connector = aiohttp.UnixConnector(engine.address.socket or "")
     body = {"prompt": "one two three", "n_predict": 100_000, "stream": True, "ignore_eos": True}
     body |= {"temperature": 0}
-    async with (
-        aiohttp.ClientSession("http://worker", connector=connector) as session,
-        session.post("/completion", json=body) as answer,
-    ):
-        last = None
-        async for line in answer.content:
-            if stop.is_set():
-                break
-            if line.startswith(b"data: ") and json.loads(line[6:]).get("content"):
-                now = time.perf_counter()
-                if last is not None:
-                    found.append((now, now - last))
-                last = now
+    async with aiohttp.ClientSession("http://worker", connector=connector) as session:
+        # One ends where its context is full, and what comes between two is no gap of either.
+        while not stop.is_set():
+            async with session.post("/completion", json=body, raise_for_status=True) as answer:
+                last = None
+                async for line in answer.content:
+                    if stop.is_set():
+                        break
+                    if line.startswith(b"data: ") and json.loads(line[6:]).get("content"):
+                        now = time.perf_counter()
+                        if last is not None:
+                            found.append((now, now - last))
+                        last = now
     return found
 
 

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "engine": "catalog errors files tasks threads",
     "errors": "",
     "files": "",
-    "fleet": "",
+    "fleet": "policy",
     "hub": "catalog engine errors files tasks threads",
     "kernel": "",
     "memory": "engine kernel tasks text",

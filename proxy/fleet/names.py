@@ -2,6 +2,9 @@
 
 from typing import Final
 
+# A node's name, on its machine: else its host's.
+from proxy.policy.nodes import NODE_VARIABLE as NODE_VARIABLE
+
 # An answer's: which node gave it. A request's: which node is to be asked, and no other.
 NODE_HEADER: Final = "X-Moe-Proxy-Node"
 # A request's, between our own processes: the fleet's key. A front passes no client's on.
@@ -9,8 +12,6 @@ KEY_HEADER: Final = "X-Moe-Proxy-Fleet"
 # Beside the key: the fleet itself asks, no client, so that no API key is wanted.
 OWN_HEADER: Final = "X-Moe-Proxy-Fleet-Own"
 
-# A node's name, on its machine: else its host's.
-NODE_VARIABLE: Final = "MOE_PROXY_NODE"
 # For `moe-proxy serve` as a node: a file with the fleet's key, which each request has to bring.
 KEY_FILE_VARIABLE: Final = "MOE_PROXY_FLEET_KEY_FILE"
 # Files in PEM, where the cluster speaks TLS; they are Ray's own variables.

@@ -24,7 +24,8 @@ from proxy.catalog.watch import watch
 from proxy.clock import RealClock
 from proxy.control.assembly import Surroundings, assemble, floor_by_speed, footprint_by_header
 from proxy.control.by_bench import share_by_bench
-from proxy.control.capacity import capacity
+from proxy.control.capacity import budgets_of, capacity
+from proxy.control.fleet_need import lacking_bytes
 from proxy.control.hang_watch import HangWatch
 from proxy.control.headroom import hold_memory, serving
 from proxy.control.model_plan import ModelPlans
@@ -38,6 +39,7 @@ from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.maker import engine_maker
 from proxy.engine.types import LoadOptions, Mode
 from proxy.engine.warm import WarmWorkers
+from proxy.fleet.rpc.borrower import Borrower, socket_of
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.observe import log as logging
@@ -183,6 +185,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 rpc_servers=lambda: policies.current.devices.rpc,
                 stall_s=lambda name: policies.current.for_model(name).load_timeout_s,
                 warm=warm,
+                lent=lambda backend_id: borrower.lent(backend_id),
             ),
             hooks=hooks,
             max_queue=server.max_queue,
@@ -221,10 +224,22 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
 
         def room_on_devices(rpc: Sequence[str]) -> Sequence[Budget]:
-            return capacity(memory, ledger, policies.current, rpc)
+            there = capacity(memory, ledger, policies.current, rpc)
+            return [*there, *budgets_of(borrower.offered(rpc), policies.current)]
+
+        async def lacking(options: LoadOptions) -> int | None:
+            await memory.recent()
+            return await lacking_bytes(options, capacity(memory, ledger, policies.current, ()))
+
+        borrower = Borrower(socket_of(settings.env), lacking)
+        stack.callback(borrower.close)
+
+        async def look(options: LoadOptions) -> None:
+            await borrower.look(options)
+            await memory.recent()
 
         share = share_by_bench(lambda: policies.current, lambda: control.headroom.devices())
-        planner = Planner(catalog, room_on_devices, share, memory.recent)
+        planner = Planner(catalog, room_on_devices, share, look)
         control = assemble(
             Surroundings(
                 pool=pool,
@@ -262,6 +277,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             keep_bytes=lambda: policies.current.server.keep_prompts_bytes,
             events=events,
         )
+        # When there is room for the rest of it.
+        hooks.subscribe(before_start=borrower.before_start, gone=borrower.gone)
         # Last: which files a model has is looked at when everything else is done.
         hooks.subscribe(
             before_start=keeper.before_start,

@@ -1,0 +1,136 @@
+"""Bytes from one connection to another and back, until either side closes.
+
+Without TLS the kernel hands them on, through a pipe: none of them comes into this process, and
+threads that wait hold nobody up. With TLS they have to be read and written.
+"""
+
+import fcntl
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+PIPE_BYTES: Final = 1 << 20
+CHUNK_BYTES: Final = 1 << 18
+# A machine that is cut off says nothing: then the connection has to end by itself.
+KEEPALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000),
+)
+WANTS: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+def prepare(connection: socket.socket) -> None:
+    """For small messages that are waited for, and a peer that may be cut off."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for option in KEEPALIVE:
+        connection.setsockopt(*option)
+
+
+def pass_on(near: socket.socket, far: socket.socket, ended: Callable[[], None]) -> None:
+    """Returns when either side has closed. `ended` is called once before the other one hears of
+    that; it must not raise. Both sockets are shut down then, and not closed."""
+    if isinstance(near, ssl.SSLSocket) or isinstance(far, ssl.SSLSocket):
+        in_turn(near, far)
+        ended()
+        _shut(near, far)
+        return
+    near.settimeout(None)
+    far.settimeout(None)
+    lock, over = threading.Lock(), False
+
+    def finish() -> None:
+        nonlocal over
+        with lock:
+            if not over:
+                over = True
+                ended()
+                _shut(near, far)
+
+    back = threading.Thread(target=_one_way, args=(far, near, finish), daemon=True)
+    back.start()
+    _one_way(near, far, finish)
+    back.join()
+
+
+def _shut(*connections: socket.socket) -> None:
+    for connection in connections:
+        try:
+            # Of the connection itself: one with TLS has nothing to say any more.
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        except OSError:
+            continue
+
+
+def _one_way(source: socket.socket, sink: socket.socket, finish: Callable[[], None]) -> None:
+    out, into = os.pipe()
+    try:
+        try:
+            fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError:
+            pass  # it is of the usual size, and works
+        while count := os.splice(source.fileno(), into, PIPE_BYTES):
+            while count:
+                count -= os.splice(out, sink.fileno(), count)
+    except OSError:
+        pass
+    finally:
+        finish()
+        os.close(out)
+        os.close(into)
+
+
+class _Way:
+    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
+        self.source, self.sink = source, sink
+        self.passed = 0
+        self.held = memoryview(b"")
+
+    def step(self) -> bool:
+        """Whether anything went on. Raises EOFError when the source has closed, and OSError."""
+        try:
+            if not self.held:
+                data = self.source.recv(CHUNK_BYTES)
+                if not data:
+                    raise EOFError
+                self.held = memoryview(data)
+            sent = self.sink.send(self.held)
+            self.held = self.held[sent:]
+            self.passed += sent
+        except WANTS:
+            return False
+        return True
+
+
+def in_turn(near: socket.socket, far: socket.socket, first_within_s: float | None = None) -> bool:
+    """The same on this thread, without an end of the connections. With `first_within_s` only until
+    `far` has said something; False where it does not in this time, or either side has closed."""
+    until = None if first_within_s is None else time.monotonic() + first_within_s
+    near.setblocking(False)
+    far.setblocking(False)
+    there, back = _Way(near, far), _Way(far, near)
+    try:
+        while True:
+            gone_on = [there.step(), back.step()]
+            if until is not None and back.passed and not (back.held or there.held):
+                return True
+            if any(gone_on):
+                continue
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            select.select(
+                [way.source for way in (there, back) if not way.held],
+                [way.sink for way in (there, back) if way.held],
+                [],
+                left,
+            )
+    except (EOFError, OSError):
+        return False

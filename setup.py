@@ -15,4 +15,11 @@ STEP_GATE = Extension(
     language="c++",
 )
 
-setup(ext_modules=[STEP_GATE])
+# Put before ggml-rpc-server's own; it has nothing of Python.
+ONLY_CLIENT = Extension(
+    "proxy.fleet.rpc._onlyclient",
+    sources=["proxy/fleet/rpc/onlyclient.c"],
+    extra_compile_args=["-O2", "-Wall", "-Wextra"],
+)
+
+setup(ext_modules=[STEP_GATE, ONLY_CLIENT])

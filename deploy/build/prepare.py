@@ -38,6 +38,7 @@ INPUTS = (
     "constraints.txt",
     "setup.py",
     "proxy/worker/*.c",
+    "proxy/fleet/rpc/*.c",
     "proxy/worker/*.cpp",
     "proxy/worker/*.h",
     "deploy/build/*.py",
@@ -241,7 +242,8 @@ def fingerprint() -> str:
 def complete(target: Target) -> bool:
     """Whether what the last set-up made is still there (somebody may have tidied up)."""
     files = [target.venv / "bin" / "moe-proxy", llama_build.source_link(ROOT / ".cache")]
-    built = not target.editable or any(ROOT.glob("proxy/worker/_stepgate*.so"))
+    libraries = ("proxy/worker/_stepgate*.so", "proxy/fleet/rpc/_onlyclient*.so")
+    built = not target.editable or all(any(ROOT.glob(pattern)) for pattern in libraries)
     return built and all(file.exists() for file in files) and llama_build.installed(target.venv)
 
 

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from proxy.fleet.rpc import passing, tls
-from proxy.fleet.rpc.server import NotAlone, Server
+from proxy.fleet.rpc.server import Server
 
 log = structlog.get_logger()
 
@@ -125,13 +125,13 @@ class Giver:
         try:
             server = Server(self._options)
             try:
-                if not passing.in_turn(client, server.connection, GREETED_WITHIN_S):
-                    server.check_alone()
-                    return
-                passing.pass_on(client, server.connection, server.kill)
+                if passing.in_turn(client, server.connection, GREETED_WITHIN_S):
+                    passing.pass_on(client, server.connection, server.kill)
+                else:
+                    log.warning("rpc_not_greeted", client=client.getpeername()[0])
             finally:
                 server.close()
-        except (NotAlone, LookupError, OSError) as error:
+        except (LookupError, OSError) as error:
             log.warning("rpc_not_lent", error=str(error))
         finally:
             self._served.release()

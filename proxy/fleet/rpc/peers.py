@@ -24,23 +24,24 @@ class End:
     inode: int
 
 
-def ends() -> Iterator[End]:
-    """All ends of IPv4 connections on this machine."""
+def _ends(*, listen: bool) -> Iterator[End]:
+    """All that is of IPv4 on this machine: connections, or those that listen for them."""
     for line in TABLE.read_text().splitlines()[1:]:
         fields = line.split()
-        if fields[3] != LISTENS:
+        if (fields[3] == LISTENS) is listen:
             yield End(_address(fields[1]), _address(fields[2]), int(fields[7]), int(fields[9]))
 
 
 def other_end(connection: socket.socket) -> End | None:
     """That of whoever has connected from this machine; None where it is gone."""
     here, there = connection.getsockname(), connection.getpeername()
-    return next((end for end in ends() if (end.local, end.remote) == (there, here)), None)
+    ends = _ends(listen=False)
+    return next((end for end in ends if (end.local, end.remote) == (there, here)), None)
 
 
-def others_at(server: Address, ours: Address) -> list[End]:
-    """The connections that a listening server has, but for ours."""
-    return [end for end in ends() if end.local == server and end.remote != ours]
+def listener(address: Address) -> End | None:
+    """Who listens at just this address."""
+    return next((end for end in _ends(listen=True) if end.local == address), None)
 
 
 def is_of(inode: int, ancestor: int) -> bool:

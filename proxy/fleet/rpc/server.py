@@ -2,11 +2,12 @@
 have another."""
 
 import os
-import random
 import socket
 import subprocess
+import sysconfig
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from proxy.engine.environment import inherited
@@ -16,27 +17,22 @@ from proxy.fleet.rpc import peers
 
 NAME: Final = "ggml-rpc-server"
 STARTS_WITHIN_S: Final = 30.0  # a driver may take its time
-LOOK_S: Final = 0.002
+LOOK_S: Final = 0.005
 HERE: Final = "127.0.0.1"
-
-
-class NotAlone(Exception):
-    """Somebody else on this machine has connected to the server first."""
 
 
 class Server:
     """Its process, and our connection to it. Not for several threads, but for `kill`."""
 
     def __init__(self, options: Sequence[str] = ()) -> None:
-        """Starts it and connects. Raises LookupError and OSError where that cannot be, NotAlone."""
+        """Starts it and connects. Raises LookupError and OSError where that cannot be."""
         self.connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self.connection.bind((HERE, 0))
-        self.address = _free_address()
-        host, port = self.address
-        argv = [program(NAME), "-H", host, "-p", str(port), *options]
+        self.address = HERE, _free_port()
+        argv = [program(NAME), "-H", HERE, "-p", str(self.address[1]), *options]
         self._process = subprocess.Popen(
             argv,
-            env=inherited(os.environ) | MARK,
+            env=inherited(os.environ) | MARK | _let_in(self.connection.getsockname()[1]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -45,26 +41,25 @@ class Server:
         keep_group(self._process.pid)
         try:
             self._connect()
-            self.check_alone()
         except BaseException:
             self.kill()
             self.connection.close()
             raise
 
     def _connect(self) -> None:
+        """Once it listens, and not by trying: an attempt that fails gives our port up."""
         until = time.monotonic() + STARTS_WITHIN_S
-        while self.connection.connect_ex(self.address):
+        while (listener := peers.listener(self.address)) is None:
             if self._process.poll() is not None:
                 raise OSError(f"{NAME} has ended with {self._process.returncode}")
             if time.monotonic() > until:
                 raise OSError(f"{NAME} has not begun to listen within {STARTS_WITHIN_S:g} s")
             time.sleep(LOOK_S)
-
-    def check_alone(self) -> None:
-        """Raises NotAlone. One that came first shows here, or keeps the server from answering us;
-        one that comes later waits for its end."""
-        if peers.others_at(self.address, self.connection.getsockname()):
-            raise NotAlone(f"somebody else has connected to {NAME} at {self.address[0]}")
+        # Whoever else may have taken the port meanwhile is not given the weights.
+        if not peers.is_of(listener.inode, self._process.pid):
+            raise OSError(f"another program listens where {NAME} was to")
+        self.connection.settimeout(STARTS_WITHIN_S)
+        self.connection.connect(self.address)
 
     @property
     def pid(self) -> int:
@@ -82,11 +77,16 @@ class Server:
         self.connection.close()
 
 
-def _free_address() -> peers.Address:
-    """On a loopback address of its own, which nobody can guess in time."""
-    rest = (random.SystemRandom().randrange(1, 255) for _ in range(3))
-    host = ".".join(("127", *map(str, rest)))
+def _let_in(port: int) -> dict[str, str]:
+    """Has the server accept nobody but us. Raises OSError where that cannot be."""
+    library = Path(__file__).with_name(f"_onlyclient{sysconfig.get_config_var('EXT_SUFFIX')}")
+    if not library.is_file():
+        raise OSError(f"{library.name} is missing; make setup builds it")
+    return {"LD_PRELOAD": str(library), "MOE_PROXY_ONLY_PORT": str(port)}
+
+
+def _free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
+        probe.bind((HERE, 0))
         port: int = probe.getsockname()[1]
-    return host, port
+    return port

@@ -32,7 +32,7 @@ class Server:
         argv = [program(NAME), "-H", HERE, "-p", str(self.address[1]), *options]
         self._process = subprocess.Popen(
             argv,
-            env=inherited(os.environ) | MARK | _let_in(self.connection.getsockname()[1]),
+            env=inherited(os.environ) | MARK | let_in(self.connection.getsockname()[1]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -77,8 +77,9 @@ class Server:
         self.connection.close()
 
 
-def _let_in(port: int) -> dict[str, str]:
-    """Has the server accept nobody but us. Raises OSError where that cannot be."""
+def let_in(port: int) -> dict[str, str]:
+    """Variables with which a server accepts nobody but who has this port of loopback. Raises
+    OSError where that cannot be."""
     library = Path(__file__).with_name(f"_onlyclient{sysconfig.get_config_var('EXT_SUFFIX')}")
     if not library.is_file():
         raise OSError(f"{library.name} is missing; make setup builds it")

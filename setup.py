@@ -16,10 +16,10 @@ STEP_GATE = Extension(
 )
 
 # Put before ggml-rpc-server's own; it has nothing of Python.
-ONLY_CLIENT = Extension(
-    "proxy.fleet.rpc._onlyclient",
-    sources=["proxy/fleet/rpc/onlyclient.c"],
+HANDED = Extension(
+    "proxy.fleet.rpc._handed",
+    sources=["proxy/fleet/rpc/handed.c"],
     extra_compile_args=["-O2", "-Wall", "-Wextra"],
 )
 
-setup(ext_modules=[STEP_GATE, ONLY_CLIENT])
+setup(ext_modules=[STEP_GATE, HANDED])

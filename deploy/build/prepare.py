@@ -242,7 +242,7 @@ def fingerprint() -> str:
 def complete(target: Target) -> bool:
     """Whether what the last set-up made is still there (somebody may have tidied up)."""
     files = [target.venv / "bin" / "moe-proxy", llama_build.source_link(ROOT / ".cache")]
-    libraries = ("proxy/worker/_stepgate*.so", "proxy/fleet/rpc/_onlyclient*.so")
+    libraries = ("proxy/worker/_stepgate*.so", "proxy/fleet/rpc/_handed*.so")
     built = not target.editable or all(any(ROOT.glob(pattern)) for pattern in libraries)
     return built and all(file.exists() for file in files) and llama_build.installed(target.venv)
 

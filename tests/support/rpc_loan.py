@@ -3,7 +3,6 @@
 import asyncio
 import os
 import secrets
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -94,12 +93,6 @@ def rpc_servers(below: int | None = None) -> list[int]:
     return found
 
 
-def listening_port(pid: int) -> int:
-    """Where an RPC server of ours listens, as its command line says."""
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    return int(words[words.index(b"-p") + 1])
-
-
 async def said_to(port: int, words: bytes, *, more: bytes = b"", host: str = HERE) -> bytes:
     """All that is answered to these words, until the other side closes."""
     reader, writer = await asyncio.open_connection(host, port)
@@ -141,11 +134,3 @@ def certificate(folder: Path, name: str) -> dict[str, str]:
         CERTIFICATE_KEY_VARIABLE: key,
     }
     return {TLS_VARIABLE: "1", **{variable: str(file) for variable, file in files.items()}}
-
-
-def pair() -> tuple[socket.socket, socket.socket]:
-    """Two ends of a TCP connection."""
-    with socket.create_server((HERE, 0)) as listener:
-        near = socket.create_connection(listener.getsockname())
-        far, _ = listener.accept()
-    return near, far

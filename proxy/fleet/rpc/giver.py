@@ -1,8 +1,8 @@
 """A machine lends its memory to one backend on another one: `python -m proxy.fleet.rpc.giver`.
 
 An RPC server of llama.cpp trusts whoever reaches it. So nobody does but those who bring the token
-that was made for this backend: each of their connections has a server of its own behind it, on
-loopback, which is ended before anybody else could get to it. Others get not a byte.
+that was made for this backend: each of their connections is handed to a server of its own, which
+listens nowhere and ends with it. Others get not a byte.
 
 Reads a line of JSON from standard input, says its port in one, and ends when the input does. What
 it lends has ended with it, however it ends.
@@ -32,8 +32,6 @@ TOKEN_WITHIN_S: Final = 2.0  # and all of TLS
 MOST_STRANGERS: Final = 64
 # A client asks of its devices on one connection after the other, and then keeps one.
 MOST_SERVED: Final = 8
-# What a server says to a client's first words, which it does at once unless it has another client.
-GREETED_WITHIN_S: Final = 10.0
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -123,14 +121,15 @@ class Giver:
             log.warning("rpc_refused", why=f"it has {MOST_SERVED} connections")
             return
         try:
-            server = Server(self._options)
-            try:
-                if passing.in_turn(client, server.connection, GREETED_WITHIN_S):
-                    passing.pass_on(client, server.connection, server.kill)
-                else:
-                    log.warning("rpc_not_greeted", client=client.getpeername()[0])
-            finally:
-                server.close()
+            if isinstance(client, ssl.SSLSocket):
+                near, far = passing.pair()
+                with near:
+                    with far:
+                        server = Server(far, self._options)
+                    passing.pass_on(client, near, server.kill)
+            else:
+                # It has the connection itself: nobody is between them.
+                Server(client, self._options).run(client)
         except (LookupError, OSError) as error:
             log.warning("rpc_not_lent", error=str(error))
         finally:

@@ -10,7 +10,6 @@ import select
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -38,7 +37,7 @@ def pass_on(near: socket.socket, far: socket.socket, ended: Callable[[], None]) 
     """Returns when either side has closed. `ended` is called once before the other one hears of
     that; it must not raise. Both sockets are shut down then, and not closed."""
     if isinstance(near, ssl.SSLSocket) or isinstance(far, ssl.SSLSocket):
-        in_turn(near, far)
+        _in_turn(near, far)
         ended()
         _shut(near, far)
         return
@@ -90,7 +89,6 @@ def _one_way(source: socket.socket, sink: socket.socket, finish: Callable[[], No
 class _Way:
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         self.source, self.sink = source, sink
-        self.passed = 0
         self.held = memoryview(b"")
 
     def step(self) -> bool:
@@ -103,34 +101,35 @@ class _Way:
                 self.held = memoryview(data)
             sent = self.sink.send(self.held)
             self.held = self.held[sent:]
-            self.passed += sent
         except WANTS:
             return False
         return True
 
 
-def in_turn(near: socket.socket, far: socket.socket, first_within_s: float | None = None) -> bool:
-    """The same on this thread, without an end of the connections. With `first_within_s` only until
-    `far` has said something; False where it does not in this time, or either side has closed."""
-    until = None if first_within_s is None else time.monotonic() + first_within_s
+def _in_turn(near: socket.socket, far: socket.socket) -> None:
+    """The same on this thread, without an end of the connections."""
     near.setblocking(False)
     far.setblocking(False)
     there, back = _Way(near, far), _Way(far, near)
     try:
         while True:
-            gone_on = [there.step(), back.step()]
-            if until is not None and back.passed and not (back.held or there.held):
-                return True
-            if any(gone_on):
+            if any([there.step(), back.step()]):
                 continue
-            left = None if until is None else until - time.monotonic()
-            if left is not None and left <= 0:
-                return False
             select.select(
                 [way.source for way in (there, back) if not way.held],
                 [way.sink for way in (there, back) if way.held],
                 [],
-                left,
             )
     except (EOFError, OSError):
-        return False
+        return
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a connection that nobody else has. Raises OSError."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        while True:
+            far, peer = listener.accept()
+            if peer == near.getsockname():
+                return near, far
+            far.close()

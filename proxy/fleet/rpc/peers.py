@@ -24,24 +24,18 @@ class End:
     inode: int
 
 
-def _ends(*, listen: bool) -> Iterator[End]:
-    """All that is of IPv4 on this machine: connections, or those that listen for them."""
+def _ends() -> Iterator[End]:
+    """All ends of IPv4 connections on this machine."""
     for line in TABLE.read_text().splitlines()[1:]:
         fields = line.split()
-        if (fields[3] == LISTENS) is listen:
+        if fields[3] != LISTENS:
             yield End(_address(fields[1]), _address(fields[2]), int(fields[7]), int(fields[9]))
 
 
 def other_end(connection: socket.socket) -> End | None:
     """That of whoever has connected from this machine; None where it is gone."""
     here, there = connection.getsockname(), connection.getpeername()
-    ends = _ends(listen=False)
-    return next((end for end in ends if (end.local, end.remote) == (there, here)), None)
-
-
-def listener(address: Address) -> End | None:
-    """Who listens at just this address."""
-    return next((end for end in _ends(listen=True) if end.local == address), None)
+    return next((end for end in _ends() if (end.local, end.remote) == (there, here)), None)
 
 
 def is_of(inode: int, ancestor: int) -> bool:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from proxy.fleet.rpc import tls
-from proxy.fleet.rpc.passing import in_turn, pass_on, prepare
+from proxy.fleet.rpc.passing import pair, pass_on, prepare
 from tests.support.guard import HANG_S
-from tests.support.rpc_loan import certificate, pair
+from tests.support.rpc_loan import certificate
 
 SIZE = 5 << 20  # more than all buffers together
 
@@ -111,16 +111,3 @@ def test_what_is_to_end_has_ended_before_the_other_side_hears(
         seen.append(ended.is_set())
 
     assert seen == [True]
-
-
-def test_until_the_first_word_of_the_other_side(ends: list[socket.socket]) -> None:
-    client, near, far, server = ends
-    client.sendall(b"ask")
-    server.sendall(b"said")
-
-    assert in_turn(near, far, HANG_S)
-    assert client.recv(9) == b"said"
-    assert server.recv(9) == b"ask"
-    assert not in_turn(near, far, 0.0)  # silent by then
-    server.close()
-    assert not in_turn(near, far, HANG_S)

@@ -4,7 +4,7 @@ edited."""
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,15 @@ class Proxy:
 
 
 @contextlib.asynccontextmanager
-async def proxy(folder: Path, policies: str, *, port: int = 0) -> AsyncIterator[Proxy]:
+async def proxy(
+    folder: Path, policies: str, *, port: int = 0, env: Mapping[str, str] | None = None
+) -> AsyncIterator[Proxy]:
     """Serve with these policies (TOML), kept in `folder`/policies.toml."""
     file = folder / "policies.toml"
     file.write_text(policies)
-    env = {"HOME": str(folder), "MOE_PROXY_POLICIES": ""}
+    usual = {"HOME": str(folder), "MOE_PROXY_POLICIES": ""}
     async with (
-        running(Settings(port=port, policies=file, env=env)) as app,
+        running(Settings(port=port, policies=file, env={**usual, **(env or {})})) as app,
         aiohttp.ClientSession(app.url, timeout=aiohttp.ClientTimeout(None)) as session,
     ):
         yield Proxy(app, session, file)

@@ -45,9 +45,11 @@ async def helper(
         yield port
     finally:
         process.stdin.close()  # it ends what it lends, and itself
-        with suppress(TimeoutError):
-            async with asyncio.timeout(ENDS_WITHIN_S):
-                await process.wait()
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ENDS_WITHIN_S):
+                    await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()

@@ -5,7 +5,7 @@ their lifetimes.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,12 +24,11 @@ from proxy.catalog.watch import watch
 from proxy.clock import RealClock
 from proxy.control.assembly import Surroundings, assemble, floor_by_speed, footprint_by_header
 from proxy.control.by_bench import share_by_bench
-from proxy.control.capacity import budgets_of, capacity
-from proxy.control.fleet_need import lacking_bytes
 from proxy.control.hang_watch import HangWatch
 from proxy.control.headroom import hold_memory, serving
 from proxy.control.model_plan import ModelPlans
 from proxy.control.pins import Pins
+from proxy.control.room import Room
 from proxy.control.slot_progress import busy_backends, noted, slots_progress
 from proxy.control.speed_estimates import SpeedEstimates
 from proxy.control.speed_learned import LearnedSpeeds
@@ -39,7 +38,7 @@ from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.maker import engine_maker
 from proxy.engine.types import LoadOptions, Mode
 from proxy.engine.warm import WarmWorkers
-from proxy.fleet.rpc.borrower import Borrower, socket_of
+from proxy.fleet.rpc.borrower import borrowing
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.observe import log as logging
@@ -47,7 +46,6 @@ from proxy.observe.events import EventLog
 from proxy.observe.rates import Rates
 from proxy.observe.record import Record
 from proxy.observe.traces import tracing
-from proxy.placement.budget import Budget
 from proxy.policy.diff import Changes
 from proxy.policy.live import LivePolicies
 from proxy.policy.model import Policies
@@ -64,11 +62,11 @@ from proxy.slots.keeper import PromptKeeper
 from proxy.startup import (
     claim_state,
     first_policies,
+    identity,
     listening_sockets,
     sockets_folder,
     sockets_from_systemd,
-    url_of_listening,
-    url_of_socket,
+    urls_of,
 )
 from proxy.tasks import Loops
 from proxy.upstream.open_calls import OpenCalls
@@ -150,12 +148,12 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     Raises StartupError for bad policies and for an address that cannot be listened on.
     """
     async with AsyncExitStack() as stack:
+        node = identity(settings.env)
         clock = RealClock()
         loops = Loops(clock)
         events = EventLog()
-        policies = LivePolicies(
-            await first_policies(settings.policies, settings.env), events=events
-        )
+        first = await first_policies(settings.policies, settings.env)
+        policies = LivePolicies(first, events=events)
         server = policies.current.server
         host = server.host if settings.host is None else settings.host
         port = server.port if settings.port is None else settings.port
@@ -163,7 +161,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             await claim_state(policies.current.catalog.state) if settings.alone else Record(None)
         )
         stack.callback(record.close)
-        keys = server.api_keys_file is not None
+        keys = server.api_keys_file is not None or node.key is not None
         passed = sockets_from_systemd(settings.env, keys=keys)
         # On a thread: where the port is taken, who has it is asked for its name.
         sockets = passed or await asyncio.to_thread(listening_sockets, host, port, keys=keys)
@@ -223,23 +221,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             holds=lambda: hold_memory(serving(pool)),
         )
 
-        def room_on_devices(rpc: Sequence[str]) -> Sequence[Budget]:
-            there = capacity(memory, ledger, policies.current, rpc)
-            return [*there, *budgets_of(borrower.offered(rpc), policies.current)]
-
-        async def lacking(options: LoadOptions) -> int | None:
-            await memory.recent()
-            return await lacking_bytes(options, capacity(memory, ledger, policies.current, ()))
-
-        borrower = Borrower(socket_of(settings.env), lacking)
-        stack.callback(borrower.close)
-
-        async def look(options: LoadOptions) -> None:
-            await borrower.look(options)
-            await memory.recent()
-
+        borrower = stack.enter_context(borrowing(settings.env, hooks, lambda o: room.lacking(o)))
+        room = Room(memory, ledger, lambda: policies.current, borrower)
         share = share_by_bench(lambda: policies.current, lambda: control.headroom.devices())
-        planner = Planner(catalog, room_on_devices, share, look)
+        planner = Planner(catalog, room.on_devices, share, room.look)
         control = assemble(
             Surroundings(
                 pool=pool,
@@ -251,7 +236,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 policies=lambda: policies.current,
                 policy_of=resolver.policy_for,
                 options_for=partial(_options_for, dirs, resolver, planner),
-                capacity=room_on_devices,
+                capacity=room.on_devices,
                 use=lambda backend: rates.rate(backend.id),
                 events=events,
                 loops=loops,
@@ -277,8 +262,6 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             keep_bytes=lambda: policies.current.server.keep_prompts_bytes,
             events=events,
         )
-        # When there is room for the rest of it.
-        hooks.subscribe(before_start=borrower.before_start, gone=borrower.gone)
         # Last: which files a model has is looked at when everything else is done.
         hooks.subscribe(
             before_start=keeper.before_start,
@@ -333,19 +316,19 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             warm_workers=control.warm,
             started_s=time.monotonic(),
             traces=traces,
+            node=node,
         )
         stack.callback(services.warm.close)
         runner = make_runner(services)
-        listener = Listener(runner, sockets, inherited=bool(passed))
+        listener = Listener(runner, sockets, inherited=bool(passed), node=node)
         stack.push_async_callback(runner.cleanup)
         await listener.start()
-        urls = [*map(url_of_socket, passed)] or [url_of_listening(host, sockets)]
-        url = urls[0]
+        urls = urls_of(host, sockets, passed=bool(passed), secure=bool(node.certificates))
         files = [str(file) for file in policies.newest.files]
         # Commands ask over TCP.
-        record.say(next((each for each in urls if each.startswith("http:")), ""))
-        events.publish("serving", url=url, files=files, models=len(catalog.list()))
-        yield Running(services, url, settings, host, listener, record)
+        record.say(next((each for each in urls if each.startswith("http")), ""), node.variables)
+        events.publish("serving", url=urls[0], files=files, models=len(catalog.list()))
+        yield Running(services, urls[0], settings, host, listener, record)
 
 
 async def _options_for(

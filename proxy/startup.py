@@ -13,6 +13,7 @@ import structlog
 
 from proxy.engine.runtime_dir import runtime_dir
 from proxy.errors import Hangs, reason_of
+from proxy.node.identity import BadIdentity, Identity, identity_of
 from proxy.observe.record import PID_HEADER, Record, Taken, claim
 from proxy.policy.load import Loaded, load
 from proxy.policy.warnings import warnings_of
@@ -59,6 +60,14 @@ async def first_policies(path: Path | None, env: Mapping[str, str]) -> Loaded:
         return await POLICIES.run(good_policies, path, env)
     except Hangs as error:
         raise StartupError(f"the policies cannot be read: {error.message}") from error
+
+
+def identity(env: Mapping[str, str]) -> Identity:
+    """What this process is in a fleet, if it is in one. Raises StartupError."""
+    try:
+        return identity_of(env)
+    except BadIdentity as error:
+        raise StartupError(str(error)) from error
 
 
 async def claim_state(state: Path) -> Record:
@@ -112,6 +121,15 @@ def url_of_listening(host: str, sockets: Sequence[socket.socket]) -> str:
     if first in EVERYWHERE:  # which family there is, is known only now
         return url_of_socket(sockets[0])
     return url_of(first, sockets[0].getsockname()[1])
+
+
+def urls_of(
+    host: str, sockets: Sequence[socket.socket], *, passed: bool, secure: bool
+) -> list[str]:
+    """The URLs at which clients find what is served on these sockets, which were `passed` by
+    systemd or made for `host`."""
+    urls = [*map(url_of_socket, sockets)] if passed else [url_of_listening(host, sockets)]
+    return [url.replace("http:", "https:", 1) for url in urls] if secure else urls
 
 
 def url_of(host: str, port: int) -> str:

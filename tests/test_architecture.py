@@ -16,13 +16,13 @@ from tests.support.parts import ARCHITECTURE, PACKAGE, ROOT
 # What each part may import of the others. Nobody imports the worker, which is started as a program
 # of its own; `policy`, `catalog` and `memory` do not know each other.
 MAY_IMPORT = {
-    "api": "catalog dialect engine errors files hub memory observe policy pool routing split "
-    "tasks text threads upstream version",
-    "app": "api catalog clock control engine memory observe placement policy pool routing "
+    "api": "catalog dialect engine errors files hub memory node observe policy pool routing "
+    "split tasks text threads upstream version",
+    "app": "api catalog clock control engine fleet memory observe policy pool routing "
     "slots startup tasks upstream",
     "bench": "api app catalog control engine errors placement policy pool routing text",
     "catalog": "errors files split threads",
-    "cli": "app bench catalog control demo engine errors files hub observe policy "
+    "cli": "app bench catalog control demo engine errors files fleet hub node observe policy "
     "routing service split startup tasks text threads version",
     "clock": "",
     "control": "catalog clock engine errors files memory observe placement policy pool routing "
@@ -32,19 +32,21 @@ MAY_IMPORT = {
     "engine": "catalog errors files tasks threads",
     "errors": "",
     "files": "",
-    "fleet": "policy",
+    "fleet": "api catalog clock dialect engine errors files memory node observe policy pool "
+    "service tasks text threads upstream",
     "hub": "catalog engine errors files tasks threads",
     "kernel": "",
     "memory": "engine kernel tasks text",
+    "node": "files",
     "observe": "clock errors text version",
     "placement": "catalog engine split text",
-    "policy": "engine errors files kernel observe split threads",
+    "policy": "engine errors files kernel node observe split threads",
     "pool": "clock engine errors observe tasks",
     "routing": "catalog engine errors files placement policy pool split tasks threads",
     "slots": "catalog engine errors memory observe placement pool tasks threads upstream",
     "split": "errors",
     "service": "",
-    "startup": "engine errors observe policy service threads",
+    "startup": "engine errors node observe policy service threads",
     "tasks": "clock",
     "text": "",
     "threads": "errors",
@@ -54,7 +56,7 @@ MAY_IMPORT = {
 }
 MOST_LOOSE, MOST_LINES, MEDIAN_LINES = 10, 350, 110
 # Of ctypes' functions, and of the C struct that it has fields of.
-C_TYPES = {"restype", "argtypes", "buffer", "data", "extra"}
+C_TYPES = {"restype", "argtypes", "buffer", "data", "extra", "verify_mode", "check_hostname"}
 
 
 def plan() -> dict[str, set[str]]:

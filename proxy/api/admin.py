@@ -24,6 +24,7 @@ from proxy.pool.state import Backend, BackendState
 from proxy.split import parse_split
 
 HEARTBEAT_S = 15.0
+LEAST_HEARTBEAT_S = 1.0
 LIVE: web.AppKey[Live] = web.AppKey("live", Live)
 _EVENT_ID = re.compile(r"[0-9]{1,18}")
 
@@ -74,9 +75,11 @@ async def get_state(request: web.Request) -> web.Response:
 
 async def get_events(request: web.Request) -> web.StreamResponse:
     """Events as they happen; with `Last-Event-ID`, from the next one on, as far as kept. With
-    `?state`, first an event with all that the patches are to be put on."""
+    `?state`, first an event with all that the patches are to be put on; `?heartbeat=1` has
+    something said each second."""
     services = request.app[SERVICES]
     after = _last_event_id(request)
+    heartbeat_s = _heartbeat_s(request)
     state = request.app[LIVE].everything() if "state" in request.query else None
     with services.events.subscribe(after=after) as subscription:
         response = await start_stream(request, "text/event-stream")
@@ -85,7 +88,7 @@ async def get_events(request: web.Request) -> web.StreamResponse:
         if state is not None:
             await response.write(sse_frame(state, event="state"))
         follower = Follower(request)
-        async for event in _with_heartbeats(subscription):
+        async for event in _with_heartbeats(subscription, heartbeat_s):
             if not follower.may_stay():
                 break
             await response.write(
@@ -216,13 +219,27 @@ def _last_event_id(request: web.Request) -> int | None:
     return int(given)
 
 
-async def _with_heartbeats(subscription: Subscription) -> AsyncIterator[Event | None]:
+def _heartbeat_s(request: web.Request) -> float:
+    given = request.query.get("heartbeat", str(HEARTBEAT_S))
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not LEAST_HEARTBEAT_S <= seconds <= HEARTBEAT_S:
+        least, most = round(LEAST_HEARTBEAT_S), round(HEARTBEAT_S)
+        raise BadRequest(f"heartbeat: seconds, from {least} to {most}", param="heartbeat")
+    return seconds
+
+
+async def _with_heartbeats(
+    subscription: Subscription, heartbeat_s: float
+) -> AsyncIterator[Event | None]:
     """The events, and None whenever there was none for a while: so that dead connections are
     noticed.
     """
     while True:
         try:
-            async with asyncio.timeout(HEARTBEAT_S):
+            async with asyncio.timeout(heartbeat_s):
                 event: Event | None = await anext(subscription)
         except TimeoutError:
             event = None

@@ -57,7 +57,7 @@ async def body_chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
     """A body as it comes, unpacked. Raises TooSlow where nothing comes for a while, or hardly
     anything, and BadRequest for what cannot be unpacked."""
     unpacker = unpacker_of(", ".join(request.headers.getall(hdrs.CONTENT_ENCODING, ())))
-    async for chunk in _sent_chunks(request):
+    async for chunk in sent_chunks(request):
         if unpacker is None:
             yield chunk
             continue
@@ -68,7 +68,8 @@ async def body_chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
         unpacker.end()
 
 
-async def _sent_chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
+async def sent_chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
+    """The same, as packed as it came."""
     loop = asyncio.get_running_loop()
     began_s, size = loop.time(), 0
     while True:

@@ -9,6 +9,7 @@ TCP_USER_TIMEOUT, TCP_KEEPIDLE).
 
 import asyncio
 import socket
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from aiohttp import web
@@ -65,7 +66,7 @@ class _Connection(TolerantConnection):
 class _Server(web.Server):
     """The server that aiohttp has made, with connections of our kind."""
 
-    def __init__(self, made: web.Server, **limits: float) -> None:
+    def __init__(self, made: web.Server, **limits: Any) -> None:
         super().__init__(
             made.request_handler,
             request_factory=made.request_factory,
@@ -91,10 +92,12 @@ class DeadlineRunner(web.AppRunner):
         *,
         head_s: float = HEAD_S,
         silent_s: float = SILENT_S,
+        knows: Callable[[Mapping[str, str]], bool] = lambda _: True,
         **kwargs: Any,
     ) -> None:
+        """`knows`: whether a request's headers are of somebody who gets more than a refusal."""
         super().__init__(app, **kwargs)
-        self._limits = {"head_s": head_s, "silent_s": silent_s}
+        self._limits = {"head_s": head_s, "silent_s": silent_s, "knows": knows}
 
     async def _make_server(self) -> web.Server:
         return _Server(await super()._make_server(), **self._limits)

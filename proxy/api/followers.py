@@ -6,6 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
+from proxy.api.middleware import OWN
 from proxy.api.services import SERVICES
 
 # The file is looked at so often; what is told in between is told.
@@ -24,7 +25,7 @@ class Follower:
     def may_stay(self) -> bool:
         """To be asked before each word."""
         now_s = time.monotonic()
-        if self._may and now_s - self._looked_s >= EVERY_S:
+        if self._may and not self._request.get(OWN) and now_s - self._looked_s >= EVERY_S:
             self._looked_s = now_s
             services = self._request.app[SERVICES]
             file = services.policies.current.server.api_keys_file

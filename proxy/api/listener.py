@@ -9,6 +9,8 @@ from typing import Any, Final
 import structlog
 from aiohttp import hdrs, web
 
+from proxy.node.identity import Identity
+
 log = structlog.get_logger()
 
 # Connections that wait to be let in. The kernel makes it less (net.core.somaxconn); to listen with
@@ -19,7 +21,8 @@ LAST_WORDS_S: Final = 1.0
 LOOKS: Final = 50  # how often it is looked meanwhile whether anybody is left
 # 0 would mean to wait for ever.
 AT_ONCE_S: Final = 0.01
-QUESTION: Final = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+QUESTION: Final = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+NOBODY: Final = Identity()
 # The network has changed, which is no fault of ours and not mended by a restart.
 NOT_OURS: Final = frozenset({errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.EHOSTUNREACH})
 
@@ -28,12 +31,18 @@ class Listener:
     """Serves a runner's application on sockets that listen already."""
 
     def __init__(
-        self, runner: web.AppRunner, sockets: Sequence[socket.socket], *, inherited: bool
+        self,
+        runner: web.AppRunner,
+        sockets: Sequence[socket.socket],
+        *,
+        inherited: bool,
+        node: Identity = NOBODY,
     ) -> None:
-        """`inherited`: they belong to another process, and stay open when we close them."""
+        """`inherited`: they belong to another process, and stay open when we close them. `node`:
+        what we are in a fleet, which may speak TLS."""
         self._runner = runner
         self._sockets = sockets
-        self._inherited = inherited
+        self._inherited, self._node = inherited, node
         self._addresses = [(sock.getsockname(), sock.family) for sock in sockets]
         # What changes: whether clients are let in.
         self._open = False
@@ -42,7 +51,8 @@ class Listener:
     async def start(self) -> None:
         await self._runner.setup()
         for sock in self._sockets:
-            await web.SockSite(self._runner, sock, backlog=QUEUE).start()
+            tls = self._node.server_tls
+            await web.SockSite(self._runner, sock, backlog=QUEUE, ssl_context=tls).start()
         self._open = True
 
     async def answers(self, within_s: float) -> bool:
@@ -50,7 +60,7 @@ class Listener:
         them. True once nobody new is let in: what runs then is to come to its end."""
         if not self._open:
             return True
-        asked = (is_answered(*address, within_s) for address in self._addresses)
+        asked = (is_answered(*each, within_s, self._node) for each in self._addresses)
         answered = all(await asyncio.gather(*asked))
         return answered or not self._open  # it may have ended meanwhile
 
@@ -88,11 +98,11 @@ class Listener:
             answer.headers[hdrs.CONNECTION] = "close"
 
 
-async def is_answered(address: Any, family: int, within_s: float) -> bool:
+async def is_answered(address: Any, family: int, within_s: float, node: Identity = NOBODY) -> bool:
     """Whether /health answers at a listening socket's address."""
     try:
         async with asyncio.timeout(within_s):
-            said = await _said_at(address, family)
+            said = await _said_at(address, family, node)
     except OSError as error:  # TimeoutError too
         if error.errno in NOT_OURS:
             return True
@@ -103,13 +113,17 @@ async def is_answered(address: Any, family: int, within_s: float) -> bool:
     return True
 
 
-async def _said_at(address: Any, family: int) -> bytes:
+async def _said_at(address: Any, family: int, node: Identity) -> bytes:
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, _reachable(address))
-        reader, writer = await asyncio.open_connection(sock=sock)
+        tls = node.of_itself_tls
+        reader, writer = await asyncio.open_connection(
+            sock=sock, ssl=tls, server_hostname="" if tls else None
+        )
         try:
-            writer.write(QUESTION)
+            own = "".join(f"{name}: {value}\r\n" for name, value in node.own_headers.items())
+            writer.write(QUESTION + own.encode() + b"\r\n")
             return await reader.readline()
         finally:
             writer.close()

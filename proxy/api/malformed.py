@@ -4,7 +4,7 @@ path that could be known, so the answer is in OpenAI's shape.
 What is wrong with them is not logged: it may be in the middle of a key or a prompt.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -38,10 +38,12 @@ class TolerantConnection(web.RequestHandler):
 
     __slots__ = ()
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, knows: Callable[[Mapping[str, str]], bool], **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         assert self._request_factory is not None
-        self._request_factory = _as_meant(self._request_factory)
+        self._request_factory = _as_meant(self._request_factory, knows)
 
     def handle_error(
         self,
@@ -74,14 +76,16 @@ class TolerantConnection(web.RequestHandler):
             super().log_exception(*args, **kw)
 
 
-def _as_meant(factory: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+def _as_meant(
+    factory: Callable[..., web.BaseRequest], knows: Callable[[Mapping[str, str]], bool]
+) -> Callable[..., web.BaseRequest]:
     """Requests for the path that is meant, before anybody looks at it."""
 
     def make(message: RawRequestMessage, *args: Any) -> web.BaseRequest:
         # What stands for a request that could not be read has no headers of this kind.
         if isinstance(message.headers, CIMultiDictProxy):
             if hdrs.EXPECT in message.headers:
-                message = _without_expectations(message)
+                message = _without_expectations(message, is_known=knows(message.headers))
             sent = message.url.raw_path
             if (path := plain_path(sent)) != sent:
                 url = message.url.with_path(path, encoded=True, keep_query=True)
@@ -96,10 +100,11 @@ def _as_meant(factory: Callable[..., web.BaseRequest]) -> Callable[..., web.Base
     return make
 
 
-def _without_expectations(message: RawRequestMessage) -> RawRequestMessage:
+def _without_expectations(message: RawRequestMessage, *, is_known: bool) -> RawRequestMessage:
     """Only `100-continue` has ever been something to expect. HTTP lets a server overlook others;
-    aiohttp refuses them before our own refusals could have the protocol's shape."""
-    if all(each.lower() == CONTINUE for each in message.headers.getall(hdrs.EXPECT)):
+    aiohttp refuses them before our own refusals could have the protocol's shape. Who is not known
+    is not told to go on."""
+    if is_known and all(each.lower() == CONTINUE for each in message.headers.getall(hdrs.EXPECT)):
         return message
     headers = message.headers.copy()
     headers.popall(hdrs.EXPECT)

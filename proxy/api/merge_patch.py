@@ -1,4 +1,5 @@
-"""What is different between two JSON values, as a JSON merge patch (RFC 7396). Pure."""
+"""What is different between two JSON values, as a JSON merge patch (RFC 7396), and what such a
+patch makes of a value. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,19 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]
         elif now is not None and now != was:
             patch[key] = now
     return patch
+
+
+def applied(old: Any, patch: Any) -> Any:
+    """What `patch` makes of `old`, which stays as it is."""
+    if not isinstance(patch, Mapping):
+        return patch
+    now = dict(old) if isinstance(old, Mapping) else {}
+    for key, value in patch.items():
+        if value is None:
+            now.pop(key, None)
+        else:
+            now[key] = applied(now.get(key), value)
+    return now
 
 
 def _is_gone(was: Any, now: Any) -> bool:

@@ -17,7 +17,8 @@ from proxy.api.services import SERVICES
 from proxy.api.traced import begin_span, end_span
 from proxy.api.wire import BACKEND_HEADER
 from proxy.dialect.errors import Dialect, dialect_of, error_body, error_headers
-from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
+from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError, Unauthorized
+from proxy.node.names import DRAINING_HEADER, KEY_HEADER, NODE_HEADER
 from proxy.observe.words import CLIENT_LEFT
 
 log = structlog.get_logger()
@@ -33,6 +34,8 @@ PAGE = "/ui"
 
 
 KEY_NAME: web.RequestKey[str] = web.RequestKey("key_name", str)
+# The fleet itself asks, and nobody through it.
+OWN: web.RequestKey[bool] = web.RequestKey("own", bool)
 
 
 def new_id() -> str:
@@ -46,6 +49,11 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     response.headers[REQUEST_ID] = request_log.id
     if request_log.warnings:
         response.headers[WARNING] = "; ".join(request_log.warnings)
+    services = request.app[SERVICES]
+    if services.node.name is not None and services.node.knows(request.headers):
+        response.headers[NODE_HEADER] = services.node.name
+        if services.pool.draining:
+            response.headers[DRAINING_HEADER] = "1"
 
 
 @web.middleware
@@ -130,11 +138,16 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Lets in who may: no page of a stranger, and then whoever has a key that may. Raises
-    Forbidden, Unauthorized and TooManyRequests."""
+    """Lets in who may: in a fleet nobody but the fleet, no page of a stranger, and then whoever has
+    a key that may. Raises Forbidden, Unauthorized and TooManyRequests."""
     services = request.app[SERVICES]
+    if not services.node.knows(request.headers):
+        raise Unauthorized(f"this is a machine of a fleet, which has a key ({KEY_HEADER})")
+    if services.node.is_own(request.headers):
+        request[OWN] = True
+        return await handler(request)
     server = services.policies.current.server
-    services.strangers.check(request, server)
+    services.strangers.check(request, server, services.node.hosts(request.headers))
     if origin := request.headers.get(hdrs.ORIGIN):
         request[ALLOWED_ORIGIN] = origin
         # Browsers ask this without a key.

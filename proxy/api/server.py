@@ -57,6 +57,7 @@ def make_runner(services: Services) -> web.AppRunner:
         access_log=None,
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_S,
+        knows=services.node.knows,
         auto_decompress=False,  # what is wrong with a body is told by whoever reads it
         max_line_size=LONGEST_LINE,
         max_field_size=LONGEST_LINE,

@@ -21,6 +21,7 @@ from proxy.engine.log_buffer import LogBuffer
 from proxy.errors import BadRequest, ModelNotFound
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
+from proxy.node.identity import Identity
 from proxy.observe.events import EventLog
 from proxy.observe.metrics import BackendNumbers, DeviceNumbers, KeyNumbers, Metrics
 from proxy.observe.rates import Rates
@@ -126,6 +127,7 @@ class Services:
     warm_workers: WarmWorkers
     started_s: float
     traces: Traces | None = None
+    node: Identity = field(default_factory=Identity)
     warm: WarmConnections = field(default_factory=WarmConnections)
     keys: ApiKeys = field(default_factory=ApiKeys)
     bodies: BodyBudget = field(default_factory=BodyBudget)

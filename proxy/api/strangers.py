@@ -16,6 +16,8 @@ log = structlog.get_logger()
 
 # Clients say the same each time; whoever makes up others must not fill the memory.
 REMEMBERED: Final = 512
+# Machines of a fleet by which clients come, each with its names.
+FRONTS: Final = 64
 SITE: Final = istr("Sec-Fetch-Site")
 MODE: Final = istr("Sec-Fetch-Mode")
 DEST: Final = istr("Sec-Fetch-Dest")
@@ -29,21 +31,25 @@ class Strangers:
 
     def __init__(self, own_names: Set[str]) -> None:
         """`own_names` are those of this machine."""
-        # What changes with the policies, and the names:
+        # What changes with the policies, and the names: who judges, by what else is our name.
         self._own_names = own_names
         self._server: Server | None = None
-        self._why: Callable[[Said], str | None] = lambda _: None
+        self._judges: dict[str, Callable[[Said], str | None]] = {}
 
     def know(self, own_names: Set[str]) -> None:
         """From now on these are the names of this machine."""
         self._own_names, self._server = own_names, None
 
-    def check(self, request: web.Request, server: Server) -> None:
-        """Raise Forbidden for a request that a page makes which may not."""
-        if server is not self._server:
-            self._why = _remembered(rules(self._own_names | set(server.hosts), server.origins))
+    def check(self, request: web.Request, server: Server, also: str = "") -> None:
+        """Raise Forbidden for a request that a page makes which may not. `also` are other names of
+        ours, divided by commas, of somebody who is to be trusted."""
+        if server is not self._server or len(self._judges) > FRONTS:
+            self._judges.clear()
             self._server = server
-        if why := self._why(said_by(request)):
+        if (judge := self._judges.get(also)) is None:
+            names = self._own_names | set(server.hosts) | set(filter(None, also.split(",")))
+            judge = self._judges[also] = _remembered(rules(names, server.origins))
+        if why := judge(said_by(request)):
             raise Forbidden(why)
 
 

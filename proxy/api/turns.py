@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from proxy.api.middleware import KEY_NAME
+from proxy.api.services import SERVICES
 from proxy.dialect.workload import Workload
 from proxy.pool.work import Work
 
@@ -15,5 +16,9 @@ def work_of(request: web.Request, load: Workload) -> Work:
     connections are told apart.
     """
     key = request.get(KEY_NAME)
-    client = (key,) if key else (request.remote, request.headers.get("User-Agent", "")[:256])
-    return Work(client, load.user or id(request.protocol), key, load.slots, load.tokens)
+    through = request.app[SERVICES].node.client(request.headers)
+    address, _, connection = through.partition(" ")
+    agent = request.headers.get("User-Agent", "")[:256]
+    client = (key,) if key else (address or request.remote, agent)
+    own = connection or id(request.protocol)
+    return Work(client, load.user or own, key, load.slots, load.tokens)

@@ -10,7 +10,14 @@ from typing import Final
 from urllib.parse import quote
 
 from proxy.cli import text
-from proxy.cli.client import Client, Refused, default_key, default_url, model_path
+from proxy.cli.client import (
+    Client,
+    Refused,
+    default_identity,
+    default_key,
+    default_url,
+    model_path,
+)
 from proxy.cli.loading import waiting_for
 from proxy.cli.output import FAILED, OK, error, info, print_result
 from proxy.split import plain
@@ -23,7 +30,8 @@ LOG_SILENT_S: Final = 7 * 86400.0
 
 
 def client_of(arguments: Namespace) -> Client:
-    return Client(arguments.url or default_url(), key=default_key())
+    url = arguments.url or default_url()
+    return Client(url, key=default_key(), identity=default_identity(url))
 
 
 def ps(arguments: Namespace) -> int:

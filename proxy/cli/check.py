@@ -7,9 +7,10 @@ from dataclasses import asdict
 from proxy.cli.inventory import Inventory, inventory
 from proxy.cli.output import FAILED, OK, print_result
 from proxy.cli.text import node_keys, policies
+from proxy.node.names import NODE_VARIABLE
 from proxy.policy.live import problem_to_json
 from proxy.policy.load import load
-from proxy.policy.nodes import NODE_VARIABLE, node_of
+from proxy.policy.nodes import node_of
 from proxy.policy.overrides import overrides
 from proxy.policy.warnings import warnings_of
 

@@ -14,7 +14,9 @@ from typing import IO, Any, Final
 from proxy.cli.output import ClientError as ClientError  # what callers ask for here
 from proxy.errors import reason_of
 from proxy.files import read_small
-from proxy.observe.record import serving_at
+from proxy.node.identity import BadIdentity, Identity, identity_of
+from proxy.node.names import KEY_FILE_VARIABLE
+from proxy.observe.record import serving, serving_at
 from proxy.policy.load import load
 from proxy.startup import url_of
 
@@ -44,11 +46,20 @@ class Refused(ClientError):
 class Client:
     """One proxy. `key` is sent as Bearer token where the proxy asks for one."""
 
-    def __init__(self, url: str, *, key: str | None = None, silent_s: float = ANSWER_S) -> None:
-        """`silent_s`: how long it may say nothing. Raises ClientError for what is no address."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        silent_s: float = ANSWER_S,
+        identity: Identity | None = None,
+    ) -> None:
+        """`silent_s`: how long it may say nothing. `identity` is what we are to a proxy that is a
+        node of a fleet. Raises ClientError for what is no address."""
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._silent_s = silent_s
+        self._identity = identity or Identity()
         _check_address(url)
 
     def get(self, path: str) -> Any:
@@ -72,10 +83,14 @@ class Client:
         """A proxy's answer, to be read and closed. Raises ClientError for one that is an error, in
         its own words, and Nobody."""
         request = urllib.request.Request(
-            self.url + path, data, {**self._headers, **headers}, method=method
+            self.url + path,
+            data,
+            {**self._headers, **self._identity.own_headers, **headers},
+            method=method,
         )
         # Proxies of the environment are for the internet; ours is next door.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        tls = urllib.request.HTTPSHandler(context=self._identity.client_tls)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), tls)
         try:
             return opener.open(request, timeout=silent_s or self._silent_s)
         except urllib.error.HTTPError as error:
@@ -159,6 +174,19 @@ def default_url(env: Mapping[str, str] = os.environ) -> str:
     policies = load(None, env).readable
     assert policies is not None
     return serving_at(policies.catalog.state) or url_of(policies.server.host, policies.server.port)
+
+
+def default_identity(url: str, env: Mapping[str, str] = os.environ) -> Identity:
+    """What we are to the proxy at `url`: as the environment says, else as that proxy has noted for
+    those of this machine who may read its key. Raises ClientError."""
+    if not env.get(KEY_FILE_VARIABLE):
+        policies = load(None, env).readable
+        found = serving(policies.catalog.state) if policies else None
+        env = found.variables if found and found.url == url.rstrip("/") else {}
+    try:
+        return identity_of(env)
+    except BadIdentity as error:
+        raise ClientError(str(error)) from error
 
 
 def default_key(env: Mapping[str, str] = os.environ) -> str | None:

@@ -8,7 +8,7 @@ from argparse import Namespace
 
 from proxy.cli import output
 from proxy.cli.admin import client_of
-from proxy.cli.client import default_key, default_url
+from proxy.cli.client import default_identity, default_key, default_url
 from proxy.cli.output import FAILED, MISUSED, OK, print_result
 from proxy.errors import NotFound, ProxyError
 from proxy.split import plain
@@ -93,7 +93,8 @@ def pull_or_create(arguments: Namespace) -> int:
     from proxy.cli.pull import create, pull
     from proxy.cli.pull_remote import Remote
 
-    remote = Remote(arguments.url or default_url(), default_key())
+    url = arguments.url or default_url()
+    remote = Remote(url, default_key(), default_identity(url))
     show = ProgressBar(as_json=arguments.json).show
     if arguments.command == "pull":
         pull(arguments.model, remote, show, insecure=arguments.insecure)

@@ -8,6 +8,7 @@ from typing import Any
 
 from proxy.cli.client import Client, ClientError, Unreachable
 from proxy.hub.progress import Line
+from proxy.node.identity import Identity
 
 # Between two lines of a pull or of a quantisation: whoever is gone is noticed at once.
 SILENT_S = 3600.0
@@ -16,8 +17,9 @@ SILENT_S = 3600.0
 class Remote:
     """One proxy. `key` is sent as Bearer token where the proxy asks for one."""
 
-    def __init__(self, url: str, key: str | None) -> None:
-        self._client = Client(url, key=key, silent_s=SILENT_S)
+    def __init__(self, url: str, key: str | None, identity: Identity | None = None) -> None:
+        """`identity` as for `Client`."""
+        self._client = Client(url, key=key, silent_s=SILENT_S, identity=identity)
 
     @property
     def is_local(self) -> bool:

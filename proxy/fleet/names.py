@@ -2,23 +2,17 @@
 
 from typing import Final
 
-# A node's name, on its machine: else its host's.
-from proxy.policy.nodes import NODE_VARIABLE as NODE_VARIABLE
-
-# An answer's: which node gave it. A request's: which node is to be asked, and no other.
-NODE_HEADER: Final = "X-Moe-Proxy-Node"
-# A request's, between our own processes: the fleet's key. A front passes no client's on.
-KEY_HEADER: Final = "X-Moe-Proxy-Fleet"
-# Beside the key: the fleet itself asks, no client, so that no API key is wanted.
-OWN_HEADER: Final = "X-Moe-Proxy-Fleet-Own"
-
-# For `moe-proxy serve` as a node: a file with the fleet's key, which each request has to bring.
-KEY_FILE_VARIABLE: Final = "MOE_PROXY_FLEET_KEY_FILE"
-# Files in PEM, where the cluster speaks TLS; they are Ray's own variables.
-CERTIFICATE_VARIABLE: Final = "RAY_TLS_SERVER_CERT"
-CERTIFICATE_KEY_VARIABLE: Final = "RAY_TLS_SERVER_KEY"
-AUTHORITY_VARIABLE: Final = "RAY_TLS_CA_CERT"
-TLS_VARIABLE: Final = "RAY_USE_TLS"
+from proxy.node.names import AUTHORITY_VARIABLE as AUTHORITY_VARIABLE
+from proxy.node.names import CERTIFICATE_KEY_VARIABLE as CERTIFICATE_KEY_VARIABLE
+from proxy.node.names import CERTIFICATE_VARIABLE as CERTIFICATE_VARIABLE
+from proxy.node.names import DRAINING_HEADER as DRAINING_HEADER
+from proxy.node.names import HOSTS_HEADER as HOSTS_HEADER
+from proxy.node.names import KEY_FILE_VARIABLE as KEY_FILE_VARIABLE
+from proxy.node.names import KEY_HEADER as KEY_HEADER
+from proxy.node.names import NODE_HEADER as NODE_HEADER
+from proxy.node.names import NODE_VARIABLE as NODE_VARIABLE
+from proxy.node.names import OWN_HEADER as OWN_HEADER
+from proxy.node.names import TLS_VARIABLE as TLS_VARIABLE
 
 # Ray's custom resource of the machines that are to be nodes, one of it on each.
 RESOURCE: Final = "moe_proxy"

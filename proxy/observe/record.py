@@ -7,7 +7,9 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -29,16 +31,26 @@ class Taken(Exception):
     """Another proxy has the state folder; the message is for people."""
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """`variables` are what a command needs in its environment to be let in there."""
+
+    url: str
+    pid: str
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
 class Record:
     """A state folder that is ours until `close`, or one that cannot be had."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor  # changes to None in the end
 
-    def say(self, url: str) -> None:
-        """`url` is "" where it serves on no TCP port. A disk that is full or read-only makes
-        commands look where the policies say, no more."""
-        data = json.dumps({"url": url, "pid": os.getpid()}).encode()
+    def say(self, url: str, variables: Mapping[str, str] | None = None) -> None:
+        """`url` is "" where it serves on no TCP port; `variables` as in `Serving`. A disk that is
+        full or read-only makes commands look where the policies say, no more."""
+        told = {"url": url, "pid": os.getpid(), "variables": dict(variables or {})}
+        data = json.dumps(told).encode()
         if self._descriptor is not None:
             with suppress(OSError):
                 os.truncate(self._descriptor, 0)
@@ -67,7 +79,7 @@ def claim(state: Path) -> Record:
         if time.monotonic() > deadline:
             found = _read_record(descriptor)
             os.close(descriptor)
-            who = f"process {found['pid']}, at {found['url']}" if found else "just starting"
+            who = f"process {found.pid}, at {found.url}" if found else "just starting"
             raise Taken(
                 f"another moe-proxy ({who}) has the state folder {state}: stop it, or give this "
                 "one another with catalog.state"
@@ -78,13 +90,18 @@ def claim(state: Path) -> Record:
 
 def serving_at(state: Path) -> str | None:
     """The URL of the proxy that has this state folder; None where none is known to run."""
+    found = serving(state)
+    return found.url or None if found else None
+
+
+def serving(state: Path) -> Serving | None:
+    """The proxy that has this state folder; None where none is known to run."""
     try:
         descriptor = _open_record(state, os.O_RDONLY)
     except OSError:
         return None
     try:
-        found = None if _locked(descriptor, fcntl.LOCK_SH) else _read_record(descriptor)
-        return found["url"] or None if found else None
+        return None if _locked(descriptor, fcntl.LOCK_SH) else _read_record(descriptor)
     finally:
         os.close(descriptor)
 
@@ -104,9 +121,10 @@ def _locked(descriptor: int, kind: int) -> bool:
     return True
 
 
-def _read_record(descriptor: int) -> dict[str, str] | None:
+def _read_record(descriptor: int) -> Serving | None:
     try:
         found = json.loads(os.pread(descriptor, RECORD_BYTES, 0))
-        return {"url": str(found["url"]), "pid": str(found["pid"])}
-    except (OSError, ValueError, TypeError, KeyError):
+        variables = {str(name): str(value) for name, value in found.get("variables", {}).items()}
+        return Serving(str(found["url"]), str(found["pid"]), variables)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import tomli
 
+from proxy.node.names import USABLE_NAME
 from proxy.policy.fields import FIELDS, NAME, TREE, Tree
 from proxy.policy.lines import TooDeepError, find_lines
-from proxy.policy.nodes import NAME_ALLOWED, NODES, USABLE_NAME, parted
+from proxy.policy.nodes import NAME_ALLOWED, NODES, parted
 from proxy.policy.problems import KeyPath, Problem, dotted, quoted, shown
 from proxy.policy.schema import Field
 from proxy.policy.values import refusal

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from proxy.node.names import NODE_VARIABLE, USABLE_NAME
 from proxy.policy.fields import FIELDS
-from proxy.policy.nodes import NAME_ALLOWED, NODE_VARIABLE, USABLE_NAME, node_of
+from proxy.policy.nodes import NAME_ALLOWED, node_of
 from proxy.policy.problems import ENVIRONMENT, KeyPath, Problem
 from proxy.policy.schema import COUNTS, Field, Kind
 from proxy.policy.values import Folders, convert, home_of, refusal

@@ -9,13 +9,10 @@ import socket
 from collections.abc import Mapping
 from typing import Final
 
+from proxy.node.names import NODE_VARIABLE
 from proxy.policy.problems import KeyPath
 
 NODES: Final = "nodes"
-# A node's name, on its machine: else its host's.
-NODE_VARIABLE: Final = "MOE_PROXY_NODE"
-# Part of a backend's id, of labels and of host names.
-USABLE_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 NAME_ALLOWED: Final = "a to z, 0 to 9 and - inside, 63 characters at most"
 
 
@@ -26,9 +23,10 @@ def node_of(env: Mapping[str, str], host: str | None = None) -> str:
 
 
 def of_host(host: str) -> str:
-    """The short name of a host as one that a node may have: "Attic_PC.lan" is "attic-pc"."""
+    """The short name of a host as one that a node may have: "Attic_PC.lan" is "attic-pc".
+    With room for a number, by which a fleet tells two of one name apart."""
     short = re.sub(r"[^a-z0-9-]", "-", host.partition(".")[0].lower())
-    return short[:63].strip("-") or "node"
+    return short[:56].strip("-") or "node"
 
 
 def parted(path: KeyPath) -> tuple[str | None, KeyPath]:

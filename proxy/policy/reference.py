@@ -9,8 +9,9 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from proxy.node.names import NODE_VARIABLE
 from proxy.policy.fields import BY_KEY, FIELDS, NAME, fields_of
-from proxy.policy.nodes import NODE_VARIABLE, NODES
+from proxy.policy.nodes import NODES
 from proxy.policy.problems import dotted, quoted
 from proxy.policy.schema import Effect, Field
 

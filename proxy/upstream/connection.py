@@ -68,6 +68,7 @@ class EngineConnection(asyncio.Protocol):
         self._broken: BrokenAnswer | None = None
         self._news: asyncio.Future[None] | None = None
         self._served: Callable[[], None] | None = None
+        self._full: asyncio.Future[None] | None = None  # until more may be written
 
     async def send(self, message: Sequence[bytes], *, has_no_body: bool = False) -> bool:
         """Send the request; whether an answer to it began. Cancelling this ends the connection.
@@ -85,6 +86,15 @@ class EngineConnection(asyncio.Protocol):
             self.abort()
             raise
         return True
+
+    async def write(self, data: bytes) -> None:
+        """More of a request whose head was sent; returns once there is room for what follows.
+        Raises ConnectionResetError where the connection is gone."""
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError("the connection is gone")
+        self._transport.write(data)
+        if self._full is not None:
+            await self._full
 
     def when_served(self, tell: Callable[[], None]) -> None:
         """Have `tell` called, once, when the engine has nothing more to do for this: all of it
@@ -151,6 +161,15 @@ class EngineConnection(asyncio.Protocol):
         # uvloop's transports are of other classes, with the same methods.
         self._transport = cast(asyncio.Transport, transport)
 
+    def pause_writing(self) -> None:
+        self._full = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        if self._full is not None:
+            if not self._full.done():
+                self._full.set_result(None)
+            self._full = None
+
     def data_received(self, data: bytes) -> None:
         self.received_bytes += len(data)
         try:
@@ -174,6 +193,7 @@ class EngineConnection(asyncio.Protocol):
             self._complete = True  # such a body ends where the connection does
         if not self._complete:
             self._break(str(error or "it closed the connection"))
+        self.resume_writing()
         self._tell()
         self._tell_served()
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from proxy.node.names import NODE_VARIABLE
 from proxy.policy.load import load
-from proxy.policy.nodes import NODE_VARIABLE, node_of, of_host
+from proxy.policy.nodes import node_of, of_host
 from proxy.policy.overrides import Override, overrides
 from proxy.split import Split, parse_split
 from tests.policy.conftest import LoadText, Valid
@@ -200,7 +201,7 @@ def test_a_good_value_here_does_not_heal_a_bad_one_for_all(load_text: LoadText) 
         ("10.0.0.1", "10"),
         ("", "node"),
         ("_.lan", "node"),
-        ("x" * 80, "x" * 63),
+        ("x" * 80, "x" * 56),
     ],
 )
 def test_without_a_variable_it_is_the_hosts_short_name(host: str, name: str) -> None:

@@ -124,7 +124,8 @@ def certificate(folder: Path, name: str) -> dict[str, str]:
     key, made = folder / f"{name}.key", folder / f"{name}.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-days", "2", "-subj", f"/CN={name}", "-keyout", key, "-out", made],
+         "-nodes", "-days", "2", "-subj", f"/CN={name}",
+         "-addext", f"subjectAltName=IP:{HERE}", "-keyout", key, "-out", made],
         check=True,
         capture_output=True,
     )  # fmt: skip

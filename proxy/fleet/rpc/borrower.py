@@ -1,7 +1,8 @@
 """The proxy's side: RPC servers of other nodes for the models whose policy says `rpc = "fleet"`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from proxy.engine.lent import LentServer
 from proxy.engine.types import FLEET, LoadOptions
 from proxy.errors import LoadFailed
 from proxy.fleet.rpc.words import LENDS_WITHIN_S, LONGEST_LINE, SOCKET_VARIABLE, Answer, Ask
+from proxy.pool.hooks import Hooks
 from proxy.pool.state import Backend
 
 log = structlog.get_logger()
@@ -24,13 +26,13 @@ NO_FLEET: Final = (
     "up, or name servers"
 )
 
+Lacking = Callable[[LoadOptions], Awaitable[int | None]]
+
 
 class Borrower:
     """One for the proxy. Called before a backend is started, and when it is gone."""
 
-    def __init__(
-        self, socket: Path | None, lacking: Callable[[LoadOptions], Awaitable[int | None]]
-    ) -> None:
+    def __init__(self, socket: Path | None, lacking: Lacking) -> None:
         """`socket`: where this node's supervisor listens; None: there is none. `lacking`: the bytes
         that this machine's own devices have too little for a model; None: not known."""
         self._socket, self._lacking = socket, lacking
@@ -124,6 +126,14 @@ class Borrower:
             raise
 
 
-def socket_of(env: Mapping[str, str]) -> Path | None:
-    """Where this node's supervisor listens, if it is one."""
-    return Path(env[SOCKET_VARIABLE]) if env.get(SOCKET_VARIABLE) else None
+@contextmanager
+def borrowing(env: Mapping[str, str], hooks: Hooks, lacking: Lacking) -> Iterator[Borrower]:
+    """For the length of the block, with what is said in `env`. Others make way for a load only if
+    it can be."""
+    socket = Path(env[SOCKET_VARIABLE]) if env.get(SOCKET_VARIABLE) else None
+    borrower = Borrower(socket, lacking)
+    hooks.subscribe(before_start=borrower.before_start, gone=borrower.gone)
+    try:
+        yield borrower
+    finally:
+        borrower.close()

@@ -21,8 +21,9 @@ from typing import Final
 import msgspec
 import structlog
 
-from proxy.fleet.rpc import passing, tls
+from proxy.fleet.rpc import passing
 from proxy.fleet.rpc.server import Server
+from proxy.node.identity import certificates_of
 
 log = structlog.get_logger()
 
@@ -153,7 +154,8 @@ def main() -> None:
     token = bytes.fromhex(order.token)
     if len(token) != TOKEN_BYTES:
         sys.exit("a token has another length")
-    context = tls.context(os.environ, server=True)
+    certificates = certificates_of(os.environ)
+    context = certificates.of_server() if certificates else None
     giver = Giver(arguments.host, token, context=context, options=arguments.options)
     threading.Thread(target=giver.serve, daemon=True).start()
     sys.stdout.buffer.write(msgspec.json.encode(Port(giver.port)) + b"\n")

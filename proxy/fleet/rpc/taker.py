@@ -16,8 +16,9 @@ from typing import Final
 import msgspec
 import structlog
 
-from proxy.fleet.rpc import passing, peers, tls
+from proxy.fleet.rpc import passing, peers
 from proxy.fleet.rpc.giver import MOST_SERVED, Port
+from proxy.node.identity import certificates_of
 
 log = structlog.get_logger()
 
@@ -87,7 +88,7 @@ class Taker:
         try:
             passing.prepare(connection)
             if self._context is not None:
-                connection = self._context.wrap_socket(connection)
+                connection = self._context.wrap_socket(connection, server_hostname=self._order.host)
             connection.sendall(bytes.fromhex(self._order.token))
         except BaseException:
             connection.close()
@@ -102,7 +103,8 @@ def _nothing() -> None:
 def main() -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
-    taker = Taker(order, tls.context(os.environ, server=False))
+    certificates = certificates_of(os.environ)
+    taker = Taker(order, certificates.of_client() if certificates else None)
     threading.Thread(target=taker.serve, daemon=True).start()
     sys.stdout.buffer.write(msgspec.json.encode(Port(taker.port)) + b"\n")
     sys.stdout.flush()

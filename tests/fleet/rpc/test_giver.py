@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.fleet.rpc import giver, tls
+from proxy.fleet.rpc import giver
 from proxy.fleet.rpc.helper import helper
+from proxy.node.identity import certificates_of
 from tests.support.guard import HANG_S, until
 from tests.support.rpc_loan import (
     HELLO,
@@ -151,11 +152,11 @@ async def test_with_tls_only_the_clusters_own_are_spoken_with(tmp_path: Path, se
     env = os.environ | ours
     async with helper("giver", giver.Order(secret), ("--host", HERE), env) as port:
         for variables in (ours, theirs):
-            context = tls.context(variables, server=False)
-            assert context is not None
+            certificates = certificates_of(variables)
+            assert certificates is not None
             try:
                 reader, writer = await asyncio.open_connection(
-                    HERE, port, ssl=context, server_hostname=""
+                    HERE, port, ssl=certificates.of_client()
                 )
             except OSError:
                 assert variables is theirs

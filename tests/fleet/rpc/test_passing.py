@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.fleet.rpc import tls
 from proxy.fleet.rpc.passing import pair, pass_on, prepare
+from proxy.node.identity import certificates_of
 from tests.support.guard import HANG_S
 from tests.support.rpc_loan import certificate
 
@@ -50,15 +50,14 @@ def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[socket
 def _with_tls(
     client: socket.socket, server: socket.socket, env: dict[str, str]
 ) -> list[socket.socket]:
-    contexts = [tls.context(env, server=there) for there in (False, True)]
-    found: list[ssl.SSLSocket] = []
-    assert contexts[0] is not None
-    assert contexts[1] is not None
+    certificates = certificates_of(env)
+    assert certificates is not None
+    context, found = certificates.of_server(), list[ssl.SSLSocket]()
     thread = threading.Thread(
-        target=lambda: found.append(contexts[1].wrap_socket(server, server_side=True))  # type: ignore[union-attr]
+        target=lambda: found.append(context.wrap_socket(server, server_side=True))
     )
     thread.start()
-    outer = contexts[0].wrap_socket(client)
+    outer = certificates.of_client().wrap_socket(client, server_hostname="127.0.0.1")
     thread.join()
     return [outer, found[0]]
 

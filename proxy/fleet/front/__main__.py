@@ -1,0 +1,112 @@
+"""The front of a fleet as a process of its own: `python -m proxy.fleet.front --host H --port P`, or
+`--fd N` for a socket that listens already. On standard input come the members, a line each time
+that they change; its end is ours, after a drain, as is SIGTERM. A second signal does not wait."""
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from proxy.fleet.front.run import Running, running
+from proxy.fleet.member import Members, members_of
+from proxy.node.identity import BadIdentity, Identity, identity_of
+from proxy.observe import log as logging
+from proxy.observe.log_stream import LogStream
+from proxy.service.listening import listen
+from proxy.tasks import spawn
+
+log = structlog.get_logger()
+
+DRAIN_S: Final = 60.0
+CLOSING_S: Final = 1.0
+MISUSED: Final = 2
+LONGEST_LINE: Final = 16 << 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    stream = LogStream(sys.stderr.fileno())
+    logging.setup(options.log_format, options.log_level, stream)
+    try:
+        identity = identity_of(os.environ)
+        sockets = _sockets(options)
+    except (BadIdentity, OSError, ValueError) as error:
+        stream.write(f"moe-proxy: {error}\n")
+        stream.drain(CLOSING_S)
+        return MISUSED
+    try:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(_serve(identity, sockets, options))
+    stream.drain(CLOSING_S)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m proxy.fleet.front", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=11435)
+    parser.add_argument("--fd", type=int, help="a socket that listens already")
+    parser.add_argument("--drain-s", type=float, default=DRAIN_S)
+    parser.add_argument("--log-format", choices=("console", "json"), default="console")
+    parser.add_argument("--log-level", default="info")
+    return parser
+
+
+def _sockets(options: argparse.Namespace) -> list[socket.socket]:
+    """Raises OSError."""
+    if options.fd is not None:
+        return [socket.socket(fileno=options.fd)]
+    return listen(options.host, options.port)
+
+
+async def _serve(
+    identity: Identity, sockets: list[socket.socket], options: argparse.Namespace
+) -> None:
+    loop = asyncio.get_running_loop()
+    ends: asyncio.Queue[str] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ends.put_nowait, number.name)
+    async with running(identity, sockets, options.host, inherited=options.fd is not None) as front:
+        reading = spawn(_members(front, ends), name="members")
+        log.info("stopping", signal=await ends.get())
+        drain = spawn(front.drain(options.drain_s), name="drain")
+        second = spawn(_second(ends), name="second signal")
+        await asyncio.wait((drain, second), return_when=asyncio.FIRST_COMPLETED)
+        for task in (reading, drain, second):
+            task.cancel()
+
+
+async def _second(ends: "asyncio.Queue[str]") -> None:
+    """The end of standard input may come with the first signal, and is none."""
+    while await ends.get() == "end of input":
+        pass
+
+
+async def _members(front: Running, ends: "asyncio.Queue[str]") -> None:
+    """Take the members as they come, until there is nobody who tells of them."""
+    reader = asyncio.StreamReader(limit=LONGEST_LINE)
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        try:
+            members: Members = members_of(line)
+        except ValueError as error:
+            log.error("members_not_understood", why=str(error))
+            continue
+        front.nodes.set_members(members)
+    ends.put_nowait("end of input")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -110,7 +110,11 @@ async def test_a_model_is_loaded_over_it(nodes: list[str], tmp_path: Path) -> No
     async with lending_by_ray(nodes[0]) as socket:
         async with proxy(tmp_path, text, env={SOCKET_VARIABLE: str(socket)}) as served:
             await served.post("/admin/models/m/load")
-            (device,) = (await served.get("/admin/state"))["devices"]
-            assert device["name"] == "RPC0"
+
+            async def there() -> bool:
+                devices = (await served.get("/admin/state"))["devices"]
+                return [device["name"] for device in devices] == ["RPC0"]
+
+            await until(there, "it has a device of the other node's")
             assert len(rpc_servers()) == 1
         await until(lambda: not rpc_servers(), "its server has ended")

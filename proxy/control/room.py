@@ -51,16 +51,20 @@ class Room:
         await self._elsewhere.look(options)
         await self._watch.recent()
 
-    async def lacking(self, options: LoadOptions) -> int | None:
+    async def lacking(self, options: LoadOptions) -> tuple[int, int] | None:
         """The bytes that are missing on this machine's own devices if all of the model is to be on
-        some; None where its file does not tell."""
+        some, and what the policies leave free of any other one; None where its file does not
+        tell."""
         await self._watch.recent()
         here = capacity(self._watch, self._ledger, self._policies(), ())
         try:
             needed = await MODELS.run(_needed, options)
         except Hangs:  # it is not loaded anyway, and says why
             return None
-        return None if needed is None else max(needed - sum(each.size_bytes for each in here), 0)
+        if needed is None:
+            return None
+        missing = max(needed - sum(each.size_bytes for each in here), 0)
+        return missing, self._policies().devices.reserve_bytes
 
 
 def _needed(options: LoadOptions) -> int | None:

@@ -49,7 +49,7 @@ class LocalLender:
     async def offers(self) -> Sequence[int]:
         return self.free
 
-    async def lend(self, model: str, size_bytes: int) -> LocalLoan:
+    async def lend(self, model: str, size_bytes: int, reserve_bytes: int) -> LocalLoan:
         self.asked.append((model, size_bytes))
         if not self.free:
             raise NothingLent("no other node has memory free")
@@ -60,8 +60,8 @@ class LocalLender:
                 break
             order = giver.Order(token())
             port = await stack.enter_async_context(helper("giver", order, ("--host", HERE)))
-            givers.append(Giver(HERE, port, order.token, min(free, size_bytes)))
-            size_bytes -= free
+            givers.append(Giver(HERE, port, order.token, min(free, size_bytes + reserve_bytes)))
+            size_bytes -= free - reserve_bytes
         self.loans.append(LocalLoan(givers, stack))
         return self.loans[-1]
 

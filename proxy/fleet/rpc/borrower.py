@@ -26,15 +26,16 @@ NO_FLEET: Final = (
     "up, or name servers"
 )
 
-Lacking = Callable[[LoadOptions], Awaitable[int | None]]
+# The bytes that this machine's own devices have too little for a model, and what is to stay free of
+# each other one; None: not known.
+Lacking = Callable[[LoadOptions], Awaitable[tuple[int, int] | None]]
 
 
 class Borrower:
     """One for the proxy. Called before a backend is started, and when it is gone."""
 
     def __init__(self, socket: Path | None, lacking: Lacking) -> None:
-        """`socket`: where this node's supervisor listens; None: there is none. `lacking`: the bytes
-        that this machine's own devices have too little for a model; None: not known."""
+        """`socket`: where this node's supervisor listens; None: there is none."""
         self._socket, self._lacking = socket, lacking
         # What changes: by backend, its start and what was lent for it, and the connection by which
         # it is; and the bytes that each node had free, as of the last look.
@@ -75,9 +76,9 @@ class Borrower:
         if self._socket is None:
             raise LoadFailed(f"model {options.model!r} cannot be loaded: {NO_FLEET}")
         lacking = await self._lacking(options)
-        if not lacking:
+        if lacking is None or not lacking[0]:
             return  # it has room here, or what is wrong with its file others will say
-        ask = Ask("lend", options.model, lacking)
+        ask = Ask("lend", options.model, *lacking)
         try:
             async with asyncio.timeout(LENT_WITHIN_S):
                 answer, writer = await self._ask(self._socket, ask)

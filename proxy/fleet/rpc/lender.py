@@ -81,11 +81,11 @@ class RayLender:
     async def offers(self) -> Sequence[int]:
         return [size for size in (await self._free()).values() if size >= LEAST_BYTES]
 
-    async def lend(self, model: str, size_bytes: int) -> RayLoan:
+    async def lend(self, model: str, size_bytes: int, reserve_bytes: int) -> RayLoan:
         import ray
 
         free = await self._free()
-        shares = shared_out(free, size_bytes)
+        shares = shared_out(free, size_bytes, reserve_bytes)
         hosts: list[Any] = []
         try:
             for node in shares:
@@ -134,23 +134,25 @@ async def lending_by_ray(own: str) -> AsyncIterator[Path]:
             yield socket
 
 
-def shared_out(free: Mapping[str, int], size_bytes: int) -> dict[str, int]:
-    """How much of which node, of as few as will do: all of it, or what there is. Pure. Raises
-    NothingLent where that is nothing."""
+def shared_out(free: Mapping[str, int], size_bytes: int, reserve_bytes: int = 0) -> dict[str, int]:
+    """How much of which node, of as few as will do: all of it, or what there is, and of each the
+    reserve. Pure. Raises NothingLent where that is nothing."""
     least = min(size_bytes, LEAST_BYTES)
     shares: dict[str, int] = {}
+    left = size_bytes
     for node in _largest_first(free):
-        left = size_bytes - sum(shares.values())
-        if left <= 0 or free[node] < least:
+        usable = free[node] - reserve_bytes
+        if left <= 0 or usable < least:
             break
-        shares[node] = min(free[node], left)
+        shares[node] = min(usable, left) + reserve_bytes
+        left -= usable
     if not shares:
         if not free:
             raise NothingLent("there is no other node in the fleet")
         most = max(free.values())
         raise NothingLent(
-            f"no other node has {gib(least)} free, the most has {gib(most)}; it lacks "
-            f"{gib(size_bytes)} here"
+            f"no other node has {gib(least + reserve_bytes)} free, the most has {gib(most)}; "
+            f"it lacks {gib(size_bytes)} here"
         )
     return shares
 

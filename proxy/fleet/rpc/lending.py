@@ -53,9 +53,9 @@ class Lender(Protocol):
     async def offers(self) -> Sequence[int]:
         """The bytes that other nodes have free, for each that could lend."""
 
-    async def lend(self, model: str, size_bytes: int) -> Loan:
-        """So many bytes, or as many as there are, of as few nodes as will do. Raises NothingLent.
-        When it is cancelled, nothing is lent."""
+    async def lend(self, model: str, size_bytes: int, reserve_bytes: int) -> Loan:
+        """So many bytes, or as many as there are, of as few nodes as will do, and of each the
+        reserve too. Raises NothingLent. When it is cancelled, nothing is lent."""
 
 
 @asynccontextmanager
@@ -138,7 +138,7 @@ async def _lend(stack: AsyncExitStack, lender: Lender, ask: Ask, pid: int) -> An
     """`stack` ends what is lent."""
     try:
         async with asyncio.timeout(LENDS_WITHIN_S):
-            loan = await lender.lend(ask.model, ask.size_bytes)
+            loan = await lender.lend(ask.model, ask.size_bytes, ask.reserve_bytes)
             stack.push_async_callback(loan.end)
             shares = [await _share(stack, giver, pid) for giver in loan.givers]
     except NothingLent as error:

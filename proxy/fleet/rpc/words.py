@@ -13,11 +13,13 @@ LENDS_WITHIN_S: Final = 60.0
 
 
 class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`offers`: what could be lent. `lend`: RPC servers for `model`, with so much memory."""
+    """`offers`: what could be lent. `lend`: RPC servers for `model`, with so much memory together,
+    and on each this much more, which is to stay free."""
 
     what: Literal["offers", "lend"]
     model: str = ""
     size_bytes: int = 0
+    reserve_bytes: int = 0
 
 
 class Share(msgspec.Struct, frozen=True):

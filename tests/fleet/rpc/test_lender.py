@@ -37,6 +37,13 @@ def test_of_as_few_nodes_as_will_do(
     assert shared_out(free, size) == shares
 
 
+def test_of_each_the_reserve_is_lent_too() -> None:
+    free = {"a": 3 * GIB, "b": 3 * GIB, "c": 3 * GIB // 2}
+
+    assert shared_out(free, 3 * GIB, GIB) == {"a": 3 * GIB, "b": 2 * GIB}
+    assert shared_out(free, 9 * GIB, GIB) == {"a": 3 * GIB, "b": 3 * GIB}
+
+
 @pytest.mark.parametrize(
     ("free", "why"),
     [
@@ -86,7 +93,7 @@ async def test_ray_has_the_other_node_lend_and_end(nodes: list[str]) -> None:
     lender = RayLender(nodes[0])
     async with asyncio.timeout(HANG_S):
         assert len(await lender.offers()) == 1
-        loan = await lender.lend("m", 1000)
+        loan = await lender.lend("m", 900, 100)
     (giver,) = loan.givers
     assert giver.size_bytes == 1000
     assert await said_to(giver.port, bytes(32) + HELLO, host=giver.host) == b""

@@ -22,7 +22,7 @@ class Slow(LocalLender):
 
     cancelled = False
 
-    async def lend(self, model: str, size_bytes: int) -> LocalLoan:
+    async def lend(self, model: str, size_bytes: int, reserve_bytes: int) -> LocalLoan:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -32,7 +32,7 @@ class Slow(LocalLender):
 
 
 class Broken(LocalLender):
-    async def lend(self, model: str, size_bytes: int) -> LocalLoan:
+    async def lend(self, model: str, size_bytes: int, reserve_bytes: int) -> LocalLoan:
         raise RuntimeError("a node is gone")
 
 

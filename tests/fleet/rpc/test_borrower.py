@@ -75,6 +75,11 @@ async def test_its_experts_are_on_other_nodes_while_it_is_loaded(tmp_path: Path)
         assert device["total_bytes"] == asked + (1 << 20) < GIB
         await served.post("/admin/models/a/unload")
         await until(lambda: not rpc_servers(), "what was lent for it has ended")
+
+        async def no_device() -> bool:
+            return not (await served.get("/admin/state"))["devices"]
+
+        await until(no_device, "nobody tells of a device that is there no more")
         # It is lent anew, under the same name.
         await said_by(served, "a")
         await until(there, "its experts are there again")

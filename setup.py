@@ -1,4 +1,4 @@
-"""The compiled part of the package; everything else about it is in pyproject.toml."""
+"""The compiled parts of the package; everything else is in pyproject.toml."""
 
 from setuptools import Extension, setup
 
@@ -15,6 +15,13 @@ STEP_GATE = Extension(
     language="c++",
 )
 
+# Without it the catalogue does the same in Python.
+STRINGS = Extension(
+    "proxy.catalog._strings",
+    sources=["proxy/catalog/strings.c"],
+    extra_compile_args=["-O2", "-Wall", "-Wextra"],
+)
+
 # Put before ggml-rpc-server's own; it has nothing of Python.
 HANDED = Extension(
     "proxy.fleet.rpc._handed",
@@ -22,4 +29,4 @@ HANDED = Extension(
     extra_compile_args=["-O2", "-Wall", "-Wextra"],
 )
 
-setup(ext_modules=[STEP_GATE, HANDED])
+setup(ext_modules=[STEP_GATE, STRINGS, HANDED])

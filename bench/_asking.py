@@ -26,7 +26,8 @@ class Times:
     tokens: int
 
 
-def request(max_tokens: int, prompt: str, *, stream: bool = True) -> bytes:
+def request(max_tokens: int, prompt: str, *, stream: bool = True, lines: str = "") -> bytes:
+    """`lines`: more of its head, each with its end."""
     body = json.dumps(
         {
             "model": "bench",
@@ -38,7 +39,8 @@ def request(max_tokens: int, prompt: str, *, stream: bool = True) -> bytes:
         }
     ).encode()
     head = (
-        f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Host: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n{lines}\r\n"
     )
     return b"POST /v1/chat/completions HTTP/1.1\r\n" + head.encode() + body
 

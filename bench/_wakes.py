@@ -101,7 +101,7 @@ def count_threads() -> None:
     with suppress(ImportError, AttributeError):
         from proxy.memory.reader import Reader
 
-        counted(Reader, "ask", lambda reader, _: f"memory: {reader.name}")
+        counted(Reader, "ask", lambda reader, *_: f"memory: {reader.name}")
     with suppress(ImportError, AttributeError):
         threads = import_module("anyio.to_thread")
         counted(threads, "run_sync", lambda function, *a, **k: called(function))

@@ -56,6 +56,7 @@ class Way:
     port: int | None = None
     keeps: bool = False  # whether one connection serves many requests, as clients with a pool do
     pid: int | None = None  # who stands in between
+    lines: str = ""  # that a request's head has to have there, each with its end
 
     async def connect(self) -> Connection:
         if self.path:

@@ -55,6 +55,8 @@ SCRIPTS = (
     Script("catalogue", "Many models", "--rounds 5 --cold 1"),
     Script("idle", "While nobody asks", "--seconds 4 --rounds 2 --starts 2 --who 0", json=False),
     Script("open_pages", "Open pages", "--seconds 5 --rounds 5"),
+    Script("fleet_growth", "A fleet that grows", ""),
+    Script("fleet", "Through a front", "--rounds 60 --rate-rounds 5 --tokens 48"),
     Script("fleet_choice", "A fleet's choices", "--nodes 200 --models 2000 --requests 10000"),
 )
 

@@ -21,66 +21,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench._fleet_machine import CTX, GB, SLOTS, Machine, Running
 from bench._report import table
 from bench._tell import tell
 from proxy.fleet.choice import Asked, Choice, choose
-from proxy.fleet.state import Fleet, Loaded, Node
+from proxy.fleet.state import Fleet
 
-GB = 10**9
-NODE_BYTES = 24 * GB
-SLOTS = 4
-# Seconds: of an answer, until a conversation goes on, and of a model that is loaded.
-ANSWER_S, PAUSE_S, LOAD_S = 8.0, 40.0, 6.0
+# Seconds: of an answer, and until a conversation goes on.
+ANSWER_S, PAUSE_S = 8.0, 40.0
 TURNS = 5  # of a conversation, in the mean
 BUSY = 0.4  # of all slots of as many models as fit once on each node
 
 Chooser = Callable[[Fleet, Asked, random.Random], Choice | None]
-
-
-@dataclass(slots=True)
-class Running:
-    """A model that a simulated node has loaded."""
-
-    least_bytes: int
-    experts_bytes: int  # on devices if there is room
-    busy: int = 0
-    ready_s: float = 0.0
-    used_s: float = 0.0
-    line: list[tuple[float, bytes]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Machine:
-    """A simulated node."""
-
-    name: str
-    running: dict[str, Running] = field(default_factory=dict)
-
-    def told(self) -> Node:
-        least = sum(each.least_bytes for each in self.running.values())
-        experts = min(sum(each.experts_bytes for each in self.running.values()), NODE_BYTES - least)
-        idle = sum(each.least_bytes for each in self.running.values() if is_idle(each))
-        loaded = tuple(
-            Loaded(model, 8192, SLOTS, each.busy, len(each.line))
-            for model, each in self.running.items()
-        )
-        return Node(self.name, loaded, NODE_BYTES - least - experts, experts, idle)
-
-    def load(self, model: str, sizes: tuple[int, int], now_s: float) -> Running:
-        """Room is made as one machine makes it. Where there is none, the answer is late: it waits
-        until something has ended, which here is at once."""
-        oldest = sorted(
-            (name for name, each in self.running.items() if is_idle(each)),
-            key=lambda name: self.running[name].used_s,
-        )
-        least = sum(each.least_bytes for each in self.running.values()) + sizes[0]
-        while least > NODE_BYTES and oldest:
-            least -= self.running.pop(oldest.pop(0)).least_bytes
-        return self.running.setdefault(model, Running(*sizes, ready_s=now_s + LOAD_S))
-
-
-def is_idle(running: Running) -> bool:
-    return not running.busy and not running.line
 
 
 @dataclass(slots=True)
@@ -92,6 +44,8 @@ class Outcome:
     waits_s: list[float] = field(default_factory=list)
     choices_s: list[float] = field(default_factory=list)
     told: int = 0  # states that nodes have told
+    decisions_s: list[float] = field(default_factory=list)  # who gives way, on the nodes
+    moved_bytes: int = 0
 
 
 def ours(fleet: Fleet, asked: Asked, _: random.Random) -> Choice | None:
@@ -154,6 +108,9 @@ class World:
                 self._ask(now_s, key, model)
             else:
                 self._answered(now_s, key, model, what)
+        for machine in self._machines.values():
+            self.seen.decisions_s += machine.decisions_s
+            self.seen.moved_bytes += machine.moved_bytes
         return self.seen
 
     def _conversations(self) -> Iterator[tuple[float, str, bytes, str]]:
@@ -167,7 +124,7 @@ class World:
         heapq.heappush(self._events, (at_s, next(self._order), what, key, model))
 
     def _ask(self, now_s: float, key: bytes, model: str) -> None:
-        asked = Asked(model, key, 8192, self._sizes[model][0], self._where.get(key))
+        asked = Asked(model, key, CTX, self._sizes[model][0], self._where.get(key))
         began_s = time.perf_counter()
         choice = self._chooser(self.fleet, asked, self._own)
         self.seen.choices_s.append(time.perf_counter() - began_s)
@@ -181,7 +138,7 @@ class World:
         running = machine.running.get(model)
         if running is None:
             self.seen.loads += 1
-            running = machine.load(model, self._sizes[model], now_s)
+            running = machine.load(model, *self._sizes[model], now_s)
         running.used_s = now_s
         if running.busy < SLOTS:
             self._begin(now_s, now_s, running, key, model, machine)
@@ -233,6 +190,7 @@ def main() -> None:
         tracemalloc.stop()
         seen = results[name] = world.run()
         waits, dear = sorted(seen.waits_s), sorted(seen.choices_s)
+        way = sorted(seen.decisions_s)
         rows.append(
             [
                 name,
@@ -242,12 +200,16 @@ def main() -> None:
                 f"{waits[int(0.99 * len(waits))]:.1f} s",
                 f"{1e6 * statistics.median(dear):.0f} µs",
                 f"{1e6 * dear[int(0.99 * len(dear))]:.0f} µs",
+                f"{seen.moved_bytes / seen.requests / GB:.2f} GB",
+                f"{1e6 * statistics.median(way):.0f} µs",
+                f"{1e6 * way[int(0.99 * len(way))]:.0f} µs",
             ]
         )
         if held:
             told = f"{seen.told / seen.requests:.1f} states told a request"
             about = f"; {held / 1e6:.0f} MB for what a front knows and the world around; {told}"
-    head = ("", "same node again", "loads a request", "wait, mean", "99 %", "a choice", "99 %")
+    head = ["", "same node again", "loads a request", "wait, mean", "99 %", "a choice", "99 %"]
+    head += ["experts moved a request", "who gives way", "99 %"]
     scale = f"{options.nodes} nodes, {options.models} models, {options.requests} requests{about}."
     tell({"fleet_choice": results}, scale, table(head, rows), file=options.json)
 

@@ -56,14 +56,13 @@ class Shorts:
 
 async def firsts(ways: Sequence[Way], rounds: int) -> dict[str, list[Times]]:
     """One-token answers, one request at a time."""
-    message = request(1, "hi")
     taken: dict[str, list[Times]] = {way.name: [] for way in ways}
     kept = {way.name: await way.connect() for way in ways if way.keeps}
     for number in range(-WARM_UP_ROUNDS, rounds):
         # Who goes first takes turns too: the next one finds warmer caches.
         for way in ways if number % 2 else reversed(ways):
             connection = kept.get(way.name) or await way.connect()
-            times = await ask(connection, message)
+            times = await ask(connection, request(1, "hi", lines=way.lines))
             if not way.keeps:
                 connection[1].close()
             if number >= 0:
@@ -82,7 +81,7 @@ async def rates(ways: Sequence[Way], rounds: int, streams: int, tokens: int) -> 
             started_s = time.perf_counter()
             answers = await asyncio.gather(
                 *(
-                    ask(connection, request(tokens, f"story {stream}"))
+                    ask(connection, request(tokens, f"story {stream}", lines=way.lines))
                     for stream, connection in enumerate(connections)
                 )
             )

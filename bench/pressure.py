@@ -1,7 +1,9 @@
 """How soon memory is free again when somebody else takes it: from the change on the card to the
 reserve being free.
 
-    python -m bench.pressure [--rounds 20] [--json FILE]
+    python -m bench.pressure [--rounds 20] [--rest S] [--json FILE]
+
+`--rest`: for so long nothing changed before, since it looks less often itself then.
 
 The card is the one of the tests (`tests/support/card.py`): a stand-in driver, which pynvml really
 loads, filled by the memory of a real RPC server that holds the experts of a real worker.
@@ -24,7 +26,7 @@ from tests.support.card import MIB, RESERVE, card_rig
 CAPTION = "Another program takes memory: from that to the reserve being free again."
 
 
-async def bench(rounds: int) -> dict[int, list[float]]:
+async def bench(rounds: int, rest_s: float) -> dict[int, list[float]]:
     """Seconds, by how many layers' experts left the card."""
     took: dict[int, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="moe-") as folder:
@@ -35,7 +37,8 @@ async def bench(rounds: int) -> dict[int, list[float]]:
             for number in range(rounds):
                 await rig.all_of("a")
                 free, before = await rig.at_rest(), await rig.on_device("a")
-                await asyncio.sleep(random.uniform(0, POLL_S))  # anywhere between two polls
+                # Anywhere between two looks.
+                await asyncio.sleep(rest_s + random.uniform(0, POLL_S))
                 rig.nvml.change(others=max(free - (8, 20, 30)[number % 3] * MIB, 0))
                 started = time.perf_counter()
                 while (reader.read(card).free_bytes or 0) < RESERVE:
@@ -49,10 +52,11 @@ async def bench(rounds: int) -> dict[int, list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rest", type=float, default=0.0, metavar="S")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     setup("console", "error")
-    took = asyncio.run(bench(options.rounds))
+    took = asyncio.run(bench(options.rounds, options.rest))
     rows = [
         [str(layers), spread(times, 1e3), f"{1e3 * max(times):.0f}", str(len(times))]
         for layers, times in sorted(took.items())

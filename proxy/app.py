@@ -25,7 +25,7 @@ from proxy.clock import RealClock
 from proxy.control.assembly import Surroundings, assemble, floor_by_speed, footprint_by_header
 from proxy.control.by_bench import share_by_bench
 from proxy.control.hang_watch import HangWatch
-from proxy.control.headroom import hold_memory, serving
+from proxy.control.headroom import at_work, hold_memory, serving
 from proxy.control.model_plan import ModelPlans
 from proxy.control.pins import Pins
 from proxy.control.room import Room
@@ -157,9 +157,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         server = policies.current.server
         host = server.host if settings.host is None else settings.host
         port = server.port if settings.port is None else settings.port
-        record = (
-            await claim_state(policies.current.catalog.state) if settings.alone else Record(None)
-        )
+        state = policies.current.catalog.state
+        record = await claim_state(state) if settings.alone else Record(None)
         stack.callback(record.close)
         keys = server.api_keys_file is not None or node.key is not None
         passed = sockets_from_systemd(settings.env, keys=keys)
@@ -219,6 +218,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             ask_workers=workers.ask_all,
             silent=workers.silent,
             holds=lambda: hold_memory(serving(pool)),
+            at_work=lambda: at_work(serving(pool), control.desired.moving),
         )
 
         borrower = stack.enter_context(borrowing(settings.env, hooks, lambda o: room.lacking(o)))
@@ -278,11 +278,11 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             Pins(pool, lambda name: resolver.resolve(name).loaded_as).policies_changed,
             control.controller.policies_changed,
             control.warm.policies_changed,
+            memory.policies_changed,
         ):
             policies.subscribe(follower)
         follow = partial(policies.follow, settings.policies, settings.env)
         await stack.enter_async_context(loops.background(follow, name="policies"))
-
         await stack.enter_async_context(loops.background(control.warm.run, name="warm workers"))
 
         traces = await stack.enter_async_context(tracing(settings.env))

@@ -55,7 +55,8 @@ MAY_IMPORT = {
     "worker": "engine errors memory",
 }
 MOST_LOOSE, MOST_LINES, MEDIAN_LINES = 10, 350, 110
-# Of ctypes' functions, and of the C struct that it has fields of.
+# Of ctypes' functions, of the C struct that it has fields of, and of the context of a TLS
+# connection, which has no other way to be told.
 C_TYPES = {"restype", "argtypes", "buffer", "data", "extra", "verify_mode", "check_hostname"}
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from proxy.catalog.gguf import GgufError
 from proxy.catalog.limits import Limits
+from proxy.catalog.strings import skip_whole
 
 # The largest real vocabularies (262k tokens) make headers of 20 MB.
 MAX_HEADER_BYTES: Final = 128 << 20
@@ -85,23 +86,15 @@ class Cursor:
         self._file.seek(self._base)
 
     def skip_strings(self, count: int, what: str) -> None:
-        """Skip over strings; written out, as a vocabulary has hundreds of thousands."""
+        """Skip over strings, of which a vocabulary has hundreds of thousands."""
         if not self._limits.strings(count):
             raise self.error(f"{what}: these are more texts than any real model has")
-        unpack = struct.Struct("<Q").unpack_from
-        buffer, used = self._buffer, self._used
-        for _ in range(count):
-            if used + 8 > len(buffer):
-                self._used = used
-                self._need(8, what)
-                buffer, used = self._buffer, self._used
-            used += 8 + unpack(buffer, used)[0]
-            if used > len(buffer):
-                # Back to the end of the buffer: what is beyond it is skipped in the file.
-                beyond, self._used = used - len(buffer), len(buffer)
-                self.skip(beyond, what)
-                buffer, used = self._buffer, self._used
-        self._used = used
+        while count:
+            self._used, count = skip_whole(self._buffer, self._used, count)
+            if count:
+                # The next one reaches beyond the buffer: what is beyond it is skipped in the file.
+                self.skip(self.number("Q", what), what)
+                count -= 1
 
     def _check(self, count: int, what: str) -> None:
         if count > self._end - self.position:

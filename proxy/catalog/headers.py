@@ -1,5 +1,5 @@
 """Headers that were read, for as long as their files stay as they were: a load asks for one several
-times, and that of a large vocabulary takes a tenth of a second."""
+times, and that of a large vocabulary takes milliseconds, or the time of a disk."""
 
 import threading
 from pathlib import Path

@@ -72,5 +72,6 @@ def drain(arguments: Namespace) -> int:
 
 @_told
 def down(arguments: Namespace) -> int:
-    commands.down(os.environ, output.info)
+    end = commands.leave if arguments.here else commands.down
+    end(os.environ, output.info)
     return OK

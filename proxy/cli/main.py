@@ -271,7 +271,8 @@ def _add_fleet(commands: Any) -> None:
         help="what still runs then is ended (server.drain)",
     )
     drain.add_argument("--undo", action="store_true", help="have it back")
-    _command(inner, "down", "fleet:down", "end the fleet")
+    down = _command(inner, "down", "fleet:down", "end the fleet")
+    down.add_argument("--here", action="store_true", help="have only this machine leave it")
 
 
 def fleet(arguments: argparse.Namespace) -> int:

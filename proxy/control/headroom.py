@@ -316,6 +316,11 @@ def hold_memory(backends: Iterable[Backend]) -> bool:
     )
 
 
+def at_work(backends: Iterable[Backend], moving: Callable[[Backend], bool]) -> bool:
+    """Whether one of these computes, or has experts on their way."""
+    return any(backend.in_flight or moving(backend) for backend in backends)
+
+
 def _sums(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
     sums: dict[str, int] = {}
     for key, size in sizes:

@@ -34,10 +34,10 @@ class WorkerDevices:
         """Whether its worker answered when it was last asked."""
         return backend.name not in self._late
 
-    async def ask_all(self) -> list[Device]:
-        """What those who answer say, each device once."""
+    async def ask_all(self, tell: Callable[[], None] | None = None) -> list[Device]:
+        """What those who answer say, each device once. `tell`: as `Engine.devices` takes it."""
         backends = list(self._serving())
-        asked = {backend.name: self._ask(backend) for backend in backends}
+        asked = {backend.name: self._ask(backend, tell) for backend in backends}
         waited = [task for name, task in asked.items() if name not in self._late]
         await self._clock.wait(waited, ANSWER_S)
         found: dict[str, Device] = {}
@@ -70,10 +70,12 @@ class WorkerDevices:
         if (task := self._asked.pop(backend.name, None)) is not None:
             task.cancel()
 
-    def _ask(self, backend: Backend) -> asyncio.Task[Sequence[Device] | None]:
+    def _ask(
+        self, backend: Backend, tell: Callable[[], None] | None = None
+    ) -> asyncio.Task[Sequence[Device] | None]:
         """The question that is not answered yet, or a new one."""
         if (asked := self._asked.get(backend.name)) is None:
-            asked = spawn(_devices_of(backend), name=f"{backend.id}:devices")
+            asked = spawn(_devices_of(backend, tell), name=f"{backend.id}:devices")
             self._asked[backend.name] = asked
         return asked
 
@@ -94,9 +96,9 @@ class WorkerDevices:
         return answer
 
 
-async def _devices_of(backend: Backend) -> Sequence[Device] | None:
+async def _devices_of(backend: Backend, tell: Callable[[], None] | None) -> Sequence[Device] | None:
     try:
-        return await backend.engine.devices()
+        return await backend.engine.devices(tell)
     except ProxyError as error:
         log.debug("devices_not_told", backend=backend.id, error=error.message)
         return None

@@ -4,7 +4,7 @@ moved live."""
 import asyncio
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -176,7 +176,7 @@ class CommandEngine:
         """
         return self._status
 
-    async def devices(self) -> Sequence[Device]:
+    async def devices(self, tell: Callable[[], None] | None = None) -> Sequence[Device]:
         return ()
 
     async def pulse(self) -> int:

@@ -32,7 +32,8 @@ NEWS_S = 900.0
 
 
 class Event(msgspec.Struct):
-    """One line from the worker: an answer (id, ok or error), or news of its state."""
+    """One line from the worker: an answer (id, ok or error), news of its state, or that its devices
+    show something else."""
 
     id: int | None = None
     ok: msgspec.Raw = msgspec.Raw(b"null")
@@ -52,15 +53,15 @@ class ControlClient:
     def __init__(
         self,
         name: str,
-        on_state: Callable[[Event], None],
+        on_event: Callable[[Event], None],
         *,
         answer_s: float = ANSWER_S,
         news_s: float = NEWS_S,
     ) -> None:
-        """`on_state` is called with each piece of news, and before the answer to whatever led to
+        """`on_event` is called with each piece of news, and before the answer to whatever led to
         it."""
         self._name = name
-        self._on_state = on_state
+        self._on_event = on_event
         self._answer_s, self._news_s = answer_s, news_s
         self._log = log.bind(backend=name)
         self._numbers = itertools.count(1)
@@ -171,10 +172,11 @@ class ControlClient:
                 answer.set_exception(BackendDied(why))
 
     def _take(self, message: Event) -> None:
-        if message.event == "state":
-            self.news += 1
-            self._news_at_s = asyncio.get_running_loop().time()
-            self._on_state(message)
+        if message.event is not None:
+            if message.event == "state":
+                self.news += 1
+                self._news_at_s = asyncio.get_running_loop().time()
+            self._on_event(message)
         elif message.id is not None and (answer := self._waiting.get(message.id)):
             if answer.done():
                 return

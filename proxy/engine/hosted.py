@@ -35,6 +35,8 @@ from proxy.threads import MODELS
 # A load that says nothing for this long hangs. (A large model from a slow disk says something now
 # and then.)
 STALL_S = 300.0
+# How often a worker looks at its devices that is to tell when they show something else.
+LOOK_S = 0.25
 # One that waited has only to read a line.
 TAKEN_WITHIN_S = 5.0
 
@@ -77,6 +79,7 @@ class HostedEngine:
         self._last = Event()
         self._ready = asyncio.Event()
         self._clearing: asyncio.Task[None] | None = None
+        self._tell: Callable[[], None] | None = None
 
     def _know(self, name: str, rpc: tuple[str, ...], names: Mapping[str, str]) -> None:
         """What it is to be started with, now that its RPC servers are known."""
@@ -226,6 +229,10 @@ class HostedEngine:
             step.cancel()
 
     def _take(self, event: Event) -> None:
+        if event.event == "devices":
+            if self._tell is not None:
+                self._tell()
+            return
         self._last = self._renamed(event)
         if event.state == "ready":
             self._ready.set()
@@ -270,8 +277,10 @@ class HostedEngine:
         # Pushed by the worker at each change.
         return self._last.status or Status(block_count=0)
 
-    async def devices(self) -> Sequence[Device]:
-        devices = msgspec.json.decode(await self._client.call("devices"), type=list[Device])
+    async def devices(self, tell: Callable[[], None] | None = None) -> Sequence[Device]:
+        self._tell = tell
+        said = await self._client.call("devices", look_every_s=LOOK_S if tell else 0.0)
+        devices = msgspec.json.decode(said, type=list[Device])
         named = (replace(device, name=self._name(device.name)) for device in devices)
         if self._lent is None:
             return [*named]

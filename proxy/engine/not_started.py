@@ -1,7 +1,7 @@
 """The engine of a backend that has no process yet: it may be asked like any other, and has
 nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from proxy.engine.types import Address, Device, Engine, Move, Status
@@ -53,7 +53,7 @@ class NotStarted:
     def known(self) -> Status:
         return Status(block_count=0)
 
-    async def devices(self) -> Sequence[Device]:
+    async def devices(self, tell: Callable[[], None] | None = None) -> Sequence[Device]:
         return ()
 
     async def pulse(self) -> int:

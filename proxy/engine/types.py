@@ -1,7 +1,7 @@
 """What the pool knows of an engine: how one is asked for, what it answers, and the protocol each
 kind keeps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -179,9 +179,10 @@ class Engine(Protocol):
     def known(self) -> Status:
         """The status as last heard of, without asking."""
 
-    async def devices(self) -> Sequence[Device]:
+    async def devices(self, tell: Callable[[], None] | None = None) -> Sequence[Device]:
         """As the engine reports them now. Raises NoAnswer where it hangs, BackendDied where it is
-        gone."""
+        gone. `tell` is called where they show something else later, once, until this is asked
+        again; the engine looks four times a second for it."""
 
     async def pulse(self) -> int:
         """How much it has done so far, counted in whatever it counts: of interest is only whether

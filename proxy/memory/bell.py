@@ -1,6 +1,8 @@
 """What one task waits for, for a while, many times an hour."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 
 
 class Bell:
@@ -15,6 +17,16 @@ class Bell:
     def ring(self) -> None:
         self._rung = True
         self._let_go()
+
+    def from_threads(self) -> Callable[[], None]:
+        """What rings it from any thread."""
+        loop = asyncio.get_running_loop()
+
+        def ring() -> None:
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+                loop.call_soon_threadsafe(self.ring)
+
+        return ring
 
     def hush(self) -> None:
         """What it was rung for until now is being done."""

@@ -21,6 +21,15 @@ class ReadResult(Generic[T]):
     problem: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """From a question to the next one, look again every `every_s` seconds, and call `changed`
+    where the answer is another one, once. On the thread that looks."""
+
+    every_s: float
+    changed: Callable[[], None]
+
+
 class Reader(Generic[T]):
     """Calls `read` when asked, never twice at a time: while a call hangs, there is one thread that
     waits for it, however often somebody asks."""
@@ -31,18 +40,19 @@ class Reader(Generic[T]):
         self.busy = False
         self._read = read
         self._now = now
-        self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[tuple[Callable[[], None], Tell | None] | None]
+        self._orders = queue.SimpleQueue()
         # Daemon: a driver that never returns must not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def ask(self, done: Callable[[], None]) -> bool:
+    def ask(self, done: Callable[[], None], tell: Tell | None = None) -> bool:
         """Start a call and return at once; `done` is called on the reader's thread when `answer` is
         new. False: the last call has not returned yet."""
         if self.busy:
             return False
         self.busy = True
-        self._orders.put(done)
+        self._orders.put((done, tell))
         return True
 
     def stop(self) -> None:
@@ -50,16 +60,35 @@ class Reader(Generic[T]):
         self._orders.put(None)
 
     def _work(self) -> None:
-        while (done := self._orders.get()) is not None:
-            # Not the time of the end: what happened during the call may be missing in its answer.
-            began = self._now()
-            value, at_s, problem = self.answer.value, self.answer.at_s, None
-            try:
-                value, at_s = self._read(), began
-            except Unreadable as error:
-                problem = str(error)
-            except Exception as error:  # whatever it is, it is about this source only
-                problem = f"{self.name}: {error!r}"
-            self.answer = ReadResult(value, at_s, problem)
+        order = self._orders.get()
+        while order is not None:
+            done, tell = order
+            self._look()
             self.busy = False
             done()
+            order = self._next(tell)
+
+    def _next(self, tell: Tell | None) -> tuple[Callable[[], None], Tell | None] | None:
+        """The next order. Until it comes, or there is something to tell, it is looked again."""
+        while tell is not None:
+            try:
+                return self._orders.get(timeout=tell.every_s)
+            except queue.Empty:
+                before = self.answer
+                self._look()
+                if (before.value, before.problem) != (self.answer.value, self.answer.problem):
+                    tell.changed()
+                    break
+        return self._orders.get()
+
+    def _look(self) -> None:
+        # Not the time of the end: what happened during the call may be missing in its answer.
+        began = self._now()
+        value, at_s, problem = self.answer.value, self.answer.at_s, None
+        try:
+            value, at_s = self._read(), began
+        except Unreadable as error:
+            problem = str(error)
+        except Exception as error:  # whatever it is, it is about this source only
+            problem = f"{self.name}: {error!r}"
+        self.answer = ReadResult(value, at_s, problem)

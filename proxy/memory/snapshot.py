@@ -58,6 +58,18 @@ def device_reading(
     )
 
 
+def same_figures(one: Snapshot, other: Snapshot) -> bool:
+    """Whether both show the same of the devices, at whatever time."""
+    return one.devices.keys() == other.devices.keys() and all(
+        _figures(reading) == _figures(other.devices[name]) for name, reading in one.devices.items()
+    )
+
+
+def _figures(reading: DeviceReading) -> tuple[int | str | None, ...]:
+    used, problem = (reading.used_bytes, reading.ours_bytes), reading.problem
+    return reading.source, reading.total_bytes, reading.free_bytes, *used, problem
+
+
 def as_reported(device: Device) -> Sample:
     """The memory of a device as a worker reports it."""
     total, free = device.total_bytes, device.free_bytes

@@ -6,7 +6,7 @@ makes its own reading old and nothing else.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
@@ -19,13 +19,13 @@ from proxy.kernel.psi import told_of_pressure
 from proxy.memory.bell import Bell
 from proxy.memory.host import read_host
 from proxy.memory.nvidia import Driver, Nvidia
-from proxy.memory.pace import IDLE_POLL_S, POLL_S, Pace
-from proxy.memory.reader import Reader, ReadResult
+from proxy.memory.pace import CALM_POLL_S, IDLE_POLL_S, POLL_S, Pace
+from proxy.memory.reader import Reader, ReadResult, Tell
 from proxy.memory.readings import DeviceReading, HostReading, Sample
-from proxy.memory.snapshot import Snapshot, as_reported, device_reading
+from proxy.memory.snapshot import Snapshot, device_reading, same_figures
 from proxy.memory.sources import Cards, Source, choose, default_cards
 from proxy.memory.sysfs import Sysfs
-from proxy.tasks import spawn
+from proxy.memory.workers import AskWorkers, WorkerReader
 
 log = structlog.get_logger()
 
@@ -50,7 +50,8 @@ class MemoryWatch:
     `setting` gives a device's `memory` of the policies, and is asked at each poll, so that an edit
     takes effect at once. `ask_workers` returns all devices as the workers report them now; without
     it, a ggml reading is as old as the last `set_devices`. `silent` names devices that only workers
-    which do not answer would tell of. `holds`: whether what is loaded has memory of a device.
+    which do not answer would tell of. `holds`: whether what is loaded has memory of a device;
+    `at_work`: whether any of it computes or moves.
     `pressure` has us told, for the length of a block, when programs wait for the machine's memory.
     """
 
@@ -58,9 +59,10 @@ class MemoryWatch:
         self,
         *,
         setting: Callable[[str], str | None] = lambda _: None,
-        ask_workers: Callable[[], Awaitable[Iterable[Device]]] | None = None,
+        ask_workers: AskWorkers | None = None,
         silent: Callable[[], Collection[str]] = frozenset,
         holds: Callable[[], bool] = lambda: True,
+        at_work: Callable[[], bool] = lambda: True,
         pressure: Pressure = told_of_pressure,
         nvml: Driver | None = None,
         sysfs: Sysfs | None = None,
@@ -73,8 +75,8 @@ class MemoryWatch:
         workers_s: float = WORKERS_S,
     ) -> None:
         self._setting = setting
-        self._ask_workers, self._silent = ask_workers, silent
-        self._holds, self._pressure = holds, pressure
+        self._silent, self._pressure = silent, pressure
+        self._holds, self._at_work = holds, at_work
         self._nvml: Driver = nvml or Nvidia()
         self._sysfs = sysfs or Sysfs()
         self._read_host = host
@@ -96,9 +98,9 @@ class MemoryWatch:
         self._unnamed: dict[str, DeviceReading] = {}
         self._unnamed_done = False
         self._readers: dict[str, Reader[Any]] = {}
-        self._reported: dict[str, ReadResult[Sample]] = {}
-        self._asking: asyncio.Task[None] | None = None
-        self._asked_s = 0.0
+        self._workers = WorkerReader(ask_workers, now)
+        # Whether whoever was asked in this poll looks on, and rings where there is something new.
+        self._calm = False
         self._snapshot = Snapshot()
         self._begun = 0
         self._told = False  # by the kernel, when programs wait for memory
@@ -130,7 +132,8 @@ class MemoryWatch:
 
     async def recent(self) -> Snapshot:
         """The latest poll, or a fresh one where it was longer ago than while we hold memory."""
-        young = self._now() - self._snapshot.at_s < 2 * POLL_S
+        usual_s = CALM_POLL_S if self._calm else POLL_S
+        young = self._now() - self._snapshot.at_s < 2 * usual_s
         return self._snapshot if young else await self.fresh()
 
     def subscribe(self, listener: Callable[[Snapshot], None]) -> Callable[[], None]:
@@ -144,16 +147,25 @@ class MemoryWatch:
         self._unnamed_done, self._unnamed = True, {}
         before = {(name, device.device_id) for name, device in self._devices.items()}
         self._devices = {device.name: device for device in devices if device.kind != "cpu"}
-        self._report(self._devices.values(), self._now())
+        self._workers.report(self._devices.values(), self._now())
         if before != {(name, device.device_id) for name, device in self._devices.items()}:
             self._cards_due_s = 0.0
-            self._wake.ring()
+            self.stir()
+
+    def stir(self) -> None:
+        """Something changed that readings are weighed by: look at once, and often for a while."""
+        self._pace.stirred(self._now())
+        self._wake.ring()
+
+    async def policies_changed(self, *_: object) -> None:
+        """What is read is weighed by other rules now."""
+        self.stir()
 
     def set_pids(self, pids: Collection[int]) -> None:
         """The processes that are ours. None of them means that nothing is loaded."""
         if self._pids != (new := frozenset(pids)):
             self._pids = new
-            self._wake.ring()
+            self.stir()
 
     async def run(self) -> None:
         """Poll until cancelled."""
@@ -163,13 +175,16 @@ class MemoryWatch:
                     self._wake.hush()
                     began = self._now()
                     await self._poll(began)
-                    holds = bool(self._pids and self._devices) and self._holds()
-                    every = self._pace.interval_s(self._now(), holds=holds, told=self._told)
+                    every = self._pace.interval_s(
+                        self._now(), holds=self._holds_any(), told=self._told, calm=self._calm
+                    )
                     await self._wake.wait(began + every - self._now())
         finally:
             self._keep_readers(())
-            if self._asking is not None:
-                self._asking.cancel()
+            self._workers.stop()
+
+    def _holds_any(self) -> bool:
+        return bool(self._pids and self._devices) and self._holds()
 
     def _pressed(self) -> None:
         """Programs wait for the machine's memory."""
@@ -192,16 +207,19 @@ class MemoryWatch:
         # patience of this poll does not: on a busy machine that may be all of them, and each is
         # good for the time at which it was true.
         hanging = {reader.name for reader in readers if reader.busy}
-        if self._asking is not None and began - self._asked_s > self._workers_s:
+        if self._workers.hangs(began - self._workers_s):
             hanging.add(GGML)
+        tell = self._tell(began)
         wanted = readers if self._pace.host_is_due(began) else readers[1:]
-        asked = [reader for reader in wanted if self._ask(reader)]
+        asked = [reader for reader in wanted if self._ask(reader, None if reader is host else tell)]
         if host in asked:
             self._pace.host_asked(began, told=self._told)
         if host in asked and host.answer.at_s is None:
             # It is in files, and no picture is to be without it: the first time is waited for.
             await self._answers([host], patience_s=self._fresh_s)
-        workers = self._ask_ggml(sources.values())
+        workers = any(source.kind == GGML for source in sources.values()) and self._workers.ask(
+            self._answered.ring, self._wake.ring if tell else None
+        )
         await self._answers(asked, patience_s=self._patience_s, workers=workers)
         if first and not self._unnamed_done:
             self._unnamed = {d.name: self._reading(d, s, hanging) for d, s in unnamed}
@@ -268,56 +286,26 @@ class MemoryWatch:
             if not self._readers[name].busy or not names:
                 self._readers.pop(name).stop()
 
-    def _ask(self, reader: Reader[Any]) -> bool:
-        return reader.ask(self._notify(asyncio.get_running_loop()))
+    def _tell(self, began: float) -> Tell | None:
+        """Whether those that are asked in this poll are to look on, until they see something new:
+        where we hold memory, all is well, and figures have stood still for a while."""
+        well = not any(reading.stale for reading in self._snapshot.devices.values())
+        still = well and self._pace.is_calm(began) and not self._at_work()
+        self._calm = still and self._holds_any()
+        return Tell(POLL_S, self._wake.from_threads()) if self._calm else None
 
-    def _notify(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
-        def done() -> None:
-            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-                loop.call_soon_threadsafe(self._answered.ring)
-
-        return done
+    def _ask(self, reader: Reader[Any], tell: Tell | None = None) -> bool:
+        return reader.ask(self._answered.from_threads(), tell)
 
     async def _answers(
         self, asked: list[Reader[Any]], *, patience_s: float, workers: bool = False
     ) -> None:
         """Wait for what was asked in this poll, not for what hangs since an earlier one."""
         until_s = time.monotonic() + patience_s
-        while (workers and self._asking) or any(reader.busy for reader in asked):
+        while (workers and self._workers.busy) or any(reader.busy for reader in asked):
             if (left_s := until_s - time.monotonic()) <= 0:
                 return
             await self._answered.wait(left_s)
-
-    def _ask_ggml(self, sources: Iterable[Source]) -> bool:
-        """Ask the workers, unless nobody needs it or they still owe the last answer (False)."""
-        wanted = any(source.kind == GGML for source in sources)
-        if not wanted or self._ask_workers is None or self._asking is not None:
-            return False
-        self._asked_s = self._now()
-        self._asking = spawn(self._ask_all_workers(self._ask_workers), name="worker memory")
-        return True
-
-    async def _ask_all_workers(
-        self, ask_workers: Callable[[], Awaitable[Iterable[Device]]]
-    ) -> None:
-        began = self._now()
-        try:
-            self._report(await ask_workers(), began)
-        except Exception as error:  # a worker that is going away may fail in any way
-            problem = f"workers: {error!r}"
-            self._reported = {
-                name: replace(answer, problem=problem) for name, answer in self._reported.items()
-            }
-        finally:
-            self._asking = None
-            self._answered.ring()
-
-    def _report(self, devices: Iterable[Device], at_s: float) -> None:
-        for device in devices:
-            known = self._reported.get(device.name)
-            # An answer that was on its way when newer numbers came is the older word.
-            if known is None or known.at_s is None or at_s >= known.at_s:
-                self._reported[device.name] = ReadResult(as_reported(device), at_s)
 
     def _reading(self, device: Device, source: Source, hanging: Collection[str]) -> DeviceReading:
         answer: ReadResult[Sample] = ReadResult()
@@ -326,9 +314,8 @@ class MemoryWatch:
             reader: Reader[Sample] = self._readers[str(source)]
             answer, hangs = reader.answer, reader.busy and reader.name in hanging
         elif source.kind == GGML:
-            answer = self._reported.get(device.name, answer)
-            late = self._asking is not None and GGML in hanging
-            hangs = late or device.name in self._silent()
+            answer = self._workers.answer(device.name)
+            hangs = (self._workers.busy and GGML in hanging) or device.name in self._silent()
         return device_reading(device, source, answer, hangs=hangs, pids=self._pids)
 
     def _publish(self, snapshot: Snapshot) -> None:
@@ -338,6 +325,9 @@ class MemoryWatch:
             if new.problem != problem:
                 tell = log.warning if new.problem else log.info
                 tell("device_memory", device=name, source=new.source, problem=new.problem)
+        if not same_figures(self._snapshot, snapshot):
+            self._pace.stirred(snapshot.at_s)
+            self._calm = False
         self._snapshot = snapshot
         published, self._published = self._published, asyncio.Event()
         published.set()

@@ -134,6 +134,12 @@ SENTENCES: Final[Mapping[str, tuple[str | Callable[[Mapping[str, Any]], str], fr
     event: (sentence, frozenset(needless.split()))
     for event, sentence, needless in (
         ("serving", _serving, "url files models"),
+        ("front_serving", "serving the fleet at {url}", "url node"),
+        ("node_joined", "{node}: is a machine of the fleet, at {url}", "url"),
+        ("node_left", "{node}: is no machine of the fleet any more", ""),
+        ("node_answers", "{node}: answers", "url"),
+        ("node_does_not_answer", "{node}: gets no requests: {why}", "url"),
+        ("asked_elsewhere", "{node}: did not answer, so another machine is asked: {why}", ""),
         ("stopping", "told to end ({signal})", ""),
         ("draining", _draining, "drain_s in_flight pool hint"),
         ("killing", "told to end again ({signal}): now", ""),

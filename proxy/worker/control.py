@@ -4,20 +4,26 @@
     {"id": 2, "op": "place", "layers": {"3": "CPU"}, ...}      -> {"id": 2, "ok": {Move}}
     {"id": 3, "op": "sing"}                                    -> {"id": 3, "error": "..."}
     unasked, after each change:                                   {"event": "state", ...}
+    where "devices" was asked with "look_every_s", and they show
+    something else at one of these looks, once:                   {"event": "devices"}
 
 Counterpart: proxy/engine/hosted.py. By hand: `nc -U control.sock`.
 """
 
 import asyncio
 import contextlib
+import time
 import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from proxy.engine.types import Device
+from proxy.memory.reader import Reader, Tell
+from proxy.memory.readings import Unreadable
 from proxy.worker.libraries import LlamaError
 from proxy.worker.server import EmbeddedServer
 
@@ -31,6 +37,7 @@ class Request(msgspec.Struct):
     op: str
     layers: dict[str, str] = {}
     settle_s: float = 0.0
+    look_every_s: float = 0.0
 
 
 class Control:
@@ -41,7 +48,9 @@ class Control:
         self._terminate = terminate
         self._loop = asyncio.get_running_loop()
         self._clients: set[asyncio.StreamWriter] = set()
-        self._asking: asyncio.Task[list[Device]] | None = None  # the devices' drivers
+        # The devices' drivers: one that hangs has one thread, however often somebody asks.
+        self._drivers: Reader[list[Device]] | None = None
+        self._asking: asyncio.Future[None] | None = None
         self._operations: dict[str, Callable[[Request], Awaitable[Any]]] = {
             "state": self._state,
             "devices": self._devices,
@@ -90,7 +99,7 @@ class Control:
             self._send(writer, {"id": request.id, "error": str(error)})
         except Exception as error:  # whatever it is: the client waits for this answer
             traceback.print_exc()
-            self._send(writer, {"id": request.id, "error": f"{type(error).__name__}: {error}"})
+            self._send(writer, {"id": request.id, "error": said_of(error)})
 
     def _event(self) -> dict[str, Any]:
         embedded = self._embedded
@@ -106,11 +115,14 @@ class Control:
 
     def _changed(self) -> None:
         """Called on the host's threads."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and so does the process
-            self._loop.call_soon_threadsafe(self._broadcast)
+        self._on_loop(self._broadcast)
 
-    def _broadcast(self) -> None:
-        event = self._event()
+    def _on_loop(self, function: Callable[..., object], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and so does the process
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _broadcast(self, event: dict[str, Any] | None = None) -> None:
+        event = event or self._event()
         for writer in self._clients:
             self._send(writer, event)
 
@@ -121,12 +133,27 @@ class Control:
     async def _state(self, _: Request) -> object:
         return self._event()
 
-    async def _devices(self, _: Request) -> object:
-        # A driver that hangs has one thread, however often somebody asks.
+    async def _devices(self, request: Request) -> object:
+        drivers = self._drivers = self._drivers or Reader("devices", self._look, time.monotonic)
         if self._asking is None or self._asking.done():
-            asking = asyncio.to_thread(self._embedded.devices)
-            self._asking = self._loop.create_task(asking, name="devices")
-        return await asyncio.shield(self._asking)
+            self._asking = asked = self._loop.create_future()
+            changed = partial(self._on_loop, self._broadcast, {"event": "devices"})
+            every_s = request.look_every_s
+            tell = Tell(every_s, changed) if every_s > 0 else None
+            drivers.ask(partial(self._on_loop, asked.set_result, None), tell)
+        await asyncio.shield(self._asking)
+        if (problem := drivers.answer.problem) is not None:
+            raise LlamaError(problem)
+        return drivers.answer.value
+
+    def _look(self) -> list[Device]:
+        """On the drivers' thread."""
+        try:
+            return self._embedded.devices()
+        except Exception as error:  # whatever it is: somebody waits for this answer
+            if not isinstance(error, (LlamaError, ValueError)):
+                traceback.print_exc()
+            raise Unreadable(said_of(error)) from error
 
     async def _layers(self, _: Request) -> object:
         return self._embedded.status().layers
@@ -147,3 +174,8 @@ class Control:
     async def _stop(self, _: Request) -> object:
         self._terminate()
         return {}
+
+
+def said_of(error: Exception) -> str:
+    known = isinstance(error, (LlamaError, ValueError))
+    return str(error) if known else f"{type(error).__name__}: {error}"

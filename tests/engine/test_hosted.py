@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,27 @@ from tests.support.llama import rpc_server
 from tests.support.models import model
 
 pytestmark = pytest.mark.llama
+# Stands in for a worker whose devices change, which no device here does when a test wants it.
+CHANGING = """
+import json, socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[sys.argv.index("--control") + 1])
+listener.listen()
+connection, _ = listener.accept()
+lines = connection.makefile("rw")
+def say(**message):
+    print(json.dumps(message), file=lines, flush=True)
+say(event="state", state="ready", live_moves=True)
+for line in lines:
+    asked = json.loads(line)
+    if asked["op"] == "devices":
+        looks = asked["look_every_s"] > 0
+        say(id=asked["id"], ok=[])
+    elif looks:
+        say(event="devices")
+    if asked["op"] == "memory":
+        say(id=asked["id"], ok={"steps": 0})
+"""
 
 
 @pytest.fixture
@@ -210,3 +233,26 @@ async def test_a_move_ends_with_its_worker(folder: Path) -> None:
         finally:
             os.kill(rpc.pid, signal.SIGCONT)
             await engine.stop()
+
+
+async def test_that_devices_show_something_else_is_told_to_who_asked_last(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = folder / "worker.py"
+    program.write_text(CHANGING)
+    monkeypatch.setattr("proxy.engine.hosted.PROGRAM", (sys.executable, str(program)))
+    engine = hosted(folder, model(layers=4))
+    told: list[str] = []
+    try:
+        async with asyncio.timeout(HANG_S):
+            await engine.start()
+            for name in ("first", "second"):
+                assert await engine.devices(partial(told.append, name)) == []
+                await engine.memory()  # its answer comes after what is told
+            await engine.devices()
+            await engine.memory()
+
+        assert told == ["first", "second"]
+        assert engine.live_moves  # what was said of its state stays
+    finally:
+        await engine.stop(grace_s=0.0)

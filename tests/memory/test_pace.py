@@ -1,6 +1,15 @@
 """How often memory is read."""
 
-from proxy.memory.pace import HOST_S, IDLE_POLL_S, POLL_S, PRESSED_POLL_S, PRESSED_S, Pace
+from proxy.memory.pace import (
+    CALM_AFTER_S,
+    CALM_POLL_S,
+    HOST_S,
+    IDLE_POLL_S,
+    POLL_S,
+    PRESSED_POLL_S,
+    PRESSED_S,
+    Pace,
+)
 
 
 def test_seldom_while_nothing_is_held_and_often_while_something_is() -> None:
@@ -17,6 +26,21 @@ def test_more_often_for_a_while_after_programs_have_waited_for_memory() -> None:
     assert pace.interval_s(100.0, holds=False, told=True) == PRESSED_POLL_S
     assert pace.interval_s(100.0 + PRESSED_S, holds=False, told=True) == IDLE_POLL_S
     assert pace.interval_s(100.0, holds=True, told=True) == POLL_S
+
+
+def test_less_often_where_others_look_and_tell() -> None:
+    pace = Pace()
+
+    assert pace.interval_s(0.0, holds=True, told=True, calm=True) == CALM_POLL_S == 1.0
+    assert pace.interval_s(0.0, holds=False, told=True, calm=True) == IDLE_POLL_S
+
+
+def test_it_is_calm_when_nothing_has_changed_for_a_while() -> None:
+    pace = Pace()
+    pace.stirred(100.0)
+
+    assert not pace.is_calm(100.0 + POLL_S)
+    assert pace.is_calm(100.0 + CALM_AFTER_S)
 
 
 def test_where_nobody_tells_of_pressure_it_is_looked_for() -> None:

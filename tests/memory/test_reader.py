@@ -3,7 +3,7 @@
 import queue
 import threading
 
-from proxy.memory.reader import Reader, ReadResult
+from proxy.memory.reader import Reader, ReadResult, Tell
 from proxy.memory.readings import Unreadable
 from tests.support.guard import HANG_S
 
@@ -85,3 +85,36 @@ def test_a_stopped_reader_leaves_no_thread() -> None:
 
     thread.join(HANG_S)
     assert not thread.is_alive()
+
+
+def test_it_looks_on_until_there_is_something_new_and_tells_once() -> None:
+    source = Source()
+    reader = Reader("card", source.read, lambda: source.clock)
+    told: queue.SimpleQueue[object] = queue.SimpleQueue()
+    tell = Tell(0.0, lambda: told.put(reader.answer.value))
+    for answer in ("full", "full", "full", "empty", "half"):
+        source.answers.put(answer)
+    assert reader.ask(lambda: None, tell)
+
+    assert told.get(timeout=HANG_S) == "empty"
+    # From there on it waits to be asked: the next answer is of a question.
+    assert (source.calls, reader.answer.at_s) == (4, 3.0)
+    done = threading.Event()
+    assert reader.ask(done.set)
+    assert done.wait(HANG_S)
+    assert (source.calls, reader.answer.value) == (5, "half")
+    assert told.empty()
+    reader.stop()
+
+
+def test_a_failure_is_something_new() -> None:
+    source = Source()
+    reader = Reader("card", source.read, lambda: source.clock)
+    told = threading.Event()
+    for answer in ("full", Unreadable("card: lost")):
+        source.answers.put(answer)
+    assert reader.ask(lambda: None, Tell(0.001, told.set))
+
+    assert told.wait(HANG_S)
+    assert reader.answer == ReadResult("full", at_s=0.0, problem="card: lost")
+    reader.stop()

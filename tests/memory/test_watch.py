@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
@@ -13,6 +14,7 @@ from structlog.testing import capture_logs
 
 from proxy.engine.types import Device
 from proxy.memory.nvml import Nvml
+from proxy.memory.pace import CALM_AFTER_S
 from proxy.memory.readings import Card, DeviceReading, HostReading
 from proxy.memory.snapshot import Snapshot
 from proxy.memory.watch import PATIENCE_S, MemoryWatch
@@ -231,7 +233,7 @@ async def test_workers_are_asked_for_what_only_they_know(driver: StandInNvml) ->
     reports = [[Device("RPC0", "", "gpu", 4 * GIB, free * GIB)] for free in (2, 1)]
     asked: list[int] = []
 
-    async def ask() -> list[Device]:
+    async def ask(_: object) -> list[Device]:
         asked.append(len(asked))
         if not reports:
             raise ConnectionError("the worker went away")
@@ -259,7 +261,7 @@ class LateWorker:
     def __init__(self) -> None:
         self.asked, self.answer = asyncio.Event(), asyncio.Event()
 
-    async def ask(self) -> list[Device]:
+    async def ask(self, _: object) -> list[Device]:
         self.asked.set()
         await self.answer.wait()
         return [RPC0]
@@ -287,7 +289,7 @@ async def test_a_worker_that_does_not_answer_is_asked_once(driver: StandInNvml) 
     release = asyncio.Event()
     asked: list[int] = []
 
-    async def ask() -> list[Device]:
+    async def ask(_: object) -> list[Device]:
         asked.append(1)
         await release.wait()
         return [RPC0]
@@ -363,6 +365,85 @@ async def test_it_polls_less_while_nothing_is_held(driver: StandInNvml) -> None:
         holds = True
         watch.set_pids([7, 8])
         await fifth.wait()
+
+
+class Quiet:
+    """A watch over what a model holds, which only wakes when it is rung for: an hour lies between
+    two polls. `later` lets so much time pass as makes it calm."""
+
+    def __init__(self, *devices: Device) -> None:
+        self.working, self.ahead_s = False, 0.0
+        self.tells: list[Callable[[], None] | None] = []
+        self.watch = a_watch(
+            patience_s=HANG_S,
+            poll_s=3600,
+            idle_poll_s=3600,
+            pressure=told,
+            ask_workers=self._ask,
+            at_work=lambda: self.working,
+            now=lambda: time.monotonic() + self.ahead_s,
+        )
+        self.watch.set_devices(devices)
+        self.watch.set_pids([7])
+
+    async def later(self) -> None:
+        await self.watch.fresh()
+        self.ahead_s += CALM_AFTER_S
+        await self.watch.fresh()
+
+    async def _ask(self, tell: Callable[[], None] | None) -> list[Device]:
+        self.tells.append(tell)
+        return [RPC0]
+
+
+async def test_while_figures_stand_still_a_card_is_looked_at_and_tells(driver: StandInNvml) -> None:
+    quiet = Quiet(CUDA0)
+    seen = asyncio.Event()
+    quiet.watch.subscribe(
+        lambda now: seen.set() if now.devices["CUDA0"].free_bytes == 3 * GIB else None
+    )
+
+    async with running(quiet.watch):
+        await quiet.later()
+        driver.change(0, others=5 * GIB)
+        await seen.wait()
+
+
+async def test_while_figures_stand_still_workers_look_and_tell(driver: StandInNvml) -> None:
+    quiet = Quiet(RPC0)
+
+    async with running(quiet.watch):
+        await quiet.later()
+        assert [tell is not None for tell in quiet.tells] == [False, True]
+        tell = quiet.tells[-1]
+        assert tell is not None
+        polls = quiet.watch.latest().number
+        tell()
+        while quiet.watch.latest().number == polls:
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("why", ["at work", "policies", "other processes", "a reading is old"])
+async def test_nobody_else_looks_while_there_may_be_something_to_do(
+    driver: StandInNvml, why: str
+) -> None:
+    quiet = Quiet(RPC0, CUDA0)
+
+    async with running(quiet.watch):
+        await quiet.later()
+        if why == "at work":
+            quiet.working = True
+        elif why == "policies":
+            await quiet.watch.policies_changed()
+        elif why == "other processes":
+            quiet.watch.set_pids([7, 8])
+        else:
+            driver.change(0, error=GPU_IS_LOST)
+            await until(quiet.watch, "CUDA0", stale=True)
+            quiet.ahead_s += CALM_AFTER_S
+        await quiet.watch.fresh()
+
+    assert quiet.tells[-1] is None
 
 
 @contextmanager

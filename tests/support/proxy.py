@@ -94,9 +94,9 @@ async def proxy(
     """Serve with these policies (TOML), kept in `folder`/policies.toml."""
     file = folder / "policies.toml"
     file.write_text(policies)
-    usual = {"HOME": str(folder), "MOE_PROXY_POLICIES": ""}
+    env = {"HOME": str(folder), "MOE_PROXY_POLICIES": "", **(env or {})}
     async with (
-        running(Settings(port=port, policies=file, env={**usual, **(env or {})})) as app,
+        running(Settings(port=port, policies=file, env=env)) as app,
         aiohttp.ClientSession(app.url, timeout=aiohttp.ClientTimeout(None)) as session,
     ):
         yield Proxy(app, session, file)

@@ -14,7 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tests.support.guard import HANG_S
 from tests.support.models import model
@@ -24,7 +24,7 @@ NODES = ("a", "b", "c")
 FLEET = (sys.executable, "-m", "proxy.cli.main", "fleet")
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 # A start of Ray, and of all that a fleet needs, on a machine that does other things.
-SLOW_S = 4 * HANG_S
+SLOW_S = 2 * HANG_S
 
 
 class RayFleet:
@@ -48,8 +48,8 @@ class RayFleet:
         (self.home(name) / "policies").mkdir()
         if text is not None:
             self.policy(name).write_text(text)
-        for file in ("shared", f"own-{name}"):
-            (models / f"{file}.gguf").symlink_to(model(layers=4))
+        (models / "shared.gguf").symlink_to(model(layers=4))
+        (models / f"own-{name}.gguf").symlink_to(model(layers=2))
 
     def env(self, name: str) -> dict[str, str]:
         ours = {
@@ -60,6 +60,7 @@ class RayFleet:
             # Never another Ray of this machine.
             "RAY_ADDRESS": "local",
             "RAY_AUTH_TOKEN_PATH": str(self.home("a") / ".ray" / "auth_token"),
+            "RAY_AUTH_MODE": "token",
             "RAY_memory_monitor_refresh_ms": "0",
             "XDG_RUNTIME_DIR": str(self.folder),
         }
@@ -87,10 +88,19 @@ class RayFleet:
 
     def join(self, name: str) -> None:
         record = self.home("a") / ".local" / "state" / "moe-proxy" / "fleet" / "ray.json"
-        log = (self.folder / f"{name}.log").open("wb")
-        self._machines[name] = subprocess.Popen(
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self._machines[name] = self._ray(name, json.loads(record.read_text())["address"], log)
+        # One after the other: on one machine, they take turns at what both write.
+        end_s = time.monotonic() + SLOW_S
+        while "Ray runtime started" not in (said := Path(log.name).read_text()):
+            assert self._machines[name].poll() is None, said
+            assert time.monotonic() < end_s, said
+            time.sleep(0.1)
+
+    def _ray(self, name: str, address: str, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
             (
-                *(*RAY, "start", "--block", "--address", json.loads(record.read_text())["address"]),
+                *(*RAY, "start", "--block", "--address", address),
                 *("--resources", '{"moe_proxy": 1}', "--object-store-memory", "100000000"),
                 *("--dashboard-agent-listen-port", "0", "--num-cpus", "1"),
             ),
@@ -110,7 +120,8 @@ class RayFleet:
         """The nodes, once that is true of them."""
         end_s = time.monotonic() + SLOW_S
         while not fact(nodes := self.nodes()):
-            assert time.monotonic() < end_s, f"it never came to this: {what} {nodes}"
+            told = {name: (each["state"], each["says"]) for name, each in nodes.items()}
+            assert time.monotonic() < end_s, f"it never came to this: {what} {told}"
         return nodes
 
     def ask(self, url: str, path: str, body: Mapping[str, Any] | None = None) -> Any:

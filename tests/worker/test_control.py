@@ -71,3 +71,19 @@ async def test_a_driver_that_hangs_has_one_thread_however_often_it_is_asked(
         answers = [json.loads(await reader.readline()) for _ in range(40)]
         assert answers == [{"id": number, "ok": [1]} for number in range(40)]
         writer.close()
+
+
+async def test_who_asked_to_be_told_is_when_the_devices_show_something_else(tmp_path: Path) -> None:
+    free = [2]
+    server = await control(lambda: list(free)).serve(str(tmp_path / "c"))
+    async with server, asyncio.timeout(HANG_S):
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "c"))
+        await reader.readline()
+        writer.write(b'{"id": 1, "op": "devices", "look_every_s": 0.001}\n')
+        assert json.loads(await reader.readline()) == {"id": 1, "ok": [2]}
+        free[0] = 1
+        assert json.loads(await reader.readline()) == {"event": "devices"}
+        free[0] = 0  # it was told once, and has not asked since
+        writer.write(b'{"id": 2, "op": "devices"}\n')
+        assert json.loads(await reader.readline()) == {"id": 2, "ok": [0]}
+        writer.close()

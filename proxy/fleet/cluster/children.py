@@ -99,7 +99,7 @@ class Child:
         status = self._process.wait()
         # What it has said last is to be known with its end; whoever else has its pipe is not
         # waited for.
-        self._reader.join(1.0)
+        self._reader.join(5.0)
         forget_group(self.pid)
         self._input.put(None)
         self.ended.set_result(status)
@@ -113,13 +113,12 @@ class Child:
 
     def _read(self, file: Path) -> None:
         assert self._process.stderr is not None
-        writer = log_file(file)
-        for raw in self._process.stderr:
-            line = raw.decode(errors="replace").rstrip("\n")
-            self.last_lines.append(line)
-            writer.emit(logging.makeLogRecord({"msg": line}))
-            self._heard(line)
-        writer.close()
+        with contextlib.closing(log_file(file)) as writer, self._process.stderr as pipe:
+            for raw in pipe:
+                line = raw.decode(errors="replace").rstrip("\n")
+                self.last_lines.append(line)
+                writer.emit(logging.makeLogRecord({"msg": line}))
+                self._heard(line)
 
 
 class Kept:

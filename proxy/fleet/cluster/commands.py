@@ -111,6 +111,16 @@ def drain(
             time.sleep(LOOK_S)
 
 
+def leave(env: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """This machine is out of the fleet, with all that runs on it; the others go on."""
+    _have_ray()
+    own = own_ray.started(env)
+    if own is None:
+        raise FleetProblem("Ray on this machine was not started by us: ray stop")
+    say("ending Ray on this machine, and all that it runs here")
+    own_ray.end(own, env)
+
+
 def down(env: Mapping[str, str], say: Callable[[str], None]) -> None:
     """End the fleet: its nodes, as their policies say, and Ray where we have started it."""
     _have_ray()
@@ -132,7 +142,7 @@ def down(env: Mapping[str, str], say: Callable[[str], None]) -> None:
         say("ending Ray on this machine")
         own_ray.end(own, env)
         if others:
-            say("Ray goes on on the other machines: moe-proxy fleet down, there")
+            say("Ray goes on on the other machines: moe-proxy fleet down --here, there")
     elif not was_there:
         raise FleetProblem("there is no fleet in the Ray that runs here: moe-proxy fleet up")
     else:
@@ -205,19 +215,26 @@ def _more(setup: Setup, say: Callable[[str], None]) -> Seen:
         )
     if setup != Setup():
         ray.get(directory.setup.remote(own, setup), timeout=ANSWER_S)
-    reports = ray.get(directory.status.remote(), timeout=ANSWER_S)
-    for report in reports["reports"]:
-        if report.machine == own and report.name in reports["draining"]:
-            say(f"bringing {report.name} back")
-            ray.get(directory.drain.remote(report.name, False, None), timeout=ANSWER_S)
-    return _until_up(directory)
+    seen = _until_up(directory)
+    ours = [each for each in seen.reports if each.machine == own and each.name in seen.draining]
+    for report in ours:
+        say(f"bringing {report.name} back")
+        ray.get(directory.drain.remote(report.name, False, None), timeout=ANSWER_S)
+    return _until_up(directory, back=report.name) if ours else seen
 
 
-def _until_up(directory: Any) -> Seen:
+def _until_up(directory: Any, *, back: str | None = None) -> Seen:
+    """`back`: one that has drained, and is not to any more."""
     end_s = time.monotonic() + UP_S
     while True:
         seen = asyncio.run(_seen(directory, NODE_S))
-        waiting = [each for each in seen.reports if each.state == "starting" or _silent(seen, each)]
+        waiting = [
+            each
+            for each in seen.reports
+            if each.state == "starting"
+            or (each.name == back and each.state != "ready")
+            or _silent(seen, each)
+        ]
         if len(seen.reports) >= seen.machines > 0 and not waiting:
             return seen
         if time.monotonic() > end_s:
@@ -269,7 +286,6 @@ def _have_ray() -> None:
     if find_spec("ray") is None or find_spec("fastapi") is None:
         raise FleetProblem(f"a fleet needs Ray, which is not installed: {INSTALL}")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeVar
 
 from proxy.fleet.member import USABLE_NAME, Member, Members
 
-State = Literal["starting", "ready", "draining", "drained", "failed"]
+State = Literal["starting", "ready", "draining", "drained"]
 
 # Beyond what the first one remembers after a new beginning, another one may know of later changes.
 GAP: Final = 1000
@@ -197,7 +197,7 @@ class Directory:
     def drain(self, name: str, *, draining: bool, within_s: float | None = None) -> None:
         """Raises LookupError."""
         if name not in self._reports:
-            there = ", ".join(self._reports) or "none"
+            there = ", ".join(each.name for each in self.reports) or "none"
             raise LookupError(f"there is no node {name!r} in this fleet; there is {there}")
         if self.drains(name) != draining:
             self._marks[name] = Mark(self._next(), draining, within_s)

@@ -46,7 +46,11 @@ class DirectoryActor:
 
     async def join(self, machine: str, wanted: str) -> str:
         await self._known()
-        return self._directory.join(machine, wanted)
+        # Who was called so before may be gone since a moment ago: then the name is free.
+        self._directory.keep({machine, *await asyncio.to_thread(machines.wanted)})
+        name = self._directory.join(machine, wanted)
+        await self._tell()
+        return name
 
     async def setup(self, machine: str, setup: Setup) -> bool:
         await self._known()

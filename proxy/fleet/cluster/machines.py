@@ -3,6 +3,7 @@
 Ray is imported in functions only, as the package has to be there without it.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -97,15 +98,12 @@ def others() -> int:
 
 
 def is_deployed() -> bool:
-    from ray import serve
-
-    return APPLICATION in serve.status().applications
+    return APPLICATION in _serve().status().applications
 
 
 def deploy(arguments: Mapping[str, Any]) -> None:
     """Have a supervisor on each machine; its arguments. Returns before they run."""
-    from ray import serve
-
+    serve = _serve()
     serve.start(http_options={"location": "NoServer"})  # bytes do not go through Ray
     serve.run(
         application(arguments, len(wanted()) or 1, by_resource=has_resource()),
@@ -152,11 +150,24 @@ def remove() -> None:
     """End all supervisors, each with what it has, and the directory; Serve where it has nothing
     else."""
     import ray
-    from ray import serve
 
+    serve = _serve()
     if is_deployed():
         serve.delete(APPLICATION)
     if (actor := existing_directory()) is not None:
         ray.kill(actor)
     if not serve.status().applications:
         serve.shutdown()
+
+
+def _serve() -> Any:
+    """Serve, which tells what it does on standard error unless it is told not to."""
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    return serve
+
+
+def configured(args: dict[str, Any]) -> Any:
+    """The application of a Serve config file; the directory sees to the number of supervisors."""
+    return application(args, 1, by_resource=has_resource())

@@ -25,6 +25,19 @@ END_S: Final = 90.0
 # Ray keeps a share of the memory for objects that are passed around. Ours are small.
 OBJECT_BYTES: Final = 100 << 20
 RECORD_BYTES: Final = 4096
+NO_TOKEN: Final = (
+    "\nThe fleet's token is not known here, or another one: put RAY_AUTH_TOKEN=TOKEN before the "
+    "command, as `moe-proxy fleet up` prints it on the first machine"
+)
+VARIABLES: Final = {
+    # Where memory is short it is ours to give some back: Ray would kill the supervisor.
+    "RAY_memory_monitor_refresh_ms": "0",
+    # A machine that is off is none of the fleet after 5 s, one that is cut off after 20 s.
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "5",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 class RayProblem(Exception):
@@ -107,8 +120,8 @@ def command(head: str | None, own: str, port: int) -> Sequence[str]:
 
 
 def ray_env(env: Mapping[str, str]) -> dict[str, str]:
-    """Pure. Where memory is short it is ours to give some back: Ray would kill the supervisor."""
-    return {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0", **env}
+    """Pure."""
+    return {**VARIABLES, **env}
 
 
 def started(env: Mapping[str, str]) -> Started | None:
@@ -213,8 +226,14 @@ def _not_started(process: "subprocess.Popen[bytes]", log: Path) -> RayProblem:
     if process.poll() is None:
         process.terminate()
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    said = "\n".join(f"  {line}" for line in lines[-5:])
-    return RayProblem(f"Ray does not start (all that it says: {log}):\n{said}")
+    return RayProblem(not_started("\n".join(lines), log))
+
+
+def not_started(said: str, log: Path) -> str:
+    """Pure."""
+    last = "\n".join(f"  {line[:200]}" for line in said.splitlines()[-5:])
+    hint = NO_TOKEN if "AuthToken" in said or "AuthenticationError" in said else ""
+    return f"Ray does not start (all that it says: {log}):\n{last}{hint}"
 
 
 def _began(pid: int) -> str:

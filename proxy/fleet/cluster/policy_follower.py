@@ -17,7 +17,7 @@ from proxy.threads import POLICIES
 log = structlog.get_logger()
 
 # An edit that no event has told of is found by then.
-RECHECK_S: Final = 5.0
+RECHECK_S: Final = 2.0
 # Whoever saves a file has done so by then.
 STEADY_S: Final = 0.05
 

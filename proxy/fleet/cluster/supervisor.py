@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 
 from proxy.clock import RealClock
+from proxy.errors import reason_of
 from proxy.fleet.cluster import drain, machine, machines
 from proxy.fleet.cluster.children import Kept, Program, serving_url
 from proxy.fleet.cluster.directory import Entry, Memory, News, Report, Setup, State
@@ -109,7 +110,17 @@ class Supervisor:
     # --- its life ---
 
     async def _run(self) -> None:
-        """Up to where all of it goes. What it raises ends us, and Ray tries again."""
+        """What it raises ends us, and Ray tries again."""
+        try:
+            await self._set_up()
+        except Exception as error:
+            self._says = f"cannot begin: {reason_of(error)}"
+            log.exception("fleet_supervisor_cannot_begin")
+            await self._tell_now()
+            raise
+
+    async def _set_up(self) -> None:
+        """Up to where all of it goes."""
         import ray
 
         self._machine_env = env = machine.machine_env()
@@ -228,7 +239,8 @@ class Supervisor:
     # --- what is known ---
 
     def _report(self) -> Report:
-        says = self._sick or self._says
+        failing = [f"{each.loop}: {each.error}" for each in self._loops.degraded()]
+        says = self._sick or self._says or "; ".join(failing)
         if self._state == "starting" and self._node is not None and self._node.failure:
             says = self._node.failure
         if self._front is not None and self._front.child is None and self._front.failure:

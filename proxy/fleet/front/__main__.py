@@ -26,6 +26,7 @@ log = structlog.get_logger()
 DRAIN_S: Final = 60.0
 CLOSING_S: Final = 1.0
 MISUSED: Final = 2
+END_OF_INPUT: Final = "end of input"
 LONGEST_LINE: Final = 16 << 20
 
 
@@ -83,14 +84,18 @@ async def _serve(
         drain = spawn(front.drain(options.drain_s), name="drain")
         second = spawn(_second(ends), name="second signal")
         await asyncio.wait((drain, second), return_when=asyncio.FIRST_COMPLETED)
+        if not drain.done():
+            log.info("killing", signal=second.result())
+            await front.kill()
         for task in (reading, drain, second):
             task.cancel()
 
 
-async def _second(ends: "asyncio.Queue[str]") -> None:
+async def _second(ends: "asyncio.Queue[str]") -> str:
     """The end of standard input may come with the first signal, and is none."""
-    while await ends.get() == "end of input":
+    while (heard := await ends.get()) == END_OF_INPUT:
         pass
+    return heard
 
 
 async def _members(front: Running, ends: "asyncio.Queue[str]") -> None:
@@ -105,7 +110,7 @@ async def _members(front: Running, ends: "asyncio.Queue[str]") -> None:
             log.error("members_not_understood", why=str(error))
             continue
         front.nodes.set_members(members)
-    ends.put_nowait("end of input")
+    ends.put_nowait(END_OF_INPUT)
 
 
 if __name__ == "__main__":

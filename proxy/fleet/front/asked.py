@@ -18,7 +18,7 @@ from proxy.dialect.form import form_fields
 from proxy.errors import BadRequest
 
 # What a packed body may unpack to for a look at it.
-MOST_UNPACKED_BYTES: Final = 64 << 20
+MOST_UNPACKED_BYTES: Final = 8 << 20
 # Of what a conversation begins with: the beginning and the end tell it from others.
 HASHED_BYTES: Final = 1 << 16
 # A prompt that is one text grows with each turn; so much of it is there from the first one on.

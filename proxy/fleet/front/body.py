@@ -13,6 +13,8 @@ from proxy.errors import Busy
 # Enough for several pictures; what is longer is sent as it comes, and cannot be sent again.
 MOST_KEPT_BYTES: Final = 64 << 20
 MOST_OF_ALL_BYTES: Final = 512 << 20
+# Of one that will be longer: enough to see which model it is for.
+LOOKED_AT_BYTES: Final = 1 << 20
 
 
 class RequestBody:
@@ -41,7 +43,7 @@ class RequestBody:
             self.kept, self.is_whole = content.read_nowait(), True
             return
         if (self._request.content_length or 0) > most_bytes:
-            return
+            most_bytes = LOOKED_AT_BYTES
         pieces: list[bytes] = []
         size = 0
         async for chunk in self._chunks:

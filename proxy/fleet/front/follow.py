@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from proxy.api.merge_patch import applied
+from proxy.errors import reason_of
 from proxy.fleet.front.picture import Models, models_of
 
 log = structlog.get_logger()
@@ -88,7 +89,7 @@ class Follower:
                 self._lost("it does not answer", hangs=True)
             except (OSError, aiohttp.ClientError, ValueError) as error:
                 hangs = isinstance(error, TimeoutError)
-                self._lost(str(error) or type(error).__name__, hangs=hangs)
+                self._lost(reason_of(error), hangs=hangs)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MOST_PAUSE_S)
 

@@ -2,6 +2,7 @@
 exactly that. Some are made before they are needed, which with TLS saves several milliseconds."""
 
 import asyncio
+import socket
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,9 @@ CONNECT_S: Final = 3.0
 # A node takes a connection for dead that says nothing for longer than a minute.
 SPARE_AGE_S: Final = 20.0
 MOST_SPARES: Final = 4
+# A machine that is gone without a word is found out by the kernel, also where it is no member any
+# more, and nobody follows it.
+KEEPALIVE: Final = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class Link:
             made = await loop.create_connection(
                 EngineConnection, self.host, self.port, ssl=self.tls
             )
+        _expect_life(made[0].get_extra_info("socket"))
         return made[1]
 
     def _renew(self) -> None:
@@ -99,3 +104,12 @@ class Link:
             if spare.connection is connection:
                 self._spares.remove(spare)
         connection.abort()
+
+
+def _expect_life(connection: socket.socket | None) -> None:
+    if connection is None:
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        if hasattr(socket, option):  # Linux has all
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

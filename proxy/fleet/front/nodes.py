@@ -4,7 +4,7 @@ answers, and what this front has passed to it."""
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -158,8 +158,10 @@ class Nodes:
         for name, member in wanted.items():
             known = self._nodes.get(name)
             if known is None:
-                with suppress(ValueError):
+                try:
                     self._add(member)
+                except ValueError as error:
+                    log.error("node_not_usable", node=name, why=str(error))
             elif known.member != member:
                 known.member = member
                 self._tell(known)

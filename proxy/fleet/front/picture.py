@@ -21,6 +21,7 @@ ONE_SLOT: Final = 1
 AUTO_SLOTS: Final = 4
 # What of a model of experts has to be on a device at least, by rule of thumb.
 LEAST_OF_EXPERTS: Final = 8
+GENERATION: Final = "generation"
 EVERY_CTX: Final = 1 << 40
 
 
@@ -151,14 +152,8 @@ def _loaded(backends: Iterable[JSON]) -> dict[str, Loaded]:
             _whole(backend.get("in_flight")),
             _whole(backend.get("waiting")),
         )
-        if (other := found.get(model)) is not None:  # loaded twice, as for chats and for embeddings
-            each = Loaded(
-                model,
-                max(each.ctx, other.ctx),
-                each.slots + other.slots,
-                each.in_flight + other.in_flight,
-                each.waiting + other.waiting,
-            )
+        if model in found and backend.get("mode") != GENERATION:
+            continue  # loaded twice: what it is asked for most counts
         found[model] = each
     return found
 

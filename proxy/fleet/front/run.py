@@ -41,6 +41,10 @@ class Running:
             async with asyncio.timeout(most_s):
                 await self.front.visitors.until_none()
 
+    async def kill(self) -> None:
+        """End every connection, whatever it is at."""
+        await self._listener.kill()
+
 
 @asynccontextmanager
 async def running(

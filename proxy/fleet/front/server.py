@@ -15,6 +15,7 @@ from proxy.api.body_budget import BodyBudget
 from proxy.api.deadlines import DeadlineRunner
 from proxy.api.hosts import own_names
 from proxy.api.middleware import REQUEST_ID, new_id
+from proxy.api.request_log import only_looks
 from proxy.api.server import LONGEST_LINE, SHUTDOWN_S
 from proxy.dialect.errors import Dialect, dialect_of, error_body, error_headers
 from proxy.errors import ProxyError
@@ -152,7 +153,8 @@ async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse
         return response
     finally:
         visitors.leave()
-        log.info(
+        quiet = only_looks(request.method, request.path, status)
+        (log.debug if quiet else log.info)(
             "request",
             method=request.method,
             path=request.path,

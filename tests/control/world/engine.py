@@ -93,7 +93,7 @@ class SimEngine:
         if not self._ended.done():
             self._ended.set_result(status)
 
-    async def devices(self) -> Sequence[Device]:
+    async def devices(self, tell: Callable[[], None] | None = None) -> Sequence[Device]:
         await self._answers(0.001, DEVICES_DEADLINE_S)
         cards = self._cards.items()
         return [Device("CPU", "cpu", "cpu", None, None)] + [

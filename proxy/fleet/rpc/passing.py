@@ -89,21 +89,31 @@ def _one_way(source: socket.socket, sink: socket.socket, finish: Callable[[], No
 class _Way:
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         self.source, self.sink = source, sink
-        self.held = memoryview(b"")
+        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        self.held = self._buffer[:0]
 
     def step(self) -> bool:
         """Whether anything went on. Raises EOFError when the source has closed, and OSError."""
+        if not self.held:
+            self.held = self._read()
         try:
-            if not self.held:
-                data = self.source.recv(CHUNK_BYTES)
-                if not data:
-                    raise EOFError
-                self.held = memoryview(data)
-            sent = self.sink.send(self.held)
-            self.held = self.held[sent:]
+            sent = self.sink.send(self.held) if self.held else 0
         except WANTS:
             return False
-        return True
+        self.held = self.held[sent:]
+        return sent > 0
+
+    def _read(self) -> memoryview:
+        """As much as there is: with TLS a read gives one record, of 16 KiB at most."""
+        count = 0
+        try:
+            while count < CHUNK_BYTES and (more := self.source.recv_into(self._buffer[count:])):
+                count += more
+        except WANTS:
+            return self._buffer[:count]
+        if not count:
+            raise EOFError
+        return self._buffer[:count]
 
 
 def _in_turn(near: socket.socket, far: socket.socket) -> None:

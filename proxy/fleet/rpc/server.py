@@ -5,8 +5,8 @@ import os
 import select
 import socket
 import subprocess
-import sysconfig
 from collections.abc import Sequence
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from proxy.engine.guardian import MARK, forget_group, keep_group
 from proxy.engine.installed import program
 
 NAME: Final = "ggml-rpc-server"
+LIBRARY: Final = Path(__file__).with_name(f"_handed{EXTENSION_SUFFIXES[0]}")
 # Of a client that has gone it hears by itself, unless it hangs or computes.
 ENDS_WITHIN_S: Final = 2.0
 
@@ -63,7 +64,6 @@ class Server:
 
 def _handed(number: int) -> dict[str, str]:
     """Variables with which a server has this for its client. Raises OSError."""
-    library = Path(__file__).with_name(f"_handed{sysconfig.get_config_var('EXT_SUFFIX')}")
-    if not library.is_file():
-        raise OSError(f"{library.name} is missing; make setup builds it")
-    return {"LD_PRELOAD": str(library), "MOE_PROXY_HANDED_FD": str(number)}
+    if not LIBRARY.is_file():
+        raise OSError(f"{LIBRARY.name} is missing; make setup builds it")
+    return {"LD_PRELOAD": str(LIBRARY), "MOE_PROXY_HANDED_FD": str(number)}

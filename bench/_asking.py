@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 # What nginx answers while the worker's queue of new connections is full (it is short, and a Unix
 # socket makes nobody wait): the proxy waits by itself, so who asks nginx does.
-FULL = b"HTTP/1.1 502"
+OK, FULL = b"HTTP/1.1 200", b"HTTP/1.1 502"
 WAIT_S, GUARD_S = 0.002, 60.0
 END = b"\r\n0\r\n\r\n"
 
@@ -55,6 +55,8 @@ async def ask(connection: Connection, message: bytes) -> Times:
         await asyncio.sleep(WAIT_S)
         writer.write(message)
         answer = await reader.read(1 << 16)
+    if not answer.startswith(OK):
+        raise SystemExit(answer[:500].decode(errors="replace"))
     first_byte_s = time.perf_counter() - started_s
     parts = [answer]
     tail = answer
@@ -72,10 +74,7 @@ async def ask(connection: Connection, message: bytes) -> Times:
         parts.append(part)
         tail = (tail + part)[-16:]
     total_s = time.perf_counter() - started_s
-    whole = b"".join(parts)
-    if not whole.startswith(b"HTTP/1.1 200"):
-        raise SystemExit(whole[:500].decode(errors="replace"))
-    return Times(first_byte_s, first_event_s, total_s, whole.count(b'"content":"'))
+    return Times(first_byte_s, first_event_s, total_s, b"".join(parts).count(b'"content":"'))
 
 
 class Kept:
@@ -106,7 +105,7 @@ class Kept:
         reader, writer = self._open = self._open or await self._connect()
         writer.write(message)
         head = await reader.readuntil(b"\r\n\r\n")
-        if not head.startswith((b"HTTP/1.1 200", FULL)):
+        if not head.startswith((OK, FULL)):
             raise SystemExit(head.decode(errors="replace"))
         if b"\r\ntransfer-encoding: chunked" in head.lower():
             await reader.readuntil(END)

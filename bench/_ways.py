@@ -17,6 +17,9 @@ from proxy.engine.ports import free_port
 from tests.support.policies import policies
 
 START_S = 120.0
+# The engine's threads wait by spinning; on a machine with few cores, with one for each of these
+# nobody else would get to run.
+THREADS = max(1, (os.cpu_count() or 2) - 1)
 NGINX_PLACES = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
 # Nothing is written, nothing is held back, and connections to the worker are kept.
 NGINX = """
@@ -56,6 +59,7 @@ class Way:
     port: int | None = None
     keeps: bool = False  # whether one connection serves many requests, as clients with a pool do
     pid: int | None = None  # who stands in between
+    over: str | None = None  # the way that it is compared with; None: straight to the worker
     lines: str = ""  # that a request's head has to have there, each with its end
 
     async def connect(self) -> Connection:
@@ -72,11 +76,8 @@ async def served(
     worker, and through the proxy."""
     with tempfile.TemporaryDirectory(prefix="mp") as folder, socket.socket() as probe:
         file = Path(folder, "policies.toml")
-        # The engine's threads wait by spinning; on a machine with few cores, with one for each of
-        # these nobody else would get to run.
-        threads = max(1, (os.cpu_count() or 2) - 1)
         model = {"path": path, "parallel": streams, "ctx": 512, "keep_alive": -1}
-        file.write_text(policies({"bench": model}, engine={"threads": threads}))
+        file.write_text(policies({"bench": model}, engine={"threads": THREADS}))
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
@@ -93,7 +94,7 @@ async def served(
         through = Way(name, port=port, keeps=True, pid=process.pid)
         try:
             async with asyncio.timeout(START_S):
-                await _until_it_listens(process, through)
+                await until_it_listens(process, through)
                 await ask(await through.connect(), request(1, "hi"))
             worker = next(Path(folder).glob("*/b1/server.sock"), None)
             if worker is None:
@@ -136,7 +137,7 @@ async def _between(name: str, port: int, *command: str, keeps: bool = False) -> 
     way = Way(name, port=port, keeps=keeps, pid=process.pid)
     try:
         async with asyncio.timeout(START_S):
-            await _until_it_listens(process, way)
+            await until_it_listens(process, way)
         yield way
     finally:
         if process.returncode is None:
@@ -144,7 +145,7 @@ async def _between(name: str, port: int, *command: str, keeps: bool = False) -> 
         await process.wait()
 
 
-async def _until_it_listens(process: asyncio.subprocess.Process, way: Way) -> None:
+async def until_it_listens(process: asyncio.subprocess.Process, way: Way) -> None:
     while process.returncode is None:
         try:
             _, writer = await way.connect()

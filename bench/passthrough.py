@@ -6,10 +6,12 @@ hits all of them. Two more ways are what any process in between costs on this ma
 only copies bytes, and nginx, where that is installed. `--check` judges by what the proxy adds to
 what the relay does.
 
-With `--before`, the proxy of another checkout takes its turns too: whether a change made requests
-slower, at one and the same time.
+With `--llama-swap PROGRAM`, that takes its turns, with a plain llama-server of its own behind it;
+what it adds is over that one. With `--before`, the proxy of another checkout takes its turns too:
+whether a change made requests slower, at one and the same time.
 
     python -m bench.passthrough [--rounds N] [--streams N ...] [--check] [--before CHECKOUT]
+        [--llama-swap PROGRAM]
 """
 
 import argparse
@@ -17,17 +19,18 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
 
 from bench._asking import Kept, Times, ask, request
+from bench._llama_swap import through_llama_swap
 from bench._process import cpu_s
 from bench._report import figure, table
 from bench._tell import more_text, spread, tell, times_text
-from bench._ways import Way, relayed, served, through_nginx
+from bench._ways import THREADS, Way, relayed, served, through_nginx
 from tests.support.models import model
 
 MOST_ADDED_S = 0.0005  # more than the relay does
@@ -35,6 +38,8 @@ LEAST_RATE = 0.95
 WARM_UP_ROUNDS = 5
 BEFORE = "the proxy before"
 AT_ONCE = (1, 16)
+Over = Mapping[str, str]  # way -> the one that it is compared with, where that is another server
+NONE: Over = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,27 +128,33 @@ async def shorts(
     return found
 
 
-def firsts_table(taken: Mapping[str, list[Times]]) -> str:
-    straight, *_ = taken
+def base_of(names: Iterable[str], over: Over) -> dict[str, str]:
+    """What each way is compared with; itself, where it is compared with none."""
+    straight, *_ = known = list(names)
+    return {name: name if name in over.values() else over.get(name, straight) for name in known}
+
+
+def firsts_table(taken: Mapping[str, list[Times]], over: Over = NONE) -> str:
+    bases = base_of(taken, over)
     rows = []
     for name, times in taken.items():
         row = [name]
         for key in ("first_byte_s", "first_event_s"):
-            own, base = ([getattr(each, key) for each in of] for of in (times, taken[straight]))
-            added = more_text(own, base, 1000, 3) if name != straight else ""
+            own, base = ([getattr(each, key) for each in of] for of in (times, taken[bases[name]]))
+            added = more_text(own, base, 1000, 3) if name != bases[name] else ""
             row += [figure(own).text(1000, 2), added]
         rows.append(row)
     head = ("one request at a time", "first byte, ms", "added, ms", "first event, ms", "added, ms")
     return table(head, rows)
 
 
-def rates_table(found: Mapping[int, Mapping[str, Rates]]) -> str:
+def rates_table(found: Mapping[int, Mapping[str, Rates]], over: Over = NONE) -> str:
     rows = []
     for streams, ways in found.items():
-        straight, *_ = ways
+        bases = base_of(ways, over)
         for name, rated in ways.items():
-            base = ways[straight]
-            kept = times_text(rated.tokens, base.tokens) if name != straight else ""
+            base = ways[bases[name]]
+            kept = times_text(rated.tokens, base.tokens) if name != bases[name] else ""
             later = more_text(rated.first_event_s, base.first_event_s, 1000, 1)
             first = figure(rated.first_event_s).text(1000, 1)
             rows.append(
@@ -159,13 +170,13 @@ def rates_table(found: Mapping[int, Mapping[str, Rates]]) -> str:
     return table(("streams", "", "tokens/s", "ratio", "first event, ms", "added, ms"), rows)
 
 
-def shorts_table(found: Mapping[int, Mapping[str, Shorts]]) -> str:
+def shorts_table(found: Mapping[int, Mapping[str, Shorts]], over: Over = NONE) -> str:
     rows = []
     for at_once, ways in found.items():
-        straight, *_ = ways
+        bases = base_of(ways, over)
         for name, seen in ways.items():
-            base = ways[straight].per_second
-            kept = times_text(seen.per_second, base) if name != straight else ""
+            base = ways[bases[name]].per_second
+            kept = times_text(seen.per_second, base) if name != bases[name] else ""
             own = spread(seen.cpu_s, 1000, 3) if seen.cpu_s else ""
             rows.append([str(at_once), name, figure(seen.per_second).text(), kept, own])
     return table(("at once", "", "requests a second", "ratio", "processor time of each, ms"), rows)
@@ -206,6 +217,9 @@ async def main() -> int:
     parser.add_argument(
         "--before", type=Path, metavar="CHECKOUT", help="another checkout, to compare with"
     )
+    parser.add_argument(
+        "--llama-swap", type=Path, metavar="PROGRAM", help="its program, where it was built"
+    )
     options = parser.parse_args()
     path = options.model or model(layers=options.layers)
     slots = max(*options.streams, *AT_ONCE)
@@ -218,17 +232,21 @@ async def main() -> int:
         if options.before:
             old = served(path, slots, options.before.resolve(), BEFORE)
             ways.append((await stack.enter_async_context(old))[1])
+        swap = through_llama_swap(options.llama_swap, path, slots, THREADS)
+        if (found := await stack.enter_async_context(swap)) is not None:
+            ways += found
+        over = {way.name: way.over for way in ways if way.over}
         taken = await firsts(ways, options.rounds)
         rate_rounds, short_rounds = options.rate_rounds, options.short_rounds
         rated = {n: await rates(ways, rate_rounds, n, options.tokens) for n in options.streams}
         short = {n: await shorts(ways, short_rounds, n, options.requests) for n in AT_ONCE}
     parts = [
         "What a process between client and worker adds, pair by pair.",
-        firsts_table(taken),
+        firsts_table(taken, over),
         f"Streams of {options.tokens} tokens at once.",
-        rates_table(rated),
+        rates_table(rated, over),
         "Short requests, one token each, on connections that are kept.",
-        shorts_table(short),
+        shorts_table(short, over),
     ]
     if nginx is None:
         parts.append("nginx is not installed here, so that side is left out.")

@@ -52,7 +52,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     services = request.app[SERVICES]
     if services.node.name is not None and services.node.knows(request.headers):
         response.headers[NODE_HEADER] = services.node.name
-        if services.pool.draining:
+        if services.node.key is not None and services.pool.draining:
             response.headers[DRAINING_HEADER] = "1"
 
 
@@ -153,7 +153,7 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
         # Browsers ask this without a key.
         if is_preflight(request.method, request.headers):
             return web.Response(status=204, headers=preflight_headers(request.headers))
-    if not _is_open(request.path):
+    if server.api_keys_file is not None and not _is_open(request.path):
         resource = request.match_info.route.resource
         route = resource.canonical if resource else ""
         key = services.keys.check(

@@ -104,6 +104,7 @@ COMPUTING: Final = frozenset(
     path for path, mode, has_params in POSTS if has_params or mode != "generation"
 )
 CHATS: Final = ("/chat/completions", "/responses", "/messages")
+OK: Final = HTTPStatus.OK
 # Answers a request where llama-server would not, else None.
 Special = Callable[[web.Request, Model, ModelRequest, Body], Awaitable[web.StreamResponse | None]]
 
@@ -140,6 +141,8 @@ def _chats(path: str) -> bool:
 def _post(
     mode: Mode, special: Special | None, *, has_params: bool, chats: bool, notes: WarnOnce
 ) -> Handler:
+    kind = Kind(mode, has_params=has_params, chats=chats)
+
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
         data = await read_body(request, services.policies.current.server.max_body_bytes)
@@ -153,7 +156,6 @@ def _post(
         request[REQUEST_LOG].model = wanted.model
         model = await services.resolve(wanted.model)
         request[REQUEST_LOG].is_of(model.name)
-        kind = Kind(mode, has_params=has_params, chats=chats)
         can = await services.abilities.of(model)
         ready = prepare(request, body, model, can, kind, notes)
         if ready.load is not None:
@@ -215,7 +217,7 @@ async def _relay(
         calls=services.calls,
     ) as upstream:
         try:
-            if upstream.headers.get("Content-Type") == EVENT_STREAM:
+            if upstream.headers.get("Content-Type") == EVENT_STREAM and not upstream.has_come:
                 # Until the first token there is time for it.
                 await services.warm.renew(backend.engine.address)
             rewrite = _rewrite_of(forward, upstream)
@@ -230,7 +232,7 @@ async def _relay(
                 headers.append((SPLIT_HEADER, str(split)))
                 request_log.moe_cpu_layers = split
             tail = Tail()
-            if upstream.status == HTTPStatus.OK:
+            if upstream.status == OK:
                 upstream.when_served(lease.yield_place)
             is_whole = await _pass_on(
                 *(upstream, headers, reply, rewrite, tail, backend, services.router),
@@ -240,7 +242,7 @@ async def _relay(
                 request_log.spent = tail.spent()
             if not is_whole:
                 lease.broke()
-            elif forward.computes and upstream.status == HTTPStatus.OK:
+            elif forward.computes and upstream.status == OK:
                 lease.answered()
             await services.warm.renew(backend.engine.address)
         except ConnectionResetError:
@@ -272,6 +274,7 @@ async def _pass_on(
     answer. Raises BackendDied then, and ConnectionResetError where the client leaves. False: the
     answer broke off later."""
     status, reason = upstream.status, upstream.reason
+    is_refused = status == HTTPStatus.BAD_REQUEST
     try:
         if not upstream.headers.get("Content-Type", "").startswith(EVENT_STREAM):
             await reply.be_silent()
@@ -285,7 +288,7 @@ async def _pass_on(
                 chunk = chunk.removeprefix(NOTHING_YET)
                 if not chunk:
                     continue
-            if status == HTTPStatus.BAD_REQUEST:
+            if is_refused:
                 warn_of_refusal(backend.options, chunk)
             tail.feed(chunk)
             if prompt_has is not None and (tokens := prompt_length(chunk)) is not None:

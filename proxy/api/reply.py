@@ -15,9 +15,10 @@ from typing import Final
 from aiohttp import web
 
 from proxy.api.request_log import REQUEST_LOG
+from proxy.api.services import SERVICES
 from proxy.dialect.errors import error_event
 from proxy.dialect.sign_of_life import is_comment, sign_of_life
-from proxy.errors import ProxyError
+from proxy.errors import BackendDied, Busy, ProxyError
 from proxy.tasks import spawn
 
 EVENT_STREAM: Final = "text/event-stream"
@@ -34,6 +35,13 @@ QUIET_S: Final = 15.0
 LAST_WORD_S: Final = 2.0
 
 
+class _Answer(web.StreamResponse):
+    """One whose head goes out with the first that is written, in one piece. (aiohttp has it so for
+    answers that are known as a whole.)"""
+
+    _send_headers_immediately = False
+
+
 class Reply:
     """The answer to one request."""
 
@@ -43,6 +51,7 @@ class Reply:
         """`path` is whose protocol it is. `waiting` says how it stands as long as nothing of it
         came; None: a silence is kept."""
         self._request, self._path = request, path
+        self._log = request[REQUEST_LOG]
         # What changes:
         self.response: web.StreamResponse | None = None
         self.has_begun = False  # a byte of the answer itself went out
@@ -66,7 +75,7 @@ class Reply:
     @property
     def sent(self) -> int:
         """Bytes of the answer that went out."""
-        return self._request[REQUEST_LOG].bytes_sent
+        return self._log.bytes_sent
 
     async def begin_early(self) -> web.StreamResponse:
         """Send the head of a stream of which nothing has come."""
@@ -91,20 +100,20 @@ class Reply:
                 await self._signs.begin()
             self.has_begun = True
         if self.response is None:
-            self.response = web.StreamResponse(status=status, reason=reason, headers=headers)
+            self.response = _Answer(status=status, reason=reason, headers=headers)
             await self.response.prepare(self._request)
         self._tail = (self._tail + chunk[-LONGEST_EVENT_END:])[-LONGEST_EVENT_END:]
         await self.response.write(chunk)
-        self._request[REQUEST_LOG].sent(len(chunk))
+        self._log.sent(len(chunk))
 
     async def end(self, status: int, reason: str, headers: Iterable[tuple[str, str]]) -> None:
         """All of it was written, if there was anything. Raises ConnectionResetError."""
         await self.be_silent()
         if self.response is None:
-            self.response = web.StreamResponse(status=status, reason=reason, headers=headers)
+            self.response = _Answer(status=status, reason=reason, headers=headers)
             await self.response.prepare(self._request)
         await self.response.write_eof()
-        self._request[REQUEST_LOG].ended = self.response.status
+        self._log.ended = self.response.status
 
     def tell_errors(self, event: Callable[[ProxyError], bytes | None]) -> None:
         """From now on an error is told by this event, where it makes one."""
@@ -114,21 +123,30 @@ class Reply:
         """Tell that it ends here, where a head has gone out. Raises ConnectionResetError."""
         await self.be_silent()
         assert self.response is not None
-        self._request[REQUEST_LOG].broke(error.message, error.status)
+        self._log.broke(error.message, error.status)
         streams = self.response.headers.get("Content-Type") == EVENT_STREAM
+        if self._may_be_asked_elsewhere(error):
+            streams = False
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):
                 if streams and (not self.has_begun or self._tail.endswith(EVENT_ENDS)):
                     event = self._event(error) if self._event else None
                     await self.response.write(event or error_event(error, self._path))
-                if not self.has_begun:
-                    await self.response.write_eof()
-                    return self.response
+                    if not self.has_begun:
+                        await self.response.write_eof()
+                        return self.response
         if self._request.transport is not None:
             # Without the end that the protocol asks for: half an answer must not look like a whole
             # one. What was written still goes out.
             self._request.transport.close()
         return self.response
+
+    def _may_be_asked_elsewhere(self, error: ProxyError) -> bool:
+        """Whether a front asks another machine of the fleet, which it does where an answer ends
+        before it begins, and not where it is told why."""
+        services = self._request.app[SERVICES]
+        leaves = services.node.key is not None and services.pool.draining
+        return leaves and isinstance(error, Busy | BackendDied) and not self.has_begun
 
     async def be_silent(self) -> None:
         """No more signs of life: what comes has no place for them, or nothing will come."""

@@ -48,7 +48,7 @@ def main(settings: Settings) -> NoReturn:
     signals = Signals(lambda: _last_words(stream))
     signals.hear()
     journal = goes_to_journal(sys.stderr.fileno(), settings.env)
-    logging.setup(settings.log_format, settings.log_level, stream, journal=journal)
+    logging.setup(settings.log_format, settings.log_level, stream, journal=journal, for_good=True)
     # The watchdog's SIGABRT, or a crash in C code, says where every thread was.
     faulthandler.enable(errors)
     allow_many_files()

@@ -49,7 +49,8 @@ class Body:
 
     def add_defaults(self, params: Mapping[str, object]) -> None:
         """Put those `params` in front of which it does not say anything itself, by no name."""
-        self._put(still_open(params, self.fields))
+        if params:
+            self._put(still_open(params, self.fields))
 
     def say_known_names(self) -> None:
         """Say by names and numbers that llama-server takes what it would not see, or refuse."""

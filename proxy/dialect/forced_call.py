@@ -12,7 +12,6 @@ import msgspec
 
 from proxy.dialect.body import Body
 from proxy.dialect.synonyms import LENGTHS
-from proxy.dialect.tool_choice import KEY
 
 # Who has one of these asks for another shape of the answer.
 SHAPES: Final = ("grammar", "json_schema", "response_format")
@@ -57,7 +56,7 @@ def calling_of(template: str) -> Calling:
 def force_call(body: Body, calling: Calling) -> bool:
     """Have the answer be a call, where `tool_choice` says that it has to be. Whether that comes as
     JSON."""
-    if not body.mentions(KEY) or _value(body, "tool_choice") != "required":
+    if _value(body, "tool_choice") != "required":
         return False
     tools = _tools(_value(body, "tools"))
     if not tools or any(_is_shape(_value(body, name)) for name in SHAPES):

@@ -113,7 +113,8 @@ def read_object(data: bytes) -> Body:
             raise
         body = Body(data[: int(more[1]) - 1].rstrip())
         fields = body.fields
-    has_capitals = any(_known(name) != name for name in fields) or bool(_CAPITALS.search(data))
+    others = [name for name in fields if name not in FIELDS]
+    has_capitals = any(_known(name) != name for name in others) or bool(_CAPITALS.search(data))
     if has_capitals or _SOME_NULL.search(data):
         meant = _meant(fields, has_capitals)
         if not _is_same(fields, meant):

@@ -38,25 +38,28 @@ SCHEMAS: Final = (
     *("json_schema", "response_format", "tools", "functions"),
     *("text", "output_format", "output_config"),
 )
+LIMITED: Final = frozenset((*SCHEMAS, "grammar", "grammar_triggers", BREAKERS))
 
 
 def check_limits(body: Body) -> None:
     """Raises BadRequest that names what is too much."""
     _check_keys(body)
-    # Names may be spelled with escapes.
-    escaped = body.mentions(b"\\u00")
-    if escaped or body.mentions(b'"grammar'):
-        if isinstance(grammar := _value(body, "grammar"), str):
-            _check_grammar(grammar)
-        _check_triggers(_value(body, "grammar_triggers"))
-    if escaped or body.mentions(BREAKERS.encode()):
-        if isinstance(breakers := _value(body, BREAKERS), list):
-            _check(len(breakers), MOST_BREAKERS, BREAKERS, "has {} entries")
-    for name in SCHEMAS:
-        if escaped or body.mentions(b'"%s"' % name.encode()):
-            check_schema(_value(body, name), name)
+    for name in body.fields:
+        if name in LIMITED:
+            _check_value(_value(body, name), name)
     count, name = inputs_of(body)
     _check(count, MOST_INPUTS, name, "has {} inputs")
+
+
+def _check_value(value: Any, name: str) -> None:
+    if name in SCHEMAS:
+        check_schema(value, name)
+    elif name == "grammar_triggers":
+        _check_triggers(value)
+    elif name == "grammar" and isinstance(value, str):
+        _check_grammar(value)
+    elif name == BREAKERS and isinstance(value, list):
+        _check(len(value), MOST_BREAKERS, BREAKERS, "has {} entries")
 
 
 def _check_keys(body: Body) -> None:

@@ -39,6 +39,7 @@ UNSEEN: Final[Mapping[str, tuple[str, ...]]] = {
     "stop": ("stop_sequences",),
     "repeat_penalty": ("repetition_penalty",),
 }
+ALL_UNSEEN: Final = frozenset(name for names in UNSEEN.values() for name in names)
 
 MAX_INT: Final = 2**31 - 1  # its integers have 32 bits
 # The least that it takes, and what is meant by less: no limit, all of it, off.
@@ -64,7 +65,9 @@ def still_open(params: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, 
 
 def by_known_names(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What `fields` say by names that llama-server would not see, by those that it does."""
-    found = {}
+    found: dict[str, Any] = {}
+    if ALL_UNSEEN.isdisjoint(fields):
+        return found  # as nearly always
     for name, unseen in UNSEEN.items():
         there = [n for n in _group(name) if n in fields and not _is_null(fields[n])]
         if there and all(n in unseen for n in there):

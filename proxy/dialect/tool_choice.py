@@ -3,15 +3,12 @@ tool" and "none" only, and takes names for "as you like". So the tools go on wit
 Pure.
 """
 
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from proxy.dialect.body import Body
 from proxy.errors import BadRequest
-
-KEY: Final = b'"tool_choice"'
-TOOLS: Final = b'"tools"'
 
 
 class _Named(msgspec.Struct):
@@ -50,11 +47,11 @@ _named = msgspec.json.Decoder(_Named)
 
 def has_tools(body: Body) -> bool:
     """Whether it offers the model any."""
-    if not body.mentions(TOOLS):
+    if "tools" not in body.fields:
         return False
     try:
         return bool(_tools.decode(body.fields["tools"]))
-    except (KeyError, msgspec.ValidationError):
+    except msgspec.ValidationError:
         return False
 
 
@@ -63,7 +60,7 @@ def narrow_tools(body: Body) -> None:
 
     Raises BadRequest for a choice that is not among the tools.
     """
-    if not body.mentions(KEY):
+    if "tool_choice" not in body.fields:
         return
     try:
         choice = _named.decode(body.fields["tool_choice"])

@@ -6,7 +6,7 @@ Most bodies have none, and cost a look at the names of their fields.
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
 from typing import Final
@@ -61,9 +61,9 @@ def _place_meant_by(name: str) -> str | None:
     return PLACE if difflib.get_close_matches(letters, (PLACE,), cutoff=ALIKE) else None
 
 
-def in_body(names: Set[str]) -> list[str]:
+def in_body(names: Collection[str]) -> list[str]:
     """What to say of the fields of a body that goes to an engine."""
-    told = [*_typos(names - KNOWN)]
+    told = [*_typos(name for name in names if name not in KNOWN)]
     if "num_ctx" in names:
         told.append(_misplaced("num_ctx"))
     return told

@@ -1,8 +1,9 @@
 """What a body says of the work that it makes, by all names that the protocols have for it. Pure.
 What is not as it should be is the engine's business: it says so itself."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import msgspec
 
@@ -32,21 +33,19 @@ def workload_of(body: Body, *, generates: bool = True) -> Workload:
     """Of one request. `generates`: its answer is text."""
     fields = body.fields
 
-    def value(name: str) -> Any:
-        raw = fields.get(name)
-        return None if raw is None else _small(raw)
+    def numbers(names: Iterable[str]) -> list[int]:
+        there = [_small(fields[name]) for name in names if name in fields]
+        return [value for value in there if _is_count(value)]
 
     inputs, _ = inputs_of(body)
     if not generates:
         # A vector for each is not worth more than a token.
         return Workload(slots=inputs, tokens=1)
-    counts = [count for name in COUNTS if _is_count(count := value(name))]
-    tokens = [count for name in LENGTHS if _is_count(count := value(name))]
-    user = value("user")
+    user = _small(fields["user"]) if "user" in fields else None
     return Workload(
-        value("stream") is True,
-        max((*counts, inputs)),
-        min(tokens, default=None),
+        "stream" in fields and _small(fields["stream"]) is True,
+        max((*numbers(COUNTS), inputs)),
+        min(numbers(LENGTHS), default=None),
         user[:MOST_NAME] if isinstance(user, str) and user else None,
     )
 
@@ -54,11 +53,12 @@ def workload_of(body: Body, *, generates: bool = True) -> Workload:
 def inputs_of(body: Body) -> tuple[int, str]:
     """How many inputs it has, and the name of the field where they stand; "" where there is none.
     Raises msgspec.DecodeError."""
-    counts = ((_length(name, body.fields[name]), name) for name in INPUTS if name in body.fields)
+    fields = body.fields
+    counts = [(_length(name, fields[name]), name) for name in INPUTS if name in fields]
     return max(counts, default=(1, ""))
 
 
-def _is_count(value: object) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

@@ -69,7 +69,7 @@ class HostedEngine:
         self._stall_s = stall_s or None
         self._options, self._slot_folder, self._lent = options, slot_folder, lent
         self._folder = runtime_dir / backend_id
-        self._socket = self._folder / "server.sock"
+        self._address = Address(socket=str(self._folder / "server.sock"))
         self._control = self._folder / "control"
         self._say: Callable[[str], None] = partial(log_buffer.write, options.model, backend_id)
         self._know(backend_id, () if lent else options.rpc, names or {})
@@ -89,7 +89,7 @@ class HostedEngine:
         self._order = Order(
             worker_arguments(
                 options,
-                socket=self._socket,
+                socket=self._folder / "server.sock",
                 control=self._control,
                 slot_folder=self._slot_folder,
                 own_name=self._own,
@@ -106,7 +106,7 @@ class HostedEngine:
 
     @property
     def address(self) -> Address:
-        return Address(socket=str(self._socket))
+        return self._address
 
     @property
     def pid(self) -> int | None:

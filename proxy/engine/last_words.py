@@ -49,6 +49,7 @@ _SAYS_NOTHING: Final = re.compile(
     r"|to show complete usage"
 )
 _LEVELS: Final = frozenset("IWDE")
+ERRORS: Final = ("E", "")  # of lines without a level, some
 
 
 class LastWords:
@@ -63,11 +64,12 @@ class LastWords:
 
     def add(self, line: str) -> None:
         line = line[:LINE_CHARS]
-        if _FRAME.match(line):
+        level = level_of(line)
+        if not level and _FRAME.match(line):
             return
         self._count += 1
         self.lines.append(line)
-        if is_error(line):
+        if level in ERRORS and is_error(line):
             self._errors.append((self._count, line))
 
     def serves(self) -> None:

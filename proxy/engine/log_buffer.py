@@ -4,16 +4,14 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 RING_LINES = 1000
 READER_LINES = 1000
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class LogLine:
+class LogLine(NamedTuple):
     """One line of an engine's output. `number` counts all lines of the book, so it gives their
     order."""
 

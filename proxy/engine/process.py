@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import structlog
 
 from proxy.engine.guardian import MARK, forget_group, keep_group
-from proxy.engine.last_words import LastWords, is_error, level_of
+from proxy.engine.last_words import ERRORS, LastWords, is_error, level_of
 from proxy.engine.line_reader import LineReader
 from proxy.errors import LoadFailed
 from proxy.tasks import spawn
@@ -262,9 +262,10 @@ class ChildProcess:
 
     def _speak(self, text: str) -> Callable[..., object]:
         """The log's method for one line: what is mere information is for who looks for it."""
-        alarming = is_error(text) or level_of(text) == "W"
-        harmless = any(words in text for words in NO_CAUSE_FOR_ALARM)
-        name = "warning" if alarming and not harmless else "debug"
+        level = level_of(text)
+        alarming = level == "W" or (level in ERRORS and is_error(text))
+        is_alarm = alarming and not any(words in text for words in NO_CAUSE_FOR_ALARM)
+        name = "warning" if is_alarm else "debug"
         speak: Callable[..., object] = getattr(self._log, name)
         return speak
 

@@ -27,9 +27,11 @@ def setup(
     stream: LogStream | None = None,
     *,
     journal: bool = False,
+    for_good: bool = False,
 ) -> None:
     """Configure structlog, and pass what libraries log through the same renderer. `stream`: where
     it goes, in place of standard error itself. `journal`: what is for people goes to systemd's.
+    `for_good`: nobody sets it up again in this process, so loggers are made once.
 
     Tracebacks come without the values of variables, which may be keys and people's prompts.
 
@@ -58,11 +60,12 @@ def setup(
         rendering.insert(0, _in_plain_text)
         if threshold > logging.DEBUG:
             rendering.insert(0, _without_details)
+    writer = structlog.WriteLogger(target)  # one for all: it has nothing of its own
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(target),
-        cache_logger_on_first_use=False,
+        logger_factory=lambda *_: writer,
+        cache_logger_on_first_use=for_good,
     )
     handler = logging.StreamHandler(target)
     handler.setFormatter(

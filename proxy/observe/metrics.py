@@ -4,6 +4,7 @@ asked for.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -98,6 +99,10 @@ class Metrics:
             registry=self._registry,
         )
         self._registry.register(_Snapshot(numbers))
+        # To find one by its labels takes longer than to count.
+        self._requests_of = cache(self._requests.labels)
+        self._first_byte_s_of = cache(self._first_byte_s.labels)
+        self._counters_of = cache(self._counters)
 
     def count(
         self,
@@ -111,18 +116,18 @@ class Metrics:
         """One request has ended. `path` is a route's and `model` one that exists, so that there are
         few of each. `tokens`: of the whole prompt, cached ones of these, generated ones.
         """
-        self._requests.labels(path, model, str(status)).inc()
+        self._requests_of(path, model, status).inc()
         if model:
-            self._bytes.labels(model).inc(bytes_sent)
             prompt, cached, generated = (count or 0 for count in tokens)
-            for kind, count in (
-                ("read", max(prompt - cached, 0)),
-                ("cached", cached),
-                ("generated", generated),
-            ):
-                self._tokens.labels(model, kind).inc(count)
+            counts = (bytes_sent, max(prompt - cached, 0), cached, generated)
+            for counter, count in zip(self._counters_of(model), counts, strict=True):
+                counter.inc(count)
         if first_byte_s is not None:
-            self._first_byte_s.labels(model).observe(first_byte_s)
+            self._first_byte_s_of(model).observe(first_byte_s)
+
+    def _counters(self, model: str) -> tuple[Counter, ...]:
+        kinds = (self._tokens.labels(model, kind) for kind in ("read", "cached", "generated"))
+        return self._bytes.labels(model), *kinds
 
     def text(self) -> bytes:
         """Prometheus' text format."""

@@ -7,7 +7,9 @@ from proxy.pool.compatible import compatible, conflicts
 from proxy.pool.events import Acquire, MatchPolicy
 from proxy.pool.state import Backend, BackendState
 
-LEAVING = (BackendState.DRAINING, BackendState.STOPPING)
+STARTING, READY, DRAINING, STOPPING, GONE = BackendState
+ALIVE = (STARTING, READY)
+LEAVING = (DRAINING, STOPPING)
 
 
 def can_serve(backend: Backend, asked: Acquire) -> bool:
@@ -17,15 +19,14 @@ def can_serve(backend: Backend, asked: Acquire) -> bool:
 
 def might_serve(backends: Iterable[Backend], options: LoadOptions, matching: MatchPolicy) -> bool:
     """Whether something that is loaded, or loads, would serve these options."""
-    alive = (BackendState.STARTING, BackendState.READY)
-    there = (backend.options for backend in backends if backend.state in alive)
+    there = (backend.options for backend in backends if backend.state in ALIVE)
     return any(compatible(loaded, options, matching.unpinned) for loaded in there)
 
 
 def ready_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
     """The ready backend for a request: exactly what it asked for, else the smallest, else the last
     used. Failing all, one whose successor it is meant for."""
-    ready = [b for b in backends if b.state is BackendState.READY]
+    ready = [b for b in backends if b.state is READY]
     serving = [b for b in ready if can_serve(b, asked)] or [
         b for b in ready if _serves_as_predecessor(b, asked)
     ]
@@ -41,13 +42,13 @@ def ready_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
 def starting_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
     """The loading backend for a request: its own options first, since another one may be larger,
     and take longer to load."""
-    starting = [b for b in backends if b.state is BackendState.STARTING and can_serve(b, asked)]
+    starting = [b for b in backends if b.state is STARTING and can_serve(b, asked)]
     return min(starting, key=lambda b: b.options != asked.options, default=None)
 
 
 def in_the_way(options: LoadOptions, backends: Iterable[Backend]) -> list[Backend]:
     """Those that have to be gone before `options` can be loaded."""
-    others = [b for b in backends if b.state is not BackendState.GONE]
+    others = [b for b in backends if b.state is not GONE]
     blocking = conflicts(options, (b.options for b in others))
     return [b for b in others if b.options in blocking]
 
@@ -65,7 +66,7 @@ def leaving_for(asked: Acquire, backends: Iterable[Backend]) -> Backend | None:
 
 def is_outdated(other: Backend, old: Backend, options: LoadOptions) -> bool:
     """Whether `other` is loading to take the place of `old`, which `options` are to have now."""
-    loading = other.state is BackendState.STARTING
+    loading = other.state is STARTING
     return loading and other.replaces == old.name and other.options != options
 
 
@@ -82,7 +83,7 @@ def is_replaced(other: Backend, by: Backend) -> bool:
     # many conversations as we chose.
     open_ones = (("split", not by.coexist), ("parallel", by.any_parallel))
     same = {name for name, is_open in open_ones if is_open}
-    return other.state is BackendState.READY and compatible(by.options, other.options, same)
+    return other.state is READY and compatible(by.options, other.options, same)
 
 
 def _serves_as_predecessor(old: Backend, asked: Acquire) -> bool:

@@ -144,7 +144,7 @@ class Backend:
 
     @property
     def idle(self) -> bool:
-        return self.state is BackendState.READY and self.in_flight == 0
+        return self.in_flight == 0 and self.state is BackendState.READY
 
     def is_due(self, now_s: float) -> bool:
         """Whether it has been idle for as long as it may be."""

@@ -31,10 +31,11 @@ class Suspects:
             MOST_SUSPECTS, REMEMBERED_S, timer=now
         )
         self._there: LRUCache[Name, dict[Asked, bool]] = LRUCache(MOST_STARTS)
+        self._any = False  # as long as nothing has ever died, no request is looked for
 
     def deaths(self, asked: Asked) -> int:
         """How many workers seem to have died of it lately."""
-        return len(self._starts.get(asked, ())) if self._starts else 0
+        return len(self._starts.get(asked, ())) if self._any else 0
 
     def was_there(self, start: Name, asked: Asked, *, has_byte: bool) -> None:
         """A worker crashed before it had answered this. To be told by all that were there, before
@@ -50,9 +51,10 @@ class Suspects:
         before = self._starts.get(asked, frozenset())
         if blamed == [asked]:
             self._starts[asked] = before | {start}
+            self._any = True
         return self.deaths(asked)
 
     def clear(self, asked: Asked) -> None:
         """It was answered."""
-        if self._starts:
+        if self._any:
             self._starts.pop(asked, None)

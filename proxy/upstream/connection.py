@@ -2,9 +2,8 @@
 parser is llhttp's."""
 
 import asyncio
-import errno
-import os
 import re
+import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, cast
@@ -38,14 +37,18 @@ async def connect(address: Address) -> "EngineConnection":
     until the engine takes them in."""
     # On this machine a connection is there or refused at once: no need for a timer.
     loop = asyncio.get_running_loop()
-    if address.socket:
-        made, connection = await loop.create_unix_connection(EngineConnection, address.socket)
-        if made.get_extra_info("peername") is None:
-            # asyncio takes "try again" for "on its way", which there is not among Unix sockets.
-            made.abort()
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        return connection
-    return (await loop.create_connection(EngineConnection, "127.0.0.1", address.port or 0))[1]
+    if not address.socket:
+        return (await loop.create_connection(EngineConnection, "127.0.0.1", address.port or 0))[1]
+    # asyncio would take "try again" for "on its way", which there is not among Unix sockets, and
+    # would go round once more to learn that it is there.
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.setblocking(False)
+        made.connect(address.socket)
+        return (await loop.create_unix_connection(EngineConnection, sock=made))[1]
+    except BaseException:
+        made.close()
+        raise
 
 
 class EngineConnection(asyncio.Protocol):
@@ -55,7 +58,8 @@ class EngineConnection(asyncio.Protocol):
         self.status = 0
         self.reason = ""
         self.headers: CIMultiDict[str] = CIMultiDict()
-        self.head: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.head: asyncio.Future[None] = self._loop.create_future()
         self._has_no_body = False
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
@@ -108,6 +112,11 @@ class EngineConnection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     @property
+    def has_come(self) -> bool:
+        """Whether something of the body lies here."""
+        return bool(self._chunks)
+
+    @property
     def why_broken(self) -> str:
         return str(self._broken or "")
 
@@ -133,7 +142,7 @@ class EngineConnection(asyncio.Protocol):
                 raise self._broken
             if self._complete:
                 return b""
-            self._news = asyncio.get_running_loop().create_future()
+            self._news = self._loop.create_future()
             await self._news
         chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()

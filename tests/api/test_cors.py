@@ -9,10 +9,19 @@ from aiohttp import hdrs
 from proxy.api.cors import ALLOW_PRIVATE_NETWORK, EXPOSED, is_preflight, preflight_headers
 from proxy.api.passthrough import ANSWER_ONLY_OURS
 from proxy.errors import BadRequest
+from proxy.node import names as node_names
 
 ROOT = Path(__file__).parents[2]
 # What clients send and answers do not have.
 OF_REQUESTS = {"X-Moe-Proxy-Timeout"}
+# What the processes of a fleet say to each other: no client ever sees it.
+OF_FLEETS = {
+    node_names.DRAINING_HEADER,
+    node_names.KEY_HEADER,
+    node_names.OWN_HEADER,
+    node_names.HOSTS_HEADER,
+}
+OF_FLEETS |= {node_names.CLIENT_HEADER}
 
 
 def test_a_preflight_is_an_options_request_that_names_a_method() -> None:
@@ -61,4 +70,4 @@ def test_every_header_of_ours_may_be_read_by_pages() -> None:
     }
 
     assert len(ours) > 1
-    assert ours - OF_REQUESTS <= set(EXPOSED)
+    assert ours - OF_REQUESTS - OF_FLEETS <= set(EXPOSED)

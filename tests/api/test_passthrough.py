@@ -5,11 +5,13 @@ import json
 import os
 import re
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.http_writer import StreamWriter
 
 from proxy.app import Running
 from proxy.upstream.call import Call
@@ -53,6 +55,25 @@ async def test_bytes_are_those_of_the_engine(proxy: Running, client: aiohttp.Cli
 
     assert through == straight
     assert answer.headers["Content-Type"] == direct.headers["Content-Type"]
+
+
+async def test_the_head_of_a_stream_comes_with_its_first_event(
+    client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one piece, which wakes its client once."""
+    written: list[bytes] = []
+    write = StreamWriter._writelines
+
+    def noted(self: StreamWriter, chunks: Sequence[bytes]) -> None:
+        written.append(b"".join(chunks))
+        write(self, chunks)
+
+    monkeypatch.setattr(StreamWriter, "_writelines", noted)
+    async with client.post("/v1/chat/completions", json=CHAT | {"stream": True}) as answer:
+        await answer.read()
+
+    (begun,) = (piece for piece in written if piece.startswith(b"HTTP/1.1 200"))
+    assert b"data: {" in begun
 
 
 async def test_each_event_of_several_prompts_is_a_chunk(client: aiohttp.ClientSession) -> None:

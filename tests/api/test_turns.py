@@ -6,13 +6,17 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from proxy.node.names import CLIENT_HEADER, KEY_FILE_VARIABLE, KEY_HEADER
+from proxy.pool.pool import Pool
 from tests.support.commands import ASKED, GATED_SLOTS
+from tests.support.fleet import KEY, key_file
 from tests.support.gates import Gate
 from tests.support.guard import until
 from tests.support.models import model
@@ -285,3 +289,37 @@ async def test_where_the_worker_is_killed_nobody_in_line_is_lost(tmp_path: Path)
         answers = await asyncio.gather(*tasks)
 
     assert [answer["usage"]["completion_tokens"] for answer in answers] == [200] * 12
+
+
+def waits(pool: Pool, count: int) -> bool:
+    return pool.queue_length == count
+
+
+async def test_who_comes_through_a_front_has_turns_of_his_own(
+    tmp_path: Path, gates: ExitStack
+) -> None:
+    """By his own address: all that a front passes on comes from that one's."""
+    env = {KEY_FILE_VARIABLE: str(key_file(tmp_path))}
+    gated = {"engine": "command", "command": list(GATED_SLOTS), "parallel": 1}
+    answered: list[str] = []
+    async with proxy(tmp_path, policies({"gated": gated}), env=env) as server:
+
+        async def ask(client: str, number: int, gate: Gate | None = None) -> None:
+            headers = {KEY_HEADER: KEY, CLIENT_HEADER: f"{client} {number}"}
+            body = ASKED | {"gates": [gate.path if gate else None]}
+            async with server.session.post(CHAT, json=body, headers=headers) as answer:
+                assert answer.status == 200, await answer.text()
+                await answer.read()
+            answered.append(client)
+
+        gate = gates.enter_context(closing(Gate(tmp_path / "first")))
+        asked = [asyncio.create_task(ask("10.0.0.1", 0, gate))]
+        await gate.reached()
+        pool = server.app.services.pool
+        for number, client in enumerate(["10.0.0.1"] * 4 + ["10.0.0.2"], 1):
+            asked.append(asyncio.create_task(ask(client, number)))
+            await until(partial(waits, pool, number), "it waits")
+        await gate.open()
+        await asyncio.gather(*asked)
+
+    assert answered.index("10.0.0.2") <= 2

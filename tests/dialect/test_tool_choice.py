@@ -33,6 +33,14 @@ def test_the_others_are_left_out(tools: Any, choice: Any) -> None:
     assert made == {"model": "m", "tools": tools[1:], "tool_choice": "required"}
 
 
+def test_a_name_with_escapes_is_the_same_name() -> None:
+    tools = json.dumps(OPENAIS).encode()
+    body = b'{"tool\\u0073": %s, "tool_ch\\u006fice": {"name": "b"}}' % tools
+
+    assert json.loads(narrowed(body)) == {"tools": OPENAIS[1:], "tool_choice": "required"}
+    assert has_tools(Body(body))
+
+
 @pytest.mark.parametrize("mode", ["auto", "required", None])
 def test_some_of_them_may_be_allowed(mode: str | None) -> None:
     allowed = {"tools": OPENAIS[1:]} | ({"mode": mode} if mode else {})

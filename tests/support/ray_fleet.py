@@ -28,7 +28,7 @@ SLOW_S = 2 * HANG_S
 
 
 class RayFleet:
-    """`a` is the first machine, whose Ray `fleet up` starts; the others join by `ray start`."""
+    """`a` is the first machine, whose Ray `fleet up` starts; the others join by either."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,11 +67,11 @@ class RayFleet:
         taken = ("RAY_", "XDG_", "MOE_PROXY_NODE", "MOE_PROXY_POL")
         return {k: v for k, v in os.environ.items() if not k.startswith(taken)} | ours
 
-    def fleet(self, *words: str, fails: bool = False) -> str:
-        """What `moe-proxy fleet` says, on the first machine."""
+    def fleet(self, *words: str, fails: bool = False, of: str = "a") -> str:
+        """What `moe-proxy fleet` says there."""
         done = subprocess.run(
             (*FLEET, *words),
-            env=self.env("a"),
+            env=self.env(of),
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -86,10 +86,21 @@ class RayFleet:
             *("up", "--port", str(self.port), "--ray-port", str(self.ray_port), "--name", "a")
         )
 
+    def join_by_up(self, name: str) -> str:
+        """As the first machine says it is done."""
+        head = json.loads(self._record.read_text())["address"]
+        return self.fleet("up", "--head", head, "--name", name, of=name)
+
+    @property
+    def _record(self) -> Path:
+        return self.home("a") / ".local" / "state" / "moe-proxy" / "fleet" / "ray.json"
+
     def join(self, name: str) -> None:
-        record = self.home("a") / ".local" / "state" / "moe-proxy" / "fleet" / "ray.json"
+        """By Ray alone."""
         with (self.folder / f"{name}.log").open("wb") as log:
-            self._machines[name] = self._ray(name, json.loads(record.read_text())["address"], log)
+            self._machines[name] = self._ray(
+                name, json.loads(self._record.read_text())["address"], log
+            )
         # One after the other: on one machine, they take turns at what both write.
         end_s = time.monotonic() + SLOW_S
         while "Ray runtime started" not in (said := Path(log.name).read_text()):
@@ -102,7 +113,7 @@ class RayFleet:
             (
                 *(*RAY, "start", "--block", "--address", address),
                 *("--resources", '{"moe_proxy": 1}', "--object-store-memory", "100000000"),
-                *("--dashboard-agent-listen-port", "0", "--num-cpus", "1"),
+                *("--dashboard-agent-listen-port", "0", "--num-cpus", "0"),
             ),
             env=self.env(name),
             cwd=self.folder,
@@ -122,6 +133,7 @@ class RayFleet:
         while not fact(nodes := self.nodes()):
             told = {name: (each["state"], each["says"]) for name, each in nodes.items()}
             assert time.monotonic() < end_s, f"it never came to this: {what} {told}"
+            time.sleep(0.5)  # each look is a command, which takes the time of what is waited for
         return nodes
 
     def ask(self, url: str, path: str, body: Mapping[str, Any] | None = None) -> Any:

@@ -10,7 +10,6 @@ from proxy.errors import BadRequest, EmptyArray, MissingParameter
 
 COMPLETIONS: Final = "/v1/completions"
 NULL: Final = b"null"
-TOOLS: Final = b'"tools"'
 
 
 class _Message(msgspec.Struct):
@@ -44,7 +43,7 @@ def check_chat(body: Body) -> None:
             raise MissingParameter(
                 f"{where} is missing: system, user, assistant or tool", param=where
             )
-    if body.mentions(TOOLS) and (tools := body.fields.get("tools")) is not None:
+    if (tools := body.fields.get("tools")) is not None:
         _check_tools(tools, body)
 
 

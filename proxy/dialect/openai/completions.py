@@ -38,9 +38,9 @@ def translate(path: str, body: Body) -> Translated | None:
     """
     if path != PATH:
         return None
-    if body.mentions(b'"response_format"'):
+    if "response_format" in body.fields:
         _obey_format(body)
-    if not (body.mentions(b'"logprobs"') or body.mentions(b'"echo"')):
+    if "logprobs" not in body.fields and "echo" not in body.fields:
         return None
     most = _count(_value(body, "logprobs"))
     echoes = _value(body, "echo") is True

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,14 +15,13 @@ from typing import Any, Final
 
 from proxy.fleet.cluster import machine, machines, own_ray
 from proxy.fleet.cluster.directory import Report, Setup
-from proxy.fleet.cluster.node_api import NodeApi, NotAnswered, of_command
 from proxy.fleet.cluster.own_ray import RayProblem
 from proxy.fleet.cluster.policy_sync import Folder, folder_of
+from proxy.fleet.cluster.seen import ANSWER_S, seen_of
+from proxy.fleet.cluster.seen import Seen as Seen
 from proxy.fleet.names import NODE_VARIABLE
 from proxy.policy.load import load
 
-ANSWER_S: Final = 30.0
-NODE_S: Final = 3.0
 LOOK_S: Final = 0.5
 # Until all nodes answer: each has to read its folders of models.
 UP_S: Final = 180.0
@@ -43,17 +42,6 @@ class Wanted:
     policies: Path | None = None
     name: str | None = None
     ray_port: int = own_ray.PORT
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A fleet, as its supervisors and its nodes tell. `states`: /admin/state, by name; of a node
-    that does not answer, why."""
-
-    reports: Sequence[Report]
-    draining: frozenset[str]
-    machines: int
-    states: Mapping[str, Any]
 
 
 def up(wanted: Wanted, env: Mapping[str, str], say: Callable[[str], None]) -> Seen:
@@ -83,7 +71,7 @@ def up(wanted: Wanted, env: Mapping[str, str], say: Callable[[str], None]) -> Se
 
 def status(env: Mapping[str, str]) -> Seen:
     with _ray_problems():
-        return asyncio.run(_seen(_connected(env), NODE_S))
+        return asyncio.run(seen_of(_connected(env)))
 
 
 def drain(
@@ -91,34 +79,56 @@ def drain(
 ) -> Iterator[Report]:
     """Yields what the node says, each time that it is something else, until it is drained (or is
     back)."""
+    with _ray_problems():
+        yield from _drained(_connected(env), name, within_s=within_s, undo=undo)
+
+
+def _drained(
+    directory: Any, name: str, *, within_s: float | None = None, undo: bool = False
+) -> Iterator[Report]:
     import ray
 
-    with _ray_problems():
-        directory = _connected(env)
-        if why := ray.get(directory.drain.remote(name, not undo, within_s), timeout=ANSWER_S):
-            raise FleetProblem(why)
-        said: tuple[str, str] | None = None
-        while True:
-            reports = ray.get(directory.status.remote(), timeout=ANSWER_S)["reports"]
-            report = next((each for each in reports if each.name == name), None)
-            if report is None:
-                raise FleetProblem(f"the node {name} has left the fleet")
-            if (report.state, report.says) != said:
-                said = report.state, report.says
-                yield report
-            if report.state == ("ready" if undo else "drained"):
-                return
-            time.sleep(LOOK_S)
+    if why := ray.get(directory.drain.remote(name, not undo, within_s), timeout=ANSWER_S):
+        raise FleetProblem(why)
+    said: tuple[str, str] | None = None
+    while True:
+        reports = ray.get(directory.status.remote(), timeout=ANSWER_S)["reports"]
+        report = next((each for each in reports if each.name == name), None)
+        if report is None:
+            raise FleetProblem(f"the node {name} has left the fleet")
+        if (report.state, report.says) != said:
+            said = report.state, report.says
+            yield report
+        if report.state == ("ready" if undo else "drained"):
+            return
+        time.sleep(LOOK_S)
 
 
 def leave(env: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """This machine is out of the fleet, with all that runs on it; the others go on."""
+    """This machine is out of the fleet once it is drained; the others go on."""
     _have_ray()
     own = own_ray.started(env)
     if own is None:
         raise FleetProblem("Ray on this machine was not started by us: ray stop")
-    say("ending Ray on this machine, and all that it runs here")
+    try:
+        with _ray_problems():
+            directory = _connected(env)
+            for name in _own_names(directory):
+                for report in _drained(directory, name):
+                    say(f"{name} {report.state} {report.says}".rstrip())
+    except FleetProblem as problem:  # it leaves all the same
+        say(str(problem))
+    say("ending Ray on this machine")
     own_ray.end(own, env)
+
+
+def _own_names(directory: Any) -> list[str]:
+    """Of this machine's node, if it has one."""
+    import ray
+
+    own = machines.own_machine()
+    reports = ray.get(directory.status.remote(), timeout=ANSWER_S)["reports"]
+    return [report.name for report in reports if report.machine == own]
 
 
 def down(env: Mapping[str, str], say: Callable[[str], None]) -> None:
@@ -227,13 +237,13 @@ def _until_up(directory: Any, *, back: str | None = None) -> Seen:
     """`back`: one that has drained, and is not to any more."""
     end_s = time.monotonic() + UP_S
     while True:
-        seen = asyncio.run(_seen(directory, NODE_S))
+        seen = asyncio.run(seen_of(directory))
         waiting = [
             each
             for each in seen.reports
             if each.state == "starting"
             or (each.name == back and each.state != "ready")
-            or _silent(seen, each)
+            or seen.is_silent(each)
         ]
         if len(seen.reports) >= seen.machines > 0 and not waiting:
             return seen
@@ -245,29 +255,6 @@ def _until_up(directory: Any, *, back: str | None = None) -> Seen:
                 "trying: moe-proxy fleet status"
             )
         time.sleep(LOOK_S)
-
-
-def _silent(seen: Seen, report: Report) -> bool:
-    return report.state == "ready" and isinstance(seen.states.get(report.name), str)
-
-
-async def _seen(directory: Any, within_s: float) -> Seen:
-    told = await asyncio.wait_for(directory.status.remote(), ANSWER_S)
-    api = NodeApi(of_command(told["key"], os.environ))
-
-    async def state(report: Report) -> Any:
-        try:
-            return await api.get(report.url or "", "/admin/state", within_s)
-        except NotAnswered as error:
-            return str(error)
-
-    try:
-        asked = [each for each in told["reports"] if each.url]
-        states = await asyncio.gather(*map(state, asked))
-    finally:
-        await api.close()
-    found = {each.name: one for each, one in zip(asked, states, strict=True)}
-    return Seen(told["reports"], frozenset(told["draining"]), told["machines"], found)
 
 
 def _connected(env: Mapping[str, str]) -> Any:

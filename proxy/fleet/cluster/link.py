@@ -47,6 +47,12 @@ class Link:
                 self.news = news
                 yield news
 
+    async def seeded(self) -> None:
+        """Returns once the fleet has policies."""
+        async for news in self.follow():
+            if news.memory.policies is not None:
+                return
+
     async def tell(self, report: Report, *, within_s: float = WITHIN_S) -> None:
         """Each second; raises what Ray raises."""
         life = await self._ask("tell", report, within_s=within_s)

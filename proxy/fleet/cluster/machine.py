@@ -87,6 +87,13 @@ def front_socket(host: str, port: int) -> socket.socket:
     raise OSError(errno.EADDRINUSE, f"none of the ports {port} to {port + PORTS - 1} is free")
 
 
+def url_of_front(front: socket.socket, address: str) -> str:
+    """For clients. `address`: of this machine, by which one that listens everywhere is reached."""
+    host, port = front.getsockname()[:2]
+    host = address if host in ("0.0.0.0", "::") else host
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def own_setup(told: Setup | None, env: Mapping[str, str], host: str, port: int) -> Setup:
     """What was said of this machine, else to Ray as it was started here, else of all."""
     told = told or Setup()

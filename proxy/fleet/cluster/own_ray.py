@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,8 @@ VARIABLES: Final = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "5",
+    # Who is told to end does not wait for Serve to move what is on this machine alone.
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
@@ -176,9 +179,8 @@ def _show_token() -> None:
         from ray._private.authentication.authentication_token_setup import (
             maybe_enable_token_auth_if_token_available as enable,
         )
-        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
-        AuthenticationTokenLoader.instance().reset_cache()
+        import_module("ray._raylet").AuthenticationTokenLoader.instance().reset_cache()
         enable(warn_if_disabled=False)
 
 

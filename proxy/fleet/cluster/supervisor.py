@@ -154,7 +154,7 @@ class Supervisor:
         await self._background(partial(self._follow, follower), "news")
 
         self._front = Kept("front", self._front_program_now, self._folder / "front.log")
-        self._front_url = self._url_of_front()
+        self._front_url = machine.url_of_front(self._socket, self._address)
         self._front.tell(line_of(self._members))
         await self._background(self._front.run, "front")
         loop = asyncio.get_running_loop()
@@ -170,15 +170,9 @@ class Supervisor:
     async def _seed(self, folder: Folder) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(SEED_S):
-                await self._seeded()
-                return
+                return await self._link.seeded()
         await self._link.ask("seed", await POLICIES.run(folder.read))
-        await self._seeded()
-
-    async def _seeded(self) -> None:
-        async for news in self._link.follow():
-            if news.memory.policies is not None:
-                return
+        await self._link.seeded()
 
     async def _follow(self, follower: PolicyFollower) -> None:
         async for news in self._link.follow():
@@ -338,12 +332,6 @@ class Supervisor:
         mark = self._memory.marks.get(self._name)
         within_s = mark.within_s if mark else None
         return await self._drain_s() if within_s is None else within_s
-
-    def _url_of_front(self) -> str:
-        host, port = self._socket.getsockname()[:2]
-        if host in ("0.0.0.0", "::"):
-            host = self._address
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def _background(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         await self._stack.enter_async_context(self._loops.background(run, name=name))

@@ -27,7 +27,7 @@ class Answer:
         self.response: web.StreamResponse | None = None
         self.has_begun = False  # more went out than signs of life
         self.sent_bytes = 0
-        self.first_byte_s: float | None = None  # by the loop's clock
+        self.broken: str | None = None  # why it has ended early
         self._tail = b""
 
     @property
@@ -61,6 +61,7 @@ class Answer:
     async def fail(self, error: ProxyError) -> web.StreamResponse:
         """Tell that it ends here, where a head has gone out. Raises ConnectionResetError."""
         assert self.response is not None
+        self.broken = error.message
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):
                 if self.is_stream and (not self._tail or self._tail.endswith(EVENT_ENDS)):
@@ -77,7 +78,6 @@ class Answer:
 
     async def _prepare(self, status: int, reason: str, headers: Iterable[tuple[str, str]]) -> None:
         self.response = web.StreamResponse(status=status, reason=reason, headers=headers)
-        self.first_byte_s = asyncio.get_running_loop().time()
         await self.response.prepare(self._request)
 
 

@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 REQUEST_ONLY_OURS: Final = HOP_BY_HOP | {"content-length", "expect"}
 ANSWER_ONLY_OURS: Final = HOP_BY_HOP | {DRAINING_HEADER.lower()}
+# Of a node that is about to end: it takes nobody any more, or has ended what it was at.
+GOING: Final = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE})
 FLEET: Final = KEY_HEADER.lower()
 # How long a front that knows of no node that answers waits for one, as it does at its start.
 NOBODY_S: Final = 3.0
@@ -84,10 +86,10 @@ class Forward:
         self, wanted: Wanted, pinned: str | None, tried: dict[str, str]
     ) -> Chosen | None:
         """Waits a moment where it is not known yet who there is."""
-        if not tried and not self._nodes.are_ready:
+        if not tried and not self._nodes.are_ready_for(wanted.models):
             with suppress(TimeoutError):
                 async with asyncio.timeout(NOBODY_S):
-                    while not self._nodes.are_ready:
+                    while not self._nodes.are_ready_for(wanted.models):
                         await self._nodes.until_news()
         return self._chooser.choose(wanted, pinned, tried)
 
@@ -138,7 +140,7 @@ class Forward:
         status, reason = upstream.status, upstream.reason
         if NODE_HEADER not in upstream.headers and status == HTTPStatus.UNAUTHORIZED:
             raise Elsewhere("it does not take this fleet's key")
-        if status == HTTPStatus.SERVICE_UNAVAILABLE and DRAINING_HEADER in upstream.headers:
+        if status in GOING and DRAINING_HEADER in upstream.headers:
             raise Elsewhere("it is about to end")
         headers = end_to_end(upstream.headers, ANSWER_ONLY_OURS)
         if answer.response is not None and not _streams(upstream):

@@ -3,7 +3,7 @@ answers, and what this front has passed to it."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,6 +21,7 @@ from proxy.tasks import spawn
 
 log = structlog.get_logger()
 
+NEWCOMER_S: Final = 0.5
 NO_MODELS: Final = Models()
 
 
@@ -29,6 +30,7 @@ class FleetNode:
 
     def __init__(self, member: Member, link: Link) -> None:
         self.member, self.link = member, link
+        self.joined_s = asyncio.get_running_loop().time()
         self.follower: Follower
         # What changes: requests that this front has passed on and that have not ended, by the name
         # under which their model is loaded; and those of them that its last word counts already.
@@ -175,15 +177,17 @@ class Nodes:
         "state" is all of its live state; one with a "patch" has been put on that already."""
         self._hearers.append(hearer)
 
-    @property
-    def are_known(self) -> bool:
-        """Whether it is known of all of them if they answer, and what they have."""
-        return all(node.follower.was_tried for node in self._nodes.values())
-
-    @property
-    def are_ready(self) -> bool:
-        """Whether requests can be passed to whom they are for."""
-        return self.are_known and any(node.may_be_asked for node in self)
+    def are_ready_for(self, models: Iterable[str]) -> bool:
+        """Whether it is known who is to be asked for one of these models. A newcomer is waited for,
+        since it may have what it takes: for a moment, or as long as nobody else has the model."""
+        unknown = [node for node in self._nodes.values() if not node.follower.was_tried]
+        if not any(node.may_be_asked for node in self._nodes.values()):
+            return False
+        latest_s = asyncio.get_running_loop().time() - NEWCOMER_S
+        if any(node.joined_s > latest_s for node in unknown):
+            return False
+        wanted = [*models]
+        return not (unknown and wanted) or any(self.find(name) is not None for name in wanted)
 
     async def until_news(self) -> None:
         """Return when something has changed."""
@@ -222,6 +226,8 @@ class Nodes:
         )
         self._nodes[member.name] = node
         self._tasks[member.name] = spawn(node.follower.run(), name=f"node {member.name}")
+        # Whoever waits for it looks again then.
+        asyncio.get_running_loop().call_later(NEWCOMER_S + 0.05, self._say, member.name)
         log.info("node_joined", node=member.name, url=member.url)
         self._tell(node)
 

@@ -18,7 +18,7 @@ from proxy.api.middleware import REQUEST_ID, new_id
 from proxy.api.request_log import only_looks
 from proxy.api.server import LONGEST_LINE, SHUTDOWN_S
 from proxy.dialect.errors import Dialect, dialect_of, error_body, error_headers
-from proxy.errors import ProxyError
+from proxy.errors import NotFound, ProxyError
 from proxy.fleet.front.answer import Answer
 from proxy.fleet.front.asked import wanted_of
 from proxy.fleet.front.body import RequestBody
@@ -92,10 +92,11 @@ class Front:
         except ProxyError as error:
             if answer.response is None:
                 raise
-            request[_SPOKEN]["broken"] = error.message
             return await answer.fail(error)
         finally:
             request[_SPOKEN]["bytes_sent"] = answer.sent_bytes
+            if answer.broken is not None:
+                request[_SPOKEN]["broken"] = answer.broken
             body.release()
 
 
@@ -171,6 +172,8 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         return await handler(request)
     except ProxyError as error:
         return error_response(request, error)
+    except web.HTTPNotFound:  # of what is no path, as in OPTIONS *
+        return error_response(request, NotFound(f"there is nothing at {request.path}"))
     except web.HTTPException:
         raise
     except ConnectionResetError:

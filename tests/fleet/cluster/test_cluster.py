@@ -54,8 +54,8 @@ def node_that_answers(fleet: RayFleet, model: str) -> str:
 
 
 def test_machines_that_join_get_a_node_each(fleet: RayFleet) -> None:
-    for name in "bc":
-        fleet.join(name)
+    fleet.join_by_up("b")
+    fleet.join("c")
 
     nodes = fleet.until(ready, "three nodes are ready")
 

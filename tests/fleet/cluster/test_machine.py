@@ -11,6 +11,7 @@ from proxy.fleet.cluster.machine import (
     machine_env,
     own_folder,
     own_setup,
+    url_of_front,
     wanted_name,
     write_key,
 )
@@ -22,6 +23,13 @@ def test_a_port_that_is_taken_gives_way_to_the_next_free_one() -> None:
         port = taken.getsockname()[1]
         with front_socket("127.0.0.1", port) as found:
             assert found.getsockname()[1] > port
+
+
+def test_a_front_that_listens_everywhere_is_reached_by_its_machines_address() -> None:
+    with front_socket("0.0.0.0", 40000) as found:
+        port = found.getsockname()[1]
+        assert url_of_front(found, "10.0.0.1") == f"http://10.0.0.1:{port}"
+        assert url_of_front(found, "fd00::1") == f"http://[fd00::1]:{port}"
 
 
 def test_a_port_that_is_free_is_taken() -> None:

@@ -16,6 +16,7 @@ DANGEROUS_KINDS = {
     Kind.PATHS,
     Kind.TEXTS,
     Kind.ADDRESSES,
+    Kind.ADDRESSES_OR_FLEET,
     Kind.HOSTS,
     Kind.ORIGINS,
     Kind.ENV,

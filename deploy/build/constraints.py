@@ -22,6 +22,7 @@ def main() -> int:
         *project["project"]["dependencies"],
         *project["project"]["optional-dependencies"]["dev"],
         *project["project"]["optional-dependencies"]["fuzz"],
+        *project["project"]["optional-dependencies"]["fleet"],
         *project["build-system"]["requires"],
         "scikit-build-core",  # builds llama-cpp-python
     ]

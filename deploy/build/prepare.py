@@ -21,6 +21,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +39,14 @@ INPUTS = (
     "constraints.txt",
     "setup.py",
     "proxy/*/*.c",
+    "proxy/fleet/rpc/*.c",
     "proxy/worker/*.cpp",
     "proxy/worker/*.h",
     "deploy/build/*.py",
     "deploy/build/*.cmake",
 )
 # What setup.py compiles, in a clone beside the sources.
-COMPILED = ("worker/_stepgate", "catalog/_strings")
+COMPILED = ("worker/_stepgate", "catalog/_strings", "fleet/rpc/_handed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,19 @@ def prepare(target: Target, flavour: llama_build.Flavour, *, rebuild: bool) -> N
     shutil.rmtree(ROOT / "build", ignore_errors=True)
     what = ["--editable", f"{ROOT}[dev]"] if target.editable else [str(ROOT)]
     run([*pip_install, "--no-build-isolation", *what], target.log)
+    if target.editable:
+        install_ray(pip_install, target.log)
+
+
+def install_ray(pip_install: list[str], log: Path) -> None:
+    """What a fleet needs, for its tests. Not every machine has wheels of it, and none of the rest
+    needs it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    what = project["optional-dependencies"]["fleet"]
+    try:
+        run([*pip_install, "--only-binary", ":all:", *what], log)
+    except Failure:
+        say("Ray is not to be had for this machine: tests of a fleet will be skipped")
 
 
 def choose_cuda(flavour: llama_build.Flavour) -> cuda_toolkit.Choice:

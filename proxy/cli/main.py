@@ -100,6 +100,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
 
     check = _command(commands, "check", "local:check", "check the policies")
     options.add_policies(check)
+    check.add_argument("--node", metavar="NAME", help="what holds on this node of a fleet")
     options.add_json(check)
 
     _add_rpc_server(commands)
@@ -108,6 +109,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     _add_bench(commands)
     _add_pull_and_create(commands)
     _add_service(commands)
+    _add_fleet(commands)
     _add_completion(commands)
     return parser, commands.choices
 
@@ -245,6 +247,44 @@ def _add_service(commands: Any) -> None:
         )
         command.add_argument("--dry-run", action="store_true", help="only say what would be done")
         command.add_argument("--force", action="store_true", help="also where a unit was edited")
+
+
+def _add_fleet(commands: Any) -> None:
+    fleet = _command(commands, "fleet", "main:fleet", "have several machines as one")
+    inner = fleet.add_subparsers(metavar="up|status|drain|down", dest="fleet_command")
+    up = _command(inner, "up", "fleet:up", "have this machine in a fleet")
+    up.add_argument("--head", metavar="HOST[:PORT]", help="the fleet's first machine")
+    up.add_argument("--host", help="address on which clients are answered (127.0.0.1)")
+    up.add_argument("--port", type=options.port, help="(11434)")
+    up.add_argument("--name", help="of this machine's node (its host name)")
+    up.add_argument(
+        "--ray-port",
+        type=options.port,
+        default=6379,
+        metavar="PORT",
+        help="where a first machine's Ray listens for the others (6379)",
+    )
+    options.add_policies(up)
+    status = _command(inner, "status", "fleet:status", "the nodes, and how each is")
+    options.add_json(status)
+    drain = _command(
+        inner, "drain", "fleet:drain", "have a node end what it is at, and nothing new"
+    )
+    drain.add_argument("node", metavar="NODE")
+    drain.add_argument(
+        "--timeout",
+        type=options.count,
+        metavar="SECONDS",
+        help="what still runs then is ended (server.drain)",
+    )
+    drain.add_argument("--undo", action="store_true", help="have it back")
+    down = _command(inner, "down", "fleet:down", "end the fleet")
+    down.add_argument("--here", action="store_true", help="have only this machine leave it")
+
+
+def fleet(arguments: argparse.Namespace) -> int:
+    output.error("moe-proxy fleet: say what: up, status, drain NODE or down")
+    return MISUSED
 
 
 def _add_completion(commands: Any) -> None:

@@ -10,6 +10,7 @@ import prepare
 import pytest
 from llama_build import Flavour
 from prepare import ROOT, Target
+from steps import Failure
 
 from tests.support.guard import HANG_S
 from tests.support.nvml import StandInNvml
@@ -92,3 +93,20 @@ def test_what_cannot_be_built_ends_before_anything_is_made_or_fetched(
     assert said in ended.stderr
     assert not target.exists()
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_a_machine_without_wheels_of_ray_is_made_ready_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], log: Path) -> None:
+        asked.append(command)
+        raise Failure("no wheels")
+
+    monkeypatch.setattr(prepare, "run", run)
+
+    prepare.install_ray(["pip", "install"], tmp_path / "log")
+
+    assert asked == [["pip", "install", "--only-binary", ":all:", "ray[serve]>=2.60,<3"]]
+    assert "tests of a fleet will be skipped" in "".join(capsys.readouterr())

@@ -14,6 +14,7 @@ NEEDS_DOCKER: Final = (
 )
 NEEDS_A_CLUSTER: Final = "it needs a cluster; tests/deploy/test_kubernetes.py has kubectl render it"
 FROM_A_HUB: Final = "it downloads from a hub; tests/hub pulls from registries of its own"
+OF_A_FLEET: Final = "tests/fleet/cluster/test_cluster.py has a fleet, and gives each of these"
 A_PICTURE: Final = "a picture of what the text says"
 
 COMMANDS: Final = {
@@ -26,6 +27,7 @@ COMMANDS: Final = {
     "sudo ln ": OF_THE_MACHINE,
     "sudo mkdir ": OF_THE_MACHINE,
     "sudo useradd ": OF_THE_MACHINE,
+    "sudo /opt/moe-proxy/bin/python -m pip": OF_THE_MACHINE,
     "printf '[Service]": OF_THE_MACHINE,
     "sudo /opt/moe-proxy/bin/moe-proxy install-service": OF_THE_MACHINE,
     "loginctl ": OF_THE_MACHINE,
@@ -40,6 +42,9 @@ COMMANDS: Final = {
     "MODELS=/folder/with/gguf-files docker compose": NEEDS_DOCKER,
     "kubectl ": NEEDS_A_CLUSTER,
     "cd deploy/docker": NEEDS_DOCKER,
+    "pip install 'moe-proxy[fleet]'": "make setup has done it, where it can be done",
+    "moe-proxy fleet ": OF_A_FLEET,
+    "RAY_AUTH_TOKEN=TOKEN moe-proxy fleet ": OF_A_FLEET,
     "python -m bench.gpu.pack": "it downloads 40 MB; tests/bench has its parts",
     "bench/gpu/run.sh --arch": "it needs a GPU; `--dry-run` beside it is run",
 }

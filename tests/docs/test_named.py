@@ -98,7 +98,7 @@ def test_targets_exist(path: Path) -> None:
 def test_commands_and_their_options_exist(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in command_lines(path):
         with pytest.raises(SystemExit) as end:
-            main([words[0], "--help"])
+            main([*words[: 2 if words[0] == "fleet" else 1], "--help"])
         known = capsys.readouterr().out
 
         assert end.value.code == 0, words

@@ -8,12 +8,15 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import structlog
 
-from proxy.fleet.front.run import Running, running
+from proxy.fleet.front.run import running
 from proxy.fleet.member import Members, members_of
 from proxy.node.identity import BadIdentity, Identity, identity_of
 from proxy.observe import log as logging
@@ -27,6 +30,8 @@ DRAIN_S: Final = 60.0
 CLOSING_S: Final = 1.0
 MISUSED: Final = 2
 END_OF_INPUT: Final = "end of input"
+STDIN: Final = 0
+CHUNK_BYTES: Final = 1 << 16
 LONGEST_LINE: Final = 16 << 20
 
 
@@ -79,7 +84,20 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ends.put_nowait, number.name)
     async with running(identity, sockets, options.host, inherited=options.fd is not None) as front:
-        reading = spawn(_members(front, ends), name="members")
+
+        def take(line: bytes) -> None:
+            try:
+                members: Members = members_of(line)
+            except ValueError as error:
+                log.error("members_not_understood", why=str(error))
+            else:
+                front.nodes.set_members(members)
+
+        def told(line: bytes) -> None:
+            loop.call_soon_threadsafe(take, line)
+
+        arguments = (told, partial(loop.call_soon_threadsafe, ends.put_nowait, END_OF_INPUT))
+        threading.Thread(target=_read_members, args=arguments, daemon=True, name="members").start()
         log.info("stopping", signal=await ends.get())
         drain = spawn(front.drain(options.drain_s), name="drain")
         second = spawn(_second(ends), name="second signal")
@@ -87,7 +105,7 @@ async def _serve(
         if not drain.done():
             log.info("killing", signal=second.result())
             await front.kill()
-        for task in (reading, drain, second):
+        for task in (drain, second):
             task.cancel()
 
 
@@ -98,19 +116,17 @@ async def _second(ends: "asyncio.Queue[str]") -> str:
     return heard
 
 
-async def _members(front: Running, ends: "asyncio.Queue[str]") -> None:
-    """Take the members as they come, until there is nobody who tells of them."""
-    reader = asyncio.StreamReader(limit=LONGEST_LINE)
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while line := await reader.readline():
-        try:
-            members: Members = members_of(line)
-        except ValueError as error:
-            log.error("members_not_understood", why=str(error))
-            continue
-        front.nodes.set_members(members)
-    ends.put_nowait(END_OF_INPUT)
+def _read_members(told: Callable[[bytes], object], ended: Callable[[], object]) -> None:
+    """Read lines until there is nobody who tells of members. On a thread of its own: what standard
+    input is, is for others to say, and event loops take pipes alone."""
+    rest = b""
+    with suppress(RuntimeError):  # the loop may have ended before
+        with suppress(OSError):
+            while len(rest) <= LONGEST_LINE and (chunk := os.read(STDIN, CHUNK_BYTES)):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    told(line)
+        ended()
 
 
 if __name__ == "__main__":

@@ -78,9 +78,10 @@ async def test_one_that_is_started_again_is_asked_again(tmp_path: Path) -> None:
     async with Nodes(identity(tmp_path)) as nodes:
         nodes.set_members(Members([Member("n1", f"http://127.0.0.1:{port}")]))
         for names in (("a",), ("a", "b")):
-            async with node(tmp_path, *names, port=port):
+            async with node(tmp_path, *names, port=port) as one:
                 await until(lambda: bool(nodes.answering()), "it answers")
                 await until(lambda n=names: {*nodes.fleet.models()} == {*n}, "and has these")  # type: ignore[misc]
+                one.app.services.events.close()  # as a drain does
             await until(lambda: not nodes.answering(), "it is gone")
             assert [*nodes.fleet.models()] == []
 

@@ -114,13 +114,13 @@ async def best(request: web.Request, name: str) -> FleetNode:
 
 
 def holders(nodes: Nodes, name: str) -> list[FleetNode]:
-    """The nodes that have a backend of it, in whatever state."""
+    """The nodes that may have it loaded: those with its file, and those that tell of a backend of
+    it, whose file may be gone. Which of them have it is theirs to say: what a front knows is a
+    moment old."""
     found = []
-    for node in nodes.answering():
+    for node in nodes:
         model = node.models.find(name) or node.models.find(name.partition(OPTIONS)[0])
-        # Its file may be gone while it is loaded.
-        base = model.base if model else name
         backends: Any = node.state.get("backends") or {}
-        if any(each.get("model") == base for each in backends.values()):
+        if model or any(each.get("model") == name for each in backends.values()):
             found.append(node)
     return found

@@ -1,0 +1,77 @@
+"""The commands of `moe-proxy fleet`."""
+
+import os
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import wraps
+
+from proxy.cli import output
+from proxy.cli.fleet_text import drained_so_far, status_table, up_text
+from proxy.cli.output import OK, ClientError, print_result
+from proxy.fleet.cluster import commands
+from proxy.fleet.cluster.commands import FleetProblem, Wanted
+
+
+def _told(command: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
+    @wraps(command)
+    def run(arguments: Namespace) -> int:
+        try:
+            return command(arguments)
+        except FleetProblem as problem:
+            raise ClientError(str(problem)) from problem
+
+    return run
+
+
+@_told
+def up(arguments: Namespace) -> int:
+    wanted = Wanted(
+        arguments.head,
+        arguments.host,
+        arguments.port,
+        arguments.policies,
+        arguments.name,
+        arguments.ray_port,
+    )
+    seen = commands.up(wanted, os.environ, output.info)
+    output.say(up_text(seen))
+    if arguments.head is None and (hint := commands.how_to_join(os.environ)):
+        output.info(hint)
+    return OK
+
+
+@_told
+def status(arguments: Namespace) -> int:
+    seen = commands.status(os.environ)
+    value = {
+        "machines": seen.machines,
+        "nodes": [
+            {**asdict(report), "drains": report.name in seen.draining}
+            | {"node": seen.states.get(report.name)}
+            for report in seen.reports
+        ],
+    }
+    return print_result(arguments, value, lambda: status_table(seen))
+
+
+@_told
+def drain(arguments: Namespace) -> int:
+    """Ctrl-C leaves it draining."""
+    told = commands.drain(
+        arguments.node, os.environ, within_s=arguments.timeout, undo=arguments.undo
+    )
+    try:
+        for report in told:
+            output.say(drained_so_far(report))
+    except KeyboardInterrupt:
+        output.info(f"it goes on; moe-proxy fleet status says how far {arguments.node} is")
+        raise
+    return OK
+
+
+@_told
+def down(arguments: Namespace) -> int:
+    end = commands.leave if arguments.here else commands.down
+    end(os.environ, output.info)
+    return OK

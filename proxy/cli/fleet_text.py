@@ -1,0 +1,69 @@
+"""What the commands of a fleet tell, as people read it. Pure."""
+
+from typing import Any
+
+from proxy.fleet.cluster.commands import Seen
+from proxy.fleet.cluster.directory import Report
+from proxy.text import gib, harmless, table
+
+
+def status_table(seen: Seen) -> str:
+    """Its nodes, then what is to be known of some of them."""
+    rows = [
+        [
+            each.name,
+            each.state,
+            each.front or "-",
+            each.address or "-",
+            _models(seen.states.get(each.name)),
+            _devices(seen.states.get(each.name)),
+            _in_flight(seen.states.get(each.name)),
+        ]
+        for each in seen.reports
+    ]
+    head = ["NODE", "STATE", "ADDRESS", "MACHINE", "LOADED", "DEVICES FREE", "IN FLIGHT"]
+    remarks = [f"{each.name}: {harmless(each.says)}" for each in seen.reports if each.says]
+    remarks += [
+        f"{name}: {harmless(state)}"
+        for name, state in seen.states.items()
+        if isinstance(state, str)
+    ]
+    if (missing := seen.machines - len(seen.reports)) > 0:
+        remarks.append(f"{missing} more machines of the cluster have said nothing yet")
+    logs = [f"logs of {each.name}: {each.logs}" for each in seen.reports if each.logs]
+    return "\n".join([table(head, rows), *remarks, *logs])
+
+
+def up_text(seen: Seen) -> str:
+    """A line for each node, and where to ask."""
+    lines = [f"{each.name} {each.state} {each.front or ''}".rstrip() for each in seen.reports]
+    address = next((each.front for each in seen.reports if each.front), None)
+    return "\n".join([*lines, *([f"use {address}, or any other of these"] if address else [])])
+
+
+def drained_so_far(report: Report) -> str:
+    return f"{report.name} {report.state}" + (f": {harmless(report.says)}" if report.says else "")
+
+
+def _models(state: Any) -> str:
+    if not isinstance(state, dict):
+        return "?" if state else "-"
+    return ", ".join(dict.fromkeys(each["model"] for each in state["backends"])) or "-"
+
+
+def _devices(state: Any) -> str:
+    if not isinstance(state, dict):
+        return "-"
+    return (
+        ", ".join(
+            f"{each['name']} {gib(each['free_bytes'])} of {gib(each['total_bytes'])}"
+            for each in state["devices"]
+        )
+        or "-"
+    )
+
+
+def _in_flight(state: Any) -> str:
+    if not isinstance(state, dict):
+        return "-"
+    return str(sum(each["in_flight"] for each in state["backends"]))

@@ -1,0 +1,310 @@
+"""What `moe-proxy fleet` does, without a word to anybody. Blocking; each raises FleetProblem for
+what a person has to know."""
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from proxy.fleet.cluster import machine, machines, own_ray
+from proxy.fleet.cluster.directory import Report, Setup
+from proxy.fleet.cluster.own_ray import RayProblem
+from proxy.fleet.cluster.policy_sync import Folder, folder_of
+from proxy.fleet.cluster.seen import ANSWER_S, seen_of
+from proxy.fleet.cluster.seen import Seen as Seen
+from proxy.fleet.names import NODE_VARIABLE
+from proxy.policy.load import load
+
+LOOK_S: Final = 0.5
+# Until all nodes answer: each has to read its folders of models.
+UP_S: Final = 180.0
+INSTALL: Final = "pip install 'moe-proxy[fleet]'"
+
+
+class FleetProblem(Exception):
+    """Why not, and what to do; for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What `fleet up` is told; None: as it is, or as usual."""
+
+    head: str | None = None
+    host: str | None = None
+    port: int | None = None
+    policies: Path | None = None
+    name: str | None = None
+    ray_port: int = own_ray.PORT
+
+
+def up(wanted: Wanted, env: Mapping[str, str], say: Callable[[str], None]) -> Seen:
+    """Have a fleet, with this machine in it, and return when its nodes answer. `say` is told what
+    goes on."""
+    _have_ray()
+    loaded = load(wanted.policies, env)
+    if loaded.policies is None:
+        problems = "\n".join(f"  {problem}" for problem in loaded.problems)
+        raise FleetProblem(f"the policies have problems:\n{problems}")
+    policies = folder_of(str(wanted.policies) if wanted.policies else None, env).absolute()
+    setup = Setup(
+        wanted.name,
+        str(wanted.policies.absolute()) if wanted.policies else None,
+        wanted.host,
+        wanted.port,
+    )
+    with _ray_problems():
+        if not own_ray.connect(env):
+            _start_ray(wanted, policies, env, say)
+        elif wanted.head is not None:
+            _check_head(wanted.head)
+        if wanted.head is None and not machines.is_deployed():
+            return _first(setup, policies, say)
+        return _more(setup, say)
+
+
+def status(env: Mapping[str, str]) -> Seen:
+    with _ray_problems():
+        return asyncio.run(seen_of(_connected(env)))
+
+
+def drain(
+    name: str, env: Mapping[str, str], *, within_s: float | None, undo: bool
+) -> Iterator[Report]:
+    """Yields what the node says, each time that it is something else, until it is drained (or is
+    back)."""
+    with _ray_problems():
+        yield from _drained(_connected(env), name, within_s=within_s, undo=undo)
+
+
+def _drained(
+    directory: Any, name: str, *, within_s: float | None = None, undo: bool = False
+) -> Iterator[Report]:
+    import ray
+
+    if why := ray.get(directory.drain.remote(name, not undo, within_s), timeout=ANSWER_S):
+        raise FleetProblem(why)
+    said: tuple[str, str] | None = None
+    while True:
+        reports = ray.get(directory.status.remote(), timeout=ANSWER_S)["reports"]
+        report = next((each for each in reports if each.name == name), None)
+        if report is None:
+            raise FleetProblem(f"the node {name} has left the fleet")
+        if (report.state, report.says) != said:
+            said = report.state, report.says
+            yield report
+        if report.state == ("ready" if undo else "drained"):
+            return
+        time.sleep(LOOK_S)
+
+
+def leave(env: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """This machine is out of the fleet once it is drained; the others go on."""
+    _have_ray()
+    own = own_ray.started(env)
+    if own is None:
+        raise FleetProblem("Ray on this machine was not started by us: ray stop")
+    try:
+        with _ray_problems():
+            directory = _connected(env)
+            for name in _own_names(directory):
+                for report in _drained(directory, name):
+                    say(f"{name} {report.state} {report.says}".rstrip())
+    except FleetProblem as problem:  # it leaves all the same
+        say(str(problem))
+    say("ending Ray on this machine")
+    own_ray.end(own, env)
+
+
+def _own_names(directory: Any) -> list[str]:
+    """Of this machine's node, if it has one."""
+    import ray
+
+    own = machines.own_machine()
+    reports = ray.get(directory.status.remote(), timeout=ANSWER_S)["reports"]
+    return [report.name for report in reports if report.machine == own]
+
+
+def down(env: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """End the fleet: its nodes, as their policies say, and Ray where we have started it."""
+    _have_ray()
+    own = own_ray.started(env)
+    was_there, others = False, 0
+    try:
+        with _ray_problems():
+            if not own_ray.connect(env):
+                raise FleetProblem("no Ray runs on this machine, so it is in no fleet")
+            others = machines.others()
+            if was_there := machines.is_there():
+                say("ending the nodes; what runs there may finish first")
+                machines.remove()
+    except FleetProblem as problem:
+        if own is None:
+            raise
+        say(str(problem))
+    if own is not None:
+        say("ending Ray on this machine")
+        own_ray.end(own, env)
+        if others:
+            say("Ray goes on on the other machines: moe-proxy fleet down --here, there")
+    elif not was_there:
+        raise FleetProblem("there is no fleet in the Ray that runs here: moe-proxy fleet up")
+    else:
+        say("Ray goes on, as it was not started by us: ray stop")
+
+
+def _start_ray(
+    wanted: Wanted, policies: Path, env: Mapping[str, str], say: Callable[[str], None]
+) -> None:
+    if wanted.head is None:
+        own_ray.make_token(env)
+        say("starting Ray on this machine")
+    else:
+        say(f"starting Ray on this machine, for the cluster at {with_port(wanted.head)}")
+    given = {
+        NODE_VARIABLE: wanted.name,
+        machine.POLICIES_VARIABLE: str(policies),
+        machine.HOST_VARIABLE: wanted.host,
+        machine.PORT_VARIABLE: None if wanted.port is None else str(wanted.port),
+    }
+    ours = {name: value for name, value in given.items() if value is not None}
+    head = None if wanted.head is None else with_port(wanted.head)
+    # What was given by variables needs not be said again.
+    own_ray.start(head, wanted.ray_port, {**os.environ, **env, **ours})
+    if not own_ray.connect(env):
+        raise RayProblem("Ray was started, and does not answer")
+
+
+def _check_head(head: str) -> None:
+    import ray
+
+    here = ray.get_runtime_context().gcs_address
+    if here != with_port(head):
+        raise FleetProblem(
+            f"Ray runs on this machine already, in the cluster at {here}: leave that first "
+            "(moe-proxy fleet down, or ray stop), or do without --head"
+        )
+
+
+def _first(setup: Setup, policies: Path, say: Callable[[str], None]) -> Seen:
+    """This machine's policies are the fleet's."""
+    import ray
+
+    directory = machines.directory()
+    ray.get(directory.ready.remote(), timeout=ANSWER_S)
+    here = Setup(setup.name, str(policies), setup.host, setup.port)
+    ray.get(directory.setup.remote(machines.own_machine(), here), timeout=ANSWER_S)
+    folder = Folder(policies, policies)
+    ray.get(directory.seed.remote(folder.read()), timeout=ANSWER_S)
+    say("starting a node on each machine")
+    arguments = {"host": setup.host or machine.FRONT_HOST}
+    machines.deploy({**arguments, "port": setup.port or machine.FRONT_PORT})
+    return _until_up(directory)
+
+
+def _more(setup: Setup, say: Callable[[str], None]) -> Seen:
+    """A machine joins, or is back."""
+    import ray
+
+    directory = machines.existing_directory()
+    if directory is None or not machines.is_deployed():
+        raise FleetProblem(
+            "there is no fleet in that cluster yet: moe-proxy fleet up, on its first machine"
+        )
+    own = machines.own_machine()
+    if own not in machines.wanted():
+        raise FleetProblem(
+            "Ray was started on this machine without --resources '{\"moe_proxy\": 1}', which other "
+            "machines have: stop it here (ray stop), and let moe-proxy fleet up --head start it"
+        )
+    if setup != Setup():
+        ray.get(directory.setup.remote(own, setup), timeout=ANSWER_S)
+    seen = _until_up(directory)
+    ours = [each for each in seen.reports if each.machine == own and each.name in seen.draining]
+    for report in ours:
+        say(f"bringing {report.name} back")
+        ray.get(directory.drain.remote(report.name, False, None), timeout=ANSWER_S)
+    return _until_up(directory, back=report.name) if ours else seen
+
+
+def _until_up(directory: Any, *, back: str | None = None) -> Seen:
+    """`back`: one that has drained, and is not to any more."""
+    end_s = time.monotonic() + UP_S
+    while True:
+        seen = asyncio.run(seen_of(directory))
+        waiting = [
+            each
+            for each in seen.reports
+            if each.state == "starting"
+            or (each.name == back and each.state != "ready")
+            or seen.is_silent(each)
+        ]
+        if len(seen.reports) >= seen.machines > 0 and not waiting:
+            return seen
+        if time.monotonic() > end_s:
+            told = "; ".join(f"{each.name}: {each.says or each.state}" for each in waiting)
+            raise FleetProblem(
+                f"{len(seen.reports) - len(waiting)} of {seen.machines} nodes answer after "
+                f"{UP_S:.0f} s ({told or 'the others have said nothing yet'}). It goes on "
+                "trying: moe-proxy fleet status"
+            )
+        time.sleep(LOOK_S)
+
+
+def _connected(env: Mapping[str, str]) -> Any:
+    """The directory of the fleet that this machine is in."""
+    _have_ray()
+    if not own_ray.connect(env):
+        raise FleetProblem("no Ray runs on this machine: moe-proxy fleet up")
+    directory = machines.existing_directory()
+    if directory is None:
+        raise FleetProblem("there is no fleet in the Ray that runs here: moe-proxy fleet up")
+    return directory
+
+
+def _have_ray() -> None:
+    # Not imported yet: with that, Ray reads what it is to show to others.
+    if find_spec("ray") is None or find_spec("fastapi") is None:
+        raise FleetProblem(f"a fleet needs Ray, which is not installed: {INSTALL}")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _ray_problems() -> Iterator[None]:
+    """Ray's errors as ours; ends what we had with it."""
+    try:
+        yield
+    except RayProblem as error:
+        raise FleetProblem(str(error)) from error
+    except Exception as error:
+        if not type(error).__module__.startswith("ray.") and not isinstance(error, TimeoutError):
+            raise
+        why = " ".join(str(error).split())[:300]
+        raise FleetProblem(f"Ray does not do what it was asked for: {why or error!r}") from error
+    finally:
+        if "ray" in sys.modules:
+            import ray
+
+            ray.shutdown()
+
+
+def with_port(head: str) -> str:
+    """HOST[:PORT] with Ray's usual port. Pure."""
+    host, _, port = head.rpartition(":")
+    return head if host and port.isdecimal() else f"{head}:{own_ray.PORT}"
+
+
+def how_to_join(env: Mapping[str, str]) -> str:
+    """What to run on another machine; "" where Ray was not started by us."""
+    own = own_ray.started(env)
+    if own is None:
+        return ""
+    token = own_ray.use_token(env)
+    before = f"RAY_AUTH_TOKEN={token} " if token else ""
+    return f"on each other machine: {INSTALL}\n  {before}moe-proxy fleet up --head {own.address}"

@@ -1,0 +1,47 @@
+"""A fleet as a command sees it: what its supervisors told last, and its nodes now."""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from proxy.fleet.cluster.directory import Report
+from proxy.fleet.cluster.node_api import NodeApi, NotAnswered, of_command
+
+ANSWER_S: Final = 30.0
+NODE_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A fleet, as its supervisors and its nodes tell. `states`: /admin/state, by name; of a node
+    that does not answer, why."""
+
+    reports: Sequence[Report]
+    draining: frozenset[str]
+    machines: int
+    states: Mapping[str, Any]
+
+    def is_silent(self, report: Report) -> bool:
+        return report.state == "ready" and isinstance(self.states.get(report.name), str)
+
+
+async def seen_of(directory: Any) -> Seen:
+    """All nodes are asked at once."""
+    told = await asyncio.wait_for(directory.status.remote(), ANSWER_S)
+    api = NodeApi(of_command(told["key"], os.environ))
+
+    async def state(report: Report) -> Any:
+        try:
+            return await api.get(report.url or "", "/admin/state", NODE_S)
+        except NotAnswered as error:
+            return str(error)
+
+    try:
+        asked = [each for each in told["reports"] if each.url]
+        states = await asyncio.gather(*map(state, asked))
+    finally:
+        await api.close()
+    found = {each.name: one for each, one in zip(asked, states, strict=True)}
+    return Seen(told["reports"], frozenset(told["draining"]), told["machines"], found)

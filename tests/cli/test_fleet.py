@@ -1,0 +1,36 @@
+"""`moe-proxy fleet`, as far as it goes without a fleet."""
+
+import subprocess
+import sys
+
+import pytest
+
+from proxy.cli.main import main
+from proxy.fleet.cluster import commands
+from proxy.fleet.cluster.commands import with_port
+
+
+@pytest.mark.parametrize("words", [["up"], ["status"], ["drain", "a"], ["down"]])
+def test_without_ray_it_says_what_to_install(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "find_spec", lambda name: None)
+
+    assert main(["fleet", *words]) == 1
+    assert "pip install 'moe-proxy[fleet]'" in capsys.readouterr().err
+
+
+def test_it_wants_to_know_what(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fleet"]) == 2
+    assert "up, status, drain NODE or down" in capsys.readouterr().err
+
+
+def test_ray_is_imported_by_no_other_command() -> None:
+    code = "import sys, proxy.cli.main, proxy.cli.fleet; assert 'ray' not in sys.modules"
+
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_head_has_rays_usual_port() -> None:
+    assert with_port("10.0.0.1") == "10.0.0.1:6379"
+    assert with_port("box:6400") == "box:6400"

@@ -1,0 +1,47 @@
+"""What people read of a fleet."""
+
+from proxy.cli.fleet_text import drained_so_far, status_table, up_text
+from proxy.fleet.cluster.commands import Seen
+from proxy.fleet.cluster.directory import Report
+
+GIB = 1 << 30
+READY = Report(
+    "1", "a", "ready", "http://10.0.0.1:1", "http://127.0.0.1:11434", "", "/a", "10.0.0.1"
+)
+DRAINED = Report("2", "b", "drained", None, "http://127.0.0.1:11435", "", "/b", "10.0.0.2")
+SICK = Report("3", "c", "starting", None, None, "ended with status 2: \x1b[1mbad policies")
+STATE = {
+    "backends": [{"model": "m", "in_flight": 2}],
+    "devices": [{"name": "CUDA0", "free_bytes": 2 * GIB, "total_bytes": 8 * GIB}],
+}
+
+
+def test_a_line_for_each_node_and_what_is_wrong_with_some() -> None:
+    text = status_table(Seen([READY, DRAINED, SICK], frozenset({"b"}), 4, {"a": STATE}))
+
+    lines = text.splitlines()
+    assert lines[1].split()[:5] == ["a", "ready", "http://127.0.0.1:11434", "10.0.0.1", "m"]
+    assert "CUDA0 2.00 GiB of 8.00 GiB" in lines[1]
+    assert lines[1].endswith("2")
+    assert "c: ended with status 2: \ufffd[1mbad policies" in lines
+    assert "1 more machines of the cluster have said nothing yet" in lines
+    assert "logs of b: /b" in lines
+
+
+def test_one_that_does_not_answer_is_told_with_the_reason() -> None:
+    text = status_table(Seen([READY], frozenset(), 1, {"a": "no answer within 3 s"}))
+
+    assert "a: no answer within 3 s" in text.splitlines()
+
+
+def test_after_up_it_is_known_where_to_ask() -> None:
+    assert up_text(Seen([READY], frozenset(), 1, {})).splitlines() == [
+        "a ready http://127.0.0.1:11434",
+        "use http://127.0.0.1:11434, or any other of these",
+    ]
+
+
+def test_a_drain_says_what_it_waits_for() -> None:
+    assert drained_so_far(DRAINED) == "b drained"
+    waiting = Report("2", "b", "draining", says="waits for 2 requests")
+    assert drained_so_far(waiting) == "b draining: waits for 2 requests"

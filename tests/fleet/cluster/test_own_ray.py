@@ -1,0 +1,106 @@
+"""How Ray is started here, and what it asks for; without Ray."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy.fleet.cluster import own_ray
+from proxy.fleet.cluster.own_ray import (
+    RayProblem,
+    Started,
+    command,
+    make_token,
+    not_started,
+    ray_env,
+    started,
+    use_token,
+)
+
+
+@pytest.fixture
+def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr(own_ray, "_show_token", lambda: None)
+    return {"HOME": str(tmp_path)}
+
+
+def test_a_first_machine_makes_a_token_that_only_its_user_reads(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    token = make_token(env)
+
+    file = tmp_path / ".ray" / "auth_token"
+    assert token is not None
+    assert (len(token), file.read_text()) == (64, token)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert make_token(env) == token
+
+
+def test_one_that_is_given_is_kept_for_later_commands(env: dict[str, str]) -> None:
+    assert use_token(env) is None
+    assert use_token(env | {"RAY_AUTH_TOKEN": "given"}) == "given"
+    assert use_token(env) == "given"
+
+
+def test_another_one_than_before_is_refused_with_a_reason(env: dict[str, str]) -> None:
+    make_token(env)
+
+    with pytest.raises(RayProblem, match="remove that file"):
+        use_token(env | {"RAY_AUTH_TOKEN": "another"})
+
+
+def test_who_has_chosen_to_have_none_has_none(env: dict[str, str], tmp_path: Path) -> None:
+    assert make_token(env | {"RAY_AUTH_MODE": "disabled"}) is None
+    assert not (tmp_path / ".ray").exists()
+
+
+def test_the_dashboard_is_open_to_nobody_else() -> None:
+    first, other = command(None, "10.0.0.1", 6379), command("10.0.0.1:6379", "10.0.0.2", 6379)
+
+    for words in (first, other):
+        assert words[words.index("--dashboard-host") + 1] == "127.0.0.1"
+        assert json.loads(words[words.index("--resources") + 1]) == {"moe_proxy": 1}
+    assert first[first.index("--include-dashboard") + 1] == "false"
+    assert other[other.index("--address") + 1] == "10.0.0.1:6379"
+
+
+def test_ray_kills_nobody_for_memory_unless_that_is_wanted() -> None:
+    assert ray_env({})["RAY_memory_monitor_refresh_ms"] == "0"
+    assert (
+        ray_env({"RAY_memory_monitor_refresh_ms": "250"})["RAY_memory_monitor_refresh_ms"] == "250"
+    )
+
+
+def test_who_lacks_the_token_is_told_where_it_is(tmp_path: Path) -> None:
+    said = "1\n2\n3\n4\n5\nRPC error: InvalidAuthToken: missing"
+
+    assert "RAY_AUTH_TOKEN=TOKEN" in not_started(said, tmp_path)
+    assert "TOKEN" not in not_started("Address already in use", tmp_path)
+    assert "  1" not in not_started(said, tmp_path).splitlines()
+
+
+def test_only_a_ray_that_we_have_started_and_that_runs_is_ours(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / ".local" / "state" / "moe-proxy" / "fleet"
+    folder.mkdir(parents=True)
+    assert started(env) is None
+
+    with subprocess.Popen((sys.executable, "-c", "input()"), stdin=subprocess.PIPE) as process:
+        ours = Started(process.pid, own_ray._began(process.pid), "10.0.0.1:6379")
+        (folder / "ray.json").write_text(
+            json.dumps({"pid": ours.pid, "began": ours.began, "address": ours.address})
+        )
+        assert started(env) == ours
+        # Another process got its number.
+        (folder / "ray.json").write_text(
+            json.dumps({"pid": os.getpid(), "began": ours.began + "1", "address": ""})
+        )
+        assert started(env) is None
+    (folder / "ray.json").write_text("no JSON")
+    assert started(env) is None

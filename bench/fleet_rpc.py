@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+from bench._options import amount, count, parsed, result_file
 from bench._report import figure, ratio_text, table
 from bench._tell import ratio, tell
 from proxy.observe.log import setup
@@ -91,11 +92,11 @@ def rows(found: Mapping[str, list[tuple[float, float]]]) -> list[list[str]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=CAPTION)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=300)
-    parser.add_argument("--layer-mb", type=float, default=13)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    parser.add_argument("--rounds", type=count(), default=5)
+    parser.add_argument("--tokens", type=count(), default=300)
+    parser.add_argument("--layer-mb", type=amount(), default=13)
+    parser.add_argument("--json", type=result_file)
+    arguments = parsed(parser)
     setup("console", "error")
     found = asyncio.run(run(arguments.rounds, arguments.tokens, arguments.layer_mb))
     tell({"ways": found}, CAPTION, table(HEAD, rows(found)), file=arguments.json)

@@ -78,7 +78,7 @@ async def relayed(env: Mapping[str, str] | None = None) -> AsyncIterator[tuple[i
 
 def rpc_servers(below: int | None = None) -> list[int]:
     """The RPC servers that were started by the givers that a process, else this one, has
-    started."""
+    started. Tests before may have left others of theirs."""
     family, found, parents = {below or os.getpid()}, [], dict[int, tuple[int, str]]()
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -90,7 +90,14 @@ def rpc_servers(below: int | None = None) -> list[int]:
     while more := {pid for pid, (parent, _) in parents.items() if parent in family} - family:
         family |= more
         found += [pid for pid in more if parents[pid][1].startswith("ggml-rpc-server")]
-    return found
+    return [pid for pid in found if _is_giver(parents[pid][0])]
+
+
+def _is_giver(pid: int) -> bool:
+    try:
+        return b"proxy.fleet.rpc.giver" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 async def said_to(port: int, words: bytes, *, more: bytes = b"", host: str = HERE) -> bytes:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench._options import amount, parsed
 from bench._page import Ran, rewritten
 from bench._report import ROOT, circumstances
 
@@ -31,7 +32,6 @@ class Script:
     name: str
     title: str
     options: str
-    json: bool = True  # whether it takes --json FILE
 
 
 SCRIPTS = (
@@ -53,10 +53,11 @@ SCRIPTS = (
         "--layers 4 --step 4 --rounds 5 --quants Q8_0",
     ),
     Script("catalogue", "Many models", "--rounds 5 --cold 1"),
-    Script("idle", "While nobody asks", "--seconds 4 --rounds 2 --starts 2 --who 0", json=False),
+    Script("idle", "While nobody asks", "--seconds 4 --rounds 2 --starts 2 --who 0"),
     Script("open_pages", "Open pages", "--seconds 5 --rounds 5"),
     Script("fleet_growth", "A fleet that grows", ""),
     Script("fleet", "Through a front", "--rounds 60 --rate-rounds 5 --tokens 48"),
+    Script("fleet_rpc", "A device that another node lends", "--rounds 5 --tokens 100"),
     Script("fleet_choice", "A fleet's choices", "--nodes 200 --models 2000 --requests 10000"),
 )
 
@@ -88,7 +89,7 @@ def run(script: Script, *, limit_s: float, folder: Path | None = None) -> Ran:
     """Run it, and show what it prints as it comes."""
     command = f"python -m bench.{script.name} {script.options}".strip()
     arguments = ["-m", f"bench.{script.name}", *script.options.split()]
-    if folder is not None and script.json:
+    if folder is not None:
         arguments += ["--json", str(folder / f"{script.name}.json")]
     print(f"\n== {command}", flush=True)
     started = time.monotonic()
@@ -126,10 +127,10 @@ def main() -> int:
     names = [script.name for script in SCRIPTS]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", default=names)
-    parser.add_argument("--limit-s", type=float, default=180.0, help="of each")
+    parser.add_argument("--limit-s", type=amount(), default=180.0, help="of each")
     parser.add_argument("--write", action="store_true", help=f"the end of {PAGE.name}")
     parser.add_argument("--json", type=Path, metavar="FOLDER", help="a file of each")
-    options = parser.parse_args()
+    options = parsed(parser)
     if options.json is not None:
         options.json.mkdir(parents=True, exist_ok=True)
     where = circumstances()

@@ -17,6 +17,7 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from bench._options import count, parsed, result_file
 from bench._plain import first_token_s, llama_server
 from bench._report import figure, table
 from bench._tell import tell, times_text
@@ -81,10 +82,10 @@ async def bench(changes: int, tokens: int) -> tuple[Seen, dict[str, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--changes", type=int, default=12, help="from one model to the other")
-    parser.add_argument("--tokens", type=int, default=32, help="of each answer")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    parser.add_argument("--changes", type=count(), default=12, help="from one model to the other")
+    parser.add_argument("--tokens", type=count(), default=32, help="of each answer")
+    parser.add_argument("--json", type=result_file)
+    options = parsed(parser)
     setup("console", "error")
     seen, on_card = asyncio.run(bench(options.changes, options.tokens))
     columns = [{side: [each[i] for each in times] for side, times in seen.items()} for i in (0, 1)]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import aiohttp
 
+from bench._options import count, parsed, result_file
 from bench._report import figure, table
 from bench._tell import more_text, spread, tell
 from proxy.catalog.local import Catalog
@@ -126,11 +127,11 @@ def layer(blobs: Path, kind: str, data: bytes) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--models", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--cold", type=int, default=3, help="rounds without a cache")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    parser.add_argument("--models", type=count(), default=1000)
+    parser.add_argument("--rounds", type=count(), default=7)
+    parser.add_argument("--cold", type=count(0), default=3, help="rounds without a cache")
+    parser.add_argument("--json", type=result_file)
+    arguments = parsed(parser)
     models, rounds = arguments.models, arguments.rounds
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench._cold_sides import Plain, Side, Times, drop_from_memory, proxied, rpc_device
+from bench._options import count, model_size, parsed, result_file
 from bench._report import circumstances, figure, ratio, ratio_text, table, write
 from proxy.catalog.parts import parts_of
 from tests.support.models import model
@@ -86,15 +87,15 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, list[Times]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--size", nargs="+", default=["small", "large"])
-    parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
+    parser.add_argument("--rounds", type=count(), default=15)
+    parser.add_argument("--size", type=model_size(SIZES), nargs="+", default=["small", "large"])
+    parser.add_argument("--threads", type=count(), default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--device", action="store_true", help="an RPC device takes all of it")
     parser.add_argument("--uncached", action="store_true", help="the file's pages are dropped")
     parser.add_argument("--long", action="store_true", help="a prompt of 2,000 tokens")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=result_file)
     parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
+    options = parsed(parser)
     results, rows, failed = {}, [], False
     for size in options.size:
         path = path_of(size)

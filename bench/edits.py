@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench._options import count, parsed, result_file
 from bench._report import figure, table
 from bench._tell import tell
 from proxy.observe.log import setup
@@ -65,10 +66,10 @@ async def bench(rounds: int) -> dict[str, list[float]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=count(), default=10)
     parser.add_argument("--check", type=float, help="fail if the median is above this many ms")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    parser.add_argument("--json", type=result_file)
+    options = parsed(parser)
     setup("console", "error")
     seen = asyncio.run(bench(options.rounds))
     rows = [

@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import os
 import sys
-from pathlib import Path
 
 import uvloop
 
 from bench._asking import ask, request
 from bench._fleet_nodes import fleet
+from bench._options import count, parsed, result_file
 from bench._report import figure
 from bench._tell import tell
 from bench.passthrough import firsts, firsts_table, median_added_s, rates, rates_table
@@ -30,18 +30,20 @@ KNOWN_S = 30.0
 
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=200, help="requests each way, first event")
-    parser.add_argument("--rate-rounds", type=int, default=9, help="rounds each way, tokens/s")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--tokens", type=int, default=96, help="tokens of each stream")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--rounds", type=count(), default=200, help="requests each way, first event"
+    )
+    parser.add_argument("--rate-rounds", type=count(), default=9, help="rounds each way, tokens/s")
+    parser.add_argument("--streams", type=count(), nargs="+", default=[1, 16])
+    parser.add_argument("--tokens", type=count(), default=96, help="tokens of each stream")
+    parser.add_argument("--json", type=result_file)
     parser.add_argument(
         "--check",
         action="store_true",
         help=f"fail above {MOST_ADDED_S * 1000:.0f} ms more than the node itself at the median, "
         f"below {LEAST_RATE} of its tokens/s",
     )
-    options = parser.parse_args()
+    options = parsed(parser)
     bench = {"path": model(), "parallel": max(options.streams), "ctx": 512, "keep_alive": -1}
     threads = {"threads": max(1, (os.cpu_count() or 2) - 1)}
     texts = [policies({"bench": bench}, engine=threads), *[policies({}, engine=threads)] * 2]

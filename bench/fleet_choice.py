@@ -19,9 +19,9 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from bench._fleet_machine import CTX, GB, SLOTS, Machine, Running
+from bench._options import count, parsed, result_file
 from bench._report import table
 from bench._tell import tell
 from proxy.fleet.choice import Asked, Choice, choose
@@ -176,12 +176,12 @@ class World:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--nodes", type=int, default=1000)
-    parser.add_argument("--models", type=int, default=10_000)
-    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--nodes", type=count(), default=1000)
+    parser.add_argument("--models", type=count(), default=10_000)
+    parser.add_argument("--requests", type=count(), default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    parser.add_argument("--json", type=result_file)
+    options = parsed(parser)
     rows, results, about = [], {}, ""
     for name, chooser in WAYS.items():
         tracemalloc.start() if name == "ours" else None

@@ -11,11 +11,11 @@ import random
 import statistics
 import time
 import tracemalloc
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from bench._options import count, parsed, result_file
 from bench._report import table
 from bench._tell import tell
 from proxy.api.merge_patch import applied
@@ -101,11 +101,11 @@ def measured(nodes: int, files: int, turns: random.Random) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--nodes", type=int, nargs="+", default=[3, 30, 300, 1000])
-    parser.add_argument("--files", type=int, default=20, help="of models, on each node")
+    parser.add_argument("--nodes", type=count(), nargs="+", default=[3, 30, 300, 1000])
+    parser.add_argument("--files", type=count(), default=20, help="of models, on each node")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    parser.add_argument("--json", type=result_file)
+    options = parsed(parser)
     results, rows = {}, []
     for nodes in options.nodes:
         seen = results[nodes] = measured(nodes, options.files, random.Random(options.seed))

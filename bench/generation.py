@@ -14,8 +14,8 @@ import argparse
 import asyncio
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
+from bench._options import count, parsed, result_file
 from bench._process import cpu_s
 from bench._report import figure, table
 from bench._tell import tell, times_text
@@ -137,13 +137,15 @@ async def bench(options: argparse.Namespace) -> list[Compared]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--step", type=int, default=1, help="N goes from 0 to all in steps of this")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--layers", type=count(), default=12)
+    parser.add_argument(
+        "--step", type=count(), default=1, help="N goes from 0 to all in steps of this"
+    )
+    parser.add_argument("--rounds", type=count(), default=15)
     parser.add_argument("--quants", nargs="+", default=["Q4_0", "Q8_0"])
     parser.add_argument("--check", type=float, help="fail if a ratio by wall clock is below")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    parser.add_argument("--json", type=result_file)
+    options = parsed(parser)
     setup("console", "error")
     found = asyncio.run(bench(options))
     rows = [each.row() for each in found]

@@ -6,21 +6,23 @@ Each share is that of the proxy's own process (and, beside it, its worker's), ov
 in rounds. With `--before`, the proxy of another checkout takes its turns. Who makes each wake-up is
 counted in proxies of their own, whose loop is asyncio's (`bench/_wakes.py`).
 
-    python -m bench.idle [--seconds S] [--rounds N] [--starts N] [--check] [--before CHECKOUT]
+    python -m bench.idle [--seconds S] [--rounds N] [--starts N] [--json FILE] [--check]
+                         [--before CHECKOUT]
 """
 
 import argparse
 import asyncio
 import contextlib
-import json
 import statistics
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench._options import amount, checkout, count, parsed, result_file
+from bench._report import write
 from bench._served import Served, cpu_s, memory_mib, served, switches, worker_of
 from tests.support.llama import rpc_server
 from tests.support.models import model
@@ -190,19 +192,22 @@ def print_who(found: Mapping[str, Any], title: str) -> None:
 
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each state and side")
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--starts", type=int, default=5)
-    parser.add_argument("--who", type=float, default=10.0, help="seconds of counting; 0: not")
+    parser.add_argument("--seconds", type=amount(), default=20.0, help="of each state and side")
+    parser.add_argument("--rounds", type=count(), default=4)
+    parser.add_argument("--starts", type=count(0), default=5)
+    parser.add_argument(
+        "--who", type=amount(zero=True), default=10.0, help="seconds of counting; 0: not"
+    )
     parser.add_argument(
         "--check",
         action="store_true",
         help=f"fail above {MOST}, {MOST_START_S} s and {MOST_MIB:g} MiB",
     )
     parser.add_argument(
-        "--before", type=Path, metavar="CHECKOUT", help="another checkout, to compare with"
+        "--before", type=checkout, metavar="CHECKOUT", help="another checkout, to compare with"
     )
-    arguments = parser.parse_args()
+    parser.add_argument("--json", type=result_file)
+    arguments = parsed(parser)
     checkouts = [Path.cwd(), *([arguments.before.resolve()] if arguments.before else [])]
     sides = SIDES[: len(checkouts)]
     began = await starts(checkouts, arguments.starts) if arguments.starts else []
@@ -213,18 +218,12 @@ async def main() -> int:
     makers = [await who(checkout, arguments.who) for checkout in checkouts if arguments.who]
     for title, made in zip(sides, makers, strict=False):
         print_who(made, title)
-    print(
-        json.dumps(
-            {
-                "shares": [
-                    {"side": sides[side], "state": name, "rounds": [asdict(row) for row in rows]}
-                    for (side, name), rows in found.items()
-                ],
-                "starts": [[asdict(row) for row in rows] for rows in began],
-                "who": makers,
-            }
-        )
-    )
+    if arguments.json:
+        seen = [
+            {"side": sides[side], "state": name, "rounds": rows}
+            for (side, name), rows in found.items()
+        ]
+        write(arguments.json, {"idle": {"shares": seen, "starts": began, "who": makers}})
     missed = [
         name
         for name, most in MOST.items()

@@ -14,10 +14,10 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import aiohttp
 
+from bench._options import amount, count, parsed, result_file
 from bench._report import Figure, figure, table
 from bench._tell import tell
 from proxy.engine.hosted import HostedEngine
@@ -63,19 +63,19 @@ async def gaps(engine: HostedEngine, stop: asyncio.Event) -> list[tuple[float, f
     connector = aiohttp.UnixConnector(engine.address.socket or "")
     body = {"prompt": "one two three", "n_predict": 100_000, "stream": True, "ignore_eos": True}
     body |= {"temperature": 0}
-    async with (
-        aiohttp.ClientSession("http://worker", connector=connector) as session,
-        session.post("/completion", json=body) as answer,
-    ):
-        last = None
-        async for line in answer.content:
-            if stop.is_set():
-                break
-            if line.startswith(b"data: ") and json.loads(line[6:]).get("content"):
-                now = time.perf_counter()
-                if last is not None:
-                    found.append((now, now - last))
-                last = now
+    async with aiohttp.ClientSession("http://worker", connector=connector) as session:
+        # One ends where its context is full, and what comes between two is no gap of either.
+        while not stop.is_set():
+            async with session.post("/completion", json=body, raise_for_status=True) as answer:
+                last = None
+                async for line in answer.content:
+                    if stop.is_set():
+                        break
+                    if line.startswith(b"data: ") and json.loads(line[6:]).get("content"):
+                        now = time.perf_counter()
+                        if last is not None:
+                            found.append((now, now - last))
+                        last = now
     return found
 
 
@@ -128,12 +128,12 @@ async def moves(engine: HostedEngine, rounds: int, size: float) -> list[Directio
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--layer-mb", type=float, nargs="+", default=[4, 54])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=count(), default=12)
+    parser.add_argument("--layer-mb", type=amount(), nargs="+", default=[4, 54])
+    parser.add_argument("--rounds", type=count(), default=5)
     parser.add_argument("--check", type=float, help="fail if steps were held for more ms than this")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    parser.add_argument("--json", type=result_file)
+    options = parsed(parser)
     setup("console", "error")
     found = asyncio.run(bench(options))
     rows = [each.row() for each in found]

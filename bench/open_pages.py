@@ -21,6 +21,7 @@ from typing import Any
 
 import aiohttp
 
+from bench._options import amount, count, parsed, result_file
 from bench._process import cpu_s
 from bench._report import figure, table
 from bench._tell import more_text, tell
@@ -193,9 +194,9 @@ async def main(arguments: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pages", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each, in all rounds")
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--pages", type=count(), default=20)
+    parser.add_argument("--seconds", type=amount(), default=20.0, help="of each, in all rounds")
+    parser.add_argument("--rounds", type=count(), default=4)
+    parser.add_argument("--json", type=result_file)
     parser.add_argument("--check", action="store_true", help="fail above 2 %% of a core or 300 ms")
-    sys.exit(asyncio.run(main(parser.parse_args())))
+    sys.exit(asyncio.run(main(parsed(parser))))

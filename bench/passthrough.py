@@ -27,6 +27,7 @@ import uvloop
 
 from bench._asking import Kept, Times, ask, request
 from bench._llama_swap import through_llama_swap
+from bench._options import checkout, count, model_file, parsed, program, result_file
 from bench._process import cpu_s
 from bench._report import figure, table
 from bench._tell import more_text, spread, tell, times_text
@@ -199,15 +200,17 @@ def median_added_s(slow: list[Times], fast: list[Times]) -> float:
 
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=300, help="requests each way, first byte")
-    parser.add_argument("--rate-rounds", type=int, default=7, help="rounds each way, tokens/s")
-    parser.add_argument("--short-rounds", type=int, default=7, help="rounds each way, requests/s")
-    parser.add_argument("--requests", type=int, default=320, help="short ones of each round")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--tokens", type=int, default=96, help="tokens of each stream")
-    parser.add_argument("--layers", type=int, default=12, help="of the generated model")
-    parser.add_argument("--model", type=Path, help="another GGUF than the generated one")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rounds", type=count(), default=300, help="requests each way, first byte")
+    parser.add_argument("--rate-rounds", type=count(), default=7, help="rounds each way, tokens/s")
+    parser.add_argument(
+        "--short-rounds", type=count(), default=7, help="rounds each way, requests/s"
+    )
+    parser.add_argument("--requests", type=count(), default=320, help="short ones of each round")
+    parser.add_argument("--streams", type=count(), nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--tokens", type=count(), default=96, help="tokens of each stream")
+    parser.add_argument("--layers", type=count(), default=12, help="of the generated model")
+    parser.add_argument("--model", type=model_file, help="another GGUF than the generated one")
+    parser.add_argument("--json", type=result_file)
     parser.add_argument(
         "--check",
         action="store_true",
@@ -215,12 +218,12 @@ async def main() -> int:
         "tokens/s of any number of streams",
     )
     parser.add_argument(
-        "--before", type=Path, metavar="CHECKOUT", help="another checkout, to compare with"
+        "--before", type=checkout, metavar="CHECKOUT", help="another checkout, to compare with"
     )
     parser.add_argument(
-        "--llama-swap", type=Path, metavar="PROGRAM", help="its program, where it was built"
+        "--llama-swap", type=program, metavar="PROGRAM", help="its program, where it was built"
     )
-    options = parser.parse_args()
+    options = parsed(parser)
     path = options.model or model(layers=options.layers)
     slots = max(*options.streams, *AT_ONCE)
     async with contextlib.AsyncExitStack() as stack:

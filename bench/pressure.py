@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench._options import amount, count, parsed, result_file
 from bench._report import table
 from bench._tell import spread, tell
 from proxy.memory.nvml import Nvml
@@ -51,10 +52,10 @@ async def bench(rounds: int, rest_s: float) -> dict[int, list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--rest", type=float, default=0.0, metavar="S")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    parser.add_argument("--rounds", type=count(), default=20)
+    parser.add_argument("--rest", type=amount(zero=True), default=0.0, metavar="S")
+    parser.add_argument("--json", type=result_file)
+    options = parsed(parser)
     setup("console", "error")
     took = asyncio.run(bench(options.rounds, options.rest))
     rows = [

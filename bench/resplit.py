@@ -24,6 +24,7 @@ from typing import Any
 
 import aiohttp
 
+from bench._options import count, model_size, parsed, result_file
 from bench._plain import FOREVER, Token, answered, llama_server
 from bench._report import figure, table
 from bench._tell import tell, times_text
@@ -193,11 +194,13 @@ async def bench(paths: dict[str, Path], rounds: int, words: int) -> dict[str, An
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--size", nargs="+", default=["small", "large", "huge"])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--words", type=int, default=200, help="of the prompt")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    parser.add_argument(
+        "--size", type=model_size(SIZES), nargs="+", default=["small", "large", "huge"]
+    )
+    parser.add_argument("--rounds", type=count(), default=7)
+    parser.add_argument("--words", type=count(), default=200, help="of the prompt")
+    parser.add_argument("--json", type=result_file)
+    options = parsed(parser)
     setup("console", "error")
     paths = {
         size: model(**SIZES[size]) if size in SIZES else Path(size).resolve()

@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from bench._options import count, parsed, result_file
 from bench._report import figure, table
 from bench._tell import tell, times_text
 from proxy.observe.log import setup
@@ -72,9 +73,9 @@ async def bench(rounds: int) -> dict[str, list[tuple[float, float]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    parser.add_argument("--rounds", type=count(), default=7)
+    parser.add_argument("--json", type=result_file)
+    options = parsed(parser)
     setup("console", "error")
     seen = asyncio.run(bench(options.rounds))
     second, again = (

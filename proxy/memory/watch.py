@@ -221,6 +221,8 @@ class MemoryWatch:
             self._answered.ring, self._wake.ring if tell else None
         )
         await self._answers(asked, patience_s=self._patience_s, workers=workers)
+        if (workers and self._workers.busy) or any(reader.busy for reader in asked):
+            self._calm = False  # whoever hangs does not look on: look soon whether it does
         if first and not self._unnamed_done:
             self._unnamed = {d.name: self._reading(d, s, hanging) for d, s in unnamed}
             read = [reading.at_s is not None for reading in self._unnamed.values()]

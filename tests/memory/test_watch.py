@@ -371,12 +371,12 @@ class Quiet:
     """A watch over what a model holds, which only wakes when it is rung for: an hour lies between
     two polls. `later` lets so much time pass as makes it calm."""
 
-    def __init__(self, *devices: Device) -> None:
+    def __init__(self, *devices: Device, poll_s: float = 3600, patience_s: float = HANG_S) -> None:
         self.working, self.ahead_s = False, 0.0
         self.tells: list[Callable[[], None] | None] = []
         self.watch = a_watch(
-            patience_s=HANG_S,
-            poll_s=3600,
+            patience_s=patience_s,
+            poll_s=poll_s,
             idle_poll_s=3600,
             pressure=told,
             ask_workers=self._ask,
@@ -444,6 +444,25 @@ async def test_nobody_else_looks_while_there_may_be_something_to_do(
         await quiet.watch.fresh()
 
     assert quiet.tells[-1] is None
+
+
+async def test_who_does_not_answer_while_figures_stand_still_is_asked_again_soon(
+    driver: StandInNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.memory.pace.CALM_POLL_S", 3600.0)
+    quiet = Quiet(CUDA0, poll_s=0.01, patience_s=0.01)
+    hangs = asyncio.Event()
+    quiet.watch.subscribe(lambda now: hangs.set() if now.devices["CUDA0"].stale else None)
+
+    async with running(quiet.watch):
+        await until(quiet.watch, "CUDA0", stale=False, free_bytes=7 * GIB)
+        quiet.ahead_s += CALM_AFTER_S
+        driver.change(0, hang_s=float("inf"))
+        try:
+            await quiet.watch.fresh()
+            await hangs.wait()
+        finally:
+            driver.change(0, hang_s=0.0)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.support.guard import HANG_S
+from tests.support.llama import program
 from tests.support.models import model
 from tests.support.policies import policies
 
@@ -34,6 +35,20 @@ class RayFleet:
         self.folder = folder
         self.ray_port, self.port = _free_ports(2)
         self._machines: dict[str, subprocess.Popen[bytes]] = {}
+        self._devices: list[subprocess.Popen[bytes]] = []
+
+    def device(self) -> str:
+        """An RPC server on loopback, as `host:port`: one for each model that is to have it."""
+        (port,) = _free_ports(1)
+        server = (program("ggml-rpc-server"), "-H", "127.0.0.1", "-p", str(port), "-t", "1")
+        with (self.folder / "rpc.log").open("ab") as log:
+            self._devices.append(subprocess.Popen(server, stdout=log, stderr=log))
+        end_s = time.monotonic() + SLOW_S
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return f"127.0.0.1:{port}"
+            assert time.monotonic() < end_s
+            time.sleep(0.05)
 
     def home(self, name: str) -> Path:
         return self.folder / name
@@ -136,11 +151,15 @@ class RayFleet:
             time.sleep(0.5)  # each look is a command, which takes the time of what is waited for
         return nodes
 
-    def ask(self, url: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """With the fleet's key; of a front, without."""
+    def ask(
+        self, url: str, path: str, body: Mapping[str, Any] | None = None, *, of: str | None = None
+    ) -> Any:
+        """With the fleet's key; of a front, without. `of`: the machine that a front is to ask."""
         key = self.home("a") / ".local" / "state" / "moe-proxy" / "fleet" / "a" / "key"
         own = {"X-Moe-Proxy-Fleet": key.read_text().strip(), "X-Moe-Proxy-Fleet-Own": "1"}
         headers = {} if url == self.front else own
+        if of is not None:
+            headers["X-Moe-Proxy-Node"] = of
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url + path, data, headers)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -179,9 +198,9 @@ class RayFleet:
             if pid != os.getpid():
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
-        for machine in self._machines.values():
-            machine.kill()
-            machine.wait()
+        for child in (*self._machines.values(), *self._devices):
+            child.kill()
+            child.wait()
 
 
 @contextlib.contextmanager

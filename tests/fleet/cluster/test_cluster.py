@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,8 +17,9 @@ import pytest
 
 from tests.support.guard import HANG_S, LLAMA_S
 from tests.support.policies import policies
-from tests.support.ray_fleet import FLEET, NODES, RayFleet, ray_fleet
+from tests.support.ray_fleet import FLEET, NODES, SLOW_S, RayFleet, ray_fleet
 from tests.support.serving import runs
+from tests.support.streams import begin
 
 pytestmark = [
     pytest.mark.llama,
@@ -79,6 +80,40 @@ def test_up_again_changes_nothing(fleet: RayFleet) -> None:
     assert {name: each["url"] for name, each in fleet.nodes().items()} == before
 
 
+def test_a_model_may_have_devices_of_other_nodes(fleet: RayFleet) -> None:
+    url = fleet.nodes()["b"]["url"]
+    before = fleet.ask(url, "/admin/state")["policies"]["generation"]
+    fleet.policy("b").write_text(
+        policies(
+            {"own-b": {"rpc": "fleet"}},
+            catalog={"ollama": False, "dirs": ["~/models"]},
+            defaults={"ctx": 2048},
+        )
+    )
+    eventually(
+        lambda: fleet.ask(url, "/admin/state")["policies"]["generation"] > before, "it is in force"
+    )
+
+    assert node_that_answers(fleet, "own-b") == "b"
+
+    eventually(
+        lambda: [each["name"] for each in fleet.ask(url, "/admin/state")["devices"]] == ["RPC0"],
+        "it has a device of another node's",
+    )
+    assert len(fleet.pids("proxy.fleet.rpc.giver")) == 1
+    assert fleet.pids("proxy.fleet.rpc.giver", of="b") == []
+    assert len(fleet.pids("proxy.fleet.rpc.taker", of="b")) == 1
+    fleet.ask(url, "/admin/models/own-b/unload", {})
+    eventually(lambda: not fleet.pids("proxy.fleet.rpc"), "nothing is lent any more")
+
+
+def eventually(fact: Callable[[], object], what: str) -> None:
+    end_s = time.monotonic() + SLOW_S
+    while not fact():
+        assert time.monotonic() < end_s, f"it never came to this: {what}"
+        time.sleep(0.05)
+
+
 def test_a_stranger_gets_nothing_of_a_node(fleet: RayFleet) -> None:
     url = fleet.nodes()["b"]["url"]
 
@@ -116,6 +151,83 @@ def until_ctx(fleet: RayFleet, url: str, ctx: int) -> float:
     raise AssertionError(f"{url} has not taken the edit")
 
 
+def test_each_machine_has_a_device_of_its_own(fleet: RayFleet) -> None:
+    own = {name: {"models": {"shared": {"rpc": [fleet.device()]}}} for name in NODES}
+    text = policies(
+        {"shared": {"ctx": 1024, "parallel": 4}},
+        nodes=own,
+        catalog={"ollama": False, "dirs": ["~/models"]},
+        defaults={"ctx": 2048},
+    )
+    before = {name: each["url"] for name, each in fleet.nodes().items()}
+    fleet.policy("c").write_text(text)
+
+    def in_force(url: str) -> bool:
+        models = {each["id"]: each for each in fleet.ask(url, "/v1/models")["data"]}
+        return bool(models["shared"]["meta"]["parallel"] == 4)
+
+    for url in before.values():
+        eventually(lambda url=url: in_force(url), "it is in force")  # type: ignore[misc]
+    for name in NODES:
+        fleet.ask(fleet.front, "/admin/models/shared/load", {}, of=name)
+
+    def seen() -> bool:
+        """The front's picture is a moment behind."""
+        state = fleet.ask(fleet.front, "/admin/state")
+        devices = {(each["node"], each["name"]) for each in state["devices"]}
+        splits = {
+            each["node"]: each["moe_cpu_layers"]
+            for each in state["backends"]
+            if each["model"] == "shared" and each["state"] == "ready"
+        }
+        return devices == {(name, "RPC0") for name in NODES} and splits == dict.fromkeys(NODES, 0)
+
+    eventually(seen, "all experts are on the device of each machine")
+
+
+ASKED = [{"role": "user", "content": "say something, at some length, of what you know"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": ASKED, "max_tokens": 3}),
+        ("/v1/completions", {"prompt": "once", "max_tokens": 3}),
+        ("/v1/responses", {"input": "once", "max_output_tokens": 3}),
+        ("/v1/messages", {"messages": ASKED, "max_tokens": 3}),
+        ("/api/chat", {"messages": ASKED, "stream": False, "options": {"num_predict": 3}}),
+        ("/api/generate", {"prompt": "once", "stream": False, "options": {"num_predict": 3}}),
+        ("/tokenize", {"content": "once"}),
+    ],
+)
+def test_every_protocol_is_spoken_through_a_front(
+    fleet: RayFleet, path: str, body: dict[str, object]
+) -> None:
+    answer = fleet.ask(fleet.front, path, body | {"model": "shared"})
+
+    assert answer["headers"]["X-Moe-Proxy-Node"] in NODES
+    assert not answer.get("error")
+
+
+def test_a_conversation_goes_on_where_its_prompt_is_cached(fleet: RayFleet) -> None:
+    fronts = [each["front"] for each in fleet.nodes().values()]
+    turns, nodes, cached = list(ASKED), set(), []
+    for turn in range(3):
+        question = {"model": "shared", "messages": turns, "max_tokens": 4}
+        # Each front by itself comes to the same node.
+        data = json.dumps(question).encode()
+        request = urllib.request.Request(fronts[turn] + "/v1/chat/completions", data)
+        with urllib.request.urlopen(request, timeout=LLAMA_S) as answer:
+            nodes.add(answer.headers["X-Moe-Proxy-Node"])
+            told = json.loads(answer.read())
+        cached.append(told["timings"]["cache_n"])
+        said = told["choices"][0]["message"]
+        turns = [*turns, said, {"role": "user", "content": "and then?"}]
+
+    assert len(nodes) == 1
+    assert min(cached[1:]) > 10
+
+
 def test_a_directory_that_is_begun_again_is_told_everything(fleet: RayFleet) -> None:
     key = fleet.home("b") / ".local" / "state" / "moe-proxy" / "fleet" / "b" / "key"
     before, (pid,) = key.read_text(), fleet.pids("ray::DirectoryActor")
@@ -123,7 +235,7 @@ def test_a_directory_that_is_begun_again_is_told_everything(fleet: RayFleet) -> 
 
     fleet.until(ready, "three nodes are known again")
 
-    text = fleet.policy("a").read_text().replace("1024", "1280")
+    text = fleet.policy("a").read_text().replace("1024", "1280", 1)
     fleet.policy("a").write_text(text)
     for each in fleet.nodes().values():
         until_ctx(fleet, each["url"], 1280)
@@ -196,14 +308,28 @@ def last_of(url: str, question: dict[str, object]) -> str:
     return str(lines[-1])
 
 
-def test_a_machine_that_is_gone_is_no_member_and_leaves_nothing(fleet: RayFleet) -> None:
+def test_a_machine_is_lost_under_many_streams(fleet: RayFleet) -> None:
+    """It is no member any more and leaves nothing; who had no byte of it is answered by another."""
     served = fleet.pids("proxy.cli.main serve", of="c")
+    for name in NODES:
+        fleet.ask(fleet.front, "/admin/models/shared/load", {}, of=name)
+    streams = begin(fleet.front, "shared", count=16, length=300)
+    eventually(
+        lambda: any(each.node == "c" and each.body.count(b"\n") > 6 for each, _ in streams),
+        "c is in the middle of an answer",
+    )
     fleet.kill_machine("c")
+    began_s = time.monotonic()
+    for _, thread in streams:
+        thread.join(LLAMA_S)
 
+    for each, _ in streams:
+        assert not each.problem
+        assert each.is_whole or (each.node == "c" and each.ends_with_an_error), each
     nodes = fleet.until(lambda nodes: "c" not in nodes, "it is no member")
-
     assert [nodes[name]["state"] for name in "ab"] == ["ready", "ready"]
-    assert node_that_answers(fleet, "own-b") == "b"
+    assert node_that_answers(fleet, "shared") in "ab"
+    sys.stdout.write(f"whole again after {time.monotonic() - began_s:.1f} s, with all streams\n")
     end_s = time.monotonic() + HANG_S
     while any(map(runs, served)):
         assert time.monotonic() < end_s

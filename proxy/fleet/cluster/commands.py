@@ -25,6 +25,7 @@ from proxy.policy.load import load
 LOOK_S: Final = 0.5
 # Until all nodes answer: each has to read its folders of models.
 UP_S: Final = 180.0
+IN_NONE: Final = "no Ray runs on this machine, so it is in no fleet"
 INSTALL: Final = "pip install 'moe-proxy[fleet]'"
 
 
@@ -109,6 +110,9 @@ def leave(env: Mapping[str, str], say: Callable[[str], None]) -> None:
     _have_ray()
     own = own_ray.started(env)
     if own is None:
+        with _ray_problems():
+            if not own_ray.connect(env):
+                raise FleetProblem(IN_NONE)
         raise FleetProblem("Ray on this machine was not started by us: ray stop")
     try:
         with _ray_problems():
@@ -139,7 +143,7 @@ def down(env: Mapping[str, str], say: Callable[[str], None]) -> None:
     try:
         with _ray_problems():
             if not own_ray.connect(env):
-                raise FleetProblem("no Ray runs on this machine, so it is in no fleet")
+                raise FleetProblem(IN_NONE)
             others = machines.others()
             if was_there := machines.is_there():
                 say("ending the nodes; what runs there may finish first")

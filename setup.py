@@ -22,4 +22,11 @@ STRINGS = Extension(
     extra_compile_args=["-O2", "-Wall", "-Wextra"],
 )
 
-setup(ext_modules=[STEP_GATE, STRINGS])
+# Put before ggml-rpc-server's own; it has nothing of Python.
+HANDED = Extension(
+    "proxy.fleet.rpc._handed",
+    sources=["proxy/fleet/rpc/handed.c"],
+    extra_compile_args=["-O2", "-Wall", "-Wextra"],
+)
+
+setup(ext_modules=[STEP_GATE, STRINGS, HANDED])

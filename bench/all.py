@@ -57,6 +57,7 @@ SCRIPTS = (
     Script("open_pages", "Open pages", "--seconds 5 --rounds 5"),
     Script("fleet_growth", "A fleet that grows", ""),
     Script("fleet", "Through a front", "--rounds 60 --rate-rounds 5 --tokens 48"),
+    Script("fleet_rpc", "A device that another node lends", "--rounds 5 --tokens 100"),
     Script("fleet_choice", "A fleet's choices", "--nodes 200 --models 2000 --requests 10000"),
 )
 

@@ -5,7 +5,7 @@ their lifetimes.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,11 +24,11 @@ from proxy.catalog.watch import watch
 from proxy.clock import RealClock
 from proxy.control.assembly import Surroundings, assemble, floor_by_speed, footprint_by_header
 from proxy.control.by_bench import share_by_bench
-from proxy.control.capacity import capacity
 from proxy.control.hang_watch import HangWatch
 from proxy.control.headroom import at_work, hold_memory, serving
 from proxy.control.model_plan import ModelPlans
 from proxy.control.pins import Pins
+from proxy.control.room import Room
 from proxy.control.slot_progress import busy_backends, noted, slots_progress
 from proxy.control.speed_estimates import SpeedEstimates
 from proxy.control.speed_learned import LearnedSpeeds
@@ -38,6 +38,7 @@ from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.maker import engine_maker
 from proxy.engine.types import LoadOptions, Mode
 from proxy.engine.warm import WarmWorkers
+from proxy.fleet.rpc.borrower import borrowing
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.observe import log as logging
@@ -45,7 +46,6 @@ from proxy.observe.events import EventLog
 from proxy.observe.rates import Rates
 from proxy.observe.record import Record
 from proxy.observe.traces import tracing
-from proxy.placement.budget import Budget
 from proxy.policy.diff import Changes
 from proxy.policy.live import LivePolicies
 from proxy.policy.model import Policies
@@ -182,6 +182,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 rpc_servers=lambda: policies.current.devices.rpc,
                 stall_s=lambda name: policies.current.for_model(name).load_timeout_s,
                 warm=warm,
+                lent=lambda backend_id: borrower.lent(backend_id),
             ),
             hooks=hooks,
             max_queue=server.max_queue,
@@ -220,11 +221,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             at_work=lambda: at_work(serving(pool), control.desired.moving),
         )
 
-        def room_on_devices(rpc: Sequence[str]) -> Sequence[Budget]:
-            return capacity(memory, ledger, policies.current, rpc)
-
+        borrower = stack.enter_context(borrowing(settings.env, hooks, lambda o: room.lacking(o)))
+        room = Room(memory, ledger, lambda: policies.current, borrower)
         share = share_by_bench(lambda: policies.current, lambda: control.headroom.devices())
-        planner = Planner(catalog, room_on_devices, share, memory.recent)
+        planner = Planner(catalog, room.on_devices, share, room.look)
         control = assemble(
             Surroundings(
                 pool=pool,
@@ -236,7 +236,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 policies=lambda: policies.current,
                 policy_of=resolver.policy_for,
                 options_for=partial(_options_for, dirs, resolver, planner),
-                capacity=room_on_devices,
+                capacity=room.on_devices,
                 use=lambda backend: rates.rate(backend.id),
                 events=events,
                 loops=loops,

@@ -18,7 +18,7 @@ from tests.support.parts import ARCHITECTURE, PACKAGE, ROOT
 MAY_IMPORT = {
     "api": "catalog dialect engine errors files hub memory node observe policy pool routing "
     "split tasks text threads upstream version",
-    "app": "api catalog clock control engine memory observe placement policy pool routing "
+    "app": "api catalog clock control engine fleet memory observe policy pool routing "
     "slots startup tasks upstream",
     "bench": "api app catalog control engine errors placement policy pool routing text",
     "catalog": "errors files split threads",
@@ -32,15 +32,15 @@ MAY_IMPORT = {
     "engine": "catalog errors files tasks threads",
     "errors": "",
     "files": "",
-    "fleet": "api catalog clock dialect engine errors files node observe policy service tasks text "
-    "threads upstream version",
+    "fleet": "api catalog clock dialect engine errors files memory node observe policy pool "
+    "service tasks text threads upstream version",
     "hub": "catalog engine errors files tasks threads",
     "kernel": "",
     "memory": "engine kernel tasks text",
     "node": "files",
     "observe": "clock errors text version",
     "placement": "catalog engine split text",
-    "policy": "engine errors files kernel observe split threads",
+    "policy": "engine errors files kernel node observe split threads",
     "pool": "clock engine errors observe tasks",
     "routing": "catalog engine errors files placement policy pool split tasks threads",
     "slots": "catalog engine errors memory observe placement pool tasks threads upstream",

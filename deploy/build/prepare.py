@@ -39,13 +39,14 @@ INPUTS = (
     "constraints.txt",
     "setup.py",
     "proxy/*/*.c",
+    "proxy/fleet/rpc/*.c",
     "proxy/worker/*.cpp",
     "proxy/worker/*.h",
     "deploy/build/*.py",
     "deploy/build/*.cmake",
 )
 # What setup.py compiles, in a clone beside the sources.
-COMPILED = ("worker/_stepgate", "catalog/_strings")
+COMPILED = ("worker/_stepgate", "catalog/_strings", "fleet/rpc/_handed")
 
 
 @dataclass(frozen=True, slots=True)

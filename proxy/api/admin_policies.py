@@ -74,7 +74,8 @@ async def check(request: web.Request) -> web.Response:
         every_key=_every_key(services),
     )
     new = loaded.policies
-    would = effects(policies.current, new, services.pool.backends()) if new else None
+    nodes = policies.elsewhere(loaded)
+    would = effects(policies.current, new, services.pool.backends(), nodes) if new else None
     notes = [str(note) for note in loaded.notes]
     return json_response({"problems": problems, "notes": notes, "effects": would})
 

@@ -23,20 +23,24 @@ def check_policy_file(
     return [problem_to_json(problem) for problem in (*forbidden, *loaded.problems)], loaded
 
 
-def effects(current: Policies, new: Policies, backends: Sequence[Backend]) -> dict[str, Any]:
+def effects(
+    current: Policies, new: Policies, backends: Sequence[Backend], nodes: Sequence[str] = ()
+) -> dict[str, Any]:
     """What comes of `new` in the place of `current`: for what is loaded, "stays", "moves" or
-    "restarts"; which other models it changes, and which keys wait for the next start. Pure."""
+    "restarts"; which other models it changes, and which keys wait for the next start; for which
+    other `nodes` of a fleet alone it changes something. Pure."""
     now = until_restart(current, new)
     changes, waiting = diff(current, now), diff(now, new)
     serving = [backend for backend in backends if backend.state in SERVING]
     loaded = {backend.options.model for backend in serving}
     return {
-        "changes": bool(changes or waiting),
+        "changes": bool(changes or waiting or nodes),
         "backends": [_fate(changes, backend) for backend in serving],
         "models": sorted(changes.models.keys() - loaded),
         "defaults": list(changes.defaults_changed.keys) if changes.defaults_changed else [],
         "keys": sorted(changes.keys),
         "next_start": sorted(waiting.keys),
+        "nodes": list(nodes),
     }
 
 

@@ -3,7 +3,6 @@
 Each imports what only it needs: `ps` should not take the time to load a server.
 """
 
-import os
 import sys
 from argparse import Namespace
 
@@ -35,24 +34,9 @@ def run(arguments: Namespace) -> int:
 
 
 def check(arguments: Namespace) -> int:
-    from proxy.cli.inventory import Inventory, inventory
-    from proxy.cli.text import policies
-    from proxy.policy.live import problem_to_json
-    from proxy.policy.load import load
-    from proxy.policy.warnings import warnings_of
+    from proxy.cli.check import check as look
 
-    loaded = load(arguments.policies, os.environ)
-    warnings = warnings_of(loaded, os.environ)
-    there = inventory(loaded.policies, os.environ) if loaded.policies else Inventory({}, {})
-    found = {
-        "files": [str(file) for file in loaded.files],
-        "problems": [problem_to_json(problem) for problem in loaded.problems],
-        "warnings": [problem_to_json(warning) for warning in warnings],
-        "models": dict(there.sources),
-        "unusable_models": dict(there.unusable),
-    }
-    print_result(arguments, found, lambda: policies(loaded, warnings, str(there), there.unusable))
-    return OK if loaded.policies else FAILED
+    return look(arguments)
 
 
 def plan(arguments: Namespace) -> int:

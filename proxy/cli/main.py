@@ -100,6 +100,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
 
     check = _command(commands, "check", "local:check", "check the policies")
     options.add_policies(check)
+    check.add_argument("--node", metavar="NAME", help="what holds on this node of a fleet")
     options.add_json(check)
 
     _add_rpc_server(commands)

@@ -8,6 +8,7 @@ from typing import Any
 
 from proxy.engine.types import CPU
 from proxy.policy.load import Loaded
+from proxy.policy.overrides import Override
 from proxy.policy.problems import Problem
 from proxy.text import gib, harmless, in_words, table
 
@@ -168,6 +169,15 @@ def policies(
     files = in_words(len(loaded.files), "file") if loaded.files else "built-in defaults"
     good = f"good: {files}, {models}, listens on {server.host}:{server.port}"
     return "\n".join([good, *doubts])
+
+
+def node_keys(node: str, own: Sequence[Override]) -> str:
+    """What a node's own table sets."""
+    if not own:
+        return f"node {node}: nothing of its own"
+    width = max(len(each.key) for each in own)
+    lines = [f"  {each.key:{width}} = {each.value}  # {each.place}" for each in own]
+    return "\n".join([f"node {node}, of its own:", *lines])
 
 
 def refused(problems: Sequence[Json]) -> str:

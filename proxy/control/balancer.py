@@ -17,7 +17,7 @@ from proxy.control.desired import DesiredStates
 from proxy.control.headroom import SERVING, Headroom
 from proxy.control.ports import Memory
 from proxy.control.worker_devices import WorkerDevices
-from proxy.engine.types import Device, LoadOptions
+from proxy.engine.types import FLEET, Device, LoadOptions
 from proxy.memory.ledger import Ledger
 from proxy.memory.snapshot import Snapshot
 from proxy.placement.device_budget import DeviceBudget
@@ -65,7 +65,11 @@ class Balancer:
         self._admission.settle(backend)
         self._accounting.remove(backend)
         self._workers.forget(backend)
-        # What devices there are stays known: the next backend will find the same ones.
+        # What devices there are stays known: the next backend will find the same ones, but for
+        # those that were lent to this one.
+        if FLEET in backend.options.rpc:
+            self._headroom.forget_lent(backend)
+            self._memory.set_devices(self._headroom.devices().values())
         self._set_pids()
 
     async def _probe(self, backend: Backend) -> None:

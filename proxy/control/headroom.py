@@ -83,6 +83,12 @@ class Headroom:
             if all(device.name in elsewhere for device in self._devices[old]):
                 del self._devices[old]
 
+    def forget_lent(self, backend: Backend) -> None:
+        """What the fleet has lent to it is there no more."""
+        own = tuple(d for d in self._devices.pop(backend.id, ()) if not d.name.startswith("RPC"))
+        if own:
+            self._devices[backend.id] = own
+
     def note_failed(self, device: str) -> None:
         """An allocation failed though there seemed to be room: it is not tried again before it has
         settled."""

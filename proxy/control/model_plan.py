@@ -13,7 +13,7 @@ from proxy.catalog.headers import header_at
 from proxy.control.capacity import budgets_of, device_sizes
 from proxy.control.speed_store import measured_share
 from proxy.engine.build_options import NO_CACHE, has_expert_cache
-from proxy.engine.types import LoadOptions
+from proxy.engine.types import FLEET, LoadOptions
 from proxy.errors import BadRequest
 from proxy.memory.host import available_host_bytes
 from proxy.memory.ledger import Ledger
@@ -134,7 +134,8 @@ def plan_model(
     except ValueError as error:
         raise BadRequest(str(error)) from None
     made = _with_cache(made, header, policy, policies, given)
-    rpc = policy.rpc if any(name.startswith("RPC") for name in question.vram) else ()
+    has_rpc = any(name.startswith("RPC") for name in question.vram)
+    rpc = policy.rpc if has_rpc and FLEET not in policy.rpc else ()
     told = plan_json(made, policy.name, question.vram, server_args(made, path, rpc=rpc))
     asked, trained = question.ctx or policy.ctx, header.context_length
     if trained and asked > trained:

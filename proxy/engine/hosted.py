@@ -19,6 +19,7 @@ from proxy.catalog.gguf import GgufError
 from proxy.engine.control_client import ANSWER_S, NEWS_S, ControlClient, Event
 from proxy.engine.files import files_to_read
 from proxy.engine.last_words import LastWords
+from proxy.engine.lent import Lent
 from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.order import TAKEN, Order
 from proxy.engine.process import ChildProcess
@@ -56,39 +57,22 @@ class HostedEngine:
         news_s: float = NEWS_S,
         stall_s: float = STALL_S,
         warm: WarmWorkers | None = None,
+        lent: Lent | None = None,
     ) -> None:
         """In `runtime_dir` it has a folder of its own, for the sockets; a Unix socket's path may
         have 107 bytes, so it has to be short. `names`: the worker's own name of a device -> the
         one used here, where it differs. `slot_folder`: where its slots can be saved; None: nowhere.
         `answer_s`: how long an answer of the worker's is waited for, `news_s`: for news of a move,
         `stall_s`: for a line of a worker that loads; 0 for ever. `warm`: where one may wait that
-        takes the load up.
+        takes the load up. `lent`: RPC servers that are known only when it starts.
         """
         self._stall_s = stall_s or None
-        self._names = dict(names or {})
-        self._own_names = {outside: own for own, outside in self._names.items()}
-        self._options, self._slot_folder = options, slot_folder
+        self._options, self._slot_folder, self._lent = options, slot_folder, lent
         self._folder = runtime_dir / backend_id
         self._address = Address(socket=str(self._folder / "server.sock"))
         self._control = self._folder / "control"
-        self._order = Order(
-            worker_arguments(
-                options,
-                socket=self._folder / "server.sock",
-                control=self._control,
-                slot_folder=slot_folder,
-                own_name=self._own,
-            ),
-            {"TMPDIR": str(self._folder)},
-        )
-        env = worker_environment(options.libdir, options.backends, os.environ)
         self._say: Callable[[str], None] = partial(log_buffer.write, options.model, backend_id)
-        self._child = ChildProcess(
-            (*PROGRAM, *self._order.arguments),
-            env | self._order.env,
-            backend_id,
-            on_line=self._say,
-        )
+        self._know(backend_id, () if lent else options.rpc, names or {})
         self._warm = warm or WarmWorkers()
         self._client = ControlClient(backend_id, self._take, answer_s=answer_s, news_s=news_s)
         # The mutable state: what the worker said last.
@@ -96,6 +80,26 @@ class HostedEngine:
         self._ready = asyncio.Event()
         self._clearing: asyncio.Task[None] | None = None
         self._tell: Callable[[], None] | None = None
+
+    def _know(self, name: str, rpc: tuple[str, ...], names: Mapping[str, str]) -> None:
+        """What it is to be started with, now that its RPC servers are known."""
+        self._names = dict(names)
+        self._own_names = {outside: own for own, outside in names.items()}
+        options = replace(self._options, rpc=rpc)
+        self._order = Order(
+            worker_arguments(
+                options,
+                socket=self._folder / "server.sock",
+                control=self._control,
+                slot_folder=self._slot_folder,
+                own_name=self._own,
+            ),
+            {"TMPDIR": str(self._folder)},
+        )
+        env = worker_environment(options.libdir, options.backends, os.environ)
+        self._child = ChildProcess(
+            (*PROGRAM, *self._order.arguments), env | self._order.env, name, on_line=self._say
+        )
 
     def __repr__(self) -> str:
         return f"<HostedEngine {self._child.name} pid={self.pid} {self._last.state or 'starting'}>"
@@ -130,6 +134,8 @@ class HostedEngine:
 
     async def start(self) -> None:
         """Spawn the worker and wait until it serves. Raises LoadFailed."""
+        if self._lent is not None and not self._child.unwanted:
+            self._know(self._child.name, self._lent.take(), self._lent.names)
         try:
             kind = await MODELS.run(self._prepare)
         except Hangs as error:
@@ -240,6 +246,8 @@ class HostedEngine:
         """Remove its folder, once, and before anybody knows that it is gone: the next worker of
         this id has one of the same name."""
         if self._clearing is None:
+            if self._lent is not None:
+                self._lent.give_back()
             removing = asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
             self._clearing = spawn(removing, name=f"{self._child.name}:clear")
         await asyncio.shield(self._clearing)
@@ -273,7 +281,11 @@ class HostedEngine:
         self._tell = tell
         said = await self._client.call("devices", look_every_s=LOOK_S if tell else 0.0)
         devices = msgspec.json.decode(said, type=list[Device])
-        return [replace(device, name=self._name(device.name)) for device in devices]
+        named = (replace(device, name=self._name(device.name)) for device in devices)
+        if self._lent is None:
+            return [*named]
+        held = self.known().held
+        return [self._lent.within(d, sum(held.get(d.name, {}).values())) for d in named]
 
     async def memory(self) -> dict[str, int]:
         """The worker's own size: {"resident_bytes", "steps"}."""

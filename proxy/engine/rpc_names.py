@@ -12,10 +12,20 @@ class RpcNames:
     """Numbers servers in the order in which they become known, those of `[devices] rpc` first."""
 
     def __init__(self) -> None:
-        self._servers: list[str] = []  # what changes
+        self._servers: list[str | None] = []  # what changes; None: a number that is free again
 
     def know(self, servers: Sequence[str]) -> None:
-        self._servers += [server for server in servers if server not in self._servers]
+        for server in servers:
+            if server in self._servers:
+                continue
+            if None in self._servers:
+                self._servers[self._servers.index(None)] = server
+            else:
+                self._servers.append(server)
+
+    def forget(self, servers: Sequence[str]) -> None:
+        """There will be none at these addresses again: the next ones have their numbers."""
+        self._servers = [None if server in servers else server for server in self._servers]
 
     def of(self, servers: Sequence[str]) -> dict[str, str]:
         """A worker's own name -> the one used outside, for a worker with these servers.

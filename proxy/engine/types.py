@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 Mode = Literal["generation", "embedding", "rerank"]
 DeviceKind = Literal["cpu", "gpu", "igpu", "accel"]
 CPU = "CPU"
+# In the place of addresses in `LoadOptions.rpc`: servers that the fleet lends for each start.
+FLEET = "fleet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class LoadOptions:
     projector: Path | None = None  # the image or audio part that goes with the model
     adapters: tuple[Path, ...] = ()  # LoRA adapters
     template: Path | None = None  # a Jinja chat template in the place of the model's own
-    rpc: tuple[str, ...] = ()  # llama.cpp RPC servers used as devices, host:port
+    # llama.cpp RPC servers used as devices, host:port; or FLEET alone
+    rpc: tuple[str, ...] = ()
     no_attention: tuple[str, ...] = ()  # devices that are for experts only
     repack: Literal["auto", "on", "off"] = "auto"
     libdir: Path | None = None

@@ -1,14 +1,11 @@
 """Who is in a fleet, as its fronts are told: one line of JSON each time that it changes."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import msgspec
 
-# Part of a backend's id, of labels and of host names.
-USABLE_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+from proxy.node.names import USABLE_NAME as USABLE_NAME
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ def identity_of(env: Mapping[str, str]) -> Identity:
     if not (file := env.get(KEY_FILE_VARIABLE)):
         return Identity(name)
     key_file = Path(file)
-    identity = Identity(name, _key(key_file), key_file, _certificates(env))
+    identity = Identity(name, _key(key_file), key_file, certificates_of(env))
     try:
         _ = identity.server_tls, identity.client_tls
     except (OSError, ValueError) as error:
@@ -159,7 +159,8 @@ def _key(file: Path) -> bytes:
     return key
 
 
-def _certificates(env: Mapping[str, str]) -> Certificates | None:
+def certificates_of(env: Mapping[str, str]) -> Certificates | None:
+    """None where the cluster has none. Raises BadIdentity."""
     if env.get(TLS_VARIABLE, "").lower() not in YES:
         return None
     names = (CERTIFICATE_VARIABLE, CERTIFICATE_KEY_VARIABLE, AUTHORITY_VARIABLE)

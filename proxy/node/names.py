@@ -1,5 +1,6 @@
 """What a node of a fleet and those who ask it call things: headers, variables."""
 
+import re
 from typing import Final
 
 # An answer's: which node gave it. A request's: which node is to be asked, and no other.
@@ -19,6 +20,8 @@ CLIENT_HEADER: Final = "X-Moe-Proxy-Fleet-Client"
 
 # A node's name, on its machine: else its host's.
 NODE_VARIABLE: Final = "MOE_PROXY_NODE"
+# Part of a backend's id, of labels and of host names.
+USABLE_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # For `moe-proxy serve` as a node: a file with the fleet's key, which each request has to bring.
 KEY_FILE_VARIABLE: Final = "MOE_PROXY_FLEET_KEY_FILE"
 # Files in PEM, where the cluster speaks TLS; they are Ray's own variables.

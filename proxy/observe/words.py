@@ -72,7 +72,9 @@ def _policies_changed(line: Mapping[str, Any]) -> str:
     found = [*line["keys"]]
     found += [f"{key} of {name}" for name, keys in line["models"].items() for key in keys]
     found += [f"{key} of all models" for key in line["defaults"]]
-    return f"policies read again; changed: {', '.join(found) or 'nothing'}"
+    text = f"policies read again; changed: {', '.join(found) or 'nothing'}"
+    others = line.get("nodes")
+    return f"{text} here, and what is for {', '.join(others)} alone" if others else text
 
 
 def _policies_refused(line: Mapping[str, Any]) -> str:
@@ -142,7 +144,7 @@ SENTENCES: Final[Mapping[str, tuple[str | Callable[[Mapping[str, Any]], str], fr
         ("draining", _draining, "drain_s in_flight pool hint"),
         ("killing", "told to end again ({signal}): now", ""),
         ("files_read_again", "files read again: {models:n model}", ""),
-        ("policies_changed", _policies_changed, "keys models defaults"),
+        ("policies_changed", _policies_changed, "keys models defaults nodes"),
         ("policies_refused", _policies_refused, "problems"),
         ("policies_wait_for_restart", "changed, but only with a restart: {keys:list}", ""),
         ("policy_warning", "{warning}", ""),

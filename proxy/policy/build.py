@@ -1,14 +1,12 @@
-"""From the documents to typed policies: merged, converted, with defaults and inheritance."""
+"""From what the files set to typed policies, with defaults and inheritance."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from proxy.policy.document import Document, Entry
 from proxy.policy.environment import Environment
 from proxy.policy.fields import BY_KEY, NAME, fields_of
+from proxy.policy.merge import Settings
 from proxy.policy.model import (
     Catalog,
     DevicePolicy,
@@ -18,110 +16,12 @@ from proxy.policy.model import (
     Policies,
     Server,
 )
-from proxy.policy.problems import KeyPath, Problem
-from proxy.policy.schema import Field, Kind
+from proxy.policy.problems import KeyPath
+from proxy.policy.schema import Field
 from proxy.policy.values import Folders, convert
-from proxy.split import AUTO
 
-# A size that nobody wants of anything that takes memory.
-FEW_BYTES: Final = 1 << 20
 # What a variant does not take over: how its base is called and found.
 NOT_OF_A_BASE: Final = ("path", "base", "aliases")
-# A folder that is made when it is first needed.
-STATE: Final = ("catalog", "state")
-
-
-@dataclass(slots=True)
-class Settings:
-    """What the files set, converted; `spoiled` are the keys whose values are not allowed."""
-
-    values: dict[KeyPath, Any] = field(default_factory=dict)
-    origins: dict[KeyPath, Document] = field(default_factory=dict)
-    named: dict[KeyPath, Document] = field(default_factory=dict)
-    spoiled: set[KeyPath] = field(default_factory=set)
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[Problem] = field(default_factory=list)
-
-    def names(self, table: str) -> list[str]:
-        """The names that users gave to tables in `table` ("devices", "models")."""
-        return [str(path[1]) for path in self.named if path[0] == table]
-
-    def report(self, path: KeyPath, message: str) -> None:
-        """Tell of a problem at `path`, which is a key that is set, a named table, or below one."""
-        self.problems.append(self._at(path, message))
-
-    def note(self, path: KeyPath, message: str) -> None:
-        """The same for what is no problem, and yet good to know."""
-        self.notes.append(self._at(path, message))
-
-    def _at(self, path: KeyPath, message: str) -> Problem:
-        heads = (path[:end] for end in range(len(path), 0, -1))
-        document = next(
-            document
-            for head in heads
-            if (document := self.origins.get(head) or self.named.get(head))
-        )
-        return document.problem(path, message)
-
-
-def merge(documents: Iterable[Document], home: Path) -> Settings:
-    """All documents as one. A key that two of them set is a problem that names both places."""
-    settings = Settings()
-    for document in documents:
-        settings.problems += document.problems
-        settings.named |= dict.fromkeys(document.named, document)
-        folders = Folders(document.file.parent, home)
-        for entry in document.entries:
-            if first := settings.origins.get(entry.path):
-                place = first.problem(entry.path, "")
-                message = f"is already set at {place.file}:{place.line}"
-                settings.problems.append(document.problem(entry.path, message))
-            else:
-                settings.origins[entry.path] = document
-                _convert_entry(settings, entry, folders)
-    return settings
-
-
-def _convert_entry(settings: Settings, entry: Entry, folders: Folders) -> None:
-    def report(below: KeyPath, message: str) -> None:
-        settings.spoiled.add(entry.path)
-        settings.report(entry.path + below, message)
-
-    value = convert(entry.field, entry.value, folders, report)
-    if entry.path not in settings.spoiled:
-        settings.values[entry.path] = value
-        said, is_size = entry.value, entry.field.kind in (Kind.SIZE, Kind.SIZE_OR_AUTO)
-        if is_size and isinstance(said, int) and 0 < said < FEW_BYTES:
-            settings.note(entry.path, f'{said} is a number of bytes; or "{said}MiB"?')
-
-
-def named_paths(settings: Settings) -> Iterator[tuple[Path, Problem]]:
-    """The files and folders that the keys name and that are not made by us, and where each is
-    named: a problem that has no message yet."""
-    for key, value in settings.values.items():
-        if key == STATE:
-            continue
-        document = settings.origins[key]
-        if isinstance(value, Path):
-            yield value, document.problem(key, "")
-        elif isinstance(value, tuple):
-            for index, item in enumerate(value):
-                if isinstance(item, Path):
-                    yield item, document.problem((*key, index), "")
-
-
-def asked_caches(settings: Settings) -> Iterator[Problem]:
-    """Where an expert cache of some size is asked for: a problem that has no message yet."""
-    for key, value in settings.values.items():
-        if key[-1] == "moe_cache" and value and value != AUTO:
-            yield settings.origins[key].problem(key, "")
-
-
-def named_programs(settings: Settings) -> Iterator[tuple[str, Problem]]:
-    """The programs of commands, as they are named, and where."""
-    for key, value in settings.values.items():
-        if key[-1] in ("command", "stop_command") and isinstance(value, tuple) and value:
-            yield str(value[0]), settings.origins[key].problem((*key, 0), "")
 
 
 def build(settings: Settings, environment: Environment, home: Path) -> Policies:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from proxy.engine.command_line import OF_COMMAND, OF_STOP_COMMAND, not_filled_in
 from proxy.engine.environment import missing
 from proxy.engine.llama_args import refused_args, unsafe_args
-from proxy.policy.build import Settings
+from proxy.policy.merge import Settings
 from proxy.policy.model import ModelPolicy, Policies
 from proxy.policy.patterns import is_pattern, overlap, weight
 from proxy.policy.problems import KeyPath, dotted, shown

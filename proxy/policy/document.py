@@ -9,8 +9,10 @@ from typing import Any, Final
 
 import tomli
 
+from proxy.node.names import USABLE_NAME
 from proxy.policy.fields import FIELDS, NAME, TREE, Tree
 from proxy.policy.lines import TooDeepError, find_lines
+from proxy.policy.nodes import NAME_ALLOWED, NODES, parted
 from proxy.policy.problems import KeyPath, Problem, dotted, quoted, shown
 from proxy.policy.schema import Field
 from proxy.policy.values import refusal
@@ -18,7 +20,11 @@ from proxy.split import OPTION_NAMES
 
 _PLACE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 # A name as people write it first, gpt-oss:120b or org/model, which TOML takes only in quotes.
-_UNQUOTED: Final = re.compile(r"""\s*\[\s*models\.([^"'\[\]\s]*[^"'\[\]\s\w.-][^"'\[\]\s]*)\s*\]""")
+_UNQUOTED: Final = re.compile(
+    r"""\s*\[\s*((?:nodes\.[^"'.\[\]\s]+\.)?models)\.([^"'\[\]\s]*[^"'\[\]\s\w.-][^"'\[\]\s]*)\s*\]"""
+)
+# On top there are the tables of single machines beside the others; within them are the same again.
+_ROOT: Final[Tree] = {**TREE, NODES: {NAME: TREE}}
 _KNOWN_ELSEWHERE: Final = dict.fromkeys(OPTION_NAMES, "moe_cpu_layers")
 
 
@@ -33,7 +39,8 @@ class Entry:
 
 @dataclass(slots=True)
 class Document:
-    """A file's entries and the tables that users named in it (`("models", "gpt-oss:120b")`)."""
+    """A file's entries and the tables that users named in it (`("models", "gpt-oss:120b")`), those
+    of single machines with the path that they have there (`("nodes", "attic", "models", "x")`)."""
 
     file: Path
     lines: dict[KeyPath, int] = field(default_factory=dict)
@@ -73,7 +80,7 @@ def parse_document(file: Path, data: bytes) -> Document:
     except ValueError as error:  # TOMLDecodeError, and integers longer than Python reads
         document.problems.append(_syntax_problem(file, text, str(error)))
     else:
-        _walk(document, content, TREE, ())
+        _walk(document, content, _ROOT, ())
     return document
 
 
@@ -83,7 +90,7 @@ def _syntax_problem(file: Path, text: str, message: str) -> Problem:
         line = int(place[1]) if place[1] else text.rstrip("\n").count("\n") + 1
         message = message[: place.start()]
         if unquoted := _UNQUOTED.match((*text.split("\n"), "")[line - 1]):
-            message += f"; put the name in quotes: [models.{quoted(unquoted[1])}]"
+            message += f"; put the name in quotes: [{unquoted[1]}.{quoted(unquoted[2])}]"
     return Problem(str(file), line, "", f"not valid TOML: {message}")
 
 
@@ -96,17 +103,24 @@ def _walk(document: Document, table: dict[str, Any], known: Tree, path: KeyPath)
             document.entries.append(Entry(here, below, value))
         elif below is None and not (own_names and (isinstance(value, dict) or len(known) == 1)):
             message = _unknown(here, known)
-            if isinstance(value, dict) and here[0] == "models":
+            node, inside = parted(here)
+            if inside == (NODES,):
+                message = f"{NODES} cannot be within {NODES}"
+            elif isinstance(value, dict) and inside[0] == "models":
                 # [models.qwen3.5], in which TOML sees a table "5" of a model "qwen3".
-                name = quoted(".".join(map(str, here[1:])))
-                message += f"; a name with a dot needs quotes: [models.{name}]"
+                name = quoted(".".join(map(str, inside[1:])))
+                above = "" if node is None else f"{dotted(here[:2])}."
+                message += f"; a name with a dot needs quotes: [{above}models.{name}]"
             document.problems.append(document.problem(here, message))
         elif not isinstance(value, dict):
             document.problems.append(document.problem(here, refusal(value, "a table")))
         elif below is not None:
             _walk(document, value, below, here)
         else:
-            if key in ("", NAME) or "?" in key:
+            if path == (NODES,) and not USABLE_NAME.fullmatch(key):
+                message = f"{shown(key)} cannot be a node's name; use {NAME_ALLOWED}"
+                document.problems.append(document.problem(here, message))
+            elif key in ("", NAME) or "?" in key:
                 message = f"{shown(key)} cannot be a name"
                 document.problems.append(document.problem(here, message))
             assert isinstance(own_names, dict)

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from proxy.node.names import NODE_VARIABLE, USABLE_NAME
 from proxy.policy.fields import FIELDS
+from proxy.policy.nodes import NAME_ALLOWED, node_of
 from proxy.policy.problems import ENVIRONMENT, KeyPath, Problem
 from proxy.policy.schema import COUNTS, Field, Kind
 from proxy.policy.values import Folders, convert, home_of, refusal
@@ -42,6 +44,10 @@ def read_environment(env: Mapping[str, str]) -> Environment:
         value = convert(row, _typed(row, text), folders, report)
         (found.wins if row.env_wins else found.defaults)[row.key] = value
     _read_host(env, found)
+    if not USABLE_NAME.fullmatch(node := node_of(env)):
+        found.problems.append(
+            Problem(ENVIRONMENT, None, NODE_VARIABLE, refusal(node, NAME_ALLOWED))
+        )
     return found
 
 

@@ -204,10 +204,11 @@ _MODELS: Final = (
                "make way for another model. Its experts make way all the same."),
     Field("models.*.mode", Kind.CHOICE, "generation", RELOAD,
           choices=("generation", "embedding", "rerank"), help="What the model is loaded for."),
-    Field("models.*.rpc", Kind.ADDRESSES, None, RELOAD, local=True, inherits="devices.rpc",
+    Field("models.*.rpc", Kind.ADDRESSES_OR_FLEET, None, RELOAD, local=True, inherits="devices.rpc",
           example=["10.0.0.2:50052"],
           help="llama.cpp RPC servers for this model alone. Such a server has one client at a "
-               "time: two models that share one are never loaded at once."),
+               'time: two models that share one are never loaded at once. "fleet" has other nodes '
+               "of the fleet lend what this machine's devices lack, as long as it is loaded."),
     Field("models.*.params", Kind.PARAMS, {}, LIVE, example={"temperature": 1.0},
           help="Defaults for requests: what a request sets itself wins."),
     Field("models.*.args", Kind.TEXTS, [], RELOAD, local=True,

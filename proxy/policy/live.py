@@ -2,7 +2,7 @@
 told of changes.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from proxy.observe.events import EventLog
 from proxy.policy.diff import Changes, diff
 from proxy.policy.fields import FIELDS
 from proxy.policy.load import Loaded, load
+from proxy.policy.merge import Settings
 from proxy.policy.model import Policies
 from proxy.policy.problems import Problem
 from proxy.policy.schema import Effect
@@ -39,6 +40,7 @@ class LivePolicies:
         self.current: Policies = first.policies
         self.generation = 1
         self.newest = first  # may be bad
+        self._parts = first.parts  # what is for single nodes of a fleet, of the last good ones
         self.waiting: tuple[str, ...] = ()  # the keys whose edit takes the next start
 
     def __repr__(self) -> str:
@@ -56,6 +58,11 @@ class LivePolicies:
             "problems": [problem_to_json(problem) for problem in self.problems],
             "waiting_for_restart": list(self.waiting),
         }
+
+    def elsewhere(self, loaded: Loaded) -> tuple[str, ...]:
+        """The other nodes of a fleet for which `loaded` sets something else than what is in force
+        does, in a table of their own."""
+        return tuple(sorted({*_edited(self._parts, loaded.parts)} - {loaded.node}))
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Await `listener` at each change, after those that have subscribed before. Returns how to
@@ -86,6 +93,8 @@ class LivePolicies:
         old, new = self.current, until_restart(self.current, loaded.policies)
         changes, waiting = diff(old, new), tuple(diff(new, loaded.policies).keys)
         self.current, self.newest = new, loaded
+        elsewhere = self.elsewhere(loaded)
+        self._parts = loaded.parts
         self.generation += 1
         self._events.publish(
             "policies_changed",
@@ -93,6 +102,7 @@ class LivePolicies:
             keys=sorted(changes.keys),
             models={name: list(change.keys) for name, change in changes.models.items()},
             defaults=list(changes.defaults_changed.keys) if changes.defaults_changed else [],
+            nodes=list(elsewhere),
         )
         if waiting != self.waiting:
             self.waiting = waiting
@@ -103,6 +113,15 @@ class LivePolicies:
                 await listener(old, new, changes)
             except Exception:
                 log.exception("policy_change_failed", listener=repr(listener))
+
+
+def _edited(old: Mapping[str, Settings], new: Mapping[str, Settings]) -> Iterator[str]:
+    """The nodes whose own table sets something else now than before."""
+    nothing = Settings()
+    for node in old.keys() | new.keys():
+        before, now = old.get(node, nothing), new.get(node, nothing)
+        if (before.values, before.named.keys()) != (now.values, now.named.keys()):
+            yield node
 
 
 def until_restart(running: Policies, new: Policies) -> Policies:

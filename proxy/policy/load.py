@@ -1,14 +1,16 @@
 """Policies from files and environment: a whole valid set, or every reason why there is none."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from proxy.policy.build import asked_caches, build, merge, named_paths, named_programs
+from proxy.policy.build import build
 from proxy.policy.check import check
 from proxy.policy.document import parse_document
-from proxy.policy.environment import read_environment
+from proxy.policy.environment import Environment, read_environment
+from proxy.policy.merge import Merged, Settings, asked_caches, merge, named_paths, named_programs
 from proxy.policy.model import Policies
+from proxy.policy.nodes import NODES, node_of
 from proxy.policy.problems import Problem
 from proxy.policy.sources import Sources, read
 from proxy.policy.values import home_of
@@ -20,7 +22,8 @@ class Loaded:
     with defaults for the rest, not to be served by. `files` are those that were read, `named`
     the files and folders that keys name, each with the place where it is named, `programs` those of
     commands, `notes` what is allowed and yet good to know, `caches` the places that ask for an
-    expert cache."""
+    expert cache. All of that is of the machine that is called `node`; `parts` is what each node's
+    own table sets."""
 
     policies: Policies | None
     problems: tuple[Problem, ...]
@@ -31,6 +34,8 @@ class Loaded:
     notes: tuple[Problem, ...] = ()
     caches: tuple[Problem, ...] = ()
     readable: Policies | None = field(default=None, repr=False)
+    node: str = ""
+    parts: Mapping[str, Settings] = field(default_factory=dict, repr=False)
 
 
 def load(path: Path | None, env: Mapping[str, str]) -> Loaded:
@@ -43,13 +48,15 @@ def load(path: Path | None, env: Mapping[str, str]) -> Loaded:
 
 def parse(sources: Sources, env: Mapping[str, str]) -> Loaded:
     """The policies that `sources` would give; touches no file."""
-    home = home_of(env)
+    home, node = home_of(env), node_of(env)
     environment = read_environment(env)
-    settings = merge((parse_document(file, data) for file, data in sources.texts), home)
+    merged = merge((parse_document(file, data) for file, data in sources.texts), home)
+    settings = merged.on(node)
     policies = build(settings, environment, home)
-    check(settings, policies, env)
     unreadable = [Problem(str(file), None, "", message) for file, message in sources.failed]
-    problems = (*_in_order(unreadable + settings.problems), *environment.problems)
+    found = [*unreadable, *merged.problems, *_contradictions(merged, environment, env)]
+    check(settings, policies, env)  # for its notes: what it finds was found just now
+    problems = (*_in_order([*dict.fromkeys(found)]), *environment.problems)
     return Loaded(
         None if problems else policies,
         problems,
@@ -60,7 +67,30 @@ def parse(sources: Sources, env: Mapping[str, str]) -> Loaded:
         tuple(_in_order(settings.notes)),
         tuple(_in_order([*asked_caches(settings)])),
         policies,
+        node,
+        merged.parts,
     )
+
+
+def _contradictions(
+    merged: Merged, environment: Environment, env: Mapping[str, str]
+) -> Iterator[Problem]:
+    """What keys that stand together contradict, on every machine: the same files are good on all of
+    them, or on none."""
+
+    def of(settings: Settings) -> list[Problem]:
+        check(settings, build(settings, environment, home_of(env)), env)
+        return settings.problems
+
+    everywhere = of(merged.on(""))  # nobody's name: what holds where no node's table does
+    yield from everywhere
+    for node in merged.parts:
+        for problem in of(merged.on(node)):
+            own = problem.key.startswith(f"{NODES}.")
+            if own:
+                yield problem
+            elif problem not in everywhere:
+                yield replace(problem, message=f"{problem.message}; so it is on node {node}")
 
 
 def _in_order(problems: list[Problem]) -> list[Problem]:

@@ -115,7 +115,7 @@ class ModelPolicy:
     tune: Literal["balanced", "prompt", "generation"]
     repack: Literal["auto", "on", "off"]
     moe_cache: int | Literal["auto"]  # bytes
-    rpc: tuple[str, ...]
+    rpc: tuple[str, ...]  # or FLEET alone
     params: Mapping[str, object]
     args: tuple[str, ...]
     unsafe_args: bool

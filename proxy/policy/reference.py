@@ -6,10 +6,12 @@
 import json
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
+from proxy.node.names import NODE_VARIABLE
 from proxy.policy.fields import BY_KEY, FIELDS, NAME, fields_of
+from proxy.policy.nodes import NODES
 from proxy.policy.problems import dotted, quoted
 from proxy.policy.schema import Effect, Field
 
@@ -34,12 +36,13 @@ _HEAD: Final = """\
 
 def toml() -> str:
     """The text of `policies/default.toml`. "# " is a comment, "#" alone is before TOML."""
-    return _HEAD + "".join(f"\n{_toml_table(table)}" for table in TABLES)
+    return _HEAD + "".join(f"\n{_toml_table(table)}" for table in TABLES) + f"\n{_toml_node()}"
 
 
 def markdown() -> str:
     """The reference page from MARKER on."""
-    return f"{MARKER}\n" + "".join(f"\n{_markdown_table(table)}" for table in TABLES)
+    tables = "".join(f"\n{_markdown_table(table)}" for table in TABLES)
+    return f"{MARKER}\n{tables}\n{_markdown_node()}"
 
 
 def header(table: str) -> str:
@@ -109,6 +112,37 @@ def _cells(field: Field) -> Iterator[str]:
     yield f"{field.allowed}{unit}"
     yield default if field.default is None else f"`{default}`"
     yield f"{_EFFECTS[field.effect]}; {LOCAL}" if field.local else _EFFECTS[field.effect]
+
+
+# What one machine of a fleet overrides: tables as above, so an example says all.
+_OF_A_NODE: Final[Mapping[str, Mapping[str, object]]] = {
+    "catalog": {"dirs": ["/mnt/models"]},
+    "devices": {"reserve": "2GiB"},
+    'models."gpt-oss:120b"': {"moe_cpu_layers": "full"},
+}
+_NODE: Final = f"[{NODES}.attic]"
+_ON_A_NODE: Final = (
+    "In a fleet, where the files are the same on all machines: what differs on the node of this "
+    "name. Every table of above may stand below it, and its keys count there in the place of the "
+    "same keys outside of it; tables such as params merge. On other nodes they are checked and "
+    f"have no effect. A machine is the node that ${NODE_VARIABLE} says, else its host's short name."
+)
+
+
+def _toml_node() -> str:
+    lines = [f"# {line}" for line in textwrap.wrap(_ON_A_NODE, WIDTH, break_on_hyphens=False)]
+    return "\n".join([*lines, *(f"#{line}" for line in _node_example())]) + "\n"
+
+
+def _markdown_node() -> str:
+    example = "\n".join(_node_example())
+    return f"## `{_NODE}`\n\n{_ON_A_NODE}\n\n```toml\n{example}\n```\n"
+
+
+def _node_example() -> Iterator[str]:
+    for table, keys in _OF_A_NODE.items():
+        yield f"{_NODE[:-1]}.{table}]"
+        yield from (f"{key} = {literal(value)}" for key, value in keys.items())
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ class Kind(Enum):
     TEXTS = ("a list of strings", "")
     NAMES = ("a list of model names, without '?'", "")
     ADDRESSES = ('a list of "host:port"', "")
+    ADDRESSES_OR_FLEET = ('a list of "host:port", or "fleet"', "")
     LISTEN = ("an address or a name, or a list of them", "")
     HOSTS = ("a list of host names, without a port", "")
     ORIGINS = ('a list of "scheme://host:port" with * for any part, "null" or "*"', "")

@@ -9,12 +9,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from proxy.engine.types import FLEET
 from proxy.errors import BadRequest
 from proxy.policy import units
 from proxy.policy.problems import KeyPath, shown
 from proxy.policy.schema import Field, Kind
 from proxy.split import AUTO, parse_split
 
+LISTS: Final = (
+    *(Kind.PATHS, Kind.TEXTS, Kind.NAMES, Kind.HOSTS, Kind.ORIGINS),
+    *(Kind.ADDRESSES, Kind.ADDRESSES_OR_FLEET),
+)
 _MEMORY: Final = re.compile(r"(?:nvml|sysfs)(?::\S+)?|ggml")
 _ADDRESS: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/]+):(\d{1,5})", re.ASCII)
 _HOST: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
@@ -47,11 +52,13 @@ def convert(field: Field, value: object, folders: Folders, report: Report) -> An
     """`value` as the attribute of `field` keeps it; what is wrong goes to `report`, and the result
     then means nothing."""
     match field.kind:
+        case Kind.ADDRESSES_OR_FLEET if value == FLEET:
+            return (FLEET,)
         case Kind.PARAMS:
             return _params(field, value, report)
         case Kind.ENV:
             return _variables(field, value, report)
-        case Kind.PATHS | Kind.TEXTS | Kind.NAMES | Kind.ADDRESSES | Kind.HOSTS | Kind.ORIGINS:
+        case kind if kind in LISTS:
             return _items(field, value, folders, report)
     try:
         return _scalar(field, value, folders)
@@ -125,7 +132,7 @@ def _item(kind: Kind, item: object, folders: Folders) -> Any:
             return folders.path_of(text)
         case Kind.NAMES:
             return _require("?" not in text, text)
-        case Kind.ADDRESSES:
+        case Kind.ADDRESSES | Kind.ADDRESSES_OR_FLEET:
             address = _ADDRESS.fullmatch(text)
             return _require(address is not None and 1 <= int(address[1]) <= 65535, text)
         case Kind.HOSTS:

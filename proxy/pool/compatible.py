@@ -5,7 +5,7 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Final
 
-from proxy.engine.types import LoadOptions
+from proxy.engine.types import FLEET, LoadOptions
 
 NOTHING: Set[str] = frozenset()
 
@@ -37,4 +37,5 @@ def compatible(loaded: LoadOptions, asked: LoadOptions, unpinned: Set[str] = NOT
 def conflicts(asked: LoadOptions, loaded: Iterable[LoadOptions]) -> list[LoadOptions]:
     """Those that have to be gone before `asked` can be loaded: a llama.cpp RPC server has one
     client at a time, and lets a second one wait without a word."""
-    return [other for other in loaded if set(asked.rpc) & set(other.rpc)]
+    servers = set(asked.rpc) - {FLEET}  # which lends each one's own
+    return [other for other in loaded if servers & set(other.rpc)]

@@ -50,11 +50,11 @@ class Planner:
         catalog: Catalog,
         capacity: Capacity = lambda _: (),
         measured: MeasuredShare = nobody_measured,
-        look: Callable[[], Coroutine[Any, Any, object]] | None = None,
+        look: Callable[[LoadOptions], Coroutine[Any, Any, object]] | None = None,
     ) -> None:
         """`capacity` tells what of the devices, with these RPC servers, a model could have, by what
         was read of them last, `measured` what of that an expert cache is best given; `look` returns
-        when they were read not long ago."""
+        when they were read not long ago, for a model with these options."""
         self._catalog, self._look = catalog, look
         self._batches = Batches(catalog, capacity)
         self._contexts = Contexts(catalog, capacity)
@@ -96,7 +96,7 @@ class Planner:
 
     async def _with_parallel(self, model: Model, plan: LoadPlan) -> LoadPlan:
         if self._look is not None:
-            await self._look()
+            await self._look(plan.options)
         layers = (await self._facts_of(model)).layers
         parallel = await self._conversations.choose(model.entry, model.policy, plan.options, layers)
         return replace(plan, options=replace(plan.options, parallel=parallel))

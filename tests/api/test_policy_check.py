@@ -62,6 +62,10 @@ async def test_what_changes_elsewhere(client: aiohttp.ClientSession, loaded: str
     assert found["effects"]["models"] == ["other"]
     assert [backend["fate"] for backend in found["effects"]["backends"]] == ["stays"]
 
+    found = await check(client, loaded + "\n[nodes.attic.defaults]\nctx = 4096\n")
+    assert (found["effects"]["changes"], found["effects"]["nodes"]) == (True, ["attic"])
+    assert not found["effects"]["defaults"]
+
 
 async def test_mistakes_and_what_may_not_be_set(
     client: aiohttp.ClientSession, loaded: str, file: Path

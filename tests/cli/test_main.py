@@ -91,6 +91,31 @@ def test_check(policies: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[1].startswith(f"{policies}:3: server.port: ")
 
 
+def test_check_tells_what_holds_on_another_node(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOE_PROXY_NODE", "cellar")
+    file = tmp_path / "p.toml"
+    file.write_text('nodes.attic.server.port = 7\nnodes.attic.catalog.dirs = ["/not/here"]\n')
+
+    assert main(["check", "--policies", str(file)]) == 0
+    here = capsys.readouterr().out
+    assert main(["check", "--policies", str(file), "--node", "cellar"]) == 0
+    named = capsys.readouterr().out
+    assert main(["check", "--policies", str(file), "--node", "attic"]) == 0
+    there = capsys.readouterr().out
+    assert main(["check", "--policies", str(file), "--node", "Attic"]) == 1
+
+    assert named == f"{here}node cellar: nothing of its own\n"
+    assert there == (
+        "good: 1 file, models unknown from here, listens on 127.0.0.1:7\n"
+        "node attic, of its own:\n"
+        f"  server.port  = 7  # {file}:1\n"
+        f'  catalog.dirs = ["/not/here"]  # {file}:2\n'
+    )
+    assert "environment: MOE_PROXY_NODE: " in capsys.readouterr().out
+
+
 def test_check_counts_what_serve_would_find(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

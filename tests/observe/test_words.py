@@ -103,6 +103,11 @@ M: dict[str, Any] = {"backend": "b1", "generation": 1, "model": "smol"}
             },
             "policies read again; changed: server.drain, ctx of smol",
         ),
+        (
+            "policies_changed",
+            {"keys": [], "models": {}, "defaults": [], "generation": 3, "nodes": ["a", "b"]},
+            "policies read again; changed: nothing here, and what is for a, b alone",
+        ),
         ("draining", {"drain_s": 30.0, "in_flight": 0, "hint": "x"}, "ending"),
         (
             "draining",

@@ -102,6 +102,31 @@ async def test_one_listener_that_fails_keeps_no_other_from_an_edit(load_text: Lo
     assert [line["event"] for line in logs] == ["policies_changed", "policy_change_failed"]
 
 
+async def test_an_edit_of_another_nodes_part_changes_nothing_here_and_says_so(
+    load_text: LoadText,
+) -> None:
+    events, heard, env = EventLog(), Heard(), {"MOE_PROXY_NODE": "attic"}
+    live = LivePolicies(load_text("nodes.cellar.defaults.ctx = 5", **env), events=events)
+    live.subscribe(heard)
+    before = live.current
+
+    for text in (
+        "nodes.cellar.defaults.ctx = 6\nnodes.new.models.m = {}",
+        "nodes.cellar.defaults.ctx = 'x'",  # which is refused, and forgotten
+        "nodes.cellar.defaults.ctx = 6\nnodes.new.models.m = {}\nnodes.attic.defaults.ctx = 7",
+    ):
+        await live.take(load_text(text, **env))
+
+    told = [event.fields for event in events.since(0) if event.kind == "policies_changed"]
+    assert [(each["nodes"], each["defaults"]) for each in told] == [
+        (["cellar", "new"], []),
+        ([], ["ctx"]),
+    ]
+    assert [bool(changes) for changes in heard.changes] == [False, True]
+    assert live.current.defaults.ctx == 7
+    assert before.defaults.ctx == 8192
+
+
 def test_the_first_set_has_to_be_good(load_text: LoadText) -> None:
     with pytest.raises(ValueError, match="good"):
         LivePolicies(load_text("server.prot = 1"), events=EventLog())

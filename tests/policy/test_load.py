@@ -561,3 +561,19 @@ def test_a_name_without_its_quotes(head: str, hint: str, tmp_path: Path) -> None
     (problem,) = load(tmp_path, {}).problems
 
     assert problem.message.endswith(hint)
+
+
+def test_a_model_may_have_the_fleets_devices(valid: Valid, load_text: LoadText) -> None:
+    policies = valid("devices.rpc = ['a:1']\nmodels.m.rpc = 'fleet'\nmodels.n = {}\n")
+    assert policies.models["m"].rpc == ("fleet",)
+    assert policies.models["n"].rpc == ("a:1",)
+
+    for text, key in (
+        ("models.m.rpc = 'a:1'", "models.m.rpc"),
+        ("models.m.rpc = ['fleet']", "models.m.rpc[0]"),
+        ("devices.rpc = 'fleet'", "devices.rpc"),
+    ):
+        (problem,) = load_text(text).problems
+        assert problem.key == key
+        assert 'use a list of "host:port"' in problem.message
+        assert ('or "fleet"' in problem.message) == key.startswith("models")

@@ -16,6 +16,7 @@ DANGEROUS_KINDS = {
     Kind.PATHS,
     Kind.TEXTS,
     Kind.ADDRESSES,
+    Kind.ADDRESSES_OR_FLEET,
     Kind.HOSTS,
     Kind.ORIGINS,
     Kind.ENV,
@@ -73,6 +74,19 @@ def test_setting_and_removing_it_is_found_and_keeping_it_is_not(field: Field) ->
     assert changes("", "\n" + line) == [(2, key)]
     assert changes(line, "# gone\n") == [(1, key)]
     assert changes(line, "\n# edited elsewhere\nserver.max_queue = 9\n" + line) == []
+
+
+@pytest.mark.parametrize("field", LOCAL, ids=lambda field: field.key)
+def test_it_is_the_same_below_a_node_of_whichever_machine(field: Field) -> None:
+    key, line = f"nodes.attic.{field.key.replace('*', 'NAME')}", f"nodes.attic.{line_of(field)}"
+
+    assert changes("", "\n" + line) == [(2, key)]
+    assert changes(line, "# gone\n") == [(1, key)]
+    assert changes(line, line + "\nnodes.attic.server.max_queue = 9\n") == []
+    assert changes(line, line.replace("attic", "cellar")) == [
+        (1, key.replace("attic", "cellar")),
+        (1, key),
+    ]
 
 
 def test_only_what_changes_is_found_wherever_it_stands() -> None:

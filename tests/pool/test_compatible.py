@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.engine.types import LoadOptions
-from proxy.pool.compatible import compatible
+from proxy.engine.types import FLEET, LoadOptions
+from proxy.pool.compatible import compatible, conflicts
 
 LOADED = LoadOptions("m", Path("m.gguf"), ctx=8192, split=4)
 
@@ -35,3 +35,11 @@ def test_compatible(asked: LoadOptions, unpinned: set[str], served: bool) -> Non
     conversations, for one that was not named; the rest
     is to be equal."""
     assert compatible(LOADED, asked, unpinned) is served
+
+
+def test_one_rpc_server_is_for_one_model_and_the_fleet_has_one_for_each() -> None:
+    fleet, own = (replace(LOADED, rpc=(rpc,)) for rpc in (FLEET, "a:1"))
+    other = replace(LOADED, model="n", rpc=("a:1", "b:1"))
+
+    assert conflicts(own, [fleet, other, LOADED]) == [other]
+    assert conflicts(fleet, [replace(fleet, model="n"), other]) == []

@@ -265,6 +265,7 @@ test("what saving would do", () => {
     "c: stays as it is", "d: goes on, and takes this over (params)",
     "waits for the next start of the proxy: server.port",
   ]);
+  assert.deepEqual(consequences({ ...nothing, nodes: ["attic"] }), ["changed for other nodes: attic"]);
 });
 
 const FLEET = {

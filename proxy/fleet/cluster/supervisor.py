@@ -25,6 +25,8 @@ from proxy.fleet.cluster.node_api import NodeApi, NotAnswered
 from proxy.fleet.cluster.policy_follower import PolicyFollower
 from proxy.fleet.cluster.policy_sync import Folder, folder_of
 from proxy.fleet.member import Members, line_of
+from proxy.fleet.rpc.lender import lending_by_ray
+from proxy.fleet.rpc.words import SOCKET_VARIABLE
 from proxy.node.identity import identity_of
 from proxy.policy.load import load
 from proxy.tasks import Loops, spawn
@@ -130,7 +132,8 @@ class Supervisor:
         self._setup = self._setup_in(news)
         self._folder = await asyncio.to_thread(machine.own_folder, env, self._name)
         key_file = await asyncio.to_thread(machine.write_key, self._folder, self._key)
-        self._env = machine.child_env(env, self._name, key_file)
+        socket = await self._stack.enter_async_context(lending_by_ray(self._machine))
+        self._env = machine.child_env(env, self._name, key_file) | {SOCKET_VARIABLE: str(socket)}
         self._api = NodeApi(identity_of(self._env))
         self._stack.push_async_callback(self._api.close)
         self._socket = await asyncio.to_thread(

@@ -73,6 +73,7 @@ const OTHERS = {
 function changed(event) {
   const models = Object.keys(event.models);
   const parts = [...event.keys, ...models, ...(event.defaults.length ? ["defaults"] : [])];
+  for (const node of event.nodes ?? []) parts.push(`what is for node ${node}`);
   return parts.join(", ") || "nothing that counts";
 }
 

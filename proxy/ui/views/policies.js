@@ -25,6 +25,7 @@ export function consequences(effects) {
     [effects.defaults, (names) => `defaults of all models: ${names}`],
     [effects.keys, (names) => `changed: ${names}`],
     [effects.next_start, (names) => `waits for the next start of the proxy: ${names}`],
+    [effects.nodes ?? [], (names) => `changed for other nodes: ${names}`],
   ];
   for (const [names, words] of more) if (names.length) found.push(words(names.join(", ")));
   return found;

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.guard import HANG_S, LLAMA_S
 from tests.support.policies import policies
-from tests.support.ray_fleet import FLEET, NODES, RayFleet, ray_fleet
+from tests.support.ray_fleet import FLEET, NODES, SLOW_S, RayFleet, ray_fleet
 from tests.support.serving import runs
 
 pytestmark = [
@@ -77,6 +77,40 @@ def test_up_again_changes_nothing(fleet: RayFleet) -> None:
 
     assert all(f"{name} ready" in said for name in NODES)
     assert {name: each["url"] for name, each in fleet.nodes().items()} == before
+
+
+def test_a_model_may_have_devices_of_other_nodes(fleet: RayFleet) -> None:
+    url = fleet.nodes()["b"]["url"]
+    before = fleet.ask(url, "/admin/state")["policies"]["generation"]
+    fleet.policy("b").write_text(
+        policies(
+            {"own-b": {"rpc": "fleet"}},
+            catalog={"ollama": False, "dirs": ["~/models"]},
+            defaults={"ctx": 2048},
+        )
+    )
+    eventually(
+        lambda: fleet.ask(url, "/admin/state")["policies"]["generation"] > before, "it is in force"
+    )
+
+    assert node_that_answers(fleet, "own-b") == "b"
+
+    eventually(
+        lambda: [each["name"] for each in fleet.ask(url, "/admin/state")["devices"]] == ["RPC0"],
+        "it has a device of another node's",
+    )
+    assert len(fleet.pids("proxy.fleet.rpc.giver")) == 1
+    assert fleet.pids("proxy.fleet.rpc.giver", of="b") == []
+    assert len(fleet.pids("proxy.fleet.rpc.taker", of="b")) == 1
+    fleet.ask(url, "/admin/models/own-b/unload", {})
+    eventually(lambda: not fleet.pids("proxy.fleet.rpc"), "nothing is lent any more")
+
+
+def eventually(fact: Callable[[], object], what: str) -> None:
+    end_s = time.monotonic() + SLOW_S
+    while not fact():
+        assert time.monotonic() < end_s, f"it never came to this: {what}"
+        time.sleep(0.05)
 
 
 def test_a_stranger_gets_nothing_of_a_node(fleet: RayFleet) -> None:

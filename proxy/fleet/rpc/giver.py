@@ -1,0 +1,168 @@
+"""A machine lends its memory to one backend on another one: `python -m proxy.fleet.rpc.giver`.
+
+An RPC server of llama.cpp trusts whoever reaches it. So nobody does but those who bring the token
+that was made for this backend: each of their connections is handed to a server of its own, which
+listens nowhere and ends with it. Others get not a byte.
+
+Reads a line of JSON from standard input, says its port in one, and ends when the input does. What
+it lends has ended with it, however it ends.
+"""
+
+import argparse
+import hmac
+import os
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import structlog
+
+from proxy.fleet.rpc import passing
+from proxy.fleet.rpc.server import Server
+from proxy.node.identity import certificates_of
+
+log = structlog.get_logger()
+
+TOKEN_BYTES: Final = 32
+TOKEN_WITHIN_S: Final = 2.0  # and all of TLS
+# Who reaches the port and says nothing has it for so long: so many at a time.
+MOST_STRANGERS: Final = 64
+# A client asks of its devices on one connection after the other, and then keeps one.
+MOST_SERVED: Final = 8
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What it is told in its first line."""
+
+    token: str  # in hexadecimal digits
+
+
+class Port(msgspec.Struct, frozen=True):
+    """What it says in its own."""
+
+    port: int
+
+
+class Giver:
+    """Listens for one backend. Its threads end with the process."""
+
+    def __init__(
+        self,
+        host: str,
+        token: bytes,
+        *,
+        context: ssl.SSLContext | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
+        """`options`: more of them for the server. Raises OSError."""
+        self._token, self._context, self._options = token, context, options
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, 0), family=family)
+        self._strangers = threading.BoundedSemaphore(MOST_STRANGERS)
+        self._served = threading.BoundedSemaphore(MOST_SERVED)
+
+    @property
+    def port(self) -> int:
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    def serve(self) -> None:
+        """Does not return."""
+        while True:
+            connection, _ = self._listener.accept()
+            if self._strangers.acquire(blocking=False):
+                threading.Thread(target=self._meet, args=(connection,), daemon=True).start()
+            else:
+                connection.close()
+
+    def _meet(self, connection: socket.socket) -> None:
+        try:
+            try:
+                friend = self._known(connection)
+            finally:
+                self._strangers.release()
+            if friend is not None:
+                with friend:
+                    self._lend(friend)
+        except Exception:
+            log.exception("rpc_session_failed")
+        finally:
+            connection.close()
+
+    def _known(self, connection: socket.socket) -> socket.socket | None:
+        """The connection, if it brings the token in time, else None."""
+        passing.prepare(connection)
+        # The whole of it has this long, whatever drips in meanwhile. TLS takes the socket over.
+        same = connection.dup()
+        limit = threading.Timer(TOKEN_WITHIN_S, _shut, (same,))
+        limit.start()
+        try:
+            connection.settimeout(TOKEN_WITHIN_S)
+            if self._context is not None:
+                connection = self._context.wrap_socket(connection, server_side=True)
+            said = b""
+            while len(said) < TOKEN_BYTES and (more := connection.recv(TOKEN_BYTES - len(said))):
+                said += more
+        except (OSError, ValueError):
+            said = b""
+        finally:
+            limit.cancel()
+            same.close()
+        if hmac.compare_digest(said, self._token):
+            return connection
+        connection.close()
+        return None
+
+    def _lend(self, client: socket.socket) -> None:
+        if not self._served.acquire(blocking=False):
+            log.warning("rpc_refused", why=f"it has {MOST_SERVED} connections")
+            return
+        try:
+            if isinstance(client, ssl.SSLSocket):
+                near, far = passing.pair()
+                with near:
+                    with far:
+                        server = Server(far, self._options)
+                    passing.pass_on(client, near, server.kill)
+            else:
+                # It has the connection itself: nobody is between them.
+                Server(client, self._options).run(client)
+        except (LookupError, OSError) as error:
+            log.warning("rpc_not_lent", error=str(error))
+        finally:
+            self._served.release()
+
+
+def _shut(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return
+
+
+def main() -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host", required=True)
+    parser.add_argument("options", nargs="*")
+    arguments = parser.parse_args()
+    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
+    token = bytes.fromhex(order.token)
+    if len(token) != TOKEN_BYTES:
+        sys.exit("a token has another length")
+    certificates = certificates_of(os.environ)
+    context = certificates.of_server() if certificates else None
+    giver = Giver(arguments.host, token, context=context, options=arguments.options)
+    threading.Thread(target=giver.serve, daemon=True).start()
+    sys.stdout.buffer.write(msgspec.json.encode(Port(giver.port)) + b"\n")
+    sys.stdout.flush()
+    while sys.stdin.buffer.read(1 << 16):
+        pass
+
+
+if __name__ == "__main__":
+    main()

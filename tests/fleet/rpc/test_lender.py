@@ -1,0 +1,127 @@
+"""Which nodes lend how much, and that Ray has them do it."""
+
+import asyncio
+import importlib.util
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.fleet.rpc.lender import LEAST_BYTES, RayLender, lending_by_ray, shared_out
+from proxy.fleet.rpc.lending import NothingLent
+from proxy.fleet.rpc.words import SOCKET_VARIABLE
+from tests.support.guard import HANG_S, until
+from tests.support.models import model
+from tests.support.policies import policies
+from tests.support.proxy import proxy
+from tests.support.rpc_loan import HELLO, greeted, rpc_servers, said_to
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "shares"),
+    [
+        ({"a": 8 * GIB, "b": 9 * GIB}, 3 * GIB, {"b": 3 * GIB}),
+        ({"a": 8 * GIB, "b": 9 * GIB}, 12 * GIB, {"b": 9 * GIB, "a": 3 * GIB}),
+        ({"a": 8 * GIB, "b": 8 * GIB}, 1, {"a": 1}),
+        # What there is, where it is not enough.
+        ({"a": 2 * GIB, "b": LEAST_BYTES - 1}, 12 * GIB, {"a": 2 * GIB}),
+        ({"a": 1000, "b": 500}, 1000, {"a": 1000}),
+    ],
+)
+def test_of_as_few_nodes_as_will_do(
+    free: dict[str, int], size: int, shares: dict[str, int]
+) -> None:
+    assert shared_out(free, size) == shares
+
+
+def test_of_each_the_reserve_is_lent_too() -> None:
+    free = {"a": 3 * GIB, "b": 3 * GIB, "c": 3 * GIB // 2}
+
+    assert shared_out(free, 3 * GIB, GIB) == {"a": 3 * GIB, "b": 2 * GIB}
+    assert shared_out(free, 9 * GIB, GIB) == {"a": 3 * GIB, "b": 3 * GIB}
+
+
+@pytest.mark.parametrize(
+    ("free", "why"),
+    [
+        ({}, "there is no other node in the fleet"),
+        (
+            {"a": GIB // 2, "b": 0},
+            "no other node has 1.00 GiB free, the most has 0.50 GiB; it lacks 3.00 GiB here",
+        ),
+    ],
+)
+def test_why_nothing_is_lent(free: dict[str, int], why: str) -> None:
+    with pytest.raises(NothingLent) as told:
+        shared_out(free, 3 * GIB)
+
+    assert str(told.value) == why
+
+
+# --- with Ray ---
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[list[str]]:
+    """Two machines of a cluster, as Ray calls them: this process is on the first."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    import ray
+    from ray.cluster_utils import Cluster
+
+    with tempfile.TemporaryDirectory(prefix="r") as folder:
+        options = {"num_cpus": 1, "resources": {"moe_proxy": 1}, "object_store_memory": 10**8}
+        usual = {"include_dashboard": False, "temp_dir": folder}
+        cluster = Cluster(initialize_head=True, head_node_args=options | usual)
+        try:
+            ray.init(address=cluster.address, log_to_driver=False, _temp_dir=folder)
+            cluster.add_node(**options)
+            cluster.wait_for_nodes()
+            first = ray.get_runtime_context().get_node_id()
+            (second,) = {node["NodeID"] for node in ray.nodes()} - {first}
+            yield [first, second]
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+@pytest.mark.llama
+async def test_ray_has_the_other_node_lend_and_end(nodes: list[str]) -> None:
+    lender = RayLender(nodes[0])
+    async with asyncio.timeout(HANG_S):
+        assert len(await lender.offers()) == 1
+        loan = await lender.lend("m", 900, 100)
+    (giver,) = loan.givers
+    assert giver.size_bytes == 1000
+    assert await said_to(giver.port, bytes(32) + HELLO, host=giver.host) == b""
+    connection = await asyncio.open_connection(giver.host, giver.port)
+    connection[1].write(bytes.fromhex(giver.token))
+    assert await greeted(connection)
+    assert len(rpc_servers()) == 1
+
+    await loan.end()
+
+    assert await connection[0].read() == b""
+    connection[1].close()
+    await until(lambda: not rpc_servers(), "its server has ended")
+
+
+@pytest.mark.llama
+async def test_a_model_is_loaded_over_it(nodes: list[str], tmp_path: Path) -> None:
+    text = policies(
+        {"m": {"path": model(layers=4), "rpc": "fleet"}}, devices={"reserve": 0, "low": 0}
+    )
+    async with lending_by_ray(nodes[0]) as socket:
+        async with proxy(tmp_path, text, env={SOCKET_VARIABLE: str(socket)}) as served:
+            await served.post("/admin/models/m/load")
+
+            async def there() -> bool:
+                devices = (await served.get("/admin/state"))["devices"]
+                return [device["name"] for device in devices] == ["RPC0"]
+
+            await until(there, "it has a device of the other node's")
+            assert len(rpc_servers()) == 1
+        await until(lambda: not rpc_servers(), "its server has ended")

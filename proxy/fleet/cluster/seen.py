@@ -46,4 +46,6 @@ async def seen_of(directory: Any) -> Seen:
     finally:
         await api.close()
     found = {each.name: one for each, one in zip(asked, states, strict=True)}
-    return Seen(told["reports"], frozenset(told["draining"]), told["machines"], found, own_machine())
+    return Seen(
+        told["reports"], frozenset(told["draining"]), told["machines"], found, own_machine()
+    )

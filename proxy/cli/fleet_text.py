@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from proxy.cli.text import refused
 from proxy.fleet.cluster.commands import Seen
 from proxy.fleet.cluster.directory import Report
 from proxy.text import gib, harmless, table
@@ -28,6 +29,11 @@ def status_table(seen: Seen) -> str:
         for name, state in seen.states.items()
         if isinstance(state, str)
     ]
+    remarks += [
+        text
+        for name, state in seen.states.items()
+        if isinstance(state, dict) and (text := refused(_problems(name, state)))
+    ]
     if (missing := seen.machines - len(seen.reports)) > 0:
         remarks.append(f"{missing} more machines of the cluster have said nothing yet")
     logs = [f"logs of {each.name}: {each.logs}" for each in seen.reports if each.logs]
@@ -35,14 +41,18 @@ def status_table(seen: Seen) -> str:
 
 
 def up_text(seen: Seen) -> str:
-    """A line for each node, and where to ask."""
+    """A line for each node, and where to ask on this machine."""
     lines = [f"{each.name} {each.state} {each.front or ''}".rstrip() for each in seen.reports]
-    address = next((each.front for each in seen.reports if each.front), None)
-    return "\n".join([*lines, *([f"use {address}, or any other of these"] if address else [])])
+    here = next((each.front for each in seen.reports if each.machine == seen.own), None)
+    return "\n".join([*lines, *([f"use {here} on this machine"] if here else [])])
 
 
 def drained_so_far(report: Report) -> str:
     return f"{report.name} {report.state}" + (f": {harmless(report.says)}" if report.says else "")
+
+
+def _problems(name: str, state: dict[str, Any]) -> list[Any]:
+    return [problem | {"node": name} for problem in state["policies"]["problems"]]
 
 
 def _models(state: Any) -> str:

@@ -181,11 +181,16 @@ def node_keys(node: str, own: Sequence[Override]) -> str:
 
 
 def refused(problems: Sequence[Json]) -> str:
-    """That the files of policies are not in force, and why; empty where they are."""
+    """That the files of policies are not in force, and why; empty where they are. In a fleet each
+    says its node."""
     if not problems:
         return ""
     head = "the policies on disk have mistakes, so those before them stay in force:"
-    return "\n".join([head, *(f"  {Problem(**problem)}" for problem in problems)])
+    return "\n".join([head, *(f"  {_problem(**problem)}" for problem in problems)])
+
+
+def _problem(*, node: str = "", **problem: Any) -> str:
+    return (f"{node}: " if node else "") + str(Problem(**problem))
 
 
 def layers(backend: Json) -> str:

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from proxy.cli.main import main
 from proxy.fleet.cluster import commands
-from proxy.fleet.cluster.commands import with_port
+from proxy.fleet.cluster.commands import kept_text, with_port
 
 
 @pytest.mark.parametrize("words", [["up"], ["status"], ["drain", "a"], ["down"]])
@@ -34,3 +35,10 @@ def test_ray_is_imported_by_no_other_command() -> None:
 def test_a_head_has_rays_usual_port() -> None:
     assert with_port("10.0.0.1") == "10.0.0.1:6379"
     assert with_port("box:6400") == "box:6400"
+
+
+def test_policies_that_do_not_count_any_more_are_told() -> None:
+    said = kept_text([Path("/p/mine.toml.before-fleet")])
+
+    assert "  /p/mine.toml.before-fleet" in said.splitlines()
+    assert "[nodes.NAME]" in said

@@ -11,6 +11,7 @@ READY = Report(
 DRAINED = Report("2", "b", "drained", None, "http://127.0.0.1:11435", "", "/b", "10.0.0.2")
 SICK = Report("3", "c", "starting", None, None, "ended with status 2: \x1b[1mbad policies")
 STATE = {
+    "policies": {"problems": []},
     "backends": [{"model": "m", "in_flight": 2}],
     "devices": [{"name": "CUDA0", "free_bytes": 2 * GIB, "total_bytes": 8 * GIB}],
 }
@@ -34,11 +35,24 @@ def test_one_that_does_not_answer_is_told_with_the_reason() -> None:
     assert "a: no answer within 3 s" in text.splitlines()
 
 
-def test_after_up_it_is_known_where_to_ask() -> None:
-    assert up_text(Seen([READY], frozenset(), 1, {})).splitlines() == [
+def test_policies_that_are_not_in_force_are_told_with_their_node() -> None:
+    problem = {"file": "/p.toml", "line": 3, "key": "node", "message": "unknown key"}
+    state = STATE | {"policies": {"problems": [problem]}}
+
+    text = status_table(Seen([READY], frozenset(), 1, {"a": state}))
+
+    assert "  a: /p.toml:3: node: unknown key" in text.splitlines()
+
+
+def test_after_up_it_is_known_where_to_ask_on_this_machine() -> None:
+    nodes = [READY, DRAINED]
+
+    assert up_text(Seen(nodes, frozenset(), 2, {}, own="2")).splitlines() == [
         "a ready http://127.0.0.1:11434",
-        "use http://127.0.0.1:11434, or any other of these",
+        "b drained http://127.0.0.1:11435",
+        "use http://127.0.0.1:11435 on this machine",
     ]
+    assert "use" not in up_text(Seen(nodes, frozenset(), 2, {}))
 
 
 def test_a_drain_says_what_it_waits_for() -> None:

@@ -13,6 +13,7 @@ from proxy.cli.text import (
     layers,
     model,
     models,
+    refused,
     splits,
 )
 
@@ -179,3 +180,11 @@ def test_the_context_of_a_model_is_the_one_it_is_served_with() -> None:
 
     assert "512" in shown
     assert "2048" not in shown
+
+
+def test_refused_policies_of_a_fleet_are_told_with_their_node() -> None:
+    problem = {"file": "/p.toml", "line": 3, "key": "node", "message": "unknown key"}
+
+    assert refused([problem]).endswith("\n  /p.toml:3: node: unknown key")
+    assert refused([problem | {"node": "a"}]).endswith("\n  a: /p.toml:3: node: unknown key")
+    assert refused([]) == ""

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ from typing import Any, Final
 from proxy.fleet.cluster import machine, machines, own_ray
 from proxy.fleet.cluster.directory import Report, Setup
 from proxy.fleet.cluster.own_ray import RayProblem
-from proxy.fleet.cluster.policy_sync import Folder, folder_of
+from proxy.fleet.cluster.policy_sync import KEPT, Folder, folder_of
 from proxy.fleet.cluster.seen import ANSWER_S, seen_of
 from proxy.fleet.cluster.seen import Seen as Seen
 from proxy.fleet.names import NODE_VARIABLE
@@ -25,6 +25,7 @@ from proxy.policy.load import load
 LOOK_S: Final = 0.5
 # Until all nodes answer: each has to read its folders of models.
 UP_S: Final = 180.0
+IN_NONE: Final = "no Ray runs on this machine, so it is in no fleet"
 INSTALL: Final = "pip install 'moe-proxy[fleet]'"
 
 
@@ -66,7 +67,26 @@ def up(wanted: Wanted, env: Mapping[str, str], say: Callable[[str], None]) -> Se
             _check_head(wanted.head)
         if wanted.head is None and not machines.is_deployed():
             return _first(setup, policies, say)
-        return _more(setup, say)
+        before = _kept(policies)
+        seen = _more(setup, say)
+        if new := sorted(_kept(policies) - before):
+            say(kept_text(new))
+        return seen
+
+
+def _kept(policies: Path) -> frozenset[Path]:
+    folder = policies if policies.is_dir() else policies.parent
+    return frozenset(folder.glob(f"*{KEPT}"))
+
+
+def kept_text(files: Sequence[Path]) -> str:
+    """Pure."""
+    were = "\n".join(f"  {file}" for file in files)
+    return (
+        "the fleet's policies are in force here; what this machine had under the same names is "
+        f"kept, and does not count:\n{were}\n"
+        "what has to differ here (devices, folders of models) goes into [nodes.NAME] of the fleet's"
+    )
 
 
 def status(env: Mapping[str, str]) -> Seen:
@@ -116,6 +136,9 @@ def leave(env: Mapping[str, str], say: Callable[[str], None]) -> None:
     _have_ray()
     own = own_ray.started(env)
     if own is None:
+        with _ray_problems():
+            if not own_ray.connect(env):
+                raise FleetProblem(IN_NONE)
         raise FleetProblem("Ray on this machine was not started by us: ray stop")
     try:
         with _ray_problems():
@@ -146,7 +169,7 @@ def down(env: Mapping[str, str], say: Callable[[str], None]) -> None:
     try:
         with _ray_problems():
             if not own_ray.connect(env):
-                raise FleetProblem("no Ray runs on this machine, so it is in no fleet")
+                raise FleetProblem(IN_NONE)
             others = machines.others()
             if was_there := machines.is_there():
                 say("ending the nodes; what runs there may finish first")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.files import BadJson, decode_json, read_small
+from proxy.fleet.cluster import found_ray
 from proxy.fleet.cluster.policy_sync import replace
 from proxy.fleet.names import NAMESPACE, RESOURCE
 from proxy.policy.values import home_of
@@ -58,11 +59,11 @@ class Started:
 
 def connect(env: Mapping[str, str]) -> bool:
     """Use the Ray that runs on this machine; False where there is none. Raises RayProblem."""
-    own = started(env)
-    address = own.address if own else env.get("RAY_ADDRESS") or "auto"
-    if address == "local":  # Ray's word for one of its own
-        return False
     use_token(env)
+    if (address := _address(env)) is None:
+        return False
+    if "://" not in address and (why := found_ray.why_silent(address)):
+        raise RayProblem(f"Ray at {address} does not answer: {why}")
     import ray
 
     try:
@@ -74,20 +75,40 @@ def connect(env: Mapping[str, str]) -> bool:
             configure_logging=False,
         )
     except ConnectionError as error:
-        if address == "auto":
-            return False
         raise RayProblem(f"Ray at {address} does not answer: {_line(error)}") from error
     except Exception as error:
         raise RayProblem(f"Ray at {address} cannot be used: {_line(error)}") from error
     return True
 
 
+def _address(env: Mapping[str, str]) -> str | None:
+    """Of the cluster that this machine is in; None where it is in none."""
+    if own := started(env):
+        return own.address
+    given = env.get("RAY_ADDRESS") or "auto"
+    if given == "local":  # Ray's word for one of its own
+        return None
+    if given != "auto":
+        return given
+    try:
+        return found_ray.choose(found_ray.running(), found_ray.last_started(env.get("RAY_TMPDIR")))
+    except LookupError as error:
+        raise RayProblem(str(error)) from error
+
+
 def start(head: str | None, port: int, env: Mapping[str, str]) -> Started:
     """Start Ray on this machine, as the first one or for the cluster of `head`; it goes on without
     us. `env` is what our node is to have. Raises RayProblem."""
+    if head is not None and (why := found_ray.why_silent(head)):
+        raise RayProblem(
+            f"nothing answers at {head} ({why}): is that the first machine's address, does its "
+            "fleet run (moe-proxy fleet status, there), and does its firewall let this machine in?"
+        )
     from ray.util import get_node_ip_address
 
     own = get_node_ip_address()
+    if head is None and (why := found_ray.why_not_listen(own, port)):
+        raise RayProblem(why)
     address = f"{own}:{port}" if head is None else head
     folder = _folder(env)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -175,13 +196,11 @@ def _show_token() -> None:
     if "ray" not in sys.modules:
         os.environ["RAY_AUTH_MODE"] = "token"
     elif os.environ.get("RAY_AUTH_MODE") != "token":
-        # What Ray does where it makes one itself.
-        from ray._private.authentication.authentication_token_setup import (
-            maybe_enable_token_auth_if_token_available as enable,
-        )
+        # What Ray does where it makes one itself, less a hint how to do without.
+        from ray._private.authentication.authentication_token_setup import _enable_token_auth
 
         import_module("ray._raylet").AuthenticationTokenLoader.instance().reset_cache()
-        enable(warn_if_disabled=False)
+        _enable_token_auth()
 
 
 def make_token(env: Mapping[str, str]) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from proxy.fleet.cluster.directory import Report
+from proxy.fleet.cluster.machines import own_machine
 from proxy.fleet.cluster.node_api import NodeApi, NotAnswered, of_command
 
 ANSWER_S: Final = 30.0
@@ -22,6 +23,7 @@ class Seen:
     draining: frozenset[str]
     machines: int
     states: Mapping[str, Any]
+    own: str = ""  # Ray's id of the machine of who looks
 
     def is_silent(self, report: Report) -> bool:
         return report.state == "ready" and isinstance(self.states.get(report.name), str)
@@ -44,4 +46,6 @@ async def seen_of(directory: Any) -> Seen:
     finally:
         await api.close()
     found = {each.name: one for each, one in zip(asked, states, strict=True)}
-    return Seen(told["reports"], frozenset(told["draining"]), told["machines"], found)
+    return Seen(
+        told["reports"], frozenset(told["draining"]), told["machines"], found, own_machine()
+    )

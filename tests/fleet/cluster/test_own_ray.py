@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -9,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from proxy.fleet.cluster import own_ray
+from proxy.fleet.cluster import found_ray, own_ray
 from proxy.fleet.cluster.own_ray import (
     RayProblem,
     Started,
     command,
+    connect,
     make_token,
     not_started,
     ray_env,
+    start,
     started,
     use_token,
 )
@@ -104,3 +107,34 @@ def test_only_a_ray_that_we_have_started_and_that_runs_is_ours(
         assert started(env) is None
     (folder / "ray.json").write_text("no JSON")
     assert started(env) is None
+
+
+@pytest.fixture
+def silent() -> str:
+    """An address where nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_ray_that_has_ended_is_not_waited_for(
+    env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(silent)
+    monkeypatch.setattr(found_ray, "running", frozenset)
+
+    assert connect(env | {"RAY_TMPDIR": str(tmp_path)}) is False
+    with pytest.raises(RayProblem, match=f"{silent} does not answer: Connection refused"):
+        connect(env | {"RAY_ADDRESS": silent})
+
+
+def test_a_token_is_kept_whatever_ray_is_there(env: dict[str, str]) -> None:
+    assert connect(env | {"RAY_ADDRESS": "local", "RAY_AUTH_TOKEN": "given"}) is False
+    assert use_token(env) == "given"
+
+
+def test_a_head_that_is_not_there_is_told_before_ray_starts(
+    env: dict[str, str], silent: str
+) -> None:
+    with pytest.raises(RayProblem, match=f"nothing answers at {silent}"):
+        start(silent, own_ray.PORT, env)

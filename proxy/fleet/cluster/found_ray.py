@@ -1,0 +1,84 @@
+"""Whether there is a Ray to be used, before Ray itself is asked: where none answers any more, that
+asks on for minutes. Blocking."""
+
+import os
+import socket
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+ANSWER_S: Final = 3.0
+ADDRESS_OPTION: Final = "--gcs-address="
+# Ray gives these to its workers, and to who uses it from afar.
+TAKEN_BY_RAY: Final = range(10001, 20000)
+
+
+def running(proc: Path = Path("/proc")) -> frozenset[str]:
+    """The clusters that this user's Rays on this machine are in, by their addresses. Those of other
+    users are none of ours: who uses a Ray lets its owner run anything as oneself."""
+    found = set()
+    for folder in proc.iterdir():
+        if not folder.name.isdecimal():
+            continue
+        try:
+            if folder.stat().st_uid == os.geteuid():
+                found |= cluster_of((folder / "cmdline").read_bytes())
+        except OSError:  # it has ended
+            continue
+    return frozenset(found)
+
+
+def cluster_of(command_line: bytes) -> set[str]:
+    """Pure; empty where that is no raylet, the process that Ray has on each machine."""
+    program, *words = command_line.decode(errors="replace").split("\0")
+    if os.path.basename(program) != "raylet":
+        return set()
+    given = {word.removeprefix(ADDRESS_OPTION) for word in words if word.startswith(ADDRESS_OPTION)}
+    return given - {""}
+
+
+def last_started(folder: str | None) -> str | None:
+    """What `ray start` wrote for later commands; it stays there when that Ray has ended. `folder`
+    is RAY_TMPDIR."""
+    try:
+        return Path(folder or "/tmp", "ray", "ray_current_cluster").read_text().strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+def choose(addresses: Collection[str], last: str | None) -> str | None:
+    """The one to use. Raises LookupError where there are several. Pure."""
+    if last in addresses:
+        return last
+    if len(addresses) > 1:
+        raise LookupError(
+            "several Rays run on this machine: set RAY_ADDRESS to one of "
+            + ", ".join(sorted(addresses))
+        )
+    return next(iter(addresses), None)
+
+
+def why_silent(address: str) -> str | None:
+    """None where something takes connections there."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return None
+
+
+def why_not_listen(host: str, port: int) -> str | None:
+    """Why a first machine's Ray cannot listen there; None where it can."""
+    if port in TAKEN_BY_RAY:
+        first, last = TAKEN_BY_RAY[0], TAKEN_BY_RAY[-1]
+        return f"--ray-port {port}: Ray takes {first} to {last} for its own; choose another"
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            return (
+                f"Ray cannot listen on port {port} ({error.strerror}); choose another: --ray-port"
+            )
+    return None

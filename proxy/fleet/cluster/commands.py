@@ -108,12 +108,14 @@ def _drained(
 ) -> Iterator[Report]:
     import ray
 
-    if why := ray.get(directory.drain.remote(name, not undo, within_s), timeout=ANSWER_S):
+    if why := ray.get(
+        machines.asked(directory, "drain", name, not undo, within_s), timeout=ANSWER_S
+    ):
         raise FleetProblem(why)
     said: tuple[str, str] | None = None
     end_s = time.monotonic() + UP_S
     while True:
-        reports = ray.get(directory.status.remote(), timeout=ANSWER_S)["reports"]
+        reports = ray.get(machines.asked(directory, "status"), timeout=ANSWER_S)["reports"]
         report = next((each for each in reports if each.name == name), None)
         if report is None:
             raise FleetProblem(f"the node {name} has left the fleet")
@@ -157,7 +159,7 @@ def _own_names(directory: Any) -> list[str]:
     import ray
 
     own = machines.own_machine()
-    reports = ray.get(directory.status.remote(), timeout=ANSWER_S)["reports"]
+    reports = ray.get(machines.asked(directory, "status"), timeout=ANSWER_S)["reports"]
     return [report.name for report in reports if report.machine == own]
 
 
@@ -227,11 +229,11 @@ def _first(setup: Setup, policies: Path, say: Callable[[str], None]) -> Seen:
     import ray
 
     directory = machines.directory()
-    ray.get(directory.ready.remote(), timeout=ANSWER_S)
+    ray.get(machines.asked(directory, "ready"), timeout=ANSWER_S)
     here = Setup(setup.name, str(policies), setup.host, setup.port)
-    ray.get(directory.setup.remote(machines.own_machine(), here), timeout=ANSWER_S)
+    ray.get(machines.asked(directory, "setup", machines.own_machine(), here), timeout=ANSWER_S)
     folder = Folder(policies, policies)
-    ray.get(directory.seed.remote(folder.read()), timeout=ANSWER_S)
+    ray.get(machines.asked(directory, "seed", folder.read()), timeout=ANSWER_S)
     say("starting a node on each machine")
     arguments = {"host": setup.host or machine.FRONT_HOST}
     machines.deploy({**arguments, "port": setup.port or machine.FRONT_PORT})
@@ -254,12 +256,12 @@ def _more(setup: Setup, say: Callable[[str], None]) -> Seen:
             "machines have: stop it here (ray stop), and let moe-proxy fleet up --head start it"
         )
     if setup != Setup():
-        ray.get(directory.setup.remote(own, setup), timeout=ANSWER_S)
+        ray.get(machines.asked(directory, "setup", own, setup), timeout=ANSWER_S)
     seen = _until_up(directory)
     ours = [each for each in seen.reports if each.machine == own and each.name in seen.draining]
     for report in ours:
         say(f"bringing {report.name} back")
-        ray.get(directory.drain.remote(report.name, False, None), timeout=ANSWER_S)
+        ray.get(machines.asked(directory, "drain", report.name, False, None), timeout=ANSWER_S)
     return _until_up(directory, back=report.name) if ours else seen
 
 

@@ -85,6 +85,11 @@ def existing_directory() -> Any | None:
         return None
 
 
+def asked(directory: Any, method: str, *arguments: object) -> Any:
+    """A call, to be waited for, that goes on where the directory is just begun again."""
+    return getattr(directory, method).options(max_task_retries=-1).remote(*arguments)
+
+
 def is_there() -> bool:
     """Whether there is anything of a fleet in this cluster."""
     return existing_directory() is not None or is_deployed()

@@ -40,6 +40,8 @@ VARIABLES: Final = {
     "RAY_health_check_failure_threshold": "5",
     # Who is told to end does not wait for Serve to move what is on this machine alone.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    # A supervisor that hangs would be waited for as long as one that drains.
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 

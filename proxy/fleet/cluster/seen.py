@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from proxy.fleet.cluster.directory import Report
-from proxy.fleet.cluster.machines import own_machine
+from proxy.fleet.cluster.machines import asked, own_machine
 from proxy.fleet.cluster.node_api import NodeApi, NotAnswered, of_command
 
 ANSWER_S: Final = 30.0
@@ -31,7 +31,7 @@ class Seen:
 
 async def seen_of(directory: Any) -> Seen:
     """All nodes are asked at once."""
-    told = await asyncio.wait_for(directory.status.remote(), ANSWER_S)
+    told = await asyncio.wait_for(asked(directory, "status"), ANSWER_S)
     api = NodeApi(of_command(told["key"], os.environ))
 
     async def state(report: Report) -> Any:
@@ -41,11 +41,11 @@ async def seen_of(directory: Any) -> Seen:
             return str(error)
 
     try:
-        asked = [each for each in told["reports"] if each.url]
-        states = await asyncio.gather(*map(state, asked))
+        with_url = [each for each in told["reports"] if each.url]
+        states = await asyncio.gather(*map(state, with_url))
     finally:
         await api.close()
-    found = {each.name: one for each, one in zip(asked, states, strict=True)}
+    found = {each.name: one for each, one in zip(with_url, states, strict=True)}
     return Seen(
         told["reports"], frozenset(told["draining"]), told["machines"], found, own_machine()
     )

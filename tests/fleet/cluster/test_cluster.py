@@ -261,6 +261,18 @@ def test_a_node_that_hangs_is_replaced(fleet: RayFleet) -> None:
     assert not runs(pid)
 
 
+def test_so_is_a_supervisor_that_hangs(fleet: RayFleet) -> None:
+    before = fleet.nodes()["b"]["url"]
+    (pid,) = fleet.pids("ray::ServeReplica", of="b")
+    os.kill(pid, signal.SIGSTOP)
+
+    fleet.until(
+        lambda nodes: ready(nodes) and nodes["b"]["url"] != before, "another one in its place"
+    )
+
+    assert not runs(pid)
+
+
 def test_a_drain_costs_no_request(fleet: RayFleet) -> None:
     """Streams of its models go on to their end; the model that it alone had is loaded elsewhere."""
     question = {

@@ -1,4 +1,5 @@
-"""Opens what lies in folders of models, policies and state, whatever it turns out to be.
+"""Opens what lies in folders of models, policies and state, whatever it turns out to be, and writes
+small files whole.
 
 Files come from anywhere, and beside them lie pipes, sockets and devices: opening one of those can
 wait for ever, for a writer that never comes. Only regular files are opened here, and only small
@@ -8,6 +9,7 @@ ones are read whole.
 import errno
 import os
 import stat
+import tempfile
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -17,6 +19,8 @@ import msgspec
 T = TypeVar("T")
 
 CHUNK_BYTES: Final = 256 << 10
+# There may be secrets in it.
+NEW_MODE: Final = 0o600
 
 
 class NotPlain(OSError):
@@ -96,3 +100,20 @@ def _check(path: Path, mode: int) -> None:
 
 def _refusal(path: Path) -> str:
     return f"{path} is no regular file"
+
+
+def replace(file: Path, text: bytes, mode: int | None = None) -> None:
+    """Write a file whole, or not at all; its mode stays, where none is given. Raises OSError."""
+    if mode is None:
+        mode = file.stat().st_mode & 0o7777 if file.exists() else NEW_MODE
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(file)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -4,7 +4,6 @@ good ones.
 
 import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.errors import BadRequest, ChangedMeanwhile, NotFound, reason_of
-from proxy.files import read_small
+from proxy.files import read_small, replace
 from proxy.policy.live import problem_to_json
 from proxy.policy.load import Loaded, parse
 from proxy.policy.local_keys import local_changes
@@ -74,7 +73,7 @@ def write_policy_file(
         if expected is not None and expected not in ("*", tag_of(before)):
             raise ChangedMeanwhile(f"{target.name} was saved by somebody else meanwhile")
         keep(target, before)
-        _replace(target.resolve(), text)  # a link stays a link
+        replace(target.resolve(), text)  # a link stays a link
     return HTTPStatus.OK, []
 
 
@@ -94,17 +93,3 @@ def parsed_with(
 
 def _to_json(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     return [problem_to_json(problem) for problem in problems]
-
-
-def _replace(file: Path, text: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(file.stat().st_mode & 0o7777)
-        Path(temporary).replace(file)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise

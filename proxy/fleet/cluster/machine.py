@@ -9,8 +9,8 @@ from typing import Final
 
 import structlog
 
+from proxy.files import replace
 from proxy.fleet.cluster.directory import Setup
-from proxy.fleet.cluster.policy_sync import replace
 from proxy.fleet.names import KEY_FILE_VARIABLE, NODE_VARIABLE
 from proxy.policy.values import home_of
 from proxy.service.listening import listen

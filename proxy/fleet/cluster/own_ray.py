@@ -15,9 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-from proxy.files import BadJson, decode_json, read_small
+from proxy.files import BadJson, decode_json, read_small, replace
 from proxy.fleet.cluster import found_ray
-from proxy.fleet.cluster.policy_sync import replace
 from proxy.fleet.names import NAMESPACE, RESOURCE
 from proxy.policy.values import home_of
 

@@ -6,8 +6,6 @@ step, and known as the fleet's, so that it is not told again.
 """
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +13,11 @@ from typing import Final
 
 import msgspec
 
-from proxy.files import NotPlain, read_small
+from proxy.files import NotPlain, read_small, replace
 from proxy.fleet.cluster.directory import Entry
 from proxy.policy.sources import MOST_BYTES, candidates, policy_files
 
 KEPT: Final = ".before-fleet"
-# Policies may have secrets in them (`env`), and the node is of the same user.
-NEW_MODE: Final = 0o600
 MOST_RECORD_BYTES: Final = 1 << 20
 
 Files = Mapping[str, bytes]
@@ -149,20 +145,3 @@ def folder_of(named: str | None, env: Mapping[str, str]) -> Path:
         return Path(named)
     places = candidates(None, env)
     return next((place for place in places if place.exists()), places[-1])
-
-
-def replace(file: Path, text: bytes, mode: int | None = None) -> None:
-    """Whole, or not at all; its mode stays, where no other is given. Raises OSError."""
-    if mode is None:
-        mode = file.stat().st_mode & 0o7777 if file.exists() else NEW_MODE
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(file)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -249,21 +249,10 @@ def test_a_front_that_ends_is_begun_again_at_the_same_address(fleet: RayFleet) -
     assert node_that_answers(fleet, "own-a") == "a"  # it has waited in the socket's queue
 
 
-def test_a_node_that_hangs_is_replaced(fleet: RayFleet) -> None:
+@pytest.mark.parametrize("who", ["proxy.cli.main serve", "ray::ServeReplica"])
+def test_a_node_or_supervisor_that_hangs_is_replaced(fleet: RayFleet, who: str) -> None:
     before = fleet.nodes()["b"]["url"]
-    (pid,) = fleet.pids("proxy.cli.main serve", of="b")
-    os.kill(pid, signal.SIGSTOP)
-
-    fleet.until(
-        lambda nodes: ready(nodes) and nodes["b"]["url"] != before, "another node in its place"
-    )
-
-    assert not runs(pid)
-
-
-def test_so_is_a_supervisor_that_hangs(fleet: RayFleet) -> None:
-    before = fleet.nodes()["b"]["url"]
-    (pid,) = fleet.pids("ray::ServeReplica", of="b")
+    (pid,) = fleet.pids(who, of="b")
     os.kill(pid, signal.SIGSTOP)
 
     fleet.until(
@@ -336,7 +325,7 @@ def test_a_machine_is_lost_under_many_streams(fleet: RayFleet) -> None:
         thread.join(LLAMA_S)
 
     for each, _ in streams:
-        assert not each.problem
+        assert not each.problem, each
         assert each.is_whole or (each.node == "c" and each.ends_with_an_error), each
     nodes = fleet.until(lambda nodes: "c" not in nodes, "it is no member")
     assert [nodes[name]["state"] for name in "ab"] == ["ready", "ready"]

@@ -227,11 +227,20 @@ async def test_an_error_that_comes_before_has_its_status(
 async def test_official_clients_take_no_notice_of_comments(tmp_path: Path, client: str) -> None:
     """And raise what is wrong: here, that the prompt is too long."""
     tiny = {"path": model(layers=2), "parallel": 1, "ctx": 4096}
-    async with proxy(tmp_path, policies({"tiny": tiny})) as server:
+    async with (
+        proxy(tmp_path, policies({"tiny": tiny})) as server,
+        # Made before: that takes them as long as the answer of a small model.
+        openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="-", max_retries=0) as openais,
+        anthropic.AsyncAnthropic(base_url=server.url, api_key="-", max_retries=0) as anthropics,
+    ):
+
+        async def ask(prompt: str) -> int:
+            return await _ask(client, openais, anthropics, prompt)
+
         pool = server.app.services.pool
         async with server.session.post("/v1/completions", json=LONG) as busy:
             await busy.content.readline()
-            asked = asyncio.create_task(_ask(client, server.url, "hi"))
+            asked = asyncio.create_task(ask("hi"))
             await until(lambda: pool.queue_length == 1, "it waits")
             async with server.session.post("/v1/completions", json=LONG) as other:
                 for _ in range(3):  # by then it had some too
@@ -240,24 +249,22 @@ async def test_official_clients_take_no_notice_of_comments(tmp_path: Path, clien
         with pytest.raises(
             (openai.APIError, anthropic.APIError), match=r"context|prompt is too long"
         ):
-            await _ask(client, server.url, "much " * 20000)
+            await ask("much " * 20000)
 
 
-async def _ask(client: str, url: str, prompt: str) -> int:
+async def _ask(
+    client: str, mine: openai.AsyncOpenAI, theirs: anthropic.AsyncAnthropic, prompt: str
+) -> int:
     """How many events came."""
-    async with (
-        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as mine,
-        anthropic.AsyncAnthropic(base_url=url, api_key="-", max_retries=0) as theirs,
-    ):
-        messages: Any = [{"role": "user", "content": prompt}]
-        how: Any = {"model": "tiny", "stream": True}
-        match client:
-            case "chat":
-                events = await mine.chat.completions.create(messages=messages, max_tokens=4, **how)
-            case "completions":
-                events = await mine.completions.create(prompt=prompt, max_tokens=4, **how)
-            case "responses":
-                events = await mine.responses.create(input=prompt, max_output_tokens=4, **how)
-            case _:
-                events = await theirs.messages.create(messages=messages, max_tokens=4, **how)
-        return len([event async for event in events])
+    messages: Any = [{"role": "user", "content": prompt}]
+    how: Any = {"model": "tiny", "stream": True}
+    match client:
+        case "chat":
+            events = await mine.chat.completions.create(messages=messages, max_tokens=4, **how)
+        case "completions":
+            events = await mine.completions.create(prompt=prompt, max_tokens=4, **how)
+        case "responses":
+            events = await mine.responses.create(input=prompt, max_output_tokens=4, **how)
+        case _:
+            events = await theirs.messages.create(messages=messages, max_tokens=4, **how)
+    return len([event async for event in events])

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from proxy.fleet.cluster import commands
+from proxy.fleet.cluster import commands, machines
 from proxy.fleet.cluster.directory import Report
 
 pytestmark = pytest.mark.skipif(
@@ -17,7 +17,7 @@ def test_a_node_that_does_not_come_back_is_not_waited_for_for_ever(
 ) -> None:
     stays = {"reports": [Report("m", "b", "drained")]}
     answers = {"drain": None, "status": stays}
-    monkeypatch.setattr(commands.machines, "asked", lambda _, method, *__: answers[method])
+    monkeypatch.setattr(machines, "asked", lambda _, method, *__: answers[method])
     monkeypatch.setattr("ray.get", lambda what, timeout: what)
     monkeypatch.setattr(commands, "UP_S", 0.0)
     monkeypatch.setattr(commands, "LOOK_S", 0.0)

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -90,7 +90,8 @@ def kept_text(files: Sequence[Path]) -> str:
 
 
 def status(env: Mapping[str, str]) -> Seen:
-    with _ray_problems():
+    # Ray tells on standard output of what has just happened to its nodes, which is no part of this.
+    with _ray_problems(), redirect_stdout(sys.stderr):
         return asyncio.run(seen_of(_connected(env)))
 
 

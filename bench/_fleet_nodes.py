@@ -15,7 +15,7 @@ from typing import Final
 from bench._ways import Way
 from proxy.engine.ports import free_port
 from proxy.fleet.member import Member, Members, line_of
-from proxy.fleet.names import KEY_FILE_VARIABLE, KEY_HEADER, NODE_VARIABLE
+from proxy.node.names import KEY_FILE_VARIABLE, KEY_HEADER, NODE_VARIABLE
 
 START_S: Final = 120.0
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from proxy.node.names import USABLE_NAME as USABLE_NAME
+from proxy.node.names import USABLE_NAME
 
 
 @dataclass(frozen=True, slots=True)

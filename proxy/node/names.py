@@ -29,3 +29,10 @@ CERTIFICATE_VARIABLE: Final = "RAY_TLS_SERVER_CERT"
 CERTIFICATE_KEY_VARIABLE: Final = "RAY_TLS_SERVER_KEY"
 AUTHORITY_VARIABLE: Final = "RAY_TLS_CA_CERT"
 TLS_VARIABLE: Final = "RAY_USE_TLS"
+
+
+def usable_name(name: str) -> str:
+    """A name that a node may have, as close to this one, or to a host's, as it gets: "Attic_PC.lan"
+    is "attic-pc". With room for a number, by which a fleet tells two of one name apart."""
+    short = re.sub(r"[^a-z0-9-]", "-", name.partition(".")[0].lower())
+    return short[:56].strip("-") or "node"

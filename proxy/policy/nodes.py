@@ -4,12 +4,11 @@ The files are the same on all machines. What stands below a node's table counts 
 the place of the same key outside of it; elsewhere it is checked and has no effect.
 """
 
-import re
 import socket
 from collections.abc import Mapping
 from typing import Final
 
-from proxy.node.names import NODE_VARIABLE
+from proxy.node.names import NODE_VARIABLE, usable_name
 from proxy.policy.problems import KeyPath
 
 NODES: Final = "nodes"
@@ -19,14 +18,7 @@ NAME_ALLOWED: Final = "a to z, 0 to 9 and - inside, 63 characters at most"
 def node_of(env: Mapping[str, str], host: str | None = None) -> str:
     """What this machine is called as a node; `host` is its name in the network, known without it.
     As it is written in the variable, usable or not."""
-    return env.get(NODE_VARIABLE, "").strip() or of_host(host or socket.gethostname())
-
-
-def of_host(host: str) -> str:
-    """The short name of a host as one that a node may have: "Attic_PC.lan" is "attic-pc".
-    With room for a number, by which a fleet tells two of one name apart."""
-    short = re.sub(r"[^a-z0-9-]", "-", host.partition(".")[0].lower())
-    return short[:56].strip("-") or "node"
+    return env.get(NODE_VARIABLE, "").strip() or usable_name(host or socket.gethostname())
 
 
 def parted(path: KeyPath) -> tuple[str | None, KeyPath]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.node.names import NODE_VARIABLE
+from proxy.node.names import NODE_VARIABLE, usable_name
 from proxy.policy.load import load
-from proxy.policy.nodes import node_of, of_host
+from proxy.policy.nodes import node_of
 from proxy.policy.overrides import Override, overrides
 from proxy.split import Split, parse_split
 from tests.policy.conftest import LoadText, Valid
@@ -205,7 +205,7 @@ def test_a_good_value_here_does_not_heal_a_bad_one_for_all(load_text: LoadText) 
     ],
 )
 def test_without_a_variable_it_is_the_hosts_short_name(host: str, name: str) -> None:
-    assert of_host(host) == name
+    assert usable_name(host) == name
     assert node_of({}, host or "-") == name
     assert node_of({NODE_VARIABLE: " cellar "}, host) == "cellar"
 

@@ -9,15 +9,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxy.fleet.names import (
+from proxy.fleet.rpc import giver, taker
+from proxy.fleet.rpc.helper import helper
+from proxy.fleet.rpc.lending import Giver, NothingLent
+from proxy.node.names import (
     AUTHORITY_VARIABLE,
     CERTIFICATE_KEY_VARIABLE,
     CERTIFICATE_VARIABLE,
     TLS_VARIABLE,
 )
-from proxy.fleet.rpc import giver, taker
-from proxy.fleet.rpc.helper import helper
-from proxy.fleet.rpc.lending import Giver, NothingLent
 
 HERE = "127.0.0.1"
 # What a client of an RPC server says first, and how long the answer is.

@@ -19,7 +19,7 @@ from proxy.fleet.cluster.own_ray import RayProblem
 from proxy.fleet.cluster.policy_sync import KEPT, Folder, folder_of
 from proxy.fleet.cluster.seen import ANSWER_S, seen_of
 from proxy.fleet.cluster.seen import Seen as Seen
-from proxy.fleet.names import NODE_VARIABLE
+from proxy.node.names import NODE_VARIABLE
 from proxy.policy.load import load
 
 LOOK_S: Final = 0.5

@@ -4,14 +4,14 @@ Changes of what others have to act on are numbered. It is held by one actor (`di
 where that begins again with nothing, the supervisors tell what they know.
 """
 
-import re
 import secrets
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Final, Literal, TypeVar
 
-from proxy.fleet.member import USABLE_NAME, Member, Members
+from proxy.fleet.member import Member, Members
+from proxy.node.names import usable_name
 
 State = Literal["starting", "ready", "draining", "drained"]
 
@@ -128,7 +128,7 @@ class Directory:
         """The name of a machine's node: the same as before, or one that nobody else has."""
         setup = self._setups.get(machine)
         if machine not in self._names:
-            first = usable(setup.name if setup and setup.name else wanted)
+            first = usable_name(setup.name if setup and setup.name else wanted)
             taken = set(self._names.values())
             self._names[machine] = next(n for n in _numbered(first) if n not in taken)
         return self._names[machine]
@@ -215,13 +215,6 @@ class Directory:
     def _next(self) -> int:
         self._number += 1
         return self._number
-
-
-def usable(name: str) -> str:
-    """A name that can be a node's, as close to this one as it gets."""
-    plain = re.sub(r"[^a-z0-9]", "-", name.partition(".")[0].lower())
-    plain = plain[:56].strip("-")  # with room for a number
-    return plain if USABLE_NAME.fullmatch(plain) else "node"
 
 
 def _numbered(name: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ import structlog
 
 from proxy.files import replace
 from proxy.fleet.cluster.directory import Setup
-from proxy.fleet.names import KEY_FILE_VARIABLE, NODE_VARIABLE
+from proxy.node.names import KEY_FILE_VARIABLE, NODE_VARIABLE
 from proxy.policy.values import home_of
 from proxy.service.listening import listen
 

@@ -6,7 +6,7 @@ A node's name has no dot in it, so what is before the first one is the node.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from proxy.fleet.member import USABLE_NAME
+from proxy.node.names import USABLE_NAME
 
 # Where one of the node's backends is named in what it tells.
 _NAMES_BACKEND: Final = ("backend", "unloads")

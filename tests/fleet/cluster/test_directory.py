@@ -2,8 +2,8 @@
 
 import pytest
 
-from proxy.fleet.cluster.directory import Directory, Report, Setup, usable
-from proxy.fleet.member import USABLE_NAME
+from proxy.fleet.cluster.directory import Directory, Report, Setup
+from proxy.node.names import USABLE_NAME, usable_name
 
 
 def directory(*names: str) -> Directory:
@@ -34,7 +34,7 @@ def test_a_name_that_a_machine_was_given_counts_more_than_its_own() -> None:
     "name", ["", "Ä", "-", "a" * 99, "a_b", "UPPER", "x" * 56 + "-", "127.0.0.1"]
 )
 def test_any_host_has_a_name_that_can_be_used(name: str) -> None:
-    assert USABLE_NAME.fullmatch(usable(name) + "-99")
+    assert USABLE_NAME.fullmatch(usable_name(name) + "-99")
 
 
 def test_members_are_those_with_an_address_and_tell_who_drains() -> None:

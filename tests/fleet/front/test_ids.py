@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.fleet.front.ids import apart, marked, marked_with_id, of_fleet
-from proxy.fleet.member import USABLE_NAME
+from proxy.node.names import USABLE_NAME
 
 names = st.from_regex(USABLE_NAME, fullmatch=True)
 

@@ -22,6 +22,7 @@ import msgspec
 import structlog
 
 from proxy.fleet.rpc import passing
+from proxy.fleet.rpc.door import Door
 from proxy.fleet.rpc.server import Server
 from proxy.node.identity import certificates_of
 
@@ -41,12 +42,6 @@ class Order(msgspec.Struct, frozen=True):
     token: str  # in hexadecimal digits
 
 
-class Port(msgspec.Struct, frozen=True):
-    """What it says in its own."""
-
-    port: int
-
-
 class Giver:
     """Listens for one backend. Its threads end with the process."""
 
@@ -61,23 +56,10 @@ class Giver:
         """`options`: more of them for the server. Raises OSError."""
         self._token, self._context, self._options = token, context, options
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host, 0), family=family)
         self._strangers = threading.BoundedSemaphore(MOST_STRANGERS)
+        listener = socket.create_server((host, 0), family=family)
+        self.door = Door(listener, self._strangers, self._meet)
         self._served = threading.BoundedSemaphore(MOST_SERVED)
-
-    @property
-    def port(self) -> int:
-        port: int = self._listener.getsockname()[1]
-        return port
-
-    def serve(self) -> None:
-        """Does not return."""
-        while True:
-            connection, _ = self._listener.accept()
-            if self._strangers.acquire(blocking=False):
-                threading.Thread(target=self._meet, args=(connection,), daemon=True).start()
-            else:
-                connection.close()
 
     def _meet(self, connection: socket.socket) -> None:
         try:
@@ -157,11 +139,7 @@ def main() -> None:
     certificates = certificates_of(os.environ)
     context = certificates.of_server() if certificates else None
     giver = Giver(arguments.host, token, context=context, options=arguments.options)
-    threading.Thread(target=giver.serve, daemon=True).start()
-    sys.stdout.buffer.write(msgspec.json.encode(Port(giver.port)) + b"\n")
-    sys.stdout.flush()
-    while sys.stdin.buffer.read(1 << 16):
-        pass
+    giver.door.serve_until_the_input_ends()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from proxy.fleet.rpc.giver import Port
+from proxy.fleet.rpc.door import Port
 
 STARTS_WITHIN_S: Final = 20.0
 ENDS_WITHIN_S: Final = 2.0

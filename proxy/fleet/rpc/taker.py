@@ -17,7 +17,8 @@ import msgspec
 import structlog
 
 from proxy.fleet.rpc import passing, peers
-from proxy.fleet.rpc.giver import MOST_SERVED, Port
+from proxy.fleet.rpc.door import Door
+from proxy.fleet.rpc.giver import MOST_SERVED
 from proxy.node.identity import certificates_of
 
 log = structlog.get_logger()
@@ -41,22 +42,8 @@ class Taker:
 
     def __init__(self, order: Order, context: ssl.SSLContext | None = None) -> None:
         self._order, self._context = order, context
-        self._listener = socket.create_server((HERE, 0))
         self._places = threading.BoundedSemaphore(2 * MOST_SERVED)
-
-    @property
-    def port(self) -> int:
-        port: int = self._listener.getsockname()[1]
-        return port
-
-    def serve(self) -> None:
-        """Does not return."""
-        while True:
-            connection, _ = self._listener.accept()
-            if self._places.acquire(blocking=False):
-                threading.Thread(target=self._meet, args=(connection,), daemon=True).start()
-            else:
-                connection.close()
+        self.door = Door(socket.create_server((HERE, 0)), self._places, self._meet)
 
     def _meet(self, connection: socket.socket) -> None:
         try:
@@ -105,11 +92,7 @@ def main() -> None:
     order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
     certificates = certificates_of(os.environ)
     taker = Taker(order, certificates.of_client() if certificates else None)
-    threading.Thread(target=taker.serve, daemon=True).start()
-    sys.stdout.buffer.write(msgspec.json.encode(Port(taker.port)) + b"\n")
-    sys.stdout.flush()
-    while sys.stdin.buffer.read(1 << 16):
-        pass
+    taker.door.serve_until_the_input_ends()
 
 
 if __name__ == "__main__":

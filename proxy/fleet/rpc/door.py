@@ -1,0 +1,49 @@
+"""How a giver and a taker let somebody in, and how they live: each connection on a thread, so many
+at a time; the port is said in a line of JSON, and it ends when its input does."""
+
+import socket
+import sys
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+
+class Port(msgspec.Struct, frozen=True):
+    """What one of them says in its first line."""
+
+    port: int
+
+
+class Door:
+    """A listening socket. Its threads end with the process."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        places: threading.BoundedSemaphore,
+        meet: Callable[[socket.socket], None],
+    ) -> None:
+        """`meet` has a connection that has got one of the `places`, and gives that back."""
+        self._listener, self._places, self._meet = listener, places, meet
+
+    @property
+    def port(self) -> int:
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    def serve(self) -> None:
+        """Does not return."""
+        while True:
+            connection, _ = self._listener.accept()
+            if self._places.acquire(blocking=False):
+                threading.Thread(target=self._meet, args=(connection,), daemon=True).start()
+            else:
+                connection.close()
+
+    def serve_until_the_input_ends(self) -> None:
+        threading.Thread(target=self.serve, daemon=True).start()
+        sys.stdout.buffer.write(msgspec.json.encode(Port(self.port)) + b"\n")
+        sys.stdout.flush()
+        while sys.stdin.buffer.read(1 << 16):
+            pass

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from proxy.fleet.cluster import machine, machines, own_ray
+from proxy.fleet.cluster import found_ray, machine, machines, own_ray
 from proxy.fleet.cluster.directory import Report, Setup
 from proxy.fleet.cluster.own_ray import RayProblem
 from proxy.fleet.cluster.policy_sync import KEPT, Folder, folder_of
@@ -218,7 +218,7 @@ def _check_head(head: str) -> None:
     import ray
 
     here = ray.get_runtime_context().gcs_address
-    if here != with_port(head):
+    if not found_ray.same(here, with_port(head)):
         raise FleetProblem(
             f"Ray runs on this machine already, in the cluster at {here}: leave that first "
             "(moe-proxy fleet down, or ray stop), or do without --head"
@@ -330,7 +330,7 @@ def _ray_problems() -> Iterator[None]:
 def with_port(head: str) -> str:
     """HOST[:PORT] with Ray's usual port. Pure."""
     host, _, port = head.rpartition(":")
-    return head if host and port.isdecimal() else f"{head}:{own_ray.PORT}"
+    return head if host and port.isdecimal() else f"{head.rstrip(':')}:{own_ray.PORT}"
 
 
 def how_to_join(env: Mapping[str, str]) -> str:

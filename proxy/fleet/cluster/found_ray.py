@@ -60,12 +60,33 @@ def choose(addresses: Collection[str], last: str | None) -> str | None:
 
 def why_silent(address: str) -> str | None:
     """None where something takes connections there."""
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
-    except (OSError, ValueError, OverflowError) as error:
+        socket.create_connection(parts_of(address), ANSWER_S).close()
+    except (OSError, ValueError) as error:
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
     return None
+
+
+def parts_of(address: str) -> tuple[str, int]:
+    """Of HOST:PORT. Raises ValueError. Pure."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError("that is no HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two addresses lead to the same place, by whatever name. Asks the resolver."""
+    if one == other:
+        return True
+    try:
+        found = [
+            {(each[4][0], each[4][1]) for each in socket.getaddrinfo(*parts_of(address))}
+            for address in (one, other)
+        ]
+    except (OSError, ValueError):
+        return False
+    return bool(found[0] & found[1])
 
 
 def why_not_listen(host: str, port: int) -> str | None:

@@ -16,20 +16,17 @@ from pathlib import Path
 from typing import Final
 
 from proxy.files import BadJson, decode_json, read_small, replace
-from proxy.fleet.cluster import found_ray
+from proxy.fleet.cluster import asked_ray, found_ray
 from proxy.fleet.names import NAMESPACE, RESOURCE
 from proxy.policy.values import home_of
 
 PORT: Final = 6379
 START_S: Final = 60.0
 END_S: Final = 90.0
+FAILED_END_S, KILLED_S = 10.0, 2.0
 # Ray keeps a share of the memory for objects that are passed around. Ours are small.
 OBJECT_BYTES: Final = 100 << 20
 RECORD_BYTES: Final = 4096
-NO_TOKEN: Final = (
-    "\nThe fleet's token is not known here, or another one: put RAY_AUTH_TOKEN=TOKEN before the "
-    "command, as `moe-proxy fleet up` prints it on the first machine"
-)
 VARIABLES: Final = {
     # Where memory is short it is ours to give some back: Ray would kill the supervisor.
     "RAY_memory_monitor_refresh_ms": "0",
@@ -60,11 +57,13 @@ class Started:
 
 def connect(env: Mapping[str, str]) -> bool:
     """Use the Ray that runs on this machine; False where there is none. Raises RayProblem."""
-    use_token(env)
+    token = use_token(env)
     if (address := _address(env)) is None:
         return False
-    if "://" not in address and (why := found_ray.why_silent(address)):
-        raise RayProblem(f"Ray at {address} does not answer: {why}")
+    if "://" not in address:
+        if why := found_ray.why_silent(address):
+            raise RayProblem(f"Ray at {address} does not answer: {why}")
+        _ask(address, env, token)
     import ray
 
     try:
@@ -79,7 +78,15 @@ def connect(env: Mapping[str, str]) -> bool:
         raise RayProblem(f"Ray at {address} does not answer: {_line(error)}") from error
     except Exception as error:
         raise RayProblem(f"Ray at {address} cannot be used: {_line(error)}") from error
+    keep_token(env)
     return True
+
+
+def _ask(address: str, env: Mapping[str, str], token: str | None) -> None:
+    """Raises RayProblem where it will not have us."""
+    file = _token_file(env)
+    if why := asked_ray.why_not(address, env, token, str(file) if file.exists() else ""):
+        raise RayProblem(why)
 
 
 def _address(env: Mapping[str, str]) -> str | None:
@@ -105,9 +112,14 @@ def start(head: str | None, port: int, env: Mapping[str, str]) -> Started:
             f"nothing answers at {head} ({why}): is that the first machine's address, does its "
             "fleet run (moe-proxy fleet status, there), and does its firewall let this machine in?"
         )
+    token = use_token(env)
+    if head is not None:
+        _ask(head, env, token)
     from ray.util import get_node_ip_address
 
-    own = get_node_ip_address()
+    own = get_node_ip_address() if head is None else get_node_ip_address(head)
+    if why := asked_ray.why_not_shown(own, env):
+        raise RayProblem(why)
     if head is None and (why := found_ray.why_not_listen(own, port)):
         raise RayProblem(why)
     address = f"{own}:{port}" if head is None else head
@@ -125,7 +137,8 @@ def start(head: str | None, port: int, env: Mapping[str, str]) -> Started:
         )
     found = Started(process.pid, _began(process.pid), address)
     replace(folder / "ray.json", json.dumps(asdict(found)).encode())
-    _wait_until_up(process, log)
+    _wait_until_up(process, log, found, env)
+    keep_token(env)
     return found
 
 
@@ -159,11 +172,11 @@ def started(env: Mapping[str, str]) -> Started | None:
     return found if _began(found.pid) == found.began else None
 
 
-def end(own: Started, env: Mapping[str, str]) -> None:
+def end(own: Started, env: Mapping[str, str], *, within_s: float = END_S) -> None:
     """End it, with all its processes."""
     with suppress(ProcessLookupError):
         os.kill(own.pid, signal.SIGTERM)
-    end_s = time.monotonic() + END_S
+    end_s = time.monotonic() + within_s
     while _began(own.pid) == own.began and time.monotonic() < end_s:
         time.sleep(0.1)
     if _began(own.pid) == own.began:
@@ -174,14 +187,12 @@ def end(own: Started, env: Mapping[str, str]) -> None:
 
 def use_token(env: Mapping[str, str]) -> str | None:
     """What Ray asks everybody for who reaches its ports; None where there is none, or another mode
-    was chosen. One in the environment is kept for later commands. Raises RayProblem."""
+    was chosen. Raises RayProblem."""
     if env.get("RAY_AUTH_MODE", "token") != "token":
         return None
     file = _token_file(env)
     given, there = env.get("RAY_AUTH_TOKEN"), _token_of(file)
-    if given and not there:
-        _write_token(file, given)
-    elif given and there and given != there:
+    if given and there and given != there:
         raise RayProblem(
             f"RAY_AUTH_TOKEN is another token than the one in {file}: if this machine has changed "
             "its fleet, remove that file"
@@ -190,6 +201,13 @@ def use_token(env: Mapping[str, str]) -> str | None:
     if token:
         _show_token()
     return token
+
+
+def keep_token(env: Mapping[str, str]) -> None:
+    """One in the environment is there for later commands too, once a Ray has taken it."""
+    file = _token_file(env)
+    if (token := use_token(env)) and not _token_of(file):
+        _write_token(file, token)
 
 
 def _show_token() -> None:
@@ -236,26 +254,28 @@ def _folder(env: Mapping[str, str]) -> Path:
     return state / "moe-proxy" / "fleet"
 
 
-def _wait_until_up(process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait_until_up(
+    process: "subprocess.Popen[bytes]", log: Path, found: Started, env: Mapping[str, str]
+) -> None:
+    """What has not started, or is not waited for, is ended."""
     end_s = time.monotonic() + START_S
-    while "Ray runtime started" not in log.read_text(errors="replace"):
-        if process.poll() is not None or time.monotonic() > end_s:
-            raise _not_started(process, log)
-        time.sleep(0.1)
-
-
-def _not_started(process: "subprocess.Popen[bytes]", log: Path) -> RayProblem:
-    if process.poll() is None:
-        process.terminate()
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return RayProblem(not_started("\n".join(lines), log))
+    try:
+        while "Ray runtime started" not in log.read_text(errors="replace"):
+            if process.poll() is not None or time.monotonic() > end_s:
+                raise RayProblem(not_started(log.read_text(errors="replace"), log))
+            time.sleep(0.1)
+    except BaseException:
+        end(found, env, within_s=FAILED_END_S)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(KILLED_S)
+        raise
 
 
 def not_started(said: str, log: Path) -> str:
     """Pure."""
-    last = "\n".join(f"  {line[:200]}" for line in said.splitlines()[-5:])
-    hint = NO_TOKEN if "AuthToken" in said or "AuthenticationError" in said else ""
-    return f"Ray does not start (all that it says: {log}):\n{last}{hint}"
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["nothing"]
+    # The last line of a traceback says most of it.
+    return f"Ray does not start (all that it says: {log}): {lines[-1][:300]}"
 
 
 def _began(pid: int) -> str:

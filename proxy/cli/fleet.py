@@ -48,6 +48,7 @@ def status(arguments: Namespace) -> int:
         "machines": seen.machines,
         "nodes": [
             {**asdict(report), "drains": report.name in seen.draining}
+            | {"age_s": round(seen.ages.get(report.name, 0.0), 1)}
             | {"node": seen.states.get(report.name)}
             for report in seen.reports
         ],

@@ -13,7 +13,7 @@ def status_table(seen: Seen) -> str:
     rows = [
         [
             each.name,
-            each.state,
+            _state(seen, each),
             each.front or "-",
             each.address or "-",
             _models(seen.states.get(each.name)),
@@ -34,6 +34,12 @@ def status_table(seen: Seen) -> str:
         for name, state in seen.states.items()
         if isinstance(state, dict) and (text := refused(_problems(name, state)))
     ]
+    remarks += [
+        f"{each.name}: nothing was heard of its machine's supervisor for that time; Ray puts "
+        "another one in its place, or the machine is cut off"
+        for each in seen.reports
+        if seen.is_old(each)
+    ]
     if (missing := seen.machines - len(seen.reports)) > 0:
         remarks.append(f"{missing} more machines of the cluster have said nothing yet")
     logs = [f"logs of {each.name}: {each.logs}" for each in seen.reports if each.logs]
@@ -49,6 +55,12 @@ def up_text(seen: Seen) -> str:
 
 def drained_so_far(report: Report) -> str:
     return f"{report.name} {report.state}" + (f": {harmless(report.says)}" if report.says else "")
+
+
+def _state(seen: Seen, report: Report) -> str:
+    """What was told long ago may not be so any more."""
+    old = seen.is_old(report)
+    return f"{report.state} {seen.ages[report.name]:.0f} s ago" if old else report.state
 
 
 def _problems(name: str, state: dict[str, Any]) -> list[Any]:

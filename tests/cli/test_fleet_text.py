@@ -35,6 +35,18 @@ def test_one_that_does_not_answer_is_told_with_the_reason() -> None:
     assert "a: no answer within 3 s" in text.splitlines()
 
 
+def test_what_was_told_long_ago_is_not_shown_as_new() -> None:
+    ages = {"a": 61.4, "b": 1.2}
+    seen = Seen([READY, DRAINED], frozenset(), 2, {"a": STATE}, ages=ages)
+
+    lines = status_table(seen).splitlines()
+
+    assert "ready 61 s ago" in lines[1]
+    assert "drained  " in lines[2]
+    assert any(line.startswith("a: nothing was heard") for line in lines)
+    assert seen.is_silent(READY)
+
+
 def test_policies_that_are_not_in_force_are_told_with_their_node() -> None:
     problem = {"file": "/p.toml", "line": 3, "key": "node", "message": "unknown key"}
     state = STATE | {"policies": {"problems": [problem]}}

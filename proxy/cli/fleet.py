@@ -1,15 +1,16 @@
 """The commands of `moe-proxy fleet`."""
 
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import wraps
+from functools import partial, wraps
 
 from proxy.cli import output
 from proxy.cli.fleet_text import drained_so_far, status_table, up_text
 from proxy.cli.output import OK, ClientError, print_result
-from proxy.fleet.cluster import commands
+from proxy.fleet.cluster import commands, leaving
 from proxy.fleet.cluster.commands import FleetProblem, Wanted
 
 
@@ -73,6 +74,19 @@ def drain(arguments: Namespace) -> int:
 
 @_told
 def down(arguments: Namespace) -> int:
-    end = commands.leave if arguments.here else commands.down
-    end(os.environ, output.info)
+    if arguments.here:
+        leaving.leave(os.environ, output.info, partial(_sure, arguments.yes))
+    else:
+        leaving.down(os.environ, output.info)
     return OK
+
+
+def _sure(yes: bool, what: str) -> bool:
+    """Said by --yes, or at a terminal."""
+    output.info(what)
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        return False
+    output.info("Do it all the same? [y/N]")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -25,7 +25,6 @@ from proxy.policy.load import load
 LOOK_S: Final = 0.5
 # Until all nodes answer: each has to read its folders of models.
 UP_S: Final = 180.0
-IN_NONE: Final = "no Ray runs on this machine, so it is in no fleet"
 INSTALL: Final = "pip install 'moe-proxy[fleet]'"
 
 
@@ -48,7 +47,7 @@ class Wanted:
 def up(wanted: Wanted, env: Mapping[str, str], say: Callable[[str], None]) -> Seen:
     """Have a fleet, with this machine in it, and return when its nodes answer. `say` is told what
     goes on."""
-    _have_ray()
+    have_ray()
     loaded = load(wanted.policies, env)
     if loaded.policies is None:
         problems = "\n".join(f"  {problem}" for problem in loaded.problems)
@@ -60,7 +59,7 @@ def up(wanted: Wanted, env: Mapping[str, str], say: Callable[[str], None]) -> Se
         wanted.host,
         wanted.port,
     )
-    with _ray_problems():
+    with ray_problems():
         if not own_ray.connect(env):
             _start_ray(wanted, policies, env, say)
         elif wanted.head is not None:
@@ -91,8 +90,8 @@ def kept_text(files: Sequence[Path]) -> str:
 
 def status(env: Mapping[str, str]) -> Seen:
     # Ray tells on standard output of what has just happened to its nodes, which is no part of this.
-    with _ray_problems(), redirect_stdout(sys.stderr):
-        return asyncio.run(seen_of(_connected(env)))
+    with ray_problems(), redirect_stdout(sys.stderr):
+        return asyncio.run(seen_of(connected(env)))
 
 
 def drain(
@@ -100,11 +99,11 @@ def drain(
 ) -> Iterator[Report]:
     """Yields what the node says, each time that it is something else, until it is drained (or is
     back)."""
-    with _ray_problems():
-        yield from _drained(_connected(env), name, within_s=within_s, undo=undo)
+    with ray_problems():
+        yield from drained(connected(env), name, within_s=within_s, undo=undo)
 
 
-def _drained(
+def drained(
     directory: Any, name: str, *, within_s: float | None = None, undo: bool = False
 ) -> Iterator[Report]:
     import ray
@@ -132,64 +131,6 @@ def _drained(
                 "goes on trying: moe-proxy fleet status"
             )
         time.sleep(LOOK_S)
-
-
-def leave(env: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """This machine is out of the fleet once it is drained; the others go on."""
-    _have_ray()
-    own = own_ray.started(env)
-    if own is None:
-        with _ray_problems():
-            if not own_ray.connect(env):
-                raise FleetProblem(IN_NONE)
-        raise FleetProblem("Ray on this machine was not started by us: ray stop")
-    try:
-        with _ray_problems():
-            directory = _connected(env)
-            for name in _own_names(directory):
-                for report in _drained(directory, name):
-                    say(f"{name} {report.state} {report.says}".rstrip())
-    except FleetProblem as problem:  # it leaves all the same
-        say(str(problem))
-    say("ending Ray on this machine")
-    own_ray.end(own, env)
-
-
-def _own_names(directory: Any) -> list[str]:
-    """Of this machine's node, if it has one."""
-    import ray
-
-    own = machines.own_machine()
-    reports = ray.get(machines.asked(directory, "status"), timeout=ANSWER_S)["reports"]
-    return [report.name for report in reports if report.machine == own]
-
-
-def down(env: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """End the fleet: its nodes, as their policies say, and Ray where we have started it."""
-    _have_ray()
-    own = own_ray.started(env)
-    was_there, others = False, 0
-    try:
-        with _ray_problems():
-            if not own_ray.connect(env):
-                raise FleetProblem(IN_NONE)
-            others = machines.others()
-            if was_there := machines.is_there():
-                say("ending the nodes; what runs there may finish first")
-                machines.remove()
-    except FleetProblem as problem:
-        if own is None:
-            raise
-        say(str(problem))
-    if own is not None:
-        say("ending Ray on this machine")
-        own_ray.end(own, env)
-        if others:
-            say("Ray goes on on the other machines: moe-proxy fleet down --here, there")
-    elif not was_there:
-        raise FleetProblem("there is no fleet in the Ray that runs here: moe-proxy fleet up")
-    else:
-        say("Ray goes on, as it was not started by us: ray stop")
 
 
 def _start_ray(
@@ -290,9 +231,9 @@ def _until_up(directory: Any, *, back: str | None = None) -> Seen:
         time.sleep(LOOK_S)
 
 
-def _connected(env: Mapping[str, str]) -> Any:
+def connected(env: Mapping[str, str]) -> Any:
     """The directory of the fleet that this machine is in."""
-    _have_ray()
+    have_ray()
     if not own_ray.connect(env):
         raise FleetProblem("no Ray runs on this machine: moe-proxy fleet up")
     directory = machines.existing_directory()
@@ -301,7 +242,7 @@ def _connected(env: Mapping[str, str]) -> Any:
     return directory
 
 
-def _have_ray() -> None:
+def have_ray() -> None:
     # Not imported yet: with that, Ray reads what it is to show to others.
     if find_spec("ray") is None or find_spec("fastapi") is None:
         raise FleetProblem(f"a fleet needs Ray, which is not installed: {INSTALL}")
@@ -309,7 +250,7 @@ def _have_ray() -> None:
 
 
 @contextmanager
-def _ray_problems() -> Iterator[None]:
+def ray_problems() -> Iterator[None]:
     """Ray's errors as ours; ends what we had with it."""
     try:
         yield

@@ -11,6 +11,8 @@ from proxy.fleet.names import APPLICATION, NAMESPACE, RESOURCE
 
 DIRECTORY: Final = "directory"
 DEPLOYMENT: Final = "Supervisor"
+# What Ray says that the first machine has.
+HEAD: Final = "node:__internal_head__"
 ANSWER_S: Final = 30.0
 # Of Serve: a sick one is found within three of these.
 HEALTH_PERIOD_S, HEALTH_WITHIN_S = 1.0, 3.0
@@ -54,11 +56,7 @@ def directory() -> Any:
     from proxy.fleet.cluster.directory_actor import DirectoryActor
 
     head = next(
-        (
-            node["NodeID"]
-            for node in ray.nodes()
-            if node["Alive"] and "node:__internal_head__" in node["Resources"]
-        ),
+        (node["NodeID"] for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]),
         None,
     )
     # Where the head is: with that, all of it goes anyway.
@@ -93,6 +91,14 @@ def asked(directory: Any, method: str, *arguments: object) -> Any:
 def is_there() -> bool:
     """Whether there is anything of a fleet in this cluster."""
     return existing_directory() is not None or is_deployed()
+
+
+def is_head() -> bool:
+    """Whether this machine is the first one, with which all of Ray ends."""
+    import ray
+
+    own = own_machine()
+    return any(each["NodeID"] == own and HEAD in each["Resources"] for each in ray.nodes())
 
 
 def others() -> int:

@@ -21,7 +21,7 @@ def test_what_ray_says_is_no_part_of_a_status(
         sys.stdout.write("(raylet) a node has been marked dead\n")
         return Seen((), frozenset(), 0, {})
 
-    monkeypatch.setattr(commands, "_connected", lambda _: None)
+    monkeypatch.setattr(commands, "connected", lambda _: None)
     monkeypatch.setattr(commands, "seen_of", seen)
 
     assert commands.status({}).reports == ()
@@ -39,4 +39,4 @@ def test_a_node_that_does_not_come_back_is_not_waited_for_for_ever(
     monkeypatch.setattr(commands, "LOOK_S", 0.0)
 
     with pytest.raises(commands.FleetProblem, match="b is still drained"):
-        list(commands._drained(None, "b", undo=True))
+        list(commands.drained(None, "b", undo=True))

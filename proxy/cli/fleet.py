@@ -1,6 +1,7 @@
 """The commands of `moe-proxy fleet`."""
 
 import os
+import socket
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -8,10 +9,11 @@ from dataclasses import asdict
 from functools import partial, wraps
 
 from proxy.cli import output
-from proxy.cli.fleet_text import drained_so_far, status_table, up_text
+from proxy.cli.fleet_text import called_text, drained_so_far, status_table, up_text
 from proxy.cli.output import OK, ClientError, print_result
 from proxy.fleet.cluster import commands, leaving
 from proxy.fleet.cluster.commands import FleetProblem, Wanted
+from proxy.node.names import NODE_VARIABLE
 
 
 def _told(command: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
@@ -37,6 +39,9 @@ def up(arguments: Namespace) -> int:
     )
     seen = commands.up(wanted, os.environ, output.info)
     output.say(up_text(seen))
+    given = arguments.name or os.environ.get(NODE_VARIABLE)
+    if called := called_text(given, socket.gethostname(), seen):
+        output.info(called)
     if arguments.head is None and (hint := commands.how_to_join(os.environ)):
         output.info(hint)
     return OK

@@ -1,10 +1,12 @@
 """What the commands of a fleet tell, as people read it. Pure."""
 
+import re
 from typing import Any
 
 from proxy.cli.text import refused
 from proxy.fleet.cluster.commands import Seen
 from proxy.fleet.cluster.directory import Report
+from proxy.node.names import usable_name
 from proxy.text import gib, harmless, table
 
 
@@ -51,6 +53,26 @@ def up_text(seen: Seen) -> str:
     lines = [f"{each.name} {each.state} {each.front or ''}".rstrip() for each in seen.reports]
     here = next((each.front for each in seen.reports if each.machine == seen.own), None)
     return "\n".join([*lines, *([f"use {here} on this machine"] if here else [])])
+
+
+def called_text(given: str | None, host: str, seen: Seen) -> str:
+    """Why this machine's node is called otherwise than was said, by `given` or by its host's name;
+    "" where it is not."""
+    got = next((each.name for each in seen.reports if each.machine == seen.own), None)
+    usable = usable_name(given or host)
+    if got is None or got == (given or usable):
+        return ""
+    if got == usable:
+        why = "names of nodes have small letters, digits and hyphens alone"
+    elif re.fullmatch(re.escape(usable) + "-[0-9]+", got):
+        why = f"there is another {usable} in the fleet, or was a moment ago"
+    elif given is None:
+        return ""  # it was given one before
+    else:
+        why = (
+            f"it keeps the name that it has; to have {usable}: moe-proxy fleet down --here, then up"
+        )
+    return f"this machine's node is called {got}: {why}. [nodes.{got}] is its part of the policies"
 
 
 def drained_so_far(report: Report) -> str:

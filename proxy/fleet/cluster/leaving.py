@@ -61,7 +61,10 @@ def _own_names(directory: Any) -> list[str]:
 def head_text(others: int) -> str:
     """Pure."""
     where = in_words(others, "other machine")
-    return f"this is the fleet's first machine: without it the fleet ends on {where} too, with Ray, their nodes and their fronts; to end it in order: moe-proxy fleet down"
+    return (
+        f"this is the fleet's first machine: without it the fleet ends on {where} too, with Ray, "
+        "their nodes and their fronts; to end it in order: moe-proxy fleet down"
+    )
 
 
 def down(env: Mapping[str, str], say: Callable[[str], None]) -> None:

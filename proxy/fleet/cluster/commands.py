@@ -65,9 +65,9 @@ def up(wanted: Wanted, env: Mapping[str, str], say: Callable[[str], None]) -> Se
         elif wanted.head is not None:
             _check_head(wanted.head)
         if wanted.head is None and not machines.is_deployed():
-            return _first(setup, policies, say)
+            return _first(setup, policies, own_ray.own_machine(env), say)
         before = _kept(policies)
-        seen = _more(setup, say)
+        seen = _more(setup, own_ray.own_machine(env), say)
         if new := sorted(_kept(policies) - before):
             say(kept_text(new))
         return seen
@@ -91,7 +91,7 @@ def kept_text(files: Sequence[Path]) -> str:
 def status(env: Mapping[str, str]) -> Seen:
     # Ray tells on standard output of what has just happened to its nodes, which is no part of this.
     with ray_problems(), redirect_stdout(sys.stderr):
-        return asyncio.run(seen_of(connected(env)))
+        return asyncio.run(seen_of(connected(env), own_ray.own_machine(env)))
 
 
 def drain(
@@ -166,23 +166,23 @@ def _check_head(head: str) -> None:
         )
 
 
-def _first(setup: Setup, policies: Path, say: Callable[[str], None]) -> Seen:
+def _first(setup: Setup, policies: Path, own: str, say: Callable[[str], None]) -> Seen:
     """This machine's policies are the fleet's."""
     import ray
 
     directory = machines.directory()
     ray.get(machines.asked(directory, "ready"), timeout=ANSWER_S)
     here = Setup(setup.name, str(policies), setup.host, setup.port)
-    ray.get(machines.asked(directory, "setup", machines.own_machine(), here), timeout=ANSWER_S)
+    ray.get(machines.asked(directory, "setup", own, here), timeout=ANSWER_S)
     folder = Folder(policies, policies)
     ray.get(machines.asked(directory, "seed", folder.read()), timeout=ANSWER_S)
     say("starting a node on each machine")
     arguments = {"host": setup.host or machine.FRONT_HOST}
     machines.deploy({**arguments, "port": setup.port or machine.FRONT_PORT})
-    return _until_up(directory)
+    return _until_up(directory, own)
 
 
-def _more(setup: Setup, say: Callable[[str], None]) -> Seen:
+def _more(setup: Setup, own: str, say: Callable[[str], None]) -> Seen:
     """A machine joins, or is back."""
     import ray
 
@@ -191,7 +191,6 @@ def _more(setup: Setup, say: Callable[[str], None]) -> Seen:
         raise FleetProblem(
             "there is no fleet in that cluster yet: moe-proxy fleet up, on its first machine"
         )
-    own = machines.own_machine()
     if own not in machines.wanted():
         raise FleetProblem(
             "Ray was started on this machine without --resources '{\"moe_proxy\": 1}', which other "
@@ -199,19 +198,19 @@ def _more(setup: Setup, say: Callable[[str], None]) -> Seen:
         )
     if setup != Setup():
         ray.get(machines.asked(directory, "setup", own, setup), timeout=ANSWER_S)
-    seen = _until_up(directory)
+    seen = _until_up(directory, own)
     ours = [each for each in seen.reports if each.machine == own and each.name in seen.draining]
     for report in ours:
         say(f"bringing {report.name} back")
         ray.get(machines.asked(directory, "drain", report.name, False, None), timeout=ANSWER_S)
-    return _until_up(directory, back=report.name) if ours else seen
+    return _until_up(directory, own, back=report.name) if ours else seen
 
 
-def _until_up(directory: Any, *, back: str | None = None) -> Seen:
+def _until_up(directory: Any, own: str, *, back: str | None = None) -> Seen:
     """`back`: one that has drained, and is not to any more."""
     end_s = time.monotonic() + UP_S
     while True:
-        seen = asyncio.run(seen_of(directory))
+        seen = asyncio.run(seen_of(directory, own))
         waiting = [
             each
             for each in seen.reports

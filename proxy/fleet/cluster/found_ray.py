@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 ANSWER_S: Final = 3.0
-ADDRESS_OPTION: Final = "--gcs-address="
+ADDRESS_OPTION, NODE_OPTION = "--gcs-address=", "--node_id="
 # Ray gives these to its workers, and to who uses it from afar.
 TAKEN_BY_RAY: Final = range(10001, 20000)
 
@@ -30,11 +30,28 @@ def running(proc: Path = Path("/proc")) -> frozenset[str]:
 
 def cluster_of(command_line: bytes) -> set[str]:
     """Pure; empty where that is no raylet, the process that Ray has on each machine."""
+    return _given(command_line, ADDRESS_OPTION)
+
+
+def _given(command_line: bytes, option: str) -> set[str]:
     program, *words = command_line.decode(errors="replace").split("\0")
     if os.path.basename(program) != "raylet":
         return set()
-    given = {word.removeprefix(ADDRESS_OPTION) for word in words if word.startswith(ADDRESS_OPTION)}
-    return given - {""}
+    return {word.removeprefix(option) for word in words if word.startswith(option)} - {""}
+
+
+def node_of(parent: int, proc: Path = Path("/proc")) -> str | None:
+    """Ray's id of the node that this process has started, by `ray start`. Of several on one
+    machine Ray itself says to whoever asks that he is on the first."""
+    for folder in proc.iterdir():
+        try:
+            stat = (folder / "stat").read_text() if folder.name.isdecimal() else ""
+            if stat.rpartition(")")[2].split()[1:2] == [str(parent)]:
+                if found := _given((folder / "cmdline").read_bytes(), NODE_OPTION):
+                    return found.pop()
+        except OSError:  # it has ended
+            continue
+    return None
 
 
 def last_started(folder: str | None) -> str | None:

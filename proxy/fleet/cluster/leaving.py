@@ -35,10 +35,11 @@ def leave(env: Mapping[str, str], say: Callable[[str], None], sure: Callable[[st
     try:
         with ray_problems():
             directory = connected(env)
-            others = machines.others() if machines.is_head() else 0
+            here = own_ray.own_machine(env)
+            others = machines.others() if machines.is_head(here) else 0
             if others and not sure(head_text(others)):
                 raise NotWanted("nothing was done; --yes does it all the same")
-            for name in _own_names(directory):
+            for name in _own_names(directory, here):
                 for report in drained(directory, name):
                     say(f"{name} {report.state} {report.says}".rstrip())
     except NotWanted:
@@ -49,11 +50,10 @@ def leave(env: Mapping[str, str], say: Callable[[str], None], sure: Callable[[st
     own_ray.end(own, env)
 
 
-def _own_names(directory: Any) -> list[str]:
+def _own_names(directory: Any, own: str) -> list[str]:
     """Of this machine's node, if it has one."""
     import ray
 
-    own = machines.own_machine()
     reports = ray.get(machines.asked(directory, "status"), timeout=ANSWER_S)["reports"]
     return [report.name for report in reports if report.machine == own]
 

@@ -93,12 +93,11 @@ def is_there() -> bool:
     return existing_directory() is not None or is_deployed()
 
 
-def is_head() -> bool:
-    """Whether this machine is the first one, with which all of Ray ends."""
+def is_head(machine: str) -> bool:
+    """Whether that is the first one, with which all of Ray ends."""
     import ray
 
-    own = own_machine()
-    return any(each["NodeID"] == own and HEAD in each["Resources"] for each in ray.nodes())
+    return any(each["NodeID"] == machine and HEAD in each["Resources"] for each in ray.nodes())
 
 
 def others() -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.files import BadJson, decode_json, read_small, replace
-from proxy.fleet.cluster import asked_ray, found_ray
+from proxy.fleet.cluster import asked_ray, found_ray, machines
 from proxy.fleet.names import NAMESPACE, RESOURCE
 from proxy.policy.values import home_of
 
@@ -170,6 +170,12 @@ def started(env: Mapping[str, str]) -> Started | None:
     except (OSError, BadJson):
         return None
     return found if _began(found.pid) == found.began else None
+
+
+def own_machine(env: Mapping[str, str]) -> str:
+    """Ray's id of this machine, for who is connected."""
+    own = started(env)
+    return (found_ray.node_of(own.pid) if own else None) or machines.own_machine()
 
 
 def end(own: Started, env: Mapping[str, str], *, within_s: float = END_S) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from proxy.fleet.cluster.directory import Report
-from proxy.fleet.cluster.machines import asked, own_machine
+from proxy.fleet.cluster.machines import asked
 from proxy.fleet.cluster.node_api import NodeApi, NotAnswered, of_command
 
 ANSWER_S: Final = 30.0
@@ -37,8 +37,8 @@ class Seen:
         return self.ages.get(report.name, 0.0) > FRESH_S
 
 
-async def seen_of(directory: Any) -> Seen:
-    """All nodes are asked at once."""
+async def seen_of(directory: Any, own: str) -> Seen:
+    """All nodes are asked at once. `own`: Ray's id of this machine."""
     told = await asyncio.wait_for(asked(directory, "status"), ANSWER_S)
     api = NodeApi(of_command(told["key"], os.environ))
 
@@ -59,6 +59,6 @@ async def seen_of(directory: Any) -> Seen:
         frozenset(told["draining"]),
         told["machines"],
         found,
-        own_machine(),
+        own,
         told["ages"],
     )

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from proxy.fleet.cluster import commands, machines
+from proxy.fleet.cluster import commands, machines, own_ray
 from proxy.fleet.cluster.directory import Report
 from proxy.fleet.cluster.seen import Seen
 
@@ -17,12 +17,13 @@ pytestmark = pytest.mark.skipif(
 def test_what_ray_says_is_no_part_of_a_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def seen(_: object) -> Seen:
+    async def seen(*_: object) -> Seen:
         sys.stdout.write("(raylet) a node has been marked dead\n")
         return Seen((), frozenset(), 0, {})
 
     monkeypatch.setattr(commands, "connected", lambda _: None)
     monkeypatch.setattr(commands, "seen_of", seen)
+    monkeypatch.setattr(own_ray, "own_machine", lambda _: "m")
 
     assert commands.status({}).reports == ()
     assert capsys.readouterr().out == ""

@@ -32,8 +32,9 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[Started]:
     monkeypatch.setattr(own_ray, "end", lambda own, _: found.append(own))
     monkeypatch.setattr(leaving, "ray_problems", no_problems)
     monkeypatch.setattr(leaving, "connected", lambda _: None)
-    monkeypatch.setattr(leaving, "_own_names", lambda _: [])
-    monkeypatch.setattr(machines, "is_head", lambda: True)
+    monkeypatch.setattr(leaving, "_own_names", lambda *_: [])
+    monkeypatch.setattr(own_ray, "own_machine", lambda _: "m")
+    monkeypatch.setattr(machines, "is_head", lambda _: True)
     monkeypatch.setattr(machines, "others", lambda: 2)
     return found
 
@@ -88,7 +89,7 @@ def test_another_machine_leaves_and_so_does_one_alone(
     ended: list[Started], monkeypatch: pytest.MonkeyPatch, head: bool, others: int
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    monkeypatch.setattr(machines, "is_head", lambda: head)
+    monkeypatch.setattr(machines, "is_head", lambda _: head)
     monkeypatch.setattr(machines, "others", lambda: others)
 
     assert down_here() == 0

@@ -19,12 +19,15 @@ from proxy.fleet.cluster.own_ray import RayProblem
 from proxy.fleet.cluster.policy_sync import KEPT, Folder, folder_of
 from proxy.fleet.cluster.seen import ANSWER_S, seen_of
 from proxy.fleet.cluster.seen import Seen as Seen
+from proxy.fleet.cluster.turn import turn
 from proxy.node.names import NODE_VARIABLE
 from proxy.policy.load import load
 
 LOOK_S: Final = 0.5
 # Until all nodes answer: each has to read its folders of models.
 UP_S: Final = 180.0
+# Until there is a fleet, where two machines are told to be one at the same time.
+BEGINS_S: Final = 30.0
 INSTALL: Final = "pip install 'moe-proxy[fleet]'"
 
 
@@ -60,14 +63,21 @@ def up(wanted: Wanted, env: Mapping[str, str], say: Callable[[str], None]) -> Se
         wanted.port,
     )
     with ray_problems():
-        if not own_ray.connect(env):
-            _start_ray(wanted, policies, env, say)
-        elif wanted.head is not None:
-            _check_head(wanted.head)
-        if wanted.head is None and not machines.is_deployed():
-            return _first(setup, policies, own_ray.own_machine(env), say)
+        with turn(own_ray.folder(env), say):
+            if began := not own_ray.connect(env):
+                _start_ray(wanted, policies, env, say)
+            elif wanted.head is not None:
+                _check_head(wanted.head)
+            own = own_ray.own_machine(env)
+            first = wanted.head is None and not machines.is_deployed()
+            if first:
+                _begin(setup, policies, own, say)
+            else:
+                _until_there(env, began, say)
+        if first:
+            return _until_up(machines.directory(), own)
         before = _kept(policies)
-        seen = _more(setup, own_ray.own_machine(env), say)
+        seen = _more(setup, own, say)
         if new := sorted(_kept(policies) - before):
             say(kept_text(new))
         return seen
@@ -166,8 +176,8 @@ def _check_head(head: str) -> None:
         )
 
 
-def _first(setup: Setup, policies: Path, own: str, say: Callable[[str], None]) -> Seen:
-    """This machine's policies are the fleet's."""
+def _begin(setup: Setup, policies: Path, own: str, say: Callable[[str], None]) -> None:
+    """A fleet; this machine's policies are its."""
     import ray
 
     directory = machines.directory()
@@ -179,18 +189,30 @@ def _first(setup: Setup, policies: Path, own: str, say: Callable[[str], None]) -
     say("starting a node on each machine")
     arguments = {"host": setup.host or machine.FRONT_HOST}
     machines.deploy({**arguments, "port": setup.port or machine.FRONT_PORT})
-    return _until_up(directory, own)
+
+
+def _until_there(env: Mapping[str, str], began: bool, say: Callable[[str], None]) -> None:
+    """The fleet that this machine is to be in: its first machine may be about to begin it."""
+    end_s = time.monotonic() + BEGINS_S
+    said = False
+    while not (machines.existing_directory() is not None and machines.is_deployed()):
+        if time.monotonic() > end_s:
+            if began and (own := own_ray.started(env)):
+                own_ray.end(own, env)
+            raise FleetProblem(
+                "there is no fleet in that cluster yet: moe-proxy fleet up, on its first machine"
+            )
+        if not said:
+            say(f"waiting for its first machine to begin the fleet, for {BEGINS_S:.0f} s at most")
+        said = True
+        time.sleep(LOOK_S)
 
 
 def _more(setup: Setup, own: str, say: Callable[[str], None]) -> Seen:
     """A machine joins, or is back."""
     import ray
 
-    directory = machines.existing_directory()
-    if directory is None or not machines.is_deployed():
-        raise FleetProblem(
-            "there is no fleet in that cluster yet: moe-proxy fleet up, on its first machine"
-        )
+    directory = machines.directory()
     if own not in machines.wanted():
         raise FleetProblem(
             "Ray was started on this machine without --resources '{\"moe_proxy\": 1}', which other "

@@ -13,6 +13,7 @@ from proxy.fleet.cluster.commands import (
     ray_problems,
 )
 from proxy.fleet.cluster.seen import ANSWER_S
+from proxy.fleet.cluster.turn import turn
 from proxy.text import in_words
 
 IN_NONE: Final = "no Ray runs on this machine, so it is in no fleet"
@@ -26,6 +27,11 @@ def leave(env: Mapping[str, str], say: Callable[[str], None], sure: Callable[[st
     """This machine is out of the fleet once it is drained; the others go on. Where they cannot,
     since it is their first machine, `sure` is told so, and says whether it is wanted."""
     have_ray()
+    with turn(own_ray.folder(env), say):
+        _leave(env, say, sure)
+
+
+def _leave(env: Mapping[str, str], say: Callable[[str], None], sure: Callable[[str], bool]) -> None:
     own = own_ray.started(env)
     if own is None:
         with ray_problems():
@@ -70,6 +76,11 @@ def head_text(others: int) -> str:
 def down(env: Mapping[str, str], say: Callable[[str], None]) -> None:
     """End the fleet: its nodes, as their policies say, and Ray where we have started it."""
     have_ray()
+    with turn(own_ray.folder(env), say):
+        _down(env, say)
+
+
+def _down(env: Mapping[str, str], say: Callable[[str], None]) -> None:
     own = own_ray.started(env)
     was_there, others = False, 0
     try:

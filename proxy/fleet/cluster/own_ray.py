@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from dataclasses import replace as replaced
 from importlib import import_module
 from pathlib import Path
 from typing import Final
@@ -48,11 +49,13 @@ class RayProblem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A Ray that we have started: its process, when that began, and the cluster's address."""
+    """A Ray that we have started: its process, when that began, and the cluster's address; whether
+    it was told to end."""
 
     pid: int
     began: str
     address: str
+    ends: bool = False
 
 
 def connect(env: Mapping[str, str]) -> bool:
@@ -92,7 +95,9 @@ def _ask(address: str, env: Mapping[str, str], token: str | None) -> None:
 def _address(env: Mapping[str, str]) -> str | None:
     """Of the cluster that this machine is in; None where it is in none."""
     if own := started(env):
-        return own.address
+        if not own.ends:
+            return own.address
+        end(own, env)  # who has told it to has not waited
     given = env.get("RAY_ADDRESS") or "auto"
     if given == "local":  # Ray's word for one of its own
         return None
@@ -123,9 +128,9 @@ def start(head: str | None, port: int, env: Mapping[str, str]) -> Started:
     if head is None and (why := found_ray.why_not_listen(own, port)):
         raise RayProblem(why)
     address = f"{own}:{port}" if head is None else head
-    folder = _folder(env)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    log = folder / "ray.log"
+    where = folder(env)
+    where.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log = where / "ray.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             command(head, own, port),
@@ -136,7 +141,7 @@ def start(head: str | None, port: int, env: Mapping[str, str]) -> Started:
             start_new_session=True,
         )
     found = Started(process.pid, _began(process.pid), address)
-    replace(folder / "ray.json", json.dumps(asdict(found)).encode())
+    _note(found, env)
     _wait_until_up(process, log, found, env)
     keep_token(env)
     return found
@@ -165,7 +170,7 @@ def ray_env(env: Mapping[str, str]) -> dict[str, str]:
 def started(env: Mapping[str, str]) -> Started | None:
     """The Ray that we have started here, where it still runs."""
     try:
-        data = read_small(_folder(env) / "ray.json", RECORD_BYTES)
+        data = read_small(folder(env) / "ray.json", RECORD_BYTES)
         found: Started = decode_json(data, Started, "ray.json")
     except (OSError, BadJson):
         return None
@@ -178,17 +183,18 @@ def own_machine(env: Mapping[str, str]) -> str:
     return (found_ray.node_of(own.pid) if own else None) or machines.own_machine()
 
 
-def end(own: Started, env: Mapping[str, str], *, within_s: float = END_S) -> None:
+def end(own: Started, env: Mapping[str, str], *, within_s: float | None = None) -> None:
     """End it, with all its processes."""
+    _note(replaced(own, ends=True), env)
     with suppress(ProcessLookupError):
         os.kill(own.pid, signal.SIGTERM)
-    end_s = time.monotonic() + within_s
+    end_s = time.monotonic() + (END_S if within_s is None else within_s)
     while _began(own.pid) == own.began and time.monotonic() < end_s:
         time.sleep(0.1)
     if _began(own.pid) == own.began:
         with suppress(ProcessLookupError):
             os.killpg(own.pid, signal.SIGKILL)
-    (_folder(env) / "ray.json").unlink(missing_ok=True)
+    (folder(env) / "ray.json").unlink(missing_ok=True)
 
 
 def use_token(env: Mapping[str, str]) -> str | None:
@@ -255,7 +261,7 @@ def _write_token(file: Path, token: str) -> None:
         stream.write(token)
 
 
-def _folder(env: Mapping[str, str]) -> Path:
+def folder(env: Mapping[str, str]) -> Path:
     state = Path(env.get("XDG_STATE_HOME") or home_of(env) / ".local" / "state")
     return state / "moe-proxy" / "fleet"
 
@@ -282,6 +288,10 @@ def not_started(said: str, log: Path) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["nothing"]
     # The last line of a traceback says most of it.
     return f"Ray does not start (all that it says: {log}): {lines[-1][:300]}"
+
+
+def _note(own: Started, env: Mapping[str, str]) -> None:
+    replace(folder(env) / "ray.json", json.dumps(asdict(own)).encode())
 
 
 def _began(pid: int) -> str:

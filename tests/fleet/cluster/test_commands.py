@@ -29,6 +29,37 @@ def test_what_ray_says_is_no_part_of_a_status(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("began", [True, False])
+def test_where_no_fleet_begins_a_ray_that_was_started_for_it_is_ended(
+    monkeypatch: pytest.MonkeyPatch, began: bool
+) -> None:
+    ended: list[object] = []
+    monkeypatch.setattr(machines, "existing_directory", lambda: None)
+    monkeypatch.setattr(own_ray, "started", lambda _: "ours")
+    monkeypatch.setattr(own_ray, "end", lambda own, _: ended.append(own))
+    monkeypatch.setattr(commands, "BEGINS_S", 0.05)
+    monkeypatch.setattr(commands, "LOOK_S", 0.1)
+    said: list[str] = []
+
+    with pytest.raises(commands.FleetProblem, match="no fleet in that cluster yet"):
+        commands._until_there({}, began, said.append)
+
+    assert ended == (["ours"] if began else [])
+    assert len(said) == 1
+
+
+def test_a_machine_joins_once_the_first_one_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([None, "directory", "directory"])
+    deployed = iter([False, True])
+    monkeypatch.setattr(machines, "existing_directory", lambda: next(looks))
+    monkeypatch.setattr(machines, "is_deployed", lambda: next(deployed))
+    monkeypatch.setattr(commands, "LOOK_S", 0.0)
+
+    commands._until_there({}, True, lambda _: None)
+
+    assert next(looks, None) is None
+
+
 def test_a_node_that_does_not_come_back_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,36 @@ def test_a_ray_that_does_not_come_up_is_ended_with_its_record(
     assert own_ray._began(own.pid) != own.began
     assert started(env) is None
     assert not list(tmp_path.rglob("ray.json"))
+
+
+def test_one_whose_end_was_not_waited_for_is_waited_for_by_the_next_command(
+    env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_ray.folder(env).mkdir(parents=True)
+    monkeypatch.setattr(found_ray, "running", frozenset)
+    slow = "import signal; signal.signal(signal.SIGTERM, lambda *_: None); print(flush=True); "
+    argv = (sys.executable, "-c", slow + "input()")
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        own = Started(process.pid, own_ray._began(process.pid), "10.0.0.1:6379")
+
+        def interrupted(_: float) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("time.sleep", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                own_ray.end(own, env)
+        assert started(env) == replace(own, ends=True)
+        monkeypatch.setattr(own_ray, "END_S", 0.0)
+
+        assert connect(env | {"RAY_TMPDIR": env["HOME"]}) is False
+
+        assert process.wait() != 0
+    assert started(env) is None
 
 
 def test_an_address_is_the_same_by_any_name() -> None:

@@ -11,6 +11,7 @@ from functools import partial, wraps
 from proxy.cli import output
 from proxy.cli.fleet_text import called_text, drained_so_far, status_table, up_text
 from proxy.cli.output import OK, ClientError, print_result
+from proxy.errors import reason_of
 from proxy.fleet.cluster import commands, leaving
 from proxy.fleet.cluster.commands import FleetProblem, Wanted
 from proxy.node.names import NODE_VARIABLE
@@ -23,6 +24,11 @@ def _told(command: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
             return command(arguments)
         except FleetProblem as problem:
             raise ClientError(str(problem)) from problem
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # of a disk: the folder of its records, policies
+            where = f"{error.filename}: " if error.filename else ""
+            raise ClientError(f"{where}{reason_of(error)}") from error
 
     return run
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from proxy.fleet.cluster import found_ray, machine, machines, own_ray
 from proxy.fleet.cluster.directory import Report, Setup
 from proxy.fleet.cluster.own_ray import RayProblem
-from proxy.fleet.cluster.policy_sync import KEPT, Folder, folder_of
+from proxy.fleet.cluster.policy_sync import KEPT, folder_of, own_files
 from proxy.fleet.cluster.seen import ANSWER_S, seen_of
 from proxy.fleet.cluster.seen import Seen as Seen
 from proxy.fleet.cluster.turn import turn
@@ -184,8 +184,7 @@ def _begin(setup: Setup, policies: Path, own: str, say: Callable[[str], None]) -
     ray.get(machines.asked(directory, "ready"), timeout=ANSWER_S)
     here = Setup(setup.name, str(policies), setup.host, setup.port)
     ray.get(machines.asked(directory, "setup", own, here), timeout=ANSWER_S)
-    folder = Folder(policies, policies)
-    ray.get(machines.asked(directory, "seed", folder.read()), timeout=ANSWER_S)
+    ray.get(machines.asked(directory, "seed", own_files(policies)), timeout=ANSWER_S)
     say("starting a node on each machine")
     arguments = {"host": setup.host or machine.FRONT_HOST}
     machines.deploy({**arguments, "port": setup.port or machine.FRONT_PORT})

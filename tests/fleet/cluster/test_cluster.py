@@ -23,6 +23,7 @@ from tests.support.streams import begin
 
 pytestmark = [
     pytest.mark.llama,
+    pytest.mark.story,
     # Not imported here: it is, by the commands.
     pytest.mark.skipif(
         find_spec("ray") is None, reason="Ray is not installed: pip install 'moe-proxy[fleet]'"
@@ -230,16 +231,18 @@ def test_a_conversation_goes_on_where_its_prompt_is_cached(fleet: RayFleet) -> N
 
 def test_a_directory_that_is_begun_again_is_told_everything(fleet: RayFleet) -> None:
     key = fleet.home("b") / ".local" / "state" / "moe-proxy" / "fleet" / "b" / "key"
-    before, (pid,) = key.read_text(), fleet.pids("ray::DirectoryActor")
+    before, (pid,) = key.read_text(), fleet.pids("ray::DirectoryActor", of="a")
     os.kill(pid, signal.SIGKILL)
 
-    fleet.until(ready, "three nodes are known again")
+    assert ready(fleet.nodes())  # nobody is forgotten meanwhile
 
     text = fleet.policy("a").read_text().replace("1024", "1280", 1)
     fleet.policy("a").write_text(text)
     for each in fleet.nodes().values():
         until_ctx(fleet, each["url"], 1280)
     assert key.read_text() == before
+    (again,) = fleet.pids("ray::DirectoryActor", of="a")  # not where it would go with a machine
+    assert again != pid
 
 
 def test_a_front_that_ends_is_begun_again_at_the_same_address(fleet: RayFleet) -> None:

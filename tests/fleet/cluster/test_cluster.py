@@ -340,6 +340,22 @@ def test_a_machine_is_lost_under_many_streams(fleet: RayFleet) -> None:
         time.sleep(0.05)
 
 
+def test_a_machine_whose_ray_has_ended_joins_again_by_itself(fleet: RayFleet) -> None:
+    """As it does where the first machine has begun again, or it was cut off for long."""
+    before = fleet.nodes()["b"]["url"]
+    (pid,) = fleet.pids("raylet/raylet", of="b")
+    os.kill(pid, signal.SIGKILL)
+
+    fleet.until(
+        lambda nodes: (
+            [nodes[name]["state"] for name in "ab" if name in nodes] == ["ready", "ready"]
+            and nodes["b"]["url"] != before
+        ),
+        "it is one of the fleet again",
+    )
+    assert node_that_answers(fleet, "own-b") == "b"
+
+
 def test_who_is_not_there_cannot_be_drained(fleet: RayFleet) -> None:
     assert "there is no node 'c' in this fleet; there is a, b" in fleet.fleet(
         "drain", "c", fails=True
@@ -349,5 +365,8 @@ def test_who_is_not_there_cannot_be_drained(fleet: RayFleet) -> None:
 def test_down_leaves_nothing_of_ours(fleet: RayFleet) -> None:
     fleet.fleet("down")
 
-    assert fleet.pids("proxy.") == []
+    assert fleet.pids("proxy.") == fleet.pids("proxy.fleet.cluster.keeper", of="b")  # Ray's there
     assert fleet.pids(of="a") == []
+
+    fleet.fleet("down", "--here", of="b")
+    assert fleet.pids() == []

@@ -281,7 +281,7 @@ def _add_fleet(commands: Any) -> None:
     down = _command(inner, "down", "fleet:down", "end the fleet")
     down.add_argument("--here", action="store_true", help="have only this machine leave it")
     down.add_argument(
-        "--yes", action="store_true", help="--here, on the first machine, with which all of it ends"
+        "--yes", action="store_true", help="with --here, also where that is the first machine"
     )
 
 

@@ -96,6 +96,8 @@ async def _occasions(path: Path | None, env: Mapping[str, str]) -> AsyncGenerato
                 finally:
                     first.cancel()
                     await asyncio.wait((first,))
+                    if not first.cancelled():
+                        first.exception()  # what nobody has looked at is logged
                 if isinstance(failed, BaseException):
                     raise failed
                 yield

@@ -1,6 +1,7 @@
 """The real watcher on real files. It is quiet if it has looked again and told nothing."""
 
 import asyncio
+import gc
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -424,6 +425,30 @@ async def test_an_edit_just_before_the_watching_begins_is_not_lost(
 
     async with watching(file, env) as found:
         assert await found.port() == 2
+
+
+async def test_it_may_be_ended_before_its_first_look(
+    file: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is left that complains later."""
+    complaints: list[Mapping[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, said: complaints.append(said))
+    looks = asyncio.Event()
+
+    async def settles(*_: object) -> Sources:
+        looks.set()
+        return await asyncio.Future()
+
+    monkeypatch.setattr(module, "_settled", settles)
+    watching = asyncio.create_task(anext(watch(file, env)))
+    await asyncio.wait_for(looks.wait(), HANG_S)
+    watching.cancel()
+    await asyncio.wait((watching,))
+    del watching
+    gc.collect()
+    await asyncio.sleep(0)
+
+    assert complaints == []
 
 
 async def test_a_path_that_cannot_be_looked_at_is_no_end(

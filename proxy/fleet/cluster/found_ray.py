@@ -3,7 +3,7 @@ asks on for minutes. Blocking."""
 
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -40,18 +40,26 @@ def _given(command_line: bytes, option: str) -> set[str]:
     return {word.removeprefix(option) for word in words if word.startswith(option)} - {""}
 
 
-def node_of(parent: int, proc: Path = Path("/proc")) -> str | None:
-    """Ray's id of the node that this process has started, by `ray start`. Of several on one
+def node_of(ancestor: int, proc: Path = Path("/proc")) -> str | None:
+    """Ray's id of the node that this process has started, itself or by another. Of several on one
     machine Ray itself says to whoever asks that he is on the first."""
     for folder in proc.iterdir():
         try:
-            stat = (folder / "stat").read_text() if folder.name.isdecimal() else ""
-            if stat.rpartition(")")[2].split()[1:2] == [str(parent)]:
-                if found := _given((folder / "cmdline").read_bytes(), NODE_OPTION):
-                    return found.pop()
+            given = folder.name.isdecimal() and _given(
+                (folder / "cmdline").read_bytes(), NODE_OPTION
+            )
+            if given and ancestor in _ancestors(int(folder.name), proc):
+                return given.pop()
         except OSError:  # it has ended
             continue
     return None
+
+
+def _ancestors(pid: int, proc: Path) -> Iterator[int]:
+    while pid > 1:
+        stat = (proc / str(pid) / "stat").read_text()
+        pid = int(stat.rpartition(")")[2].split()[1])
+        yield pid
 
 
 def last_started(folder: str | None) -> str | None:

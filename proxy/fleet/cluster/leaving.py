@@ -25,7 +25,7 @@ class NotWanted(FleetProblem):
 
 def leave(env: Mapping[str, str], say: Callable[[str], None], sure: Callable[[str], bool]) -> None:
     """This machine is out of the fleet once it is drained; the others go on. Where they cannot,
-    since it is their first machine, `sure` is told so, and says whether it is wanted."""
+    well, since it is their first machine, `sure` is told so, and says whether it is wanted."""
     have_ray()
     with turn(own_ray.folder(env), say):
         _leave(env, say, sure)
@@ -68,8 +68,9 @@ def head_text(others: int) -> str:
     """Pure."""
     where = in_words(others, "other machine")
     return (
-        f"this is the fleet's first machine: without it the fleet ends on {where} too, with Ray, "
-        "their nodes and their fronts; to end it in order: moe-proxy fleet down"
+        f"this is the fleet's first machine: without it {where} can only answer. No policy goes "
+        "from one to another, nobody joins, drains or is replaced, and when `moe-proxy fleet up` "
+        "has begun it again here, they begin anew. The end of all of it: moe-proxy fleet down"
     )
 
 

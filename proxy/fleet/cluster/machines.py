@@ -11,8 +11,7 @@ from proxy.fleet.names import APPLICATION, NAMESPACE, RESOURCE
 
 DIRECTORY: Final = "directory"
 DEPLOYMENT: Final = "Supervisor"
-# What Ray says that the first machine has.
-HEAD: Final = "node:__internal_head__"
+HEAD: Final = "node:__internal_head__"  # a resource that Ray gives to its head
 ANSWER_S: Final = 30.0
 # Of Serve: a sick one is found within three of these.
 HEALTH_PERIOD_S, HEALTH_WITHIN_S = 1.0, 3.0
@@ -51,16 +50,9 @@ def own_machine() -> str:
 def directory() -> Any:
     """The fleet's directory, made where there is none. Raises what Ray raises."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from proxy.fleet.cluster.directory_actor import DirectoryActor
 
-    head = next(
-        (node["NodeID"] for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]),
-        None,
-    )
-    # Where the head is: with that, all of it goes anyway.
-    where = {"scheduling_strategy": NodeAffinitySchedulingStrategy(head, soft=True)} if head else {}
     actor = ray.remote(DirectoryActor).options(
         name=DIRECTORY,
         namespace=NAMESPACE,
@@ -69,7 +61,8 @@ def directory() -> Any:
         num_cpus=0,
         max_restarts=-1,
         max_concurrency=10_000,  # each supervisor waits in one call
-        **where,
+        # Where the head is, whenever it begins again: with that, all of it goes anyway.
+        resources={HEAD: 0.001},
     )
     return actor.remote()
 
@@ -94,7 +87,7 @@ def is_there() -> bool:
 
 
 def is_head(machine: str) -> bool:
-    """Whether that is the first one, with which all of Ray ends."""
+    """Whether that is the first one, without which Ray does nothing new."""
     import ray
 
     return any(each["NodeID"] == machine and HEAD in each["Resources"] for each in ray.nodes())

@@ -18,13 +18,14 @@ from typing import Final
 
 from proxy.files import BadJson, decode_json, read_small, replace
 from proxy.fleet.cluster import asked_ray, found_ray, machines
+from proxy.fleet.cluster.keeper import says_up
 from proxy.fleet.names import NAMESPACE, RESOURCE
 from proxy.policy.values import home_of
 
 PORT: Final = 6379
 START_S: Final = 60.0
 END_S: Final = 90.0
-FAILED_END_S, KILLED_S = 10.0, 2.0
+KILLED_S: Final = 2.0
 # Ray keeps a share of the memory for objects that are passed around. Ours are small.
 OBJECT_BYTES: Final = 100 << 20
 RECORD_BYTES: Final = 4096
@@ -35,6 +36,8 @@ VARIABLES: Final = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "5",
+    # The others go on without the first machine, for a year, until it has begun again.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "31536000",
     # Who is told to end does not wait for Serve to move what is on this machine alone.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     # A supervisor that hangs would be waited for as long as one that drains.
@@ -131,9 +134,11 @@ def start(head: str | None, port: int, env: Mapping[str, str]) -> Started:
     where = folder(env)
     where.mkdir(parents=True, exist_ok=True, mode=0o700)
     log = where / "ray.log"
+    # A head that begins again by itself would be one of an empty cluster.
+    kept = () if head is None else (sys.executable, "-m", "proxy.fleet.cluster.keeper", str(log))
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command(head, own, port),
+            (*kept, *command(head, own, port)),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -183,17 +188,17 @@ def own_machine(env: Mapping[str, str]) -> str:
     return (found_ray.node_of(own.pid) if own else None) or machines.own_machine()
 
 
-def end(own: Started, env: Mapping[str, str], *, within_s: float | None = None) -> None:
+def end(own: Started, env: Mapping[str, str]) -> None:
     """End it, with all its processes."""
     _note(replaced(own, ends=True), env)
     with suppress(ProcessLookupError):
         os.kill(own.pid, signal.SIGTERM)
-    end_s = time.monotonic() + (END_S if within_s is None else within_s)
+    end_s = time.monotonic() + END_S
     while _began(own.pid) == own.began and time.monotonic() < end_s:
         time.sleep(0.1)
-    if _began(own.pid) == own.began:
-        with suppress(ProcessLookupError):
-            os.killpg(own.pid, signal.SIGKILL)
+    # Some of Ray's would wait for a first machine that is gone.
+    with suppress(ProcessLookupError):
+        os.killpg(own.pid, signal.SIGKILL)
     (folder(env) / "ray.json").unlink(missing_ok=True)
 
 
@@ -272,12 +277,12 @@ def _wait_until_up(
     """What has not started, or is not waited for, is ended."""
     end_s = time.monotonic() + START_S
     try:
-        while "Ray runtime started" not in log.read_text(errors="replace"):
+        while not says_up(log):
             if process.poll() is not None or time.monotonic() > end_s:
                 raise RayProblem(not_started(log.read_text(errors="replace"), log))
             time.sleep(0.1)
     except BaseException:
-        end(found, env, within_s=FAILED_END_S)
+        end(found, env)
         with suppress(subprocess.TimeoutExpired):
             process.wait(KILLED_S)
         raise

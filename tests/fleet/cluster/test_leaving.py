@@ -57,7 +57,7 @@ def test_the_first_machine_does_not_end_all_others_unasked(
         down_here()
 
     assert ended == []
-    assert "ends on 2 other machines" in capsys.readouterr().err
+    assert "without it 2 other machines" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("says", "does"), [("y\n", True), ("\n", False), ("", False)])

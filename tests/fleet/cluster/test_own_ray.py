@@ -100,9 +100,9 @@ def test_a_ray_that_does_not_come_up_is_ended_with_its_record(
     ended: list[Started] = []
     end = own_ray.end
 
-    def noted(own: Started, env: dict[str, str], *, within_s: float) -> None:
+    def noted(own: Started, env: dict[str, str]) -> None:
         ended.append(own)
-        end(own, env, within_s=within_s)
+        end(own, env)
 
     monkeypatch.setattr(own_ray, "end", noted)
 

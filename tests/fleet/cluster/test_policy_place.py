@@ -72,7 +72,7 @@ async def test_a_folder_that_may_not_be_written_is_one(machine: Machine) -> None
     finally:
         machine.wanted.chmod(0o700)
 
-    assert "Permission denied" in found.says
+    assert "permission denied" in found.says
 
 
 async def test_a_folder_that_cannot_be_made_is_one(machine: Machine) -> None:

@@ -110,7 +110,11 @@ class DirectoryActor:
         return {
             "key": directory.key,
             "reports": directory.reports,
-            "ages": {each.name: now_s - self._told_s[each.name] for each in directory.reports},
+            # One that others remember, and that has not told yet, is as old as we are.
+            "ages": {
+                each.name: now_s - self._told_s.get(each.name, self._began_s)
+                for each in directory.reports
+            },
             "draining": [each.name for each in directory.reports if directory.drains(each.name)],
             "machines": len(await asyncio.to_thread(machines.wanted)),
         }

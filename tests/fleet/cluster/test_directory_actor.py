@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from proxy.fleet.cluster import directory_actor, machines
-from proxy.fleet.cluster.directory import Report
+from proxy.fleet.cluster.directory import Memory, Report
 from proxy.fleet.cluster.directory_actor import DirectoryActor
 
 pytestmark = pytest.mark.skipif(
@@ -38,3 +38,14 @@ async def test_a_status_says_how_long_ago_each_has_told(clock: SimpleNamespace) 
     assert told["ages"] == {"a": 61.0, "b": 11.0}
     await actor.tell(Report("m", "a", "ready"))
     assert (await actor.status())["ages"]["a"] == 0.0
+
+
+async def test_what_others_remember_of_one_is_as_old_as_the_life_it_is_told_in(
+    clock: SimpleNamespace,
+) -> None:
+    actor = DirectoryActor()
+    key = (await actor.status())["key"]
+    await actor.remind(Memory(key, reports=(Report("m", "a", "ready"),)))
+    clock.now_s = 4.0
+
+    assert (await actor.status())["ages"] == {"a": 4.0}

@@ -9,10 +9,17 @@ from collections.abc import Callable
 import msgspec
 
 
-class Port(msgspec.Struct, frozen=True):
-    """What one of them says in its first line."""
+class Said(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one of them says in its first line: where it listens, and how much of this machine's
+    memory is promised there; or why it does not, for people."""
 
-    port: int
+    port: int = 0
+    size_bytes: int = 0
+    error: str = ""
+
+    def tell(self) -> None:
+        sys.stdout.buffer.write(msgspec.json.encode(self) + b"\n")
+        sys.stdout.flush()
 
 
 class Door:
@@ -41,9 +48,8 @@ class Door:
             else:
                 connection.close()
 
-    def serve_until_the_input_ends(self) -> None:
+    def serve_until_the_input_ends(self, size_bytes: int = 0) -> None:
         threading.Thread(target=self.serve, daemon=True).start()
-        sys.stdout.buffer.write(msgspec.json.encode(Port(self.port)) + b"\n")
-        sys.stdout.flush()
+        Said(self.port, size_bytes).tell()
         while sys.stdin.buffer.read(1 << 16):
             pass

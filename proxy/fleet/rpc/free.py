@@ -1,10 +1,11 @@
 """What this machine could lend, of the memory that an RPC server would use here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from proxy.engine.installed import folder
+from proxy.fleet.rpc.held import RAM
 from proxy.memory.host import available_host_bytes
 from proxy.memory.nvidia import Driver, Nvidia
 from proxy.memory.readings import Unreadable
@@ -18,11 +19,16 @@ RAM_RESERVE_BYTES: Final = 1 << 30
 OF_CARDS: Final = ("cuda", "hip", "vulkan", "sycl")
 
 
-def free_bytes() -> int:
-    """Asks drivers, which may take their time."""
+def free_by_place() -> Mapping[str, int]:
+    """Of each card, or of RAM. Asks drivers, which may take their time."""
     if computes_on_cards(folder("lib")):
-        return max([0, *_of_cards((Nvidia(), Sysfs()))])
-    return max((available_host_bytes() or 0) - RAM_RESERVE_BYTES, 0)
+        return dict(_of_cards((Nvidia(), Sysfs())))
+    return {RAM: max((available_host_bytes() or 0) - RAM_RESERVE_BYTES, 0)}
+
+
+def offered_bytes(free: Mapping[str, int], promised: Mapping[str, int]) -> int:
+    """Of the place that has the most beside what was promised already. Pure."""
+    return max([0, *(size - promised.get(place, 0) for place, size in free.items())])
 
 
 def computes_on_cards(libraries: Path | None) -> bool:
@@ -32,13 +38,13 @@ def computes_on_cards(libraries: Path | None) -> bool:
     )
 
 
-def _of_cards(drivers: Iterable[Driver]) -> Iterable[int]:
-    """One of them, since a server's devices have a name each by its address."""
+def _of_cards(drivers: Iterable[Driver]) -> Iterator[tuple[str, int]]:
     for driver in drivers:
         try:
-            samples = [driver.read(card.id) for card in driver.cards() if not card.integrated]
+            ids = [card.id for card in driver.cards() if not card.integrated]
+            samples = [(each, driver.read(each)) for each in ids]
         except (Unreadable, OSError):
             continue
-        yield from (
-            each.free_bytes - CARD_RESERVE_BYTES for each in samples if each.free_bytes is not None
-        )
+        for each, sample in samples:
+            if sample.free_bytes is not None:
+                yield each, max(sample.free_bytes - CARD_RESERVE_BYTES, 0)

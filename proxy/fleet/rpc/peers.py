@@ -41,11 +41,16 @@ def other_end(connection: socket.socket) -> End | None:
 def is_of(inode: int, ancestor: int) -> bool:
     """Whether a process has this socket that is `ancestor`, or was started by it or by one of its
     own."""
-    wanted, family = f"socket:[{inode}]", {ancestor}
-    parents = dict(_parents())
+    wanted = f"socket:[{inode}]"
+    return any(wanted in _open_files(pid) for pid in {ancestor} | descendants(ancestor))
+
+
+def descendants(ancestor: int) -> set[int]:
+    """The processes that were started by this one or by one of its own, and live."""
+    family, parents = {ancestor}, dict(_parents())
     while more := {pid for pid, parent in parents.items() if parent in family} - family:
         family |= more
-    return any(wanted in _open_files(pid) for pid in family)
+    return family - {ancestor}
 
 
 def _parents() -> Iterator[tuple[int, int]]:

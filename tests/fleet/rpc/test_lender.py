@@ -91,8 +91,12 @@ def nodes() -> Iterator[list[str]]:
 @pytest.mark.llama
 async def test_ray_has_the_other_node_lend_and_end(nodes: list[str]) -> None:
     lender = RayLender(nodes[0])
+
+    async def offered() -> bool:
+        return len(await lender.offers()) == 1
+
+    await until(offered, "the other node says what it has")
     async with asyncio.timeout(HANG_S):
-        assert len(await lender.offers()) == 1
         loan = await lender.lend("m", 900, 100)
     (giver,) = loan.givers
     assert giver.size_bytes == 1000

@@ -38,7 +38,7 @@ from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.maker import engine_maker
 from proxy.engine.types import LoadOptions, Mode
 from proxy.engine.warm import WarmWorkers
-from proxy.fleet.rpc.borrower import borrowing
+from proxy.fleet.rpc.borrower import borrowing, own_sources
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.observe import log as logging
@@ -219,8 +219,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             silent=workers.silent,
             holds=lambda: hold_memory(serving(pool)),
             at_work=lambda: at_work(serving(pool), control.desired.moving),
+            **own_sources(settings.env),
         )
-
         borrower = stack.enter_context(borrowing(settings.env, hooks, lambda o: room.lacking(o)))
         room = Room(memory, ledger, lambda: policies.current, borrower)
         share = share_by_bench(lambda: policies.current, lambda: control.headroom.devices())

@@ -3,9 +3,10 @@ in readings it is as if another program had it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TypedDict
 
 from proxy.memory.host import read_host
-from proxy.memory.nvidia import Nvidia
+from proxy.memory.nvidia import Driver, Nvidia
 from proxy.memory.readings import HostReading, Sample
 from proxy.memory.sysfs import Sysfs
 
@@ -34,13 +35,27 @@ class SysfsBeside(Sysfs):
         return beside(super().read(card_id, integrated=integrated), size)
 
 
-def read_host_beside(promised: Promised, ram: str) -> HostReading:
+class Sources(TypedDict, total=False):
+    """Of a `MemoryWatch`."""
+
+    nvml: Driver
+    sysfs: Sysfs
+    host: Callable[[], HostReading]
+
+
+def sources_beside(promised: Promised, ram: str) -> Sources:
     """`ram`: what main memory is called among what was promised."""
+    return Sources(
+        nvml=NvidiaBeside(promised),
+        sysfs=SysfsBeside(promised),
+        host=lambda: _host_beside(promised, ram),
+    )
+
+
+def _host_beside(promised: Promised, ram: str) -> HostReading:
     size, reading = promised().get(ram, 0), read_host()
     available = reading.available_bytes
-    return replace(
-        reading, available_bytes=None if available is None else max(available - size, 0)
-    )
+    return replace(reading, available_bytes=None if available is None else max(available - size, 0))
 
 
 def beside(sample: Sample, size_bytes: int) -> Sample:

@@ -12,7 +12,10 @@ import structlog
 from proxy.engine.lent import LentServer
 from proxy.engine.types import FLEET, LoadOptions
 from proxy.errors import LoadFailed
+from proxy.fleet.rpc.held import RAM
+from proxy.fleet.rpc.promises import Promises
 from proxy.fleet.rpc.words import LENDS_WITHIN_S, LONGEST_LINE, SOCKET_VARIABLE, Answer, Ask
+from proxy.memory.promised import Sources, sources_beside
 from proxy.pool.hooks import Hooks
 from proxy.pool.state import Backend
 
@@ -125,6 +128,12 @@ class Borrower:
         except BaseException:
             writer.close()
             raise
+
+
+def own_sources(env: Mapping[str, str]) -> Sources:
+    """By what a node reads its memory: what its machine has promised others, and they have not
+    taken yet, is not its own any more."""
+    return sources_beside(Promises(env).open, RAM) if env.get(SOCKET_VARIABLE) else Sources()
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from proxy.fleet.rpc.held import RAM
 from proxy.fleet.rpc.lending import lending
+from proxy.fleet.rpc.promises import Promises
 from proxy.fleet.rpc.words import SOCKET_VARIABLE
 from tests.support.guard import until
 from tests.support.models import model
@@ -143,3 +145,24 @@ async def test_a_lost_node_ends_the_backend_and_the_next_request_has_another(
         await until(gone, "its worker has ended")
         assert await said_by(served, "a") == before
         assert len(lender.asked) == 2
+
+
+async def test_what_its_machine_has_promised_is_not_free_for_the_proxy(tmp_path: Path) -> None:
+    variables = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    async with proxy(tmp_path, text(), env={SOCKET_VARIABLE: "s", **variables}) as served:
+
+        async def free() -> int:
+            return int((await served.get("/admin/state"))["host"]["available_bytes"])
+
+        assert await free() > 0
+        with Promises(variables).made(lambda: {RAM: 1 << 60}, 1 << 60, 0):
+
+            async def taken() -> bool:
+                return await free() == 0
+
+            await until(taken, "it is somebody else's")
+
+        async def back() -> bool:
+            return await free() > 0
+
+        await until(back, "it is free again")

@@ -61,6 +61,12 @@ def test_why_nothing_is_lent(free: dict[str, int], why: str) -> None:
     assert str(told.value) == why
 
 
+@pytest.mark.parametrize("free", [{}, {"a": 0}])
+def test_who_does_not_answer_is_told_of(free: dict[str, int]) -> None:
+    with pytest.raises(NothingLent, match="2 did not say what they have within 8 s"):
+        shared_out(free, 3 * GIB, silent=2)
+
+
 # --- with Ray ---
 
 

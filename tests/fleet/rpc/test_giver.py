@@ -21,6 +21,7 @@ from tests.support.rpc_loan import (
     HERE,
     certificate,
     greeted,
+    parent,
     rpc_servers,
     said_to,
     token,
@@ -112,7 +113,7 @@ async def test_a_stranger_on_the_machine_finds_no_server(port: int, secret: str)
     its_own = {os.readlink(file) for file in Path(f"/proc/{server}/fd").iterdir()}
 
     assert not its_own & sockets
-    assert sockets & {os.readlink(file) for file in Path(f"/proc/{_parent(server)}/fd").iterdir()}
+    assert sockets & {os.readlink(file) for file in Path(f"/proc/{parent(server)}/fd").iterdir()}
     one[1].close()
 
 
@@ -132,7 +133,7 @@ async def test_what_it_lends_ends_with_it_however_it_ends(
         assert await greeted(one)
         (server,) = rpc_servers()
         if how is not None:
-            os.kill(_parent(server), how)
+            os.kill(parent(server), how)
             async with asyncio.timeout(HANG_S):
                 assert await one[0].read() == b""
     await until(lambda: not Path(f"/proc/{server}/exe").exists(), "it has ended")
@@ -171,10 +172,6 @@ async def test_with_tls_only_the_clusters_own_are_spoken_with(tmp_path: Path, se
         assert await said_to(port, bytes.fromhex(secret) + HELLO) == b""
 
 
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
 async def test_what_it_lends_is_promised_while_it_lives(tmp_path: Path, secret: str) -> None:
     variables = {"XDG_RUNTIME_DIR": str(tmp_path)}
     promises, env = Promises(variables), os.environ | variables
@@ -196,7 +193,7 @@ async def test_what_it_lends_is_promised_while_it_lives(tmp_path: Path, secret: 
         # What its server holds shows in what is free, and is not counted twice.
         await until(lambda: promises.open()[RAM] < some, "its server holds some of it")
         (server,) = rpc_servers()
-        os.kill(_parent(server), signal.SIGKILL)
+        os.kill(parent(server), signal.SIGKILL)
         await until(lambda: not promises.open(), "nothing is promised any more")
         one[1].close()
     await until(lambda: not rpc_servers(), "its server has ended")

@@ -4,9 +4,16 @@ at a time; the port is said in a line of JSON, and it ends when its input does."
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
+import structlog
+
+log = structlog.get_logger()
+
+NOT_ACCEPTED_S: Final = 0.05
 
 
 class Said(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -40,12 +47,23 @@ class Door:
         return port
 
     def serve(self) -> None:
-        """Does not return."""
-        while True:
-            connection, _ = self._listener.accept()
-            if self._places.acquire(blocking=False):
+        """Returns when the listening socket is closed."""
+        while self._listener.fileno() >= 0:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError as error:
+                # Of a client that has gone, or there are too many files: it listens on.
+                log.warning("rpc_not_accepted", error=str(error))
+                time.sleep(NOT_ACCEPTED_S)
+                continue
+            if not self._places.acquire(blocking=False):
+                connection.close()
+                continue
+            try:
                 threading.Thread(target=self._meet, args=(connection,), daemon=True).start()
-            else:
+            except RuntimeError as error:  # there are too many
+                log.warning("rpc_not_accepted", error=str(error))
+                self._places.release()
                 connection.close()
 
     def serve_until_the_input_ends(self, size_bytes: int = 0) -> None:

@@ -21,12 +21,13 @@ from typing import Final
 import msgspec
 import structlog
 
+from proxy.errors import reason_of
 from proxy.fleet.rpc import passing
 from proxy.fleet.rpc.door import Door, Said
 from proxy.fleet.rpc.free import free_by_place
 from proxy.fleet.rpc.promises import NotPromised, Promises
-from proxy.fleet.rpc.server import Server
-from proxy.node.identity import certificates_of
+from proxy.fleet.rpc.server import Server, check_server
+from proxy.node.identity import BadIdentity, certificates_of
 
 log = structlog.get_logger()
 
@@ -140,18 +141,23 @@ def main() -> None:
     token = bytes.fromhex(order.token)
     if len(token) != TOKEN_BYTES:
         sys.exit("a token has another length")
-    certificates = certificates_of(os.environ)
-    context = certificates.of_server() if certificates else None
-    giver = Giver(arguments.host, token, context=context, options=arguments.options)
+    try:
+        check_server()
+        certificates = certificates_of(os.environ)
+        context = certificates.of_server() if certificates else None
+        giver = Giver(arguments.host, token, context=context, options=arguments.options)
+        _serve(giver, order)
+    except (NotPromised, BadIdentity, LookupError, OSError) as error:
+        Said(error=reason_of(error)).tell()
+
+
+def _serve(giver: Giver, order: Order) -> None:
     if not order.size_bytes:
         giver.door.serve_until_the_input_ends()
         return
-    made = Promises(os.environ).made(free_by_place, order.size_bytes, order.least_bytes)
-    try:
-        with made as size_bytes:
-            giver.door.serve_until_the_input_ends(size_bytes)
-    except (NotPromised, OSError) as error:
-        Said(error=str(error)).tell()
+    promises = Promises(os.environ)
+    with promises.made(free_by_place, order.size_bytes, order.least_bytes) as size_bytes:
+        giver.door.serve_until_the_input_ends(size_bytes)
 
 
 if __name__ == "__main__":

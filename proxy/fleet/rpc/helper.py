@@ -56,8 +56,11 @@ async def begun(
             async with asyncio.timeout(STARTS_WITHIN_S):
                 line = await process.stdout.readline()
             said = msgspec.json.decode(line, type=Said)
-        except (TimeoutError, msgspec.DecodeError) as error:
-            raise OSError(f"the {what} of an RPC server has not started") from error
+        except TimeoutError:
+            why = f"has said nothing within {STARTS_WITHIN_S:g} s"
+            raise OSError(f"the {what} of an RPC server {why}") from None
+        except msgspec.DecodeError as error:
+            raise OSError(f"the {what} of an RPC server has ended at its start") from error
         if said.error:
             raise Refused(said.error)
         yield said

@@ -32,6 +32,9 @@ log = structlog.get_logger()
 LEAST_BYTES: Final = 1 << 30
 # For a node to say what it has, where Ray may have to start a process for it.
 SAYS_WITHIN_S: Final = 8.0
+# Where that is only for a plan, which waits less long (borrower.OFFERED_WITHIN_S): one node that
+# hangs must not hide the others.
+OFFERS_WITHIN_S: Final = 4.0
 # And to lend it.
 BEGINS_WITHIN_S: Final = 30.0
 # How often nodes are asked anew, where some have less than they have said.
@@ -95,7 +98,7 @@ class RayLender:
         self._own = own
 
     async def offers(self) -> Sequence[int]:
-        free, _ = await self._free()
+        free, _ = await self._free(within_s=OFFERS_WITHIN_S)
         return [size for size in free.values() if size >= LEAST_BYTES]
 
     async def lend(self, model: str, size_bytes: int, reserve_bytes: int) -> RayLoan:
@@ -158,7 +161,9 @@ class RayLender:
         lent = {node: size for node, size in zip(shares, sizes, strict=True) if size}
         return lent, "; ".join(refused)
 
-    async def _free(self, but: Collection[str] = ()) -> tuple[dict[str, int], int]:
+    async def _free(
+        self, but: Collection[str] = (), within_s: float = SAYS_WITHIN_S
+    ) -> tuple[dict[str, int], int]:
         """Node -> what it could lend; and how many do not say in time, which lend nothing."""
         import ray
 
@@ -170,7 +175,7 @@ class RayLender:
 
         async def answer(node: str) -> int | None:
             try:
-                async with asyncio.timeout(SAYS_WITHIN_S):
+                async with asyncio.timeout(within_s):
                     size: int = await asked[node]
                     return size
             except Exception as error:

@@ -130,6 +130,19 @@ async def test_without_a_fleet_it_is_not_loaded_and_says_so(tmp_path: Path) -> N
         await said_by(served, "plain")
 
 
+async def test_a_killed_worker_leaves_nothing_lent(tmp_path: Path) -> None:
+    lender = LocalLender([GIB])
+    async with node(tmp_path, lender, text()) as served:
+        before = await said_by(served, "a")
+        (server,) = rpc_servers()
+        os.kill((await served.backend("a"))["pid"], signal.SIGKILL)
+        await until(lambda: not Path(f"/proc/{server}/exe").exists(), "what it had has ended")
+
+        assert await said_by(served, "a") == before
+        assert len(rpc_servers()) == 1
+        assert len(lender.asked) == 2
+
+
 async def test_a_lost_node_ends_the_backend_and_the_next_request_has_another(
     tmp_path: Path,
 ) -> None:

@@ -199,9 +199,21 @@ async def test_what_it_lends_is_promised_while_it_lives(tmp_path: Path, secret: 
     await until(lambda: not rpc_servers(), "its server has ended")
 
 
-async def test_why_it_does_not_lend_is_told(tmp_path: Path, secret: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "variables", "why"),
+    [
+        (HERE, {"XDG_RUNTIME_DIR": "."}, "moe-lent is not a folder that only this user can enter"),
+        ("192.0.2.77", {}, "cannot assign requested address"),
+        (HERE, {"RAY_USE_TLS": "1"}, "RAY_USE_TLS is set, and RAY_TLS_SERVER_CERT"),
+    ],
+)
+async def test_why_it_does_not_lend_is_told(
+    tmp_path: Path, secret: str, host: str, variables: dict[str, str], why: str
+) -> None:
     (tmp_path / "moe-lent").write_text("")
-    env = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)}
-    with pytest.raises(Refused, match="moe-lent is not a folder that only this user can enter"):
-        async with begun("giver", giver.Order(secret, 1, 1), ("--host", HERE), env):
+    env = os.environ | variables
+    if "XDG_RUNTIME_DIR" in env:
+        env["XDG_RUNTIME_DIR"] = str(tmp_path)
+    with pytest.raises(Refused, match=why):
+        async with begun("giver", giver.Order(secret, 1, 1), ("--host", host), env):
             pass

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from proxy.fleet.rpc.lender import LEAST_BYTES, RayLender, lending_by_ray, shared_out
+from proxy.fleet.rpc.borrower import OFFERED_WITHIN_S
+from proxy.fleet.rpc.lender import (
+    LEAST_BYTES,
+    OFFERS_WITHIN_S,
+    RayLender,
+    lending_by_ray,
+    shared_out,
+)
 from proxy.fleet.rpc.lending import NothingLent
 from proxy.fleet.rpc.words import SOCKET_VARIABLE
 from tests.support.guard import HANG_S, until
@@ -67,6 +74,11 @@ def test_why_nothing_is_lent(free: dict[str, int], why: str) -> None:
 def test_who_does_not_answer_is_told_of(free: dict[str, int]) -> None:
     with pytest.raises(NothingLent, match="2 did not say what they have within 8 s"):
         shared_out(free, 3 * GIB, silent=2)
+
+
+def test_a_plan_does_not_give_up_before_nodes_do() -> None:
+    """One that hangs would hide what the others offer."""
+    assert OFFERS_WITHIN_S < OFFERED_WITHIN_S
 
 
 # --- with Ray ---

@@ -28,7 +28,7 @@ def check_server() -> None:
 
 
 class Server:
-    """Its process. One thread has it, but for `kill`."""
+    """Its process. One thread has it, but for `kill`, and it ends with that thread."""
 
     def __init__(self, connection: socket.socket, options: Sequence[str] = ()) -> None:
         """Starts it for this connection, which stays the caller's to close. Raises LookupError and
@@ -72,4 +72,8 @@ class Server:
 
 def _handed(number: int) -> dict[str, str]:
     """Variables with which a server has this for its client."""
-    return {"LD_PRELOAD": str(LIBRARY), "MOE_PROXY_HANDED_FD": str(number)}
+    return {
+        "LD_PRELOAD": str(LIBRARY),
+        "MOE_PROXY_HANDED_FD": str(number),
+        "MOE_PROXY_HANDED_BY": str(os.getpid()),
+    }

@@ -84,7 +84,7 @@ def rpc_servers(below: int | None = None) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                name, _, rest = (entry / "stat").read_text().rpartition(")")
+                name, _, rest = (entry / "stat").read_text(errors="replace").rpartition(")")
             except OSError:
                 continue
             parents[int(entry.name)] = int(rest.split()[1]), name.partition("(")[2]

@@ -40,7 +40,7 @@ def _of_card(servers: Iterable[int], card: str) -> int | None:
 
 def _status(pid: int) -> Mapping[str, str]:
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except OSError:  # it has ended meanwhile
         return {}
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}

@@ -63,6 +63,7 @@ class Taker:
     def _may(self, connection: socket.socket) -> bool:
         end = peers.other_end(connection)
         if end is None:
+            log.warning("rpc_stranger", why="it is gone, or of another machine")
             return False
         if end.uid != os.getuid() or not peers.is_of(end.inode, self._order.proxy):
             log.warning("rpc_stranger", uid=end.uid, port=end.local[1])

@@ -38,7 +38,7 @@ from proxy.engine.log_buffer import LogBuffer
 from proxy.engine.maker import engine_maker
 from proxy.engine.types import LoadOptions, Mode
 from proxy.engine.warm import WarmWorkers
-from proxy.fleet.rpc.borrower import borrowing, own_sources
+from proxy.fleet.rpc.borrower import borrowing
 from proxy.memory.ledger import Ledger
 from proxy.memory.watch import MemoryWatch
 from proxy.observe import log as logging
@@ -209,19 +209,19 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             wrote=noted(pool, lambda backend: control.desired.current(backend), speeds),
         )
         await stack.enter_async_context(loops.background(rates.run, name="rates"))
-
         dirs = ModelDirs(catalog, stores)
         ledger = Ledger()
         workers = WorkerDevices(lambda: serving(pool), clock)
+        fleet = borrowing(settings.env, hooks, lambda o: room.lacking(o), lambda: policies.current)
+        borrower = stack.enter_context(fleet)
         memory = MemoryWatch(
             setting=lambda device: policies.current.devices.for_device(device).memory,
             ask_workers=workers.ask_all,
             silent=workers.silent,
             holds=lambda: hold_memory(serving(pool)),
             at_work=lambda: at_work(serving(pool), control.desired.moving),
-            **own_sources(settings.env),
+            **borrower.sources,
         )
-        borrower = stack.enter_context(borrowing(settings.env, hooks, lambda o: room.lacking(o)))
         room = Room(memory, ledger, lambda: policies.current, borrower)
         share = share_by_bench(lambda: policies.current, lambda: control.headroom.devices())
         planner = Planner(catalog, room.on_devices, share, room.look)

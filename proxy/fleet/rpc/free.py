@@ -11,24 +11,22 @@ from proxy.memory.nvidia import Driver, Nvidia
 from proxy.memory.readings import Unreadable
 from proxy.memory.sysfs import Sysfs
 
-# Left to whatever else is done there: of a card as devices.reserve is by itself, of RAM more, which
-# is all there is for everything.
+# Left to whatever else is done there: of a card what the node's own devices.reserve says, or is by
+# itself, of RAM this at least, which is all there is for everything.
 CARD_RESERVE_BYTES: Final = 512 << 20
 RAM_RESERVE_BYTES: Final = 1 << 30
 # Builds with one of these compute on cards, all others on the CPU.
 OF_CARDS: Final = ("cuda", "hip", "vulkan", "sycl")
 
 
-def free_by_place() -> Mapping[str, int]:
-    """Of each card, or of RAM. Asks drivers, which may take their time."""
+def free_by_place(reserve_bytes: int | None = None) -> Mapping[str, int]:
+    """Of each card, or of RAM; so much is to stay free, or what is usual. Asks drivers, which may
+    take their time."""
     if computes_on_cards(folder("lib")):
-        return dict(_of_cards((Nvidia(), Sysfs())))
-    return {RAM: max((available_host_bytes() or 0) - RAM_RESERVE_BYTES, 0)}
-
-
-def offered_bytes(free: Mapping[str, int], promised: Mapping[str, int]) -> int:
-    """Of the place that has the most beside what was promised already. Pure."""
-    return max([0, *(size - promised.get(place, 0) for place, size in free.items())])
+        reserve = CARD_RESERVE_BYTES if reserve_bytes is None else reserve_bytes
+        return dict(_of_cards((Nvidia(), Sysfs()), reserve))
+    reserve = max(RAM_RESERVE_BYTES, reserve_bytes or 0)
+    return {RAM: max((available_host_bytes() or 0) - reserve, 0)}
 
 
 def computes_on_cards(libraries: Path | None) -> bool:
@@ -38,7 +36,7 @@ def computes_on_cards(libraries: Path | None) -> bool:
     )
 
 
-def _of_cards(drivers: Iterable[Driver]) -> Iterator[tuple[str, int]]:
+def _of_cards(drivers: Iterable[Driver], reserve_bytes: int) -> Iterator[tuple[str, int]]:
     for driver in drivers:
         try:
             ids = [card.id for card in driver.cards() if not card.integrated]
@@ -47,4 +45,4 @@ def _of_cards(drivers: Iterable[Driver]) -> Iterator[tuple[str, int]]:
             continue
         for each, sample in samples:
             if sample.free_bytes is not None:
-                yield each, max(sample.free_bytes - CARD_RESERVE_BYTES, 0)
+                yield each, max(sample.free_bytes - reserve_bytes, 0)

@@ -20,7 +20,7 @@ import structlog
 from proxy.fleet.cluster.machine import machine_env
 from proxy.fleet.cluster.machines import chosen
 from proxy.fleet.rpc import giver
-from proxy.fleet.rpc.free import free_by_place, offered_bytes
+from proxy.fleet.rpc.free import free_by_place
 from proxy.fleet.rpc.helper import Refused, begun
 from proxy.fleet.rpc.lending import Giver, NothingLent, lending
 from proxy.fleet.rpc.promises import Promises
@@ -78,8 +78,7 @@ class Host:
 
 def offered() -> int:
     """On a node: what it could lend. Its cards are hidden from nobody who only looks."""
-    promised = Promises(machine_env()).open()  # before: what is held meanwhile counts as both
-    return offered_bytes(free_by_place(), promised)
+    return max([0, *Promises(machine_env()).left(free_by_place).values()])
 
 
 @dataclass(frozen=True, slots=True)

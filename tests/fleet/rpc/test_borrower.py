@@ -160,6 +160,24 @@ async def test_a_lost_node_ends_the_backend_and_the_next_request_has_another(
         assert len(lender.asked) == 2
 
 
+async def test_whoever_lends_leaves_free_what_the_policies_of_its_machine_say(
+    tmp_path: Path,
+) -> None:
+    variables = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    promises = Promises(variables)
+    some = {"a": {"path": model(layers=4)}}
+    async with proxy(
+        tmp_path,
+        policies(some, devices={"reserve": "1GiB", "CUDA0": {"reserve": "3GiB"}}),
+        env={SOCKET_VARIABLE: "s", **variables},
+    ) as served:
+        await until(lambda: promises.reserve_bytes() == 3 * GIB, "it has told of it")
+        (tmp_path / "policies.toml").write_text(policies(some, devices={"reserve": "2GiB"}))
+        await until(lambda: promises.reserve_bytes() == 2 * GIB, "an edit is told of")
+        assert await served.get("/health")
+    assert promises.reserve_bytes() is None
+
+
 async def test_what_its_machine_has_promised_is_not_free_for_the_proxy(tmp_path: Path) -> None:
     variables = {"XDG_RUNTIME_DIR": str(tmp_path)}
     async with proxy(tmp_path, text(), env={SOCKET_VARIABLE: "s", **variables}) as served:
@@ -168,7 +186,7 @@ async def test_what_its_machine_has_promised_is_not_free_for_the_proxy(tmp_path:
             return int((await served.get("/admin/state"))["host"]["available_bytes"])
 
         assert await free() > 0
-        with Promises(variables).made(lambda: {RAM: 1 << 60}, 1 << 60, 0):
+        with Promises(variables).made(lambda _: {RAM: 1 << 60}, 1 << 60, 0):
 
             async def taken() -> bool:
                 return await free() == 0

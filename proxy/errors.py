@@ -10,6 +10,8 @@ import re
 from typing import Final
 
 FIRST_ERROR: Final = 400
+TOO_MANY: Final = 429
+UNAVAILABLE: Final = 503
 _NUMBERS: Final = re.compile(r"\[Errno -?\d+\] ")
 
 
@@ -20,6 +22,7 @@ class ProxyError(Exception):
     status = 500
     code = "internal_error"
     by_engine = False  # an engine says so, and not we
+    elsewhere = False  # it is this machine that cannot, or has not; another of its fleet may
 
     def __init__(
         self, message: str, *, param: str | None = None, retry_after_s: float | None = None
@@ -89,18 +92,27 @@ class ModelNotFound(NotFound):
     """The model named in the request is in no catalogue."""
 
     code = "model_not_found"
+    elsewhere = True
+
+
+class ResponseNotFound(NotFound):
+    """The response that is asked for is not kept."""
+
+    elsewhere = True
 
 
 class ItemNotFound(NotFound):
     """An item that a request refers to is not kept."""
 
     code = "item_not_found"
+    elsewhere = True
 
 
 class PreviousNotFound(BadRequest):
     """The response that a request goes on from is not kept."""
 
     code = "previous_response_not_found"
+    elsewhere = True
 
 
 class MethodNotAllowed(ProxyError):
@@ -125,6 +137,12 @@ class Conflict(ProxyError):
     code = "conflict"
 
 
+class PinnedInTheWay(Conflict):
+    """A model cannot be loaded as long as another one, which is pinned, is."""
+
+    elsewhere = True
+
+
 class ChangedMeanwhile(ProxyError):
     """What a request would replace is not what it says it was (`If-Match`)."""
 
@@ -147,6 +165,7 @@ class LoadFailed(ProxyError):
 
     status = 500
     code = "model_load_failed"
+    elsewhere = True
 
     def __init__(
         self, message: str, *, killed: bool = False, retry_after_s: float | None = None
@@ -161,6 +180,7 @@ class LoadRefused(ProxyError):
 
     status = 503
     code = "model_load_failed"
+    elsewhere = True
 
 
 class BackendDied(ProxyError):
@@ -197,6 +217,7 @@ class NotServing(BackendDied):
     def __init__(self, message: str, *, asked: bool = False) -> None:
         super().__init__(message)
         self.asked = asked
+        self.elsewhere = not asked
 
 
 class NoAnswer(ProxyError):
@@ -204,6 +225,7 @@ class NoAnswer(ProxyError):
 
     status = 504
     code = "backend_timeout"
+    elsewhere = True
 
 
 class Hangs(ProxyError):
@@ -211,6 +233,7 @@ class Hangs(ProxyError):
 
     status = 503
     code = "storage_timeout"
+    elsewhere = True
 
 
 class CutShort(ProxyError):
@@ -243,6 +266,7 @@ class EngineSaid(ProxyError):
         super().__init__(message)
         self.status = status if status >= FIRST_ERROR else BackendDied.status
         self.code = code or self.code
+        self.elsewhere = is_busy(status)
 
 
 class ContextExceeded(EngineSaid):
@@ -261,6 +285,19 @@ class Busy(ProxyError):
 
     status = 503
     code = "server_busy"
+    elsewhere = True
+
+
+class Interrupted(Busy):
+    """The proxy ends in the middle of what was asked for."""
+
+    elsewhere = False
+
+
+def is_busy(status: int) -> bool:
+    """Whether an engine says by this status that it has no place now. It knows of no API keys, so
+    that it means its own."""
+    return status in (TOO_MANY, UNAVAILABLE)
 
 
 def reason_of(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from proxy.api.cors import ALLOWED_ORIGIN, is_preflight, preflight_headers
+from proxy.api.refused import refusal_headers
 from proxy.api.request_log import REQUEST_LOG, RequestLog, only_looks
 from proxy.api.scopes import needs_admin
 from proxy.api.services import SERVICES
@@ -179,7 +180,7 @@ def _is_open(path: str) -> bool:
 
 
 def error_response(request: web.Request, error: ProxyError) -> web.Response:
-    headers = error_headers(error)
+    headers = {**error_headers(error), **refusal_headers(request, error)}
     if error.by_engine and (backend := request[REQUEST_LOG].backend):
         headers[BACKEND_HEADER] = backend
     body = error_body(error, _dialect_of(request))

@@ -14,6 +14,7 @@ from proxy.api.middleware import WARNING, Handler
 from proxy.api.notes import WarnOnce
 from proxy.api.options import read_model_request
 from proxy.api.prepare import Kind, has_shape, prepare
+from proxy.api.refused import busy_headers
 from proxy.api.reply import EVENT_STREAM, Reply
 from proxy.api.request_deadline import TIMEOUT_HEADER, deadline
 from proxy.api.request_log import REQUEST_LOG
@@ -30,6 +31,7 @@ from proxy.dialect.rewrite import EngineError, Rewrite, Rewriter
 from proxy.dialect.spent import Tail, prompt_length
 from proxy.engine.types import Mode
 from proxy.errors import FIRST_ERROR, BackendDied, ProxyError
+from proxy.node.names import REFUSES_HEADER
 from proxy.observe.words import CLIENT_LEFT
 from proxy.pool.lease import Lease
 from proxy.pool.state import Backend
@@ -51,7 +53,7 @@ REQUEST_ONLY_OURS: Final = HOP_BY_HOP.union(
 )
 # Whom browsers may answer to is ours to say, and so is who answered: the engine may be a proxy too.
 ANSWER_ONLY_OURS: Final = HOP_BY_HOP.union(
-    (BACKEND_HEADER.lower(), SPLIT_HEADER.lower(), WARNING.lower()),
+    (BACKEND_HEADER.lower(), SPLIT_HEADER.lower(), WARNING.lower(), REFUSES_HEADER.lower()),
     ("access-control-allow-origin", "access-control-allow-credentials"),
     ("access-control-allow-methods", "access-control-allow-headers"),
     ("access-control-expose-headers", "access-control-max-age"),
@@ -228,6 +230,7 @@ async def _relay(
                 headers.append(("Content-Type", rewrite.content_type))
                 reply.tell_errors(rewrite.fail)
             headers.append((BACKEND_HEADER, backend.id))
+            headers += busy_headers(request, upstream.status).items()
             if (split := services.desired.current(backend)) is not None:
                 headers.append((SPLIT_HEADER, str(split)))
                 request_log.moe_cpu_layers = split

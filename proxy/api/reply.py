@@ -14,6 +14,7 @@ from typing import Final
 
 from aiohttp import web
 
+from proxy.api.refused import refusal_comment
 from proxy.api.request_log import REQUEST_LOG
 from proxy.api.services import SERVICES
 from proxy.dialect.errors import error_event
@@ -131,7 +132,10 @@ class Reply:
             async with asyncio.timeout(LAST_WORD_S):
                 if streams and (not self.has_begun or self._tail.endswith(EVENT_ENDS)):
                     event = self._event(error) if self._event else None
-                    await self.response.write(event or error_event(error, self._path))
+                    event = event or error_event(error, self._path)
+                    if not self.has_begun:
+                        event = refusal_comment(self._request, error) + event
+                    await self.response.write(event)
                     if not self.has_begun:
                         await self.response.write_eof()
                         return self.response

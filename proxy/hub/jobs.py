@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Any, Final
 
-from proxy.errors import Busy
+from proxy.errors import Interrupted
 from proxy.hub.progress import Line, Report, in_stream
 from proxy.tasks import spawn
 
@@ -91,7 +91,7 @@ class Jobs:
     async def close(self) -> None:
         """End everything; whoever follows is told that it is not done."""
         for key, job in list(self._running.items()):
-            job.error = Busy(ENDED, retry_after_s=ENDED_RETRY_AFTER_S)
+            job.error = Interrupted(ENDED, retry_after_s=ENDED_RETRY_AFTER_S)
             await self._stop(key, job)
 
     def _start(self, key: Any, work: Callable[[Report], Awaitable[None]]) -> _Job:

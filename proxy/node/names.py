@@ -7,6 +7,15 @@ from typing import Final
 NODE_HEADER: Final = "X-Moe-Proxy-Node"
 # An answer's, of a node that ends once it has answered what it has: others are to be asked.
 DRAINING_HEADER: Final = "X-Moe-Proxy-Node-Draining"
+# An answer's, to a front alone: it is this node that cannot, and others are to be asked. Whether an
+# engine was asked before: then what must not be done twice stays here.
+REFUSES_HEADER: Final = "X-Moe-Proxy-Node-Refuses"
+NOTHING_ASKED: Final = "nothing-asked"
+ASKED: Final = "asked"
+# The same in a stream whose head is out, before the event that says why; behind it is what
+# Retry-After would have, in whole seconds.
+REFUSES_COMMENT: Final = b": refused, retry after"
+
 # A request's, between our own processes: the fleet's key. A front passes no client's on, nor any
 # other header whose name begins so.
 KEY_HEADER: Final = "X-Moe-Proxy-Fleet"

@@ -2,7 +2,7 @@
 
 import math
 
-from proxy.errors import Busy, Conflict, LoadFailed, LoadRefused, ProxyError
+from proxy.errors import Busy, LoadFailed, LoadRefused, PinnedInTheWay, ProxyError
 from proxy.pool.effects import Fail, NotYet, Refuse
 
 # A load takes seconds to minutes: a client that comes back sooner finds the same queue.
@@ -21,7 +21,7 @@ def error_of(effect: Refuse | NotYet | Fail) -> ProxyError:
             after_s = FULL_RETRY_AFTER_S if wait_s is None else max(wait_s, 1.0)
             return Busy(text, retry_after_s=min(after_s, LONGEST_RETRY_AFTER_S))
         case Refuse(_, "pinned", _, model):
-            return Conflict(pinned(model))
+            return PinnedInTheWay(pinned(model))
         case Refuse():
             text = "server busy: it is shutting down"
             return Busy(text, retry_after_s=DRAINING_RETRY_AFTER_S)

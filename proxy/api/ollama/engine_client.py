@@ -14,7 +14,7 @@ from proxy.dialect.ollama.reading import failure
 from proxy.dialect.ollama.sse import SseDecoder, SseError
 from proxy.dialect.spent import PROGRESS, prompt_length
 from proxy.engine.types import Address
-from proxy.errors import BackendDied, BadRequest, ProxyError
+from proxy.errors import BackendDied, BadRequest, ProxyError, is_busy
 from proxy.upstream.call import Call
 from proxy.upstream.connection import BrokenAnswer, EngineConnection, TooMuch
 from proxy.upstream.open_calls import OpenCalls
@@ -46,6 +46,7 @@ class EngineRefused(ProxyError):
         self.status = status
         self.kind = kind
         self.code = kind or self.code
+        self.elsewhere = is_busy(status)
         self.too_long_for = too_long_for
         self.prompt_tokens = prompt_tokens
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.errors import ItemNotFound, NotFound, PreviousNotFound
+from proxy.errors import ItemNotFound, PreviousNotFound, ResponseNotFound
 
 Item = Mapping[str, Any]
 
@@ -53,13 +53,13 @@ class KeptResponses:
             self._drop(next(iter(self._kept)))
 
     def response(self, id: str, owner: str) -> bytes:
-        """A response as it was, as JSON. Raises NotFound."""
+        """A response as it was, as JSON. Raises ResponseNotFound."""
         if (kept := self._find(id, owner)) is None:
-            raise NotFound(f"no response {id[:80]!r} is kept; only the last ones are")
+            raise ResponseNotFound(f"no response {id[:80]!r} is kept; only the last ones are")
         return kept.response
 
     def forget(self, id: str, owner: str) -> None:
-        """Raises NotFound."""
+        """Raises ResponseNotFound."""
         self.response(id, owner)
         self._drop(id)
 

@@ -10,9 +10,10 @@ import msgspec
 from aiohttp import hdrs, web
 
 from proxy.api.reply import EVENT_ENDS, EVENT_STREAM, LAST_WORD_S, LONGEST_EVENT_END
-from proxy.dialect.errors import error_event
+from proxy.dialect.errors import error_event, said_by_engine
 from proxy.dialect.sign_of_life import PING
 from proxy.errors import ProxyError
+from proxy.fleet.front.refused import Refusal
 
 LINES: Final = "application/x-ndjson"
 _PING_LINES: Final = frozenset(PING.split(b"\n"))
@@ -57,6 +58,17 @@ class Answer:
         assert self.response is not None
         await self.response.write_eof()
         return self.response
+
+    async def refuse(self, refusal: Refusal) -> web.StreamResponse:
+        """Tell what a node said that could not. Raises ConnectionResetError."""
+        if self.response is not None and not (refusal.is_event and self.is_stream):
+            # A status has no place any more.
+            return await self.fail(said_by_engine(refusal.body, refusal.status))
+        if refusal.is_event:
+            self.broken = f"{refusal.node}: {refusal}"
+        if refusal.body:
+            await self.write(refusal.body, refusal.status, refusal.reason, refusal.headers)
+        return await self.end(refusal.status, refusal.reason, refusal.headers)
 
     async def fail(self, error: ProxyError) -> web.StreamResponse:
         """Tell that it ends here, where a head has gone out. Raises ConnectionResetError."""

@@ -1,7 +1,8 @@
 """Which node a request goes to: `proxy.fleet.choice`, with what this front remembers."""
 
+import asyncio
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from secrets import token_bytes
 from typing import Final
@@ -12,6 +13,8 @@ from proxy.errors import Busy, NotFound
 from proxy.fleet.choice import Asked, choose
 from proxy.fleet.front.asked import Wanted
 from proxy.fleet.front.nodes import FleetNode, Nodes
+from proxy.fleet.front.picture import Model
+from proxy.fleet.front.refused import LeftAlone, Refusal
 
 # Conversations that go on later begin anew where there is room, which costs their prompt.
 REMEMBERED: Final = 200_000
@@ -36,33 +39,50 @@ class Chooser:
         self._nodes = nodes
         # What changes: where conversations and responses were answered last.
         self._before: TTLCache[bytes, str] = TTLCache(REMEMBERED, REMEMBERED_S)
+        self._left_alone = LeftAlone()
 
     def choose(self, wanted: Wanted, pinned: str | None, without: Collection[str]) -> Chosen | None:
         """None: no node is left that could be asked. Raises NotFound, and Busy, for a `pinned`
-        one."""
+        one, and Busy where only who cannot be asked has the model."""
         if pinned is not None:
             return self._pinned(wanted, pinned, without)
         if wanted.item is not None and (node := self._holder(*wanted.item)) is not None:
             return Chosen(node, why="has it") if node.name not in without else None
         for name in wanted.models:
             if (model := self._nodes.find(name)) is not None:
-                asked = Asked(
-                    model.name,
-                    wanted.key or token_bytes(16),
-                    wanted.ctx,
-                    model.least_bytes,
-                    self._before.get(wanted.key) if wanted.key else None,
-                    self._without(without, name, model.name),
-                )
-                choice = choose(self._nodes.fleet, asked)
-                node = self._nodes.get(choice.node) if choice else None
-                return Chosen(node, model.base, choice.why) if node and choice else None
+                return self._of_model(wanted, name, model, without)
+        if away := self._away(wanted):
+            if without:
+                return None
+            raise Busy(
+                f"no machine that has {wanted.models[0][:SHOWN]!r} can be asked now ({away})",
+                retry_after_s=RETRY_AFTER_S,
+            )
         return self._any(wanted, without)
 
-    def remember(self, wanted: Wanted, node: str) -> None:
-        """A request is answered there: so may be what belongs to it."""
-        if wanted.key:
+    def before(self, wanted: Wanted) -> str | None:
+        """The node that has answered this conversation last."""
+        return self._before.get(wanted.key) if wanted.key else None
+
+    def remember(self, wanted: Wanted, node: str | None) -> None:
+        """A request is answered there: so may be what belongs to it. None: nowhere."""
+        if wanted.key and node is not None:
             self._before[wanted.key] = node
+        elif wanted.key:
+            self._before.pop(wanted.key, None)
+
+    def refused(self, chosen: Chosen, wanted: Wanted, refusal: Refusal) -> None:
+        """The node has no place for it: for a while others of that model go elsewhere too."""
+        node, ctx, now_s = chosen.node.name, wanted.ctx, asyncio.get_running_loop().time()
+        was_free = self._is_free(node, chosen.model, ctx)
+        wait_s = refusal.retry_after_s
+        self._left_alone.refused(node, chosen.model, ctx, wait_s, now_s, was_free=was_free)
+
+    def answered(self, chosen: Chosen, wanted: Wanted) -> None:
+        """The node had a place for it; what is kept by one node was there."""
+        self._left_alone.answered(chosen.node.name, chosen.model, wanted.ctx)
+        if wanted.item is not None and wanted.item[0] == "responses":
+            self.remember_response(wanted.item[1], chosen.node.name)
 
     def remember_response(self, response: str, node: str) -> None:
         """A response that was made there is kept there."""
@@ -73,12 +93,47 @@ class Chooser:
         if node is None:
             there = ", ".join(each.name for each in self._nodes) or "none"
             raise NotFound(f"there is no node {name[:SHOWN]!r} in this fleet; there is {there}")
-        if not node.answers:
-            raise Busy(f"the node {name!r} does not answer", retry_after_s=RETRY_AFTER_S)
         if name in without:
             return None
+        if not node.answers:
+            raise Busy(f"the node {name!r} does not answer", retry_after_s=RETRY_AFTER_S)
         found = next(filter(None, map(node.models.find, wanted.models)), None)
         return Chosen(node, found.base if found else "", "pinned")
+
+    def _of_model(
+        self, wanted: Wanted, name: str, model: Model, without: Collection[str]
+    ) -> Chosen | None:
+        asked = Asked(
+            model.name,
+            wanted.key or token_bytes(16),
+            wanted.ctx,
+            model.least_bytes,
+            self.before(wanted),
+            self._without(without, name, model.name),
+        )
+        alone = self._alone(model.base, wanted.ctx)
+        wary = replace(asked, without=alone.union(asked.without)) if alone else asked
+        choice = choose(self._nodes.fleet, wary) or choose(self._nodes.fleet, asked)
+        node = self._nodes.get(choice.node) if choice else None
+        return Chosen(node, model.base, choice.why) if node and choice else None
+
+    def _alone(self, model: str, ctx: int) -> set[str]:
+        """The nodes that have refused this model a moment ago."""
+        now_s = asyncio.get_running_loop().time()
+        return self._left_alone.of(model, ctx, now_s, lambda node: self._is_free(node, model, ctx))
+
+    def _is_free(self, node: str, model: str, ctx: int) -> bool:
+        loaded = self._nodes.fleet.with_model(model).get(node)
+        return loaded is not None and loaded.ctx >= ctx and loaded.is_free
+
+    def _away(self, wanted: Wanted) -> str:
+        """Which nodes have told of the model, and cannot be asked, and why; "": none."""
+        found = [
+            f"{node.name} {'drains' if node.draining else 'does not answer'}"
+            for node in self._nodes
+            if not node.may_be_asked and any(map(node.models.find, wanted.models))
+        ]
+        return ", ".join(found)
 
     def _holder(self, kind: str, item: str) -> FleetNode | None:
         if kind == "responses":
@@ -107,6 +162,9 @@ class Chooser:
         there = [each for each in self._nodes if each.may_be_asked and each.name not in without]
         if not there:
             return None
+        if not wanted.home:
+            alone = self._alone("", wanted.ctx)
+            there = [each for each in there if each.name not in alone] or there
         if wanted.home:
             return Chosen(min(there, key=lambda node: _rank(wanted.home, node.name)), why="home")
         return Chosen(min(there, key=lambda node: (node.load, node.name)), why="calmest")

@@ -4,6 +4,7 @@ a byte of the answer is out, another node may be asked."""
 import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -23,12 +24,14 @@ from proxy.fleet.front.ids import of_fleet
 from proxy.fleet.front.newcomers import look_for
 from proxy.fleet.front.nodes import FleetNode, Nodes
 from proxy.fleet.front.numbers import FrontNumbers
+from proxy.fleet.front.refused import Refusal, in_stream, is_refusal, most_useful, wait_of
 from proxy.fleet.front.responses import response_id
 from proxy.node.names import (
     CLIENT_HEADER,
     DRAINING_HEADER,
     KEY_HEADER,
     NODE_HEADER,
+    REFUSES_HEADER,
 )
 from proxy.tasks import spawn
 from proxy.upstream.call import HOP_BY_HOP, end_to_end
@@ -37,7 +40,7 @@ from proxy.upstream.connection import BrokenAnswer, EngineConnection
 log = structlog.get_logger()
 
 REQUEST_ONLY_OURS: Final = HOP_BY_HOP | {"content-length", "expect"}
-ANSWER_ONLY_OURS: Final = HOP_BY_HOP | {DRAINING_HEADER.lower()}
+ANSWER_ONLY_OURS: Final = HOP_BY_HOP | {DRAINING_HEADER.lower(), REFUSES_HEADER.lower()}
 BACKEND: Final = BACKEND_HEADER.lower()
 # Of a node that is about to end: it takes nobody any more, or has ended what it was at.
 GOING: Final = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE})
@@ -47,7 +50,11 @@ NOBODY_S: Final = 3.0
 
 
 class Elsewhere(Exception):
-    """This node does not answer, and another one may be asked."""
+    """This node does not answer, or refuses, and another one may be asked."""
+
+    def __init__(self, why: object) -> None:
+        super().__init__(str(why))
+        self.refusal = why if isinstance(why, Refusal) else None
 
 
 class Forward:
@@ -76,23 +83,30 @@ class Forward:
     ) -> web.StreamResponse:
         """Raises ProxyError as long as nothing of the answer is out, and ConnectionResetError."""
         pinned = request.headers.get(NODE_HEADER)
+        before = self._chooser.before(wanted)
         tried: dict[str, str] = {}
-        while True:
-            chosen = await self._choose(wanted, pinned, tried)
-            if chosen is None:
-                raise _nobody(tried)
+        refusals: list[Refusal] = []
+        while (chosen := await self._choose(wanted, pinned, tried)) is not None:
             self._chooser.remember(wanted, chosen.node.name)
             try:
                 with self._nodes.passing(chosen.node, chosen.model):
                     return await self._ask(request, wanted, body, answer, chosen, request_id)
             except Elsewhere as why:
+                if why.refusal is not None:
+                    refusals.append(why.refusal)
+                    self._chooser.refused(chosen, wanted, why.refusal)
                 tried[chosen.node.name] = str(why)
                 self._numbers.retried(chosen.node.name)
                 log.warning(
                     "asked_elsewhere", node=chosen.node.name, why=str(why), request_id=request_id
                 )
                 if body.is_spent:
-                    raise _nobody(tried) from why
+                    break
+        told = most_useful(refusals, others_failed=len(refusals) < len(tried))
+        if told is None:
+            raise _nobody(tried)
+        self._chooser.remember(wanted, before)  # what it has read there may be of use again
+        return await answer.refuse(told)
 
     async def _choose(
         self, wanted: Wanted, pinned: str | None, tried: dict[str, str]
@@ -106,6 +120,9 @@ class Forward:
         if pinned is None and not tried:
             await look_for(self._nodes, wanted.models)
         return self._chooser.choose(wanted, pinned, tried)
+
+    def _are_others(self, wanted: Wanted, pinned: str | None, node: str) -> bool:
+        return pinned is None and self._chooser.choose(wanted, None, (node,)) is not None
 
     async def _ask(
         self,
@@ -123,7 +140,8 @@ class Forward:
         except OSError as error:
             raise Elsewhere(f"it takes no connections: {reason_of(error)}") from error
         may_repeat = wanted.may_repeat and body.is_whole
-        passing = Passing(node, connection, may_repeat=may_repeat)
+        others = partial(self._are_others, wanted, request.headers.get(NODE_HEADER), node.name)
+        passing = Passing(node, connection, others, may_repeat=may_repeat)
         done = self._hung.add(passing)
         upload: asyncio.Task[None] | None = None
         try:
@@ -133,7 +151,7 @@ class Forward:
                 upload = spawn(_upload(connection, body), name="upload")
             if not await sending:
                 raise BrokenAnswer(connection.why_broken)
-            return await self._relay(request, answer, passing)
+            return await self._relay(request, wanted, answer, chosen, passing)
         except BrokenAnswer as error:
             if answer.has_begun:
                 return await answer.fail(_died(node, str(error)))
@@ -147,19 +165,34 @@ class Forward:
             connection.abort()
 
     async def _relay(
-        self, request: web.Request, answer: Answer, passing: Passing
+        self,
+        request: web.Request,
+        wanted: Wanted,
+        answer: Answer,
+        chosen: Chosen,
+        passing: Passing,
     ) -> web.StreamResponse:
         """Raises Elsewhere and BrokenAnswer."""
         node, upstream = passing.node, passing.connection
         status, reason = upstream.status, upstream.reason
         if NODE_HEADER not in upstream.headers and status == HTTPStatus.UNAUTHORIZED:
             raise Elsewhere("it does not take this fleet's key")
-        if status in GOING and DRAINING_HEADER in upstream.headers:
+        refuses = is_refusal(
+            status,
+            upstream.headers,
+            expected=bool(chosen.model or wanted.item),
+            may_repeat=passing.may_repeat,
+        )
+        goes = status in GOING and DRAINING_HEADER in upstream.headers
+        if goes and (refuses or passing.may_repeat):
             raise Elsewhere("it is about to end")
         headers = [
             (key, of_fleet(node.name, value) if key.lower() == BACKEND else value)
             for key, value in end_to_end(upstream.headers, ANSWER_ONLY_OURS)
         ]
+        if refuses and not wanted.home:  # what belongs together stays so
+            body, wait_s = await upstream.read(), wait_of(upstream.headers)
+            raise Elsewhere(Refusal(node.name, status, reason, headers, body, wait_s))
         if answer.response is not None and not _streams(upstream):
             # Another node has begun a stream before it went; a status has no place any more.
             return await answer.fail(said_by_engine(await upstream.read(), status))
@@ -168,8 +201,14 @@ class Forward:
             if looks and (made := response_id(chunk)):
                 self._chooser.remember_response(made, node.name)
                 looks = False
+            if not answer.has_begun and (said := in_stream(chunk)) is not None:
+                event = said[1] + await upstream.read()
+                refusal = Refusal(node.name, status, reason, headers, event, said[0], is_event=True)
+                raise Elsewhere(refusal)
             await answer.write(chunk, status, reason, headers)
             passing.has_begun = answer.has_begun
+        if status < HTTPStatus.BAD_REQUEST:
+            self._chooser.answered(chosen, wanted)
         return await answer.end(status, reason, headers)
 
     def _message(self, request: web.Request, body: RequestBody, request_id: str) -> list[bytes]:

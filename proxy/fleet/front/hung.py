@@ -17,8 +17,17 @@ WHY: Final = "the node says nothing any more"
 class Passing:
     """A request that a node is at."""
 
-    def __init__(self, node: FleetNode, connection: EngineConnection, *, may_repeat: bool) -> None:
+    def __init__(
+        self,
+        node: FleetNode,
+        connection: EngineConnection,
+        others: Callable[[], bool],
+        *,
+        may_repeat: bool,
+    ) -> None:
+        """`others`: whether there is a node by now that could answer it as well."""
         self.node, self.connection, self.may_repeat = node, connection, may_repeat
+        self.others = others
         # What changes:
         self.has_begun = False  # a byte of the answer went out
         self._received, self._since_s = -1, 0.0
@@ -83,7 +92,7 @@ class HungWatch:
                     may_go_elsewhere=passing.may_repeat and not passing.has_begun,
                     hangs_s=passing.node.hangs_for_s(now_s),
                     quiet_s=passing.quiet_s(now_s),
-                    others_answer=any(node.may_be_asked for node in self._nodes),
+                    others_answer=passing.others(),
                 ):
                     passing.connection.break_off(WHY)
             await asyncio.sleep(LOOK_S)

@@ -38,7 +38,7 @@ class FrontNumbers:
         )
         self._retries = Counter(
             "moe_proxy_front_retries",
-            "Requests that another node was asked, since this one gave no byte.",
+            "Requests that another node was asked, since this one gave no byte or refused.",
             ("node",),
             registry=self._registry,
         )
@@ -54,7 +54,7 @@ class FrontNumbers:
         self._requests.labels(node, str(status)).inc()
 
     def retried(self, node: str) -> None:
-        """`node` has failed before the first byte, and another one is asked."""
+        """`node` has failed before the first byte or refused, and another one is asked."""
         self._retries.labels(node).inc()
 
     def count_nodes(self, nodes: Iterable[Counted]) -> None:

@@ -27,7 +27,14 @@ from proxy.fleet.front.views.answers import (
 )
 from proxy.fleet.front.views.known import KnownNodes
 from proxy.fleet.front.views.live import FleetLive
-from proxy.node.names import CLIENT_HEADER, KEY_HEADER, NODE_HEADER, OWN_HEADER
+from proxy.node.names import (
+    CLIENT_HEADER,
+    DRAINING_HEADER,
+    KEY_HEADER,
+    NODE_HEADER,
+    OWN_HEADER,
+    REFUSES_HEADER,
+)
 from proxy.tasks import spawn
 from proxy.upstream.call import HOP_BY_HOP, end_to_end
 
@@ -41,7 +48,10 @@ ACTS_S: Final = 1800.0
 GONE_S: Final = 10.0
 # Of the way between the client and us: the way from us to a node has its own.
 NOT_ON: Final = HOP_BY_HOP.union(("content-length", "accept-encoding", "expect"))
-NOT_BACK: Final = HOP_BY_HOP.union(("content-length", "content-encoding", "date", "server"))
+NOT_BACK: Final = HOP_BY_HOP.union(
+    ("content-length", "content-encoding", "date", "server"),
+    (DRAINING_HEADER.lower(), REFUSES_HEADER.lower()),
+)
 # What tells browsers whether a page may read an answer: each node says the same of the same page.
 FOR_PAGES: Final = ("access-control-", "vary")
 CHUNK_BYTES: Final = 1 << 16
@@ -240,7 +250,9 @@ def add_heads(response: web.StreamResponse, answers: Answers) -> None:
 
 
 def as_it_is(said: Said) -> web.Response:
-    """A node's answer for the client."""
+    """A node's answer for the client. Raises NobodyAnswers where there is none."""
+    if not said.status:
+        raise NobodyAnswers(f"{said.node} does not answer: {said.why}", retry_after_s=1.0)
     return web.Response(status=said.status, body=said.body, headers=_back(said.node, said.headers))
 
 

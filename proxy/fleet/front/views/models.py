@@ -1,6 +1,8 @@
 """What is done to a model of the fleet: by the node that is best for it, or by all that have it
 loaded."""
 
+from collections.abc import Collection
+from dataclasses import replace
 from secrets import token_bytes
 from typing import Any
 
@@ -13,7 +15,7 @@ from proxy.fleet.front.newcomers import OPTIONS, look_for
 from proxy.fleet.front.nodes import FleetNode, Nodes
 from proxy.fleet.front.picture import Model
 from proxy.fleet.front.views.admin import backend_of
-from proxy.fleet.front.views.answers import Answers, table_of, text_of
+from proxy.fleet.front.views.answers import Answers, Said, table_of, text_of
 from proxy.fleet.front.views.asking import (
     ACTS_S,
     VIEWS,
@@ -27,6 +29,7 @@ from proxy.fleet.front.views.asking import (
     wanted,
 )
 from proxy.fleet.front.views.bodies import read_small_body
+from proxy.node.names import REFUSES_HEADER
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -40,8 +43,17 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def load(request: web.Request) -> web.StreamResponse:
-    node = await best(request, request.match_info["name"])
-    return backend_of(await ask(request, node, within_s=ACTS_S))
+    """On the best node that can."""
+    tried: set[str] = set()
+    first: Said | None = None
+    while (node := await best(request, request.match_info["name"], tried)).name not in tried:
+        said = await ask(request, node, within_s=ACTS_S)
+        if said.status and REFUSES_HEADER not in said.headers:
+            return backend_of(said)
+        tried.add(node.name)
+        first = first or said  # of the one that was best
+    assert first is not None
+    return as_it_is(first)
 
 
 async def plan(request: web.Request) -> web.StreamResponse:
@@ -97,17 +109,18 @@ def find(nodes: Nodes, name: str) -> Model | None:
     return nodes.find(name) or nodes.find(name.partition(OPTIONS)[0])
 
 
-async def best(request: web.Request, name: str) -> FleetNode:
-    """The node that a request for this model would go to; for one that nobody knows one that says
-    so. Raises NotFound and NobodyAnswers."""
+async def best(request: web.Request, name: str, without: Collection[str] = ()) -> FleetNode:
+    """The node that a request for this model would go to, of others than those `without` if there
+    are such; for one that nobody knows one that says so. Raises NotFound and NobodyAnswers."""
     await until_known(request.app[VIEWS].nodes)
     if node := wanted(request):
         return node
     nodes = request.app[VIEWS].nodes
     await look_for(nodes, [name])
     if model := find(nodes, name):
-        asked = Asked(model.name, token_bytes(16), least_bytes=model.least_bytes)
-        choice = choose(nodes.fleet, asked)
+        key = token_bytes(16)
+        asked = Asked(model.name, key, least_bytes=model.least_bytes, without=without)
+        choice = choose(nodes.fleet, asked) or choose(nodes.fleet, replace(asked, without=()))
         if choice and (node := nodes.get(choice.node)):
             return node
     return await home(request)

@@ -77,9 +77,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         "found, 2 used or set up wrongly.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--version", action="version", version=f"moe-proxy {own_version() or 'unknown'}"
-    )
+    parser.add_argument("--version", action="version", version=f"moe-proxy {own_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command")
 
     serve = _command(commands, "serve", "start:serve", "serve models")

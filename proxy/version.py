@@ -1,5 +1,5 @@
-"""Which version of moe-proxy this is. Said here: to ask `importlib.metadata` takes 1 MiB, and 20 ms of
-each start."""
+"""Which version of moe-proxy this is. Said here, as to ask `importlib.metadata` takes 1 MiB, and 20
+ms of each start."""
 
 from typing import Final
 

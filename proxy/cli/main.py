@@ -51,6 +51,7 @@ def _main(words: Sequence[str]) -> int:
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return MISUSED
+    del parser, commands  # `serve` runs for months
     try:
         return function_of(arguments.run)(arguments)
     except ClientError as error:

@@ -132,8 +132,8 @@ class MemoryWatch:
 
     async def recent(self) -> Snapshot:
         """The latest poll, or a fresh one where it was longer ago than while we hold memory."""
-        usual_s = CALM_POLL_S if self._calm else POLL_S
-        young = self._now() - self._snapshot.at_s < 2 * usual_s
+        most_s = CALM_POLL_S + 1.0 if self._calm else 2 * POLL_S
+        young = self._now() - self._snapshot.at_s < most_s
         return self._snapshot if young else await self.fresh()
 
     def subscribe(self, listener: Callable[[Snapshot], None]) -> Callable[[], None]:

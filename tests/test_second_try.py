@@ -21,6 +21,15 @@ ALWAYS = "def test_always():\n    assert False\n"
 MANY = (
     f"import pytest\n@pytest.mark.parametrize('n', range({MOST}))\ndef test_n(n):\n    assert 0\n"
 )
+# Alone, the second step cannot pass.
+STORY = f"""
+import pytest
+pytestmark = pytest.mark.story
+STEPS = []
+def test_first():
+    STEPS.append(1)
+{ONCE}    assert STEPS
+"""
 
 
 @pytest.mark.parametrize(
@@ -28,6 +37,8 @@ MANY = (
     [
         (ONCE, 0, "failed beside other tests, and passed by itself: test_x.py::test_once"),
         (ONCE + ALWAYS, 1, "failed also by itself: test_x.py::test_always"),
+        (ONCE + ALWAYS, 1, "failed beside other tests, and passed by itself: test_x.py::test_once"),
+        (STORY, 0, "failed beside other tests, and passed by itself: test_x.py::test_once"),
         (ONCE + MANY, 1, ""),  # too many to be an accident
     ],
 )

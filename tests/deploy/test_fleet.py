@@ -58,6 +58,8 @@ def test_ray_is_started_as_fleet_up_would(name: str) -> None:
     assert f"'{json.dumps({RESOURCE: 1})}'" in start
     assert f"--object-store-memory {own_ray.OBJECT_BYTES}" in start
     assert "RAY_memory_monitor_refresh_ms=0" in text
+    seconds = own_ray.VARIABLES["RAY_gcs_rpc_server_reconnect_timeout_s"]
+    assert f"RAY_gcs_rpc_server_reconnect_timeout_s={seconds}\n" in text
 
 
 def test_the_heads_unit_has_the_variables_that_fleet_up_gives_ray() -> None:

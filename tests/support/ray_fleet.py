@@ -82,11 +82,17 @@ class RayFleet:
         taken = ("RAY_", "XDG_", "MOE_PROXY_NODE", "MOE_PROXY_POL")
         return {k: v for k, v in os.environ.items() if not k.startswith(taken)} | ours
 
-    def fleet(self, *words: str, fails: bool = False, of: str = "a") -> str:
-        """What `moe-proxy fleet` says there."""
+    def fleet(
+        self,
+        *words: str,
+        fails: bool = False,
+        of: str = "a",
+        env: Mapping[str, str] | None = None,
+    ) -> str:
+        """What `moe-proxy fleet` says there; `env` on top of that machine's."""
         done = subprocess.run(
             (*FLEET, *words),
-            env=self.env(of),
+            env=self.env(of) | dict(env or {}),
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -70,6 +70,8 @@ class Memory:
     policies: Mapping[str, Entry] | None = None
     marks: Mapping[str, Mark] = field(default_factory=dict)
     setups: Mapping[str, Setup] = field(default_factory=dict)
+    # As they were when members changed last: who is asked meanwhile is a member all the time.
+    reports: tuple[Report, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,9 @@ class Directory:
             self._policies = _later(self._policies or {}, memory.policies)
         self._marks = _later(self._marks, memory.marks)
         self._setups = {**memory.setups, **self._setups}
+        for each in memory.reports:
+            if self._names.setdefault(each.machine, each.name) == each.name:
+                self._reports.setdefault(each.name, each)
         self.version += 1
 
     # --- members ---
@@ -209,7 +214,14 @@ class Directory:
     def news(self) -> News:
         """Only once there is a key."""
         assert self.key is not None
-        memory = Memory(self.key, self._number, self._policies, self._marks, self._setups)
+        memory = Memory(
+            self.key,
+            self._number,
+            self._policies,
+            self._marks,
+            self._setups,
+            tuple(self.reports),
+        )
         return News(self.life, self.version, memory, self.members())
 
     def _next(self) -> int:

@@ -11,6 +11,7 @@ from proxy.fleet.names import APPLICATION, NAMESPACE, RESOURCE
 
 DIRECTORY: Final = "directory"
 DEPLOYMENT: Final = "Supervisor"
+HEAD: Final = "node:__internal_head__"  # a resource that Ray gives to its head
 ANSWER_S: Final = 30.0
 # Of Serve: a sick one is found within three of these.
 HEALTH_PERIOD_S, HEALTH_WITHIN_S = 1.0, 3.0
@@ -49,20 +50,9 @@ def own_machine() -> str:
 def directory() -> Any:
     """The fleet's directory, made where there is none. Raises what Ray raises."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from proxy.fleet.cluster.directory_actor import DirectoryActor
 
-    head = next(
-        (
-            node["NodeID"]
-            for node in ray.nodes()
-            if node["Alive"] and "node:__internal_head__" in node["Resources"]
-        ),
-        None,
-    )
-    # Where the head is: with that, all of it goes anyway.
-    where = {"scheduling_strategy": NodeAffinitySchedulingStrategy(head, soft=True)} if head else {}
     actor = ray.remote(DirectoryActor).options(
         name=DIRECTORY,
         namespace=NAMESPACE,
@@ -71,7 +61,8 @@ def directory() -> Any:
         num_cpus=0,
         max_restarts=-1,
         max_concurrency=10_000,  # each supervisor waits in one call
-        **where,
+        # Where the head is, whenever it begins again: with that, all of it goes anyway.
+        resources={HEAD: 0.001},
     )
     return actor.remote()
 

@@ -17,6 +17,7 @@ from typing import Final
 
 from proxy.files import BadJson, decode_json, read_small, replace
 from proxy.fleet.cluster import found_ray
+from proxy.fleet.cluster.keeper import says_up
 from proxy.fleet.names import NAMESPACE, RESOURCE
 from proxy.policy.values import home_of
 
@@ -37,6 +38,8 @@ VARIABLES: Final = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "5",
+    # The others go on without the first machine, for a year, until it has begun again.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "31536000",
     # Who is told to end does not wait for Serve to move what is on this machine alone.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     # A supervisor that hangs would be waited for as long as one that drains.
@@ -114,9 +117,11 @@ def start(head: str | None, port: int, env: Mapping[str, str]) -> Started:
     folder = _folder(env)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     log = folder / "ray.log"
+    # A head that begins again by itself would be one of an empty cluster.
+    kept = () if head is None else (sys.executable, "-m", "proxy.fleet.cluster.keeper", str(log))
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command(head, own, port),
+            (*kept, *command(head, own, port)),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -166,9 +171,9 @@ def end(own: Started, env: Mapping[str, str]) -> None:
     end_s = time.monotonic() + END_S
     while _began(own.pid) == own.began and time.monotonic() < end_s:
         time.sleep(0.1)
-    if _began(own.pid) == own.began:
-        with suppress(ProcessLookupError):
-            os.killpg(own.pid, signal.SIGKILL)
+    # Some of Ray's would wait for a first machine that is gone.
+    with suppress(ProcessLookupError):
+        os.killpg(own.pid, signal.SIGKILL)
     (_folder(env) / "ray.json").unlink(missing_ok=True)
 
 
@@ -238,7 +243,7 @@ def _folder(env: Mapping[str, str]) -> Path:
 
 def _wait_until_up(process: "subprocess.Popen[bytes]", log: Path) -> None:
     end_s = time.monotonic() + START_S
-    while "Ray runtime started" not in log.read_text(errors="replace"):
+    while not says_up(log):
         if process.poll() is not None or time.monotonic() > end_s:
             raise _not_started(process, log)
         time.sleep(0.1)

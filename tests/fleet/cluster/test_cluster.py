@@ -23,6 +23,7 @@ from tests.support.streams import begin
 
 pytestmark = [
     pytest.mark.llama,
+    pytest.mark.story,
     # Not imported here: it is, by the commands.
     pytest.mark.skipif(
         find_spec("ray") is None, reason="Ray is not installed: pip install 'moe-proxy[fleet]'"
@@ -230,16 +231,18 @@ def test_a_conversation_goes_on_where_its_prompt_is_cached(fleet: RayFleet) -> N
 
 def test_a_directory_that_is_begun_again_is_told_everything(fleet: RayFleet) -> None:
     key = fleet.home("b") / ".local" / "state" / "moe-proxy" / "fleet" / "b" / "key"
-    before, (pid,) = key.read_text(), fleet.pids("ray::DirectoryActor")
+    before, (pid,) = key.read_text(), fleet.pids("ray::DirectoryActor", of="a")
     os.kill(pid, signal.SIGKILL)
 
-    fleet.until(ready, "three nodes are known again")
+    assert ready(fleet.nodes())  # nobody is forgotten meanwhile
 
     text = fleet.policy("a").read_text().replace("1024", "1280", 1)
     fleet.policy("a").write_text(text)
     for each in fleet.nodes().values():
         until_ctx(fleet, each["url"], 1280)
     assert key.read_text() == before
+    (again,) = fleet.pids("ray::DirectoryActor", of="a")  # not where it would go with a machine
+    assert again != pid
 
 
 def test_a_front_that_ends_is_begun_again_at_the_same_address(fleet: RayFleet) -> None:
@@ -337,6 +340,22 @@ def test_a_machine_is_lost_under_many_streams(fleet: RayFleet) -> None:
         time.sleep(0.05)
 
 
+def test_a_machine_whose_ray_has_ended_joins_again_by_itself(fleet: RayFleet) -> None:
+    """As it does where the first machine has begun again, or it was cut off for long."""
+    before = fleet.nodes()["b"]["url"]
+    (pid,) = fleet.pids("raylet/raylet", of="b")
+    os.kill(pid, signal.SIGKILL)
+
+    fleet.until(
+        lambda nodes: (
+            [nodes[name]["state"] for name in "ab" if name in nodes] == ["ready", "ready"]
+            and nodes["b"]["url"] != before
+        ),
+        "it is one of the fleet again",
+    )
+    assert node_that_answers(fleet, "own-b") == "b"
+
+
 def test_who_is_not_there_cannot_be_drained(fleet: RayFleet) -> None:
     assert "there is no node 'c' in this fleet; there is a, b" in fleet.fleet(
         "drain", "c", fails=True
@@ -346,5 +365,8 @@ def test_who_is_not_there_cannot_be_drained(fleet: RayFleet) -> None:
 def test_down_leaves_nothing_of_ours(fleet: RayFleet) -> None:
     fleet.fleet("down")
 
-    assert fleet.pids("proxy.") == []
+    assert fleet.pids("proxy.") == fleet.pids("proxy.fleet.cluster.keeper", of="b")  # Ray's there
     assert fleet.pids(of="a") == []
+
+    fleet.fleet("down", "--here", of="b")
+    assert fleet.pids() == []

@@ -111,8 +111,21 @@ def test_one_that_is_begun_again_knows_all_that_it_is_told() -> None:
     assert new.key == old.key
     assert new.life != old.life
     assert new.news().memory.policies == old.news().memory.policies
-    assert new.members().nodes[0].draining
+    assert [each.name for each in new.members().nodes] == ["a", "b"]
+    assert [each.draining for each in new.members().nodes] == [False, True]
     assert new.news().memory.setups == {"machine a": Setup(policies="/there")}
+
+
+def test_what_was_told_before_a_new_beginning_counts_less_than_what_is_told_since() -> None:
+    old = directory("a", "b", "c")
+
+    new = Directory()
+    new.tell(Report("machine b", "b", "ready", "http://b:2"))
+    new.tell(Report("another machine", "c", "ready", "http://c:2"))
+    new.remind(old.news().memory)
+    new.keep({"machine a", "machine b", "another machine"})
+
+    assert [each.url for each in new.members().nodes] == ["http://a:1", "http://b:2", "http://c:2"]
 
 
 def test_of_what_several_remember_the_later_number_counts() -> None:

@@ -106,8 +106,13 @@ def count_threads() -> None:
         threads = import_module("anyio.to_thread")
         counted(threads, "run_sync", lambda function, *a, **k: called(function))
     with suppress(ImportError, AttributeError):
-        watchfiles: Any = import_module("watchfiles.main")
-        watchfiles.RustNotify = partial(LookedAt, watchfiles.RustNotify)
+        # Where we have it from, and where `awatch` does, which checkouts before had.
+        modules: list[Any] = [
+            import_module(f"watchfiles.{name}") for name in ("_rust_notify", "main")
+        ]
+        counting = partial(LookedAt, modules[0].RustNotify)
+        for module in modules:
+            module.RustNotify = counting
 
 
 class LookedAt:
@@ -123,13 +128,19 @@ class LookedAt:
     def __exit__(self, *args: Any) -> Any:
         return self._native.__exit__(*args)
 
-    def watch(self, debounce: int, step: int, *more: Any) -> Any:
-        began = time.monotonic()
-        try:
-            return self._native.watch(debounce, step, *more)
-        finally:
-            steps = max(1, round((time.monotonic() - began) * 1000 / max(step, 1)))
-            HANDED[f"watchfiles' own looks, every {step} ms"] += steps
+    def close(self) -> None:
+        self._native.close()
+
+    def watch(self, debounce: int, step: int, timeout: int, stop: Any) -> Any:
+        class Asked:
+            """It is asked at each look."""
+
+            @staticmethod
+            def is_set() -> bool:
+                HANDED[f"watchfiles' own looks, every {step} ms"] += 1
+                return bool(stop.is_set())
+
+        return self._native.watch(debounce, step, timeout, Asked)
 
 
 def main() -> None:

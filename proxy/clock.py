@@ -1,13 +1,24 @@
 """Time as a thing that is handed in, so that tests own it: `RealClock` here, `ManualClock` for
-them."""
+them. And what makes waiting cheap, for a process that does little else."""
 
 import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
+
+
+def together(seconds: float) -> float:
+    """A time to wait of a second or more, such that it ends with a whole second of the event loop's
+    time: the process is woken once for all who wait so. A wake-up costs 0.1 ms in which nothing is
+    done, since by then no cache has anything of us; what is done beside something else is cheap."""
+    if seconds < 1.0:
+        return seconds
+    now_s = asyncio.get_running_loop().time()
+    return round(now_s + seconds) - now_s
 
 
 class Clock(Protocol):
@@ -21,6 +32,9 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Return when `seconds` have passed on this clock."""
+
+    async def rest(self, seconds: float) -> None:
+        """`sleep`, for whoever can do with some tenths of a second more or less (`together`)."""
 
     async def wait(self, futures: "Collection[asyncio.Future[Any]]", seconds: float) -> bool:
         """Wait until all of these are done, but no longer than `seconds`; whether they are. They go
@@ -38,6 +52,9 @@ class RealClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def rest(self, seconds: float) -> None:
+        await asyncio.sleep(together(seconds))
 
     async def wait(self, futures: "Collection[asyncio.Future[Any]]", seconds: float) -> bool:
         if pending := [each for each in futures if not each.done()]:
@@ -64,6 +81,9 @@ class ManualClock:
         return self._start + timedelta(seconds=self._now_s)
 
     async def sleep(self, seconds: float) -> None:
+        await self._timer(seconds)
+
+    async def rest(self, seconds: float) -> None:
         await self._timer(seconds)
 
     async def wait(self, futures: "Collection[asyncio.Future[Any]]", seconds: float) -> bool:
@@ -96,3 +116,48 @@ class ManualClock:
     async def _settle(self) -> None:
         for _ in range(self._TURNS):
             await asyncio.sleep(0)
+
+
+class Bell:
+    """Rung by anybody on the event loop. Costs a third of a time limit around an `asyncio.Event`,
+    which is most of what a wake-up costs that finds nothing to do."""
+
+    def __init__(self) -> None:
+        # What changes: whether it was rung since, and who waits.
+        self._rung = False
+        self._waiting: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        self._rung = True
+        self._let_go()
+
+    def from_threads(self) -> Callable[[], None]:
+        """What rings it from any thread."""
+        loop = asyncio.get_running_loop()
+
+        def ring() -> None:
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+                loop.call_soon_threadsafe(self.ring)
+
+        return ring
+
+    def hush(self) -> None:
+        """What it was rung for until now is being done."""
+        self._rung = False
+
+    async def wait(self, seconds: float) -> None:
+        """Return when it is rung, or was since the last wait or hush; after so long in any case."""
+        if not self._rung and seconds > 0:
+            loop = asyncio.get_running_loop()
+            self._waiting = loop.create_future()
+            timer = loop.call_later(seconds, self._let_go)
+            try:
+                await self._waiting
+            finally:
+                timer.cancel()
+                self._waiting = None
+        self._rung = False
+
+    def _let_go(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)

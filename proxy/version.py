@@ -1,11 +1,10 @@
-"""Which version of moe-proxy this is."""
+"""Which version of moe-proxy this is. Said here, as to ask `importlib.metadata` takes 1 MiB, and 20
+ms of each start."""
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+VERSION: Final = "0.1.0"
 
 
-def own_version() -> str | None:
-    """None where it was never installed, but runs from a folder of sources."""
-    try:
-        return version("moe-proxy")
-    except PackageNotFoundError:
-        return None
+def own_version() -> str:
+    return VERSION

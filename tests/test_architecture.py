@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "app": "api catalog clock control engine fleet memory observe policy pool routing "
     "slots startup tasks upstream",
     "bench": "api app catalog control engine errors placement policy pool routing text",
-    "catalog": "errors files split threads",
+    "catalog": "clock errors files kernel split threads",
     "cli": "app bench catalog control demo engine errors files fleet hub node observe policy "
     "routing service split startup tasks text threads version",
     "clock": "",
@@ -35,8 +35,8 @@ MAY_IMPORT = {
     "fleet": "api catalog clock dialect engine errors files memory node observe policy pool "
     "service tasks text threads upstream version",
     "hub": "catalog engine errors files tasks threads",
-    "kernel": "",
-    "memory": "engine kernel tasks text",
+    "kernel": "clock threads",
+    "memory": "clock engine kernel tasks text",
     "node": "files",
     "observe": "clock errors text version",
     "placement": "catalog engine split text",

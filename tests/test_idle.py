@@ -19,12 +19,12 @@ ROOT = Path(__file__).parents[1]
 # What a start or a load leaves to be done, and being counted.
 AT_FIRST = 20
 # A second, with two that the counting makes. While it holds nothing it looks at nothing more often
-# than every other second; at a device of which it holds memory once a second, with an answer, as
-# the worker looks more often and tells.
-PER_SECOND = {"holding nothing": 6, "holding": 8}
+# than every other second; nor does it at a device of which it holds memory, as the worker looks
+# more often and tells.
+PER_SECOND = {"holding nothing": 3, "holding": 4}
 LOOKS = "memory: host"  # one each 5 s
 WATCHER = "watchfiles' own looks"
-# Each costs some 40 µs; two watchers make them.
+# Each costs some 40 µs; one that watches policies and one for folders of models make them.
 LOOKS_PER_SECOND = 20
 
 

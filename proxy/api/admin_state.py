@@ -28,7 +28,7 @@ def state(services: Services) -> dict[str, Any]:
     something is not known.
     """
     return {
-        "version": own_version() or "unknown",
+        "version": own_version(),
         "uptime_s": round(time.monotonic() - services.started_s, 3),
         "devices": devices(services),
         "host": host(services),

@@ -103,7 +103,7 @@ class Live:
         if services.catalog.scan is not self._scan:
             self._scan, self._scans = services.catalog.scan, self._scans + 1
         return {
-            "version": own_version() or "unknown",
+            "version": own_version(),
             "instance": self._instance,  # another one has other events
             "draining": services.pool.draining,
             "queue": {"waiting": services.pool.queue_length, "max": services.pool.max_queue},

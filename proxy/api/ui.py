@@ -3,8 +3,7 @@ for as any client does."""
 
 import hashlib
 from dataclasses import dataclass
-from importlib.resources import files
-from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -13,6 +12,7 @@ from proxy.api.services import SERVICES
 from proxy.api.wire import json_response
 from proxy.errors import NotFound
 
+FOLDER: Final = Path(__file__).parents[1] / "ui"
 INDEX: Final = "index.html"
 TYPES: Final = {
     "html": "text/html",
@@ -48,7 +48,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 def add_page(router: web.UrlDispatcher) -> None:
     """Its files alone: behind what else is there."""
-    page = Page(_read(files("proxy") / "ui"))
+    page = Page(_read(FOLDER))
     router.add_get("/ui", page.moved)
     router.add_get("/ui/{file:.*}", page.file)
 
@@ -82,7 +82,7 @@ class Page:
         )
 
 
-def _read(folder: Traversable, below: str = "") -> dict[str, File]:
+def _read(folder: Path, below: str = "") -> dict[str, File]:
     """All files that have a type; the names come from the folder, so nobody leaves it."""
     found: dict[str, File] = {}
     for each in folder.iterdir():

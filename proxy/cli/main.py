@@ -51,6 +51,7 @@ def _main(words: Sequence[str]) -> int:
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return MISUSED
+    del parser, commands  # `serve` runs for months
     try:
         return function_of(arguments.run)(arguments)
     except ClientError as error:
@@ -77,9 +78,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         "found, 2 used or set up wrongly.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--version", action="version", version=f"moe-proxy {own_version() or 'unknown'}"
-    )
+    parser.add_argument("--version", action="version", version=f"moe-proxy {own_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command")
 
     serve = _command(commands, "serve", "start:serve", "serve models")

@@ -168,7 +168,7 @@ async def _greeting(proxy: Running, settings: Settings) -> str:
         elsewhere = proxy.url != default_url(settings.env)
     keys = services.policies.current.server.api_keys_file is not None
     return greeting(
-        own_version() or "",
+        own_version(),
         proxy.url,
         [model.name for model in models],
         example.command(proxy.url, keys=keys) if example else None,

@@ -96,7 +96,7 @@ class HangWatch:
         try:
             while True:
                 busy = any(map(_is_busy, self._watched.values()))
-                await self._clock.sleep(LOOK_S if busy else IDLE_LOOK_S)
+                await self._clock.rest(LOOK_S if busy else IDLE_LOOK_S)
                 self.look()
         finally:
             self._keep(())

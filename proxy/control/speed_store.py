@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
@@ -56,6 +55,8 @@ def engine_id(libdir: Path | None = None, backends: Iterable[Path] = ()) -> str:
 def _llama_cpp(libdir: Path | None) -> str:
     if libdir is not None:
         return " ".join((f"llama.cpp in {libdir}", *_builds(libdir)))
+    from importlib.metadata import PackageNotFoundError, version  # of 1.2 MiB, for this only
+
     try:
         return f"llama-cpp-python {version('llama-cpp-python')}"
     except PackageNotFoundError:

@@ -5,7 +5,7 @@ from typing import Final
 POLL_S: Final = 0.25
 # The same while nothing has changed for so long, and whoever reads would tell if it did: they look
 # as often as before, which costs less than to have all of it weighed anew.
-CALM_POLL_S: Final = 1.0
+CALM_POLL_S: Final = 2.0
 CALM_AFTER_S: Final = 5.0
 # While we hold nothing on a device, nothing has to be moved in a hurry.
 IDLE_POLL_S: Final = 5.0

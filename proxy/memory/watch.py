@@ -14,9 +14,9 @@ from typing import Any
 
 import structlog
 
+from proxy.clock import Bell, together
 from proxy.engine.types import Device
 from proxy.kernel.psi import told_of_pressure
-from proxy.memory.bell import Bell
 from proxy.memory.host import read_host
 from proxy.memory.nvidia import Driver, Nvidia
 from proxy.memory.pace import CALM_POLL_S, IDLE_POLL_S, POLL_S, Pace
@@ -132,8 +132,8 @@ class MemoryWatch:
 
     async def recent(self) -> Snapshot:
         """The latest poll, or a fresh one where it was longer ago than while we hold memory."""
-        usual_s = CALM_POLL_S if self._calm else POLL_S
-        young = self._now() - self._snapshot.at_s < 2 * usual_s
+        most_s = CALM_POLL_S + 1.0 if self._calm else 2 * POLL_S
+        young = self._now() - self._snapshot.at_s < most_s
         return self._snapshot if young else await self.fresh()
 
     def subscribe(self, listener: Callable[[Snapshot], None]) -> Callable[[], None]:
@@ -178,7 +178,7 @@ class MemoryWatch:
                     every = self._pace.interval_s(
                         self._now(), holds=self._holds_any(), told=self._told, calm=self._calm
                     )
-                    await self._wake.wait(began + every - self._now())
+                    await self._wake.wait(together(began + every - self._now()))
         finally:
             self._keep_readers(())
             self._workers.stop()

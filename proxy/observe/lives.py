@@ -5,9 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
-
 from proxy.observe.events import Event
+from proxy.observe.tally import Spread, Tally
 
 # Why a backend was told to go -> the reason of its unload.
 UNLOADS: Final[Mapping[str, str]] = {
@@ -36,42 +35,36 @@ def unload_reason(told: str | None, message: str) -> str:
 class Lives:
     """Listens to an event log."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._loads = Counter(
+    def __init__(self) -> None:
+        self._loads = Tally(
             "moe_proxy_loads",
             "Starts of backends, by what came of them: loaded, failed, unwanted.",
             ("model", "outcome"),
-            registry=registry,
         )
-        self._unloads = Counter(
+        self._unloads = Tally(
             "moe_proxy_unloads",
             "Loaded backends that went, by reason: idle, requested, made_way, replaced, shutdown, "
             "crashed, out_of_memory.",
             ("model", "reason"),
-            registry=registry,
         )
-        self._restarts = Counter(
+        self._restarts = Tally(
             "moe_proxy_worker_restarts",
             "Workers that were started in place of one that ended by its own fault.",
             ("model",),
-            registry=registry,
         )
         labels = ("model", "reason")
-        self._moves = Counter(
-            "moe_proxy_moves", "Times that experts moved, by reason.", labels, registry=registry
-        )
-        self._layers = Counter(
-            "moe_proxy_moved_layers", "Layers whose experts moved.", labels, registry=registry
-        )
-        self._bytes = Counter(
-            "moe_proxy_moved_bytes", "Bytes of experts that moved.", labels, registry=registry
-        )
-        self._pauses = Histogram(
+        self._moves = Tally("moe_proxy_moves", "Times that experts moved, by reason.", labels)
+        self._layers = Tally("moe_proxy_moved_layers", "Layers whose experts moved.", labels)
+        self._bytes = Tally("moe_proxy_moved_bytes", "Bytes of experts that moved.", labels)
+        self._pauses = Spread(
             "moe_proxy_pause_seconds",
             "The longest time that a move held the next token.",
             labels,
-            buckets=PAUSE_BUCKETS_S,
-            registry=registry,
+            PAUSE_BUCKETS_S,
+        )
+        self.tallies: tuple[Tally | Spread, ...] = (
+            *(self._loads, self._unloads, self._restarts),
+            *(self._moves, self._layers, self._bytes, self._pauses),
         )
         # What changes: why those are going that are not gone yet, and the models whose worker
         # ended by its own fault and has no successor yet.
@@ -83,15 +76,15 @@ class Lives:
         match event.kind:
             case "backend_starting" if fields["model"] in self._fell:
                 self._fell.discard(fields["model"])
-                self._restarts.labels(fields["model"]).inc()
+                self._restarts.add((fields["model"],))
             case "backend_ready" if fields["was"] == "starting":
-                self._loads.labels(fields["model"], "loaded").inc()
+                self._loads.add((fields["model"], "loaded"))
             case "backend_draining" | "backend_stopping":
                 unwanted = fields["was"] == "starting"  # it was never loaded
                 why = UNWANTED if unwanted else fields["why"]
                 self._told.setdefault((fields["backend"], fields["generation"]), why)
                 if unwanted:
-                    self._loads.labels(fields["model"], UNWANTED).inc()
+                    self._loads.add((fields["model"], UNWANTED))
             case "backend_gone":
                 self._gone(fields)
             case "moved":
@@ -103,17 +96,17 @@ class Lives:
             self._told.pop((fields["backend"], fields["generation"]), None),
         )
         if fields["was"] == "starting":
-            self._loads.labels(model, "failed").inc()
+            self._loads.add((model, "failed"))
         if fields["was"] == "starting" or told == UNWANTED:
             return
         reason = unload_reason(told, f"{told} {fields['why']}")
-        self._unloads.labels(model, reason).inc()
+        self._unloads.add((model, reason))
         if reason in ("crashed", "out_of_memory"):
             self._fell.add(model)
 
     def _moved(self, fields: Mapping[str, Any]) -> None:
         labels = fields["model"], fields["why"]
-        self._moves.labels(*labels).inc()
-        self._layers.labels(*labels).inc(fields["layers"])
-        self._bytes.labels(*labels).inc(fields["bytes"])
-        self._pauses.labels(*labels).observe(fields["gate_s"])
+        self._moves.add(labels)
+        self._layers.add(labels, fields["layers"])
+        self._bytes.add(labels, fields["bytes"])
+        self._pauses.add(labels, fields["gate_s"])

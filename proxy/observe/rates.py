@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
 import structlog
 
-from proxy.clock import Clock
+from proxy.clock import Bell, Clock, together
 
 SAMPLE_S: Final = 1.0
 # While nobody is served; whoever is says so.
@@ -64,11 +63,11 @@ class Rates:
         self._seen: dict[Start, tuple[float, Progress]] = {}
         self._rates: dict[Start, float] = {}
         self._prompt_rates: dict[Start, float] = {}
-        self._work = asyncio.Event()
+        self._work = Bell()
 
     def begin(self) -> None:
         """Somebody is served now: there is something to sample."""
-        self._work.set()
+        self._work.ring()
 
     def rate(self, backend_id: str) -> float:
         """Tokens per second over the last second or so; 0.0 while idle."""
@@ -87,11 +86,9 @@ class Rates:
     async def run(self) -> None:
         """Sample until cancelled."""
         while True:
-            self._work.clear()
+            self._work.hush()
             if not any(self._busy()):
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(IDLE_S):
-                        await self._work.wait()
+                await self._work.wait(together(IDLE_S))
             await self._clock.sleep(SAMPLE_S)
             await self.sample()
 

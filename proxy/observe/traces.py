@@ -85,7 +85,7 @@ def _provider() -> "TracerProvider":
     # It says each failure several times, with a traceback.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
     # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say counts more.
-    ours = Resource({"service.name": "moe-proxy", "service.version": own_version() or "unknown"})
+    ours = Resource({"service.name": "moe-proxy", "service.version": own_version()})
     named = Resource.create().attributes
     said = {key: v for key, v in named.items() if not str(v).startswith("unknown_service")}
     provider = TracerProvider(resource=ours.merge(Resource(said)), shutdown_on_exit=False)

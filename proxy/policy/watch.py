@@ -9,15 +9,13 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from proxy.kernel.changes import told_of_changes
 from proxy.kernel.file_systems import tells
 from proxy.policy.load import Loaded, parse
 from proxy.policy.sources import Sources, candidates, policy_files, read
 from proxy.threads import POLICIES
-
-if TYPE_CHECKING:
-    from watchfiles import Change
 
 # watchfiles looks on a thread so often, which is most of what an idle proxy costs: at 20 ms alone
 # 0.18 % of a core. A burst of events makes us look once nothing was added to it for so long, or
@@ -25,10 +23,10 @@ if TYPE_CHECKING:
 STEP_MS: Final = 75
 DEBOUNCE_MS: Final = 100
 # We look without an event too: for what is mounted over a folder that is watched.
-RECHECK_MS: Final = 5000
+RECHECK_S: Final = 5.0
 # ... and so often where events are not told: by some file systems, and where the machine has no
 # watches left to give.
-UNTOLD_MS: Final = 400
+UNTOLD_S: Final = 0.4
 SETTLE_S: Final = 0.02  # text that has stayed the same for this long was written to its end
 # An emptied or missing file is how many programs begin to save. It has to last, or else the
 # policies would be the defaults for a moment.
@@ -46,7 +44,7 @@ class _Scope:
     names: frozenset[str]
     told: bool  # their file systems tell of each change
 
-    def concerns(self, _: "Change", path: str) -> bool:
+    def concerns(self, path: str) -> bool:
         name = Path(path).name
         return name in self.names or name.endswith(".toml")
 
@@ -69,48 +67,26 @@ async def watch(
 
 
 async def _occasions(path: Path | None, env: Mapping[str, str]) -> AsyncGenerator[None, None]:
-    """Yield whenever it is time to look, which events say, and RECHECK_MS."""
-    from watchfiles import awatch  # it loads anyio: after the start
-
+    """Yield whenever it is time to look, which events say, and RECHECK_S."""
     while True:
         try:
             scope = await POLICIES.run(_scope, path, env)
-            async with aclosing(
-                awatch(
-                    *(place for place, _, _ in scope.places),
-                    watch_filter=scope.concerns,
-                    debounce=DEBOUNCE_MS,
-                    step=STEP_MS,
-                    rust_timeout=RECHECK_MS if scope.told else UNTOLD_MS,
-                    yield_on_timeout=True,
-                    recursive=False,
-                )
-            ) as events:
-                # It watches from its first step on. What happened before sends no event, and is
-                # looked for after that.
-                first = asyncio.gather(anext(events), return_exceptions=True)
-                try:
-                    await asyncio.sleep(0)
-                    yield
-                    (failed,) = await first
-                finally:
-                    first.cancel()
-                    await asyncio.wait((first,))
-                    if not first.cancelled():
-                        first.exception()  # what nobody has looked at is logged
-                if isinstance(failed, BaseException):
-                    raise failed
+            async with told_of_changes(
+                [place for place, _, _ in scope.places],
+                scope.concerns,
+                lane=POLICIES,
+                debounce_ms=DEBOUNCE_MS,
+                step_ms=STEP_MS,
+            ) as changes:
+                # What happened before it is watched sends no event.
                 yield
-                if await POLICIES.run(_scope, path, env) != scope:
-                    continue
-                async for _ in events:
+                while await POLICIES.run(_scope, path, env) == scope:
+                    await changes.come(RECHECK_S if scope.told else UNTOLD_S)
                     yield
-                    if await POLICIES.run(_scope, path, env) != scope:
-                        break
-        except (OSError, RuntimeError, ExceptionGroup):
+        except (OSError, RuntimeError):
             # A folder went away just now, or may not be entered, or the machine has no watches
             # left (watchfiles has a RuntimeError of its own for that): go on without events.
-            await asyncio.sleep(UNTOLD_MS / 1000)
+            await asyncio.sleep(UNTOLD_S)
             yield
 
 

@@ -51,7 +51,12 @@ def _places(hosts: list[str]) -> tuple[Place, ...]:
     found = [
         (family, address)
         for host in hosts
-        for family, _, _, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        for family, _, _, _, address in socket.getaddrinfo(
+            # As bytes: a text is taken through tables of all languages' letters, of 0.2 MiB.
+            host.encode() if host.isascii() else host,
+            0,
+            type=socket.SOCK_STREAM,
+        )
     ]
     return tuple(dict.fromkeys(found))
 

@@ -44,9 +44,9 @@ class Watched:
 
 @pytest.fixture
 async def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
-    monkeypatch.setattr(watch, "RECHECK_MS", 200)
+    monkeypatch.setattr(watch, "RECHECK_S", 0.2)
     watched = Watched(tmp_path)
-    monkeypatch.setattr("watchfiles.main.RustNotify", watched.watches)
+    monkeypatch.setattr("watchfiles._rust_notify.RustNotify", watched.watches)
     run = partial(watch.watch, watched.catalog)
     async with Loops(RealClock()).background(run, name="catalog"):
         yield watched
@@ -122,7 +122,7 @@ async def test_a_model_that_comes_between_looking_and_watching_is_seen(
             late.append((watched.models / "late.gguf").write_bytes(b"GGUF"))
         return watched.watches(paths, *more)
 
-    monkeypatch.setattr("watchfiles.main.RustNotify", begin)
+    monkeypatch.setattr("watchfiles._rust_notify.RustNotify", begin)
     watched.models.mkdir()
 
     await watched.lists("late")

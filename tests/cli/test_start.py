@@ -9,6 +9,8 @@ from proxy.cli.start import without_certificates
 # Each takes time at each start and memory for as long as the proxy runs.
 NOT_NEEDED = {
     "anyio",
+    "importlib.metadata",
+    "prometheus_client",
     "gguf",
     "huggingface_hub",
     "jinja2",

@@ -31,7 +31,7 @@ def test_more_often_for_a_while_after_programs_have_waited_for_memory() -> None:
 def test_less_often_where_others_look_and_tell() -> None:
     pace = Pace()
 
-    assert pace.interval_s(0.0, holds=True, told=True, calm=True) == CALM_POLL_S == 1.0
+    assert pace.interval_s(0.0, holds=True, told=True, calm=True) == CALM_POLL_S == 2.0
     assert pace.interval_s(0.0, holds=False, told=True, calm=True) == IDLE_POLL_S
 
 

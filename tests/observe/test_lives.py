@@ -1,23 +1,26 @@
 """What the metrics count of starts, ends and moves: from the events of an event log."""
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from proxy.observe.events import EventLog
+from proxy.observe.exposition import family_of
 from proxy.observe.lives import Lives, unload_reason
 
 
 class Counted:
     def __init__(self) -> None:
-        self.registry, self.events = CollectorRegistry(), EventLog()
-        self.events.listen(Lives(self.registry))
+        self.lives, self.events = Lives(), EventLog()
+        self.events.listen(self.lives)
 
     def tell(self, kind: str, was: str = "", why: str = "", generation: int = 1) -> None:
         about = {"backend": "b1", "generation": generation, "model": "m"}
         self.events.publish(kind, **about, was=was, why=why)
 
     def total(self, name: str, **labels: str) -> float | None:
-        return self.registry.get_sample_value(name, {"model": "m", **labels})
+        wanted = {"model": "m", **labels}
+        samples = (sample for each in self.lives.tallies for sample in family_of(each).samples)
+        found = (s.value for s in samples if (s.name, s.labels) == (name, wanted))
+        return next(found, None)
 
 
 @pytest.fixture

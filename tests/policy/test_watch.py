@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import watchfiles.main
+from watchfiles import _rust_notify
 from watchfiles._rust_notify import RustNotify
 
 from proxy.policy import watch as module
@@ -85,7 +85,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Watching:
         return made
 
     monkeypatch.setattr(module, "read", look)
-    monkeypatch.setattr("watchfiles.main.RustNotify", watches)
+    monkeypatch.setattr("watchfiles._rust_notify.RustNotify", watches)
     return found
 
 
@@ -116,8 +116,8 @@ def watching(found: Watching) -> Watch:
 @pytest.fixture
 def events_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks for no other reason than an event."""
-    for name in ("RECHECK_MS", "UNTOLD_MS"):
-        monkeypatch.setattr(module, name, int(NEVER_S * 1000))
+    for name in ("RECHECK_S", "UNTOLD_S"):
+        monkeypatch.setattr(module, name, NEVER_S)
 
 
 @pytest.fixture
@@ -420,8 +420,8 @@ async def test_an_edit_just_before_the_watching_begins_is_not_lost(
         write(file, 2)
         return begin(*arguments)
 
-    begin = vars(watchfiles.main)["RustNotify"]
-    monkeypatch.setattr("watchfiles.main.RustNotify", watches)
+    begin = vars(_rust_notify)["RustNotify"]
+    monkeypatch.setattr("watchfiles._rust_notify.RustNotify", watches)
 
     async with watching(file, env) as found:
         assert await found.port() == 2
@@ -468,7 +468,7 @@ async def test_without_watches_it_still_looks(
     def no_watches(*_: object, **__: object) -> None:
         raise OSError("OS file watch limit reached")
 
-    monkeypatch.setattr("watchfiles.main.RustNotify", no_watches)
+    monkeypatch.setattr("watchfiles._rust_notify.RustNotify", no_watches)
 
     async with watching(file, env) as found:
         write(file, 2)
@@ -521,8 +521,8 @@ async def test_where_not_each_change_is_told_it_looks_more_often(
         found.watches = True
         return RustNotify([str(silent)], *more)
 
-    monkeypatch.setattr("watchfiles.main.RustNotify", nothing_of_it)
-    monkeypatch.setattr(module, "RECHECK_MS", int(NEVER_S * 1000))
+    monkeypatch.setattr("watchfiles._rust_notify.RustNotify", nothing_of_it)
+    monkeypatch.setattr(module, "RECHECK_S", NEVER_S)
     monkeypatch.setattr(module, "tells", lambda _: False)
 
     async with watching(file, env):

@@ -56,6 +56,9 @@ class VirtualClock:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
+    async def rest(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
     async def wait(self, futures: "Collection[asyncio.Future[Any]]", seconds: float) -> bool:
         return await RealClock().wait(futures, seconds)
 

@@ -41,7 +41,7 @@ async def get_state(request: web.Request) -> web.StreamResponse:
     views = request.app[VIEWS]
     answers = await ask_all(request, method="GET")
     own = {
-        "version": own_version() or "unknown",
+        "version": own_version(),
         "uptime_s": round(time.monotonic() - views.started_s, 3),
         "nodes": views.known.listed(),
     }

@@ -109,7 +109,7 @@ class FleetLive:
         if seen != self._seen:
             self._seen, self._models_seen = seen, self._models_seen + 1
         return {
-            "version": own_version() or "unknown",
+            "version": own_version(),
             "instance": self._instance,  # another front has other events
             "draining": self.draining,
             "queue": queue(each["queue"] for each in proxies.values()),

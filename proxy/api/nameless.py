@@ -2,10 +2,10 @@
 in a form, or is the only one there is.
 """
 
-from dataclasses import replace
 from typing import Final
 
 from aiohttp import hdrs, web
+from msgspec.structs import replace
 
 from proxy.api.bodies import read_body
 from proxy.api.options import no_model, read_model

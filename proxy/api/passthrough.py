@@ -3,11 +3,12 @@ answer is not.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
+import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from proxy.api.bodies import digest_of, read_body
 from proxy.api.middleware import WARNING, Handler
@@ -111,8 +112,7 @@ OK: Final = HTTPStatus.OK
 Special = Callable[[web.Request, Model, ModelRequest, Body], Awaitable[web.StreamResponse | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Forward:
+class Forward(msgspec.Struct, frozen=True):
     """One request as it goes to an engine."""
 
     method: str

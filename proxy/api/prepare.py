@@ -59,8 +59,7 @@ class Kind:
         return self.has_params or self.mode != "generation"
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True):
     """`rewriter`: how its answer goes out, where that is not as it comes; `load`: how much it asks
     for, None where the model is not run."""
 

@@ -2,6 +2,7 @@
 many look at it, and what nobody changes goes on byte for byte. Pure.
 """
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -42,6 +43,10 @@ class Body:
     def mentions(self, text: bytes) -> bool:
         """Whether the text stands somewhere in it: what does not need not be looked for."""
         return text in self._data or text in self._front
+
+    def has(self, pattern: re.Pattern[bytes]) -> bool:
+        """The same for one of several texts, which takes no longer than for one."""
+        return bool(pattern.search(self._data) or pattern.search(self._front))
 
     def has_more_than(self, count: int, text: bytes) -> bool:
         """Whether the text stands more often in what came than this."""

@@ -38,6 +38,7 @@ SCHEMAS: Final = (
     *("json_schema", "response_format", "tools", "functions"),
     *("text", "output_format", "output_config"),
 )
+_entries = msgspec.json.Decoder(list[msgspec.Raw])
 LIMITED: Final = frozenset((*SCHEMAS, "grammar", "grammar_triggers", BREAKERS))
 
 
@@ -45,7 +46,7 @@ def check_limits(body: Body) -> None:
     """Raises BadRequest that names what is too much."""
     _check_keys(body)
     for name in body.fields:
-        if name in LIMITED:
+        if name in LIMITED and not (name in SCHEMAS and _is_small(bytes(body.fields[name]))):
             _check_value(_value(body, name), name)
     count, name = inputs_of(body)
     _check(count, MOST_INPUTS, name, "has {} inputs")
@@ -83,6 +84,19 @@ def check_schema(value: Any, name: str) -> None:
         _check(count, MOST_VALUES, name, "has {} values")
         if isinstance(part, dict):
             _check_object(part, name)
+
+
+def _is_small(text: bytes) -> bool:
+    """Whether a value is within all limits of schemas by its signs alone, as nearly all are: no
+    object or list in it has more entries than it has commas, nor is it nested deeper than it has
+    brackets. Of a list, each entry is counted by itself."""
+    if text.count(b",") + text.count(b"{") + text.count(b"[") >= MOST_VALUES:
+        return False
+    entries = _entries.decode(text) if text[:1] == b"[" else (text,)
+    return all(
+        entry.count(b",") < MOST_OPTIONAL and entry.count(b"{") + entry.count(b"[") < MOST_LEVELS
+        for entry in map(bytes, entries)
+    )
 
 
 def _parts(value: Any) -> Iterator[tuple[int, Any]]:

@@ -79,7 +79,9 @@ def as_taken(fields: Mapping[str, msgspec.Raw]) -> dict[str, Any]:
     """What `fields` say by numbers that llama-server refuses, by those that mean the same to it."""
     found: dict[str, Any] = {}
     for name, (least, instead) in LEAST.items():
-        number = msgspec.json.decode(fields[name]) if name in fields else None
+        if name not in fields:
+            continue
+        number = msgspec.json.decode(fields[name])
         if not isinstance(number, int | float) or isinstance(number, bool):
             continue
         if number < least:

@@ -55,10 +55,8 @@ def meant_by(name: str) -> str | None:
     return _BY_LETTERS[near[0]] if near else None
 
 
-@lru_cache(1024)
 def _place_meant_by(name: str) -> str | None:
-    letters = _letters(name) if len(name) <= LONGEST else ""
-    return PLACE if difflib.get_close_matches(letters, (PLACE,), cutoff=ALIKE) else None
+    return PLACE if difflib.get_close_matches(_letters(name), (PLACE,), cutoff=ALIKE) else None
 
 
 def in_body(names: Collection[str]) -> list[str]:
@@ -82,11 +80,18 @@ def in_options(names: Iterable[str]) -> list[str]:
 
 
 def _typos(names: Iterable[str], place: str = "") -> Iterator[str]:
-    for name in sorted(islice(names, MOST_LOOKED_AT)):
-        if not place and len(name) <= LONGEST and _letters(name) == UNPACKED:
-            yield f"{_shown(name)} does nothing; what is in it belongs beside model"
-        elif meant := meant_by(name) or (None if place else _place_meant_by(name)):
-            yield f"{place}{_shown(name)} is not known; did you mean {meant}?"
+    near = [name for name in islice(names, MOST_LOOKED_AT) if len(name) <= LONGEST]
+    return filter(None, (_typo(name, place) for name in sorted(near)))
+
+
+@lru_cache(1024)
+def _typo(name: str, place: str) -> str | None:
+    """What to say of one, which is not longer than any that means something."""
+    if not place and _letters(name) == UNPACKED:
+        return f"{_shown(name)} does nothing; what is in it belongs beside model"
+    if meant := meant_by(name) or (None if place else _place_meant_by(name)):
+        return f"{place}{_shown(name)} is not known; did you mean {meant}?"
+    return None
 
 
 def _misplaced(name: str) -> str:

@@ -1,8 +1,7 @@
 """What a body says of the work that it makes, by all names that the protocols have for it. Pure.
 What is not as it should be is the engine's business: it says so itself."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeGuard
 
 import msgspec
@@ -18,8 +17,7 @@ INPUTS: Final = ("prompt", "input", "content", *DOCUMENTS)
 MOST_NAME: Final = 256  # characters of a user's
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
+class Workload(msgspec.Struct, frozen=True):
     """`slots` it takes at once; `tokens` that each answer may have at most, None: not said; `user`,
     by whom the client tells its requests apart."""
 
@@ -32,11 +30,6 @@ class Workload:
 def workload_of(body: Body, *, generates: bool = True) -> Workload:
     """Of one request. `generates`: its answer is text."""
     fields = body.fields
-
-    def numbers(names: Iterable[str]) -> list[int]:
-        there = [_small(fields[name]) for name in names if name in fields]
-        return [value for value in there if _is_count(value)]
-
     inputs, _ = inputs_of(body)
     if not generates:
         # A vector for each is not worth more than a token.
@@ -44,8 +37,8 @@ def workload_of(body: Body, *, generates: bool = True) -> Workload:
     user = _small(fields["user"]) if "user" in fields else None
     return Workload(
         "stream" in fields and _small(fields["stream"]) is True,
-        max((*numbers(COUNTS), inputs)),
-        min(numbers(LENGTHS), default=None),
+        max((*_counts(fields, COUNTS), inputs)),
+        min(_counts(fields, LENGTHS), default=None),
         user[:MOST_NAME] if isinstance(user, str) and user else None,
     )
 
@@ -56,6 +49,11 @@ def inputs_of(body: Body) -> tuple[int, str]:
     fields = body.fields
     counts = [(_length(name, fields[name]), name) for name in INPUTS if name in fields]
     return max(counts, default=(1, ""))
+
+
+def _counts(fields: Mapping[str, msgspec.Raw], names: Iterable[str]) -> list[int]:
+    there = [_small(fields[name]) for name in names if name in fields]
+    return [value for value in there if _is_count(value)]
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -4,6 +4,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from proxy.pool.failures import Failure
 
 
@@ -24,8 +26,7 @@ class Stop:
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """The request has a lease on this backend now."""
 
     request: int
@@ -62,8 +63,7 @@ class NotYet:
     retry_after_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class SetTimer:
+class SetTimer(msgspec.Struct, frozen=True):
     """Send TimerFired at `at_s` (monotonic), and not at any earlier time named before. None: not at
     all."""
 

@@ -5,8 +5,9 @@ go there than it has slots for; the others wait here, where each client has its 
 (`proxy.pool.shares`). What was used is counted as the time for which a slot was taken.
 """
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from proxy.engine.types import LoadOptions
 from proxy.pool.shares import Shares, Turn
@@ -28,8 +29,7 @@ def slots_of(options: LoadOptions) -> int | None:
     return options.parallel if options.engine == "hosted" or told else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
+class _Running(msgspec.Struct, frozen=True):
     work: Work
     turn: Turn
     since_s: float

@@ -15,6 +15,8 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Final
 
+import msgspec
+
 # All work moves everybody on by this part of it: so many newcomers, each with one request, cannot
 # keep those who wait from their turn.
 CROWD: Final = 64
@@ -24,8 +26,7 @@ MOST_AHEAD: Final = 120.0
 FORGET_EVERY: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """What was given: the place in the shares, to be corrected when the work is known."""
 
     client: Hashable

@@ -4,13 +4,14 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 # An answer that may be longer than this, or as long as it likes, is a long one. Most say a far
 # larger limit than they need.
 LONG_TOKENS: Final = 1024
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Work:
+class Work(msgspec.Struct, frozen=True, eq=False):
     """One request's: no two are equal.
 
     `client` is who has a share of its own, `connection` what is told apart within it. `shown` is

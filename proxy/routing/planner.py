@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
 import structlog
 from cachetools import LRUCache
 
@@ -179,4 +180,4 @@ def _with_own_split(request: ModelRequest, model: Model, facts: HeaderFacts) -> 
     if request.split is not None or model.base is None:
         return request
     own, base = (policy_split(policy, facts) for policy in (model.policy, model.base.policy))
-    return request if own == base else replace(request, split=own)
+    return request if own == base else msgspec.structs.replace(request, split=own)

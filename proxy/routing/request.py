@@ -1,13 +1,12 @@
 """What a request asks of the proxy, beside what it asks of the model."""
 
-from dataclasses import dataclass
+import msgspec
 
 from proxy.pool.work import Work
 from proxy.split import Split
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRequest:
+class ModelRequest(msgspec.Struct, frozen=True):
     """What a request asks of the proxy. None: nothing in particular."""
 
     model: str

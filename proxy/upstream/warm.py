@@ -1,8 +1,9 @@
 """Connections to engines that are open before they are needed; `proxy.upstream.call` uses them."""
 
 import asyncio
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from proxy.engine.types import Address
 from proxy.upstream.connection import EngineConnection, connect
@@ -13,8 +14,7 @@ SPARE_AGE_S: Final = 3.0
 RENEW_AGE_S: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Spare:
+class _Spare(msgspec.Struct, frozen=True):
     connection: EngineConnection
     made_s: float  # by the loop's clock
     end: asyncio.TimerHandle

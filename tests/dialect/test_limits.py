@@ -150,3 +150,23 @@ def test_an_object_of_more_keys_than_anybody_means() -> None:
             check(**fields)
     with pytest.raises(BadRequest, match="the body: it has 10002 keys"):
         check(**keys)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [nested(limits.MOST_LEVELS - 1)],
+        [nested(1), {"properties": {f"p{number}": {} for number in range(1001)}}],
+        [{"enum": [*range(limits.MOST_CHOICES + 1)]}],
+        [[1, 2]] * (limits.MOST_VALUES // 3 + 1),
+        nested(limits.MOST_LEVELS),
+    ],
+)
+def test_what_is_too_much_is_found_wherever_it_stands(value: Any) -> None:
+    with pytest.raises(BadRequest):
+        check(tools=value)
+
+
+def test_what_is_just_allowed_passes_wherever_it_stands() -> None:
+    check(tools=[nested(limits.MOST_LEVELS - 2)], text=nested(limits.MOST_LEVELS - 1))
+    check(tools=[optional(limits.MOST_OPTIONAL), {"enum": [*range(limits.MOST_CHOICES)]}])

@@ -4,10 +4,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from proxy.api.bodies import digest_of
 from proxy.api.ollama.engine_client import Engine, EngineRefused, Generation

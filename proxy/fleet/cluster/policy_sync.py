@@ -123,7 +123,13 @@ class Folder:
     def write(self, name: str, text: bytes | None, *, instead_of: bytes | None) -> bool:
         """False, and nothing is done, where the file is another one now. Raises OSError."""
         file = self._folder / name
-        if self.read().get(name) != instead_of or name in self.unreadable:
+        try:
+            now = read_small(file, MOST_BYTES)
+        except FileNotFoundError:
+            now = None
+        except OSError:
+            return False
+        if now != instead_of:
             return False
         if text is None:
             file.unlink(missing_ok=True)

@@ -11,13 +11,12 @@ from cachetools import TTLCache
 from proxy.errors import Busy, NotFound
 from proxy.fleet.choice import Asked, choose
 from proxy.fleet.front.asked import Wanted
+from proxy.fleet.front.away import RETRY_AFTER_S, SHOWN, comes_again
 from proxy.fleet.front.nodes import FleetNode, Nodes
 
 # Conversations that go on later begin anew where there is room, which costs their prompt.
 REMEMBERED: Final = 200_000
 REMEMBERED_S: Final = 4 * 3600.0
-RETRY_AFTER_S: Final = 2.0
-SHOWN: Final = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +37,8 @@ class Chooser:
         self._before: TTLCache[bytes, str] = TTLCache(REMEMBERED, REMEMBERED_S)
 
     def choose(self, wanted: Wanted, pinned: str | None, without: Collection[str]) -> Chosen | None:
-        """None: no node is left that could be asked. Raises NotFound, and Busy, for a `pinned`
-        one."""
+        """None: no node is left that could be asked. Raises NotFound for a `pinned` one that is
+        none, and Busy where who alone could answer does not."""
         if pinned is not None:
             return self._pinned(wanted, pinned, without)
         if wanted.item is not None and (node := self._holder(*wanted.item)) is not None:
@@ -57,6 +56,9 @@ class Chooser:
                 choice = choose(self._nodes.fleet, asked)
                 node = self._nodes.get(choice.node) if choice else None
                 return Chosen(node, model.base, choice.why) if node and choice else None
+        for name in wanted.models:
+            if away := self._nodes.away_with(name):
+                raise comes_again(name, away)
         return self._any(wanted, without)
 
     def remember(self, wanted: Wanted, node: str) -> None:
@@ -81,10 +83,17 @@ class Chooser:
         return Chosen(node, found.base if found else "", "pinned")
 
     def _holder(self, kind: str, item: str) -> FleetNode | None:
+        """Raises Busy where it does not answer."""
         if kind == "responses":
             name = self._before.get(_response_key(item))
             node = self._nodes.get(name) if name else None
-            return node if node and node.answers else None
+            if node and not node.answers:
+                raise Busy(
+                    f"what {item[:SHOWN]!r} says is on {name}, which does not answer now; try "
+                    "again in a moment",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            return node
         for node in self._nodes:
             things = node.state.get(kind)
             if node.answers and isinstance(things, dict) and item in things:

@@ -209,19 +209,19 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             wrote=noted(pool, lambda backend: control.desired.current(backend), speeds),
         )
         await stack.enter_async_context(loops.background(rates.run, name="rates"))
-
         dirs = ModelDirs(catalog, stores)
         ledger = Ledger()
         workers = WorkerDevices(lambda: serving(pool), clock)
+        fleet = borrowing(settings.env, hooks, lambda o: room.lacking(o), lambda: policies.current)
+        borrower = stack.enter_context(fleet)
         memory = MemoryWatch(
             setting=lambda device: policies.current.devices.for_device(device).memory,
             ask_workers=workers.ask_all,
             silent=workers.silent,
             holds=lambda: hold_memory(serving(pool)),
             at_work=lambda: at_work(serving(pool), control.desired.moving),
+            **borrower.sources,
         )
-
-        borrower = stack.enter_context(borrowing(settings.env, hooks, lambda o: room.lacking(o)))
         room = Room(memory, ledger, lambda: policies.current, borrower)
         share = share_by_bench(lambda: policies.current, lambda: control.headroom.devices())
         planner = Planner(catalog, room.on_devices, share, room.look)

@@ -1,16 +1,20 @@
 """The commands of `moe-proxy fleet`."""
 
 import os
+import socket
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import wraps
+from functools import partial, wraps
 
 from proxy.cli import output
-from proxy.cli.fleet_text import drained_so_far, status_table, up_text
+from proxy.cli.fleet_text import called_text, drained_so_far, status_table, up_text
 from proxy.cli.output import OK, ClientError, print_result
-from proxy.fleet.cluster import commands
+from proxy.errors import reason_of
+from proxy.fleet.cluster import commands, leaving
 from proxy.fleet.cluster.commands import FleetProblem, Wanted
+from proxy.node.names import NODE_VARIABLE
 
 
 def _told(command: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
@@ -20,6 +24,11 @@ def _told(command: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
             return command(arguments)
         except FleetProblem as problem:
             raise ClientError(str(problem)) from problem
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # of a disk: the folder of its records, policies
+            where = f"{error.filename}: " if error.filename else ""
+            raise ClientError(f"{where}{reason_of(error)}") from error
 
     return run
 
@@ -36,6 +45,9 @@ def up(arguments: Namespace) -> int:
     )
     seen = commands.up(wanted, os.environ, output.info)
     output.say(up_text(seen))
+    given = arguments.name or os.environ.get(NODE_VARIABLE)
+    if called := called_text(given, socket.gethostname(), seen):
+        output.info(called)
     if arguments.head is None and (hint := commands.how_to_join(os.environ)):
         output.info(hint)
     return OK
@@ -48,6 +60,7 @@ def status(arguments: Namespace) -> int:
         "machines": seen.machines,
         "nodes": [
             {**asdict(report), "drains": report.name in seen.draining}
+            | {"age_s": round(seen.ages.get(report.name, 0.0), 1)}
             | {"node": seen.states.get(report.name)}
             for report in seen.reports
         ],
@@ -72,6 +85,19 @@ def drain(arguments: Namespace) -> int:
 
 @_told
 def down(arguments: Namespace) -> int:
-    end = commands.leave if arguments.here else commands.down
-    end(os.environ, output.info)
+    if arguments.here:
+        leaving.leave(os.environ, output.info, partial(_sure, arguments.yes))
+    else:
+        leaving.down(os.environ, output.info)
     return OK
+
+
+def _sure(yes: bool, what: str) -> bool:
+    """Said by --yes, or at a terminal."""
+    output.info(what)
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        return False
+    output.info("Do it all the same? [y/N]")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,10 +1,12 @@
 """What the commands of a fleet tell, as people read it. Pure."""
 
+import re
 from typing import Any
 
 from proxy.cli.text import refused
 from proxy.fleet.cluster.commands import Seen
 from proxy.fleet.cluster.directory import Report
+from proxy.node.names import usable_name
 from proxy.text import gib, harmless, table
 
 
@@ -13,7 +15,7 @@ def status_table(seen: Seen) -> str:
     rows = [
         [
             each.name,
-            each.state,
+            _state(seen, each),
             each.front or "-",
             each.address or "-",
             _models(seen.states.get(each.name)),
@@ -34,6 +36,12 @@ def status_table(seen: Seen) -> str:
         for name, state in seen.states.items()
         if isinstance(state, dict) and (text := refused(_problems(name, state)))
     ]
+    remarks += [
+        f"{each.name}: nothing was heard of its machine's supervisor for that time; Ray puts "
+        "another one in its place, or the machine is cut off"
+        for each in seen.reports
+        if seen.is_old(each)
+    ]
     if (missing := seen.machines - len(seen.reports)) > 0:
         remarks.append(f"{missing} more machines of the cluster have said nothing yet")
     logs = [f"logs of {each.name}: {each.logs}" for each in seen.reports if each.logs]
@@ -47,8 +55,34 @@ def up_text(seen: Seen) -> str:
     return "\n".join([*lines, *([f"use {here} on this machine"] if here else [])])
 
 
+def called_text(given: str | None, host: str, seen: Seen) -> str:
+    """Why this machine's node is called otherwise than was said, by `given` or by its host's name;
+    "" where it is not."""
+    got = next((each.name for each in seen.reports if each.machine == seen.own), None)
+    usable = usable_name(given or host)
+    if got is None or got == (given or usable):
+        return ""
+    if got == usable:
+        why = "names of nodes have small letters, digits and hyphens alone"
+    elif re.fullmatch(re.escape(usable) + "-[0-9]+", got):
+        why = f"there is another {usable} in the fleet, or was a moment ago"
+    elif given is None:
+        return ""  # it was given one before
+    else:
+        why = (
+            f"it keeps the name that it has; to have {usable}: moe-proxy fleet down --here, then up"
+        )
+    return f"this machine's node is called {got}: {why}. [nodes.{got}] is its part of the policies"
+
+
 def drained_so_far(report: Report) -> str:
     return f"{report.name} {report.state}" + (f": {harmless(report.says)}" if report.says else "")
+
+
+def _state(seen: Seen, report: Report) -> str:
+    """What was told long ago may not be so any more."""
+    old = seen.is_old(report)
+    return f"{report.state} {seen.ages[report.name]:.0f} s ago" if old else report.state
 
 
 def _problems(name: str, state: dict[str, Any]) -> list[Any]:

@@ -280,6 +280,9 @@ def _add_fleet(commands: Any) -> None:
     drain.add_argument("--undo", action="store_true", help="have it back")
     down = _command(inner, "down", "fleet:down", "end the fleet")
     down.add_argument("--here", action="store_true", help="have only this machine leave it")
+    down.add_argument(
+        "--yes", action="store_true", help="with --here, also where that is the first machine"
+    )
 
 
 def fleet(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,22 @@ def test_without_ray_it_says_what_to_install(
     assert "pip install 'moe-proxy[fleet]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["up"], ["down"], ["down", "--here"]])
+def test_where_it_may_keep_nothing_it_says_so_in_a_line(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setattr(commands, "find_spec", lambda name: name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+
+    assert main(["fleet", *words]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "file") in line
+
+
 def test_it_wants_to_know_what(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fleet"]) == 2
     assert "up, status, drain NODE or down" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """What people read of a fleet."""
 
-from proxy.cli.fleet_text import drained_so_far, status_table, up_text
+from proxy.cli.fleet_text import called_text, drained_so_far, status_table, up_text
 from proxy.fleet.cluster.commands import Seen
 from proxy.fleet.cluster.directory import Report
 
@@ -35,6 +35,18 @@ def test_one_that_does_not_answer_is_told_with_the_reason() -> None:
     assert "a: no answer within 3 s" in text.splitlines()
 
 
+def test_what_was_told_long_ago_is_not_shown_as_new() -> None:
+    ages = {"a": 61.4, "b": 1.2}
+    seen = Seen([READY, DRAINED], frozenset(), 2, {"a": STATE}, ages=ages)
+
+    lines = status_table(seen).splitlines()
+
+    assert "ready 61 s ago" in lines[1]
+    assert "drained  " in lines[2]
+    assert any(line.startswith("a: nothing was heard") for line in lines)
+    assert seen.is_silent(READY)
+
+
 def test_policies_that_are_not_in_force_are_told_with_their_node() -> None:
     problem = {"file": "/p.toml", "line": 3, "key": "node", "message": "unknown key"}
     state = STATE | {"policies": {"problems": [problem]}}
@@ -53,6 +65,21 @@ def test_after_up_it_is_known_where_to_ask_on_this_machine() -> None:
         "use http://127.0.0.1:11435 on this machine",
     ]
     assert "use" not in up_text(Seen(nodes, frozenset(), 2, {}))
+
+
+def called(given: str | None, host: str, name: str) -> str:
+    report = Report("1", name)
+    return called_text(given, host, Seen([report], frozenset(), 1, {}, own="1"))
+
+
+def test_a_node_that_is_called_otherwise_than_was_said_is_told_with_the_reason() -> None:
+    assert called("attic", "box", "attic") == called(None, "Box.lan", "box") == ""
+    assert "is called a-b: names of nodes have" in called("a_b!", "box", "a-b")
+    assert "[nodes.a-b]" in called("a_b!", "box", "a-b")
+    assert "there is another attic" in called("attic", "box", "attic-2")
+    assert "there is another box" in called(None, "Box.lan", "box-2")
+    assert "keeps the name that it has; to have cellar" in called("cellar", "box", "attic")
+    assert called(None, "box", "attic") == ""
 
 
 def test_a_drain_says_what_it_waits_for() -> None:

@@ -33,6 +33,8 @@ class RayFleet:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # What all machines have in their environment beside what is theirs.
+        self.shared_env: dict[str, str] = {}
         self.ray_port, self.port = _free_ports(2)
         self._machines: dict[str, subprocess.Popen[bytes]] = {}
         self._devices: list[subprocess.Popen[bytes]] = []
@@ -80,7 +82,8 @@ class RayFleet:
             "XDG_RUNTIME_DIR": str(self.folder),
         }
         taken = ("RAY_", "XDG_", "MOE_PROXY_NODE", "MOE_PROXY_POL")
-        return {k: v for k, v in os.environ.items() if not k.startswith(taken)} | ours
+        without = {k: v for k, v in os.environ.items() if not k.startswith(taken)}
+        return without | ours | self.shared_env
 
     def fleet(
         self,
@@ -109,19 +112,19 @@ class RayFleet:
 
     def join_by_up(self, name: str) -> str:
         """As the first machine says it is done."""
-        head = json.loads(self._record.read_text())["address"]
+        head = self.head
         return self.fleet("up", "--head", head, "--name", name, of=name)
 
     @property
-    def _record(self) -> Path:
-        return self.home("a") / ".local" / "state" / "moe-proxy" / "fleet" / "ray.json"
+    def head(self) -> str:
+        """Where the first machine's Ray is, once that is started."""
+        record = self.home("a") / ".local" / "state" / "moe-proxy" / "fleet" / "ray.json"
+        return str(json.loads(record.read_text())["address"])
 
     def join(self, name: str) -> None:
         """By Ray alone."""
         with (self.folder / f"{name}.log").open("wb") as log:
-            self._machines[name] = self._ray(
-                name, json.loads(self._record.read_text())["address"], log
-            )
+            self._machines[name] = self._ray(name, self.head, log)
         # One after the other: on one machine, they take turns at what both write.
         end_s = time.monotonic() + SLOW_S
         while "Ray runtime started" not in (said := Path(log.name).read_text()):

@@ -18,6 +18,7 @@ from proxy.node.names import (
     CERTIFICATE_VARIABLE,
     TLS_VARIABLE,
 )
+from tests.support.guard import HANG_S
 
 HERE = "127.0.0.1"
 # What a client of an RPC server says first, and how long the answer is.
@@ -83,7 +84,7 @@ def rpc_servers(below: int | None = None) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                name, _, rest = (entry / "stat").read_text().rpartition(")")
+                name, _, rest = (entry / "stat").read_text(errors="replace").rpartition(")")
             except OSError:
                 continue
             parents[int(entry.name)] = int(rest.split()[1]), name.partition("(")[2]
@@ -100,6 +101,10 @@ def _is_giver(pid: int) -> bool:
         return False
 
 
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 async def said_to(port: int, words: bytes, *, more: bytes = b"", host: str = HERE) -> bytes:
     """All that is answered to these words, until the other side closes."""
     reader, writer = await asyncio.open_connection(host, port)
@@ -108,7 +113,8 @@ async def said_to(port: int, words: bytes, *, more: bytes = b"", host: str = HER
         await writer.drain()
         if more:
             writer.write(more)
-        return await reader.read()
+        async with asyncio.timeout(HANG_S):
+            return await reader.read()
     except ConnectionError:
         return b""
     finally:
@@ -120,7 +126,8 @@ async def greeted(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter])
     reader, writer = connection
     writer.write(HELLO)
     try:
-        return len(await reader.readexactly(ANSWER_BYTES)) == ANSWER_BYTES
+        async with asyncio.timeout(HANG_S):
+            return len(await reader.readexactly(ANSWER_BYTES)) == ANSWER_BYTES
     except (asyncio.IncompleteReadError, ConnectionError):
         return False
 

@@ -13,19 +13,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from proxy.fleet.cluster import machine, machines, own_ray
+from proxy.fleet.cluster import found_ray, machine, machines, own_ray
 from proxy.fleet.cluster.directory import Report, Setup
 from proxy.fleet.cluster.own_ray import RayProblem
-from proxy.fleet.cluster.policy_sync import KEPT, Folder, folder_of
+from proxy.fleet.cluster.policy_sync import KEPT, folder_of, own_files
 from proxy.fleet.cluster.seen import ANSWER_S, seen_of
 from proxy.fleet.cluster.seen import Seen as Seen
+from proxy.fleet.cluster.turn import turn
 from proxy.node.names import NODE_VARIABLE
 from proxy.policy.load import load
 
 LOOK_S: Final = 0.5
 # Until all nodes answer: each has to read its folders of models.
 UP_S: Final = 180.0
-IN_NONE: Final = "no Ray runs on this machine, so it is in no fleet"
+# Until there is a fleet, where two machines are told to be one at the same time.
+BEGINS_S: Final = 30.0
 INSTALL: Final = "pip install 'moe-proxy[fleet]'"
 
 
@@ -48,7 +50,7 @@ class Wanted:
 def up(wanted: Wanted, env: Mapping[str, str], say: Callable[[str], None]) -> Seen:
     """Have a fleet, with this machine in it, and return when its nodes answer. `say` is told what
     goes on."""
-    _have_ray()
+    have_ray()
     loaded = load(wanted.policies, env)
     if loaded.policies is None:
         problems = "\n".join(f"  {problem}" for problem in loaded.problems)
@@ -60,15 +62,22 @@ def up(wanted: Wanted, env: Mapping[str, str], say: Callable[[str], None]) -> Se
         wanted.host,
         wanted.port,
     )
-    with _ray_problems():
-        if not own_ray.connect(env):
-            _start_ray(wanted, policies, env, say)
-        elif wanted.head is not None:
-            _check_head(wanted.head)
-        if wanted.head is None and not machines.is_deployed():
-            return _first(setup, policies, say)
+    with ray_problems():
+        with turn(own_ray.folder(env), say):
+            if began := not own_ray.connect(env):
+                _start_ray(wanted, policies, env, say)
+            elif wanted.head is not None:
+                _check_head(wanted.head)
+            own = own_ray.own_machine(env)
+            first = wanted.head is None and not machines.is_deployed()
+            if first:
+                _begin(setup, policies, own, say)
+            else:
+                _until_there(env, began, say)
+        if first:
+            return _until_up(machines.directory(), own)
         before = _kept(policies)
-        seen = _more(setup, say)
+        seen = _more(setup, own, say)
         if new := sorted(_kept(policies) - before):
             say(kept_text(new))
         return seen
@@ -91,8 +100,8 @@ def kept_text(files: Sequence[Path]) -> str:
 
 def status(env: Mapping[str, str]) -> Seen:
     # Ray tells on standard output of what has just happened to its nodes, which is no part of this.
-    with _ray_problems(), redirect_stdout(sys.stderr):
-        return asyncio.run(seen_of(_connected(env)))
+    with ray_problems(), redirect_stdout(sys.stderr):
+        return asyncio.run(seen_of(connected(env), own_ray.own_machine(env)))
 
 
 def drain(
@@ -100,11 +109,11 @@ def drain(
 ) -> Iterator[Report]:
     """Yields what the node says, each time that it is something else, until it is drained (or is
     back)."""
-    with _ray_problems():
-        yield from _drained(_connected(env), name, within_s=within_s, undo=undo)
+    with ray_problems():
+        yield from drained(connected(env), name, within_s=within_s, undo=undo)
 
 
-def _drained(
+def drained(
     directory: Any, name: str, *, within_s: float | None = None, undo: bool = False
 ) -> Iterator[Report]:
     import ray
@@ -134,64 +143,6 @@ def _drained(
         time.sleep(LOOK_S)
 
 
-def leave(env: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """This machine is out of the fleet once it is drained; the others go on."""
-    _have_ray()
-    own = own_ray.started(env)
-    if own is None:
-        with _ray_problems():
-            if not own_ray.connect(env):
-                raise FleetProblem(IN_NONE)
-        raise FleetProblem("Ray on this machine was not started by us: ray stop")
-    try:
-        with _ray_problems():
-            directory = _connected(env)
-            for name in _own_names(directory):
-                for report in _drained(directory, name):
-                    say(f"{name} {report.state} {report.says}".rstrip())
-    except FleetProblem as problem:  # it leaves all the same
-        say(str(problem))
-    say("ending Ray on this machine")
-    own_ray.end(own, env)
-
-
-def _own_names(directory: Any) -> list[str]:
-    """Of this machine's node, if it has one."""
-    import ray
-
-    own = machines.own_machine()
-    reports = ray.get(machines.asked(directory, "status"), timeout=ANSWER_S)["reports"]
-    return [report.name for report in reports if report.machine == own]
-
-
-def down(env: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """End the fleet: its nodes, as their policies say, and Ray where we have started it."""
-    _have_ray()
-    own = own_ray.started(env)
-    was_there, others = False, 0
-    try:
-        with _ray_problems():
-            if not own_ray.connect(env):
-                raise FleetProblem(IN_NONE)
-            others = machines.others()
-            if was_there := machines.is_there():
-                say("ending the nodes; what runs there may finish first")
-                machines.remove()
-    except FleetProblem as problem:
-        if own is None:
-            raise
-        say(str(problem))
-    if own is not None:
-        say("ending Ray on this machine")
-        own_ray.end(own, env)
-        if others:
-            say("Ray goes on on the other machines: moe-proxy fleet down --here, there")
-    elif not was_there:
-        raise FleetProblem("there is no fleet in the Ray that runs here: moe-proxy fleet up")
-    else:
-        say("Ray goes on, as it was not started by us: ray stop")
-
-
 def _start_ray(
     wanted: Wanted, policies: Path, env: Mapping[str, str], say: Callable[[str], None]
 ) -> None:
@@ -218,39 +169,49 @@ def _check_head(head: str) -> None:
     import ray
 
     here = ray.get_runtime_context().gcs_address
-    if here != with_port(head):
+    if not found_ray.same(here, with_port(head)):
         raise FleetProblem(
             f"Ray runs on this machine already, in the cluster at {here}: leave that first "
             "(moe-proxy fleet down, or ray stop), or do without --head"
         )
 
 
-def _first(setup: Setup, policies: Path, say: Callable[[str], None]) -> Seen:
-    """This machine's policies are the fleet's."""
+def _begin(setup: Setup, policies: Path, own: str, say: Callable[[str], None]) -> None:
+    """A fleet; this machine's policies are its."""
     import ray
 
     directory = machines.directory()
     ray.get(machines.asked(directory, "ready"), timeout=ANSWER_S)
     here = Setup(setup.name, str(policies), setup.host, setup.port)
-    ray.get(machines.asked(directory, "setup", machines.own_machine(), here), timeout=ANSWER_S)
-    folder = Folder(policies, policies)
-    ray.get(machines.asked(directory, "seed", folder.read()), timeout=ANSWER_S)
+    ray.get(machines.asked(directory, "setup", own, here), timeout=ANSWER_S)
+    ray.get(machines.asked(directory, "seed", own_files(policies)), timeout=ANSWER_S)
     say("starting a node on each machine")
     arguments = {"host": setup.host or machine.FRONT_HOST}
     machines.deploy({**arguments, "port": setup.port or machine.FRONT_PORT})
-    return _until_up(directory)
 
 
-def _more(setup: Setup, say: Callable[[str], None]) -> Seen:
+def _until_there(env: Mapping[str, str], began: bool, say: Callable[[str], None]) -> None:
+    """The fleet that this machine is to be in: its first machine may be about to begin it."""
+    end_s = time.monotonic() + BEGINS_S
+    said = False
+    while not (machines.existing_directory() is not None and machines.is_deployed()):
+        if time.monotonic() > end_s:
+            if began and (own := own_ray.started(env)):
+                own_ray.end(own, env)
+            raise FleetProblem(
+                "there is no fleet in that cluster yet: moe-proxy fleet up, on its first machine"
+            )
+        if not said:
+            say(f"waiting for its first machine to begin the fleet, for {BEGINS_S:.0f} s at most")
+        said = True
+        time.sleep(LOOK_S)
+
+
+def _more(setup: Setup, own: str, say: Callable[[str], None]) -> Seen:
     """A machine joins, or is back."""
     import ray
 
-    directory = machines.existing_directory()
-    if directory is None or not machines.is_deployed():
-        raise FleetProblem(
-            "there is no fleet in that cluster yet: moe-proxy fleet up, on its first machine"
-        )
-    own = machines.own_machine()
+    directory = machines.directory()
     if own not in machines.wanted():
         raise FleetProblem(
             "Ray was started on this machine without --resources '{\"moe_proxy\": 1}', which other "
@@ -258,19 +219,19 @@ def _more(setup: Setup, say: Callable[[str], None]) -> Seen:
         )
     if setup != Setup():
         ray.get(machines.asked(directory, "setup", own, setup), timeout=ANSWER_S)
-    seen = _until_up(directory)
+    seen = _until_up(directory, own)
     ours = [each for each in seen.reports if each.machine == own and each.name in seen.draining]
     for report in ours:
         say(f"bringing {report.name} back")
         ray.get(machines.asked(directory, "drain", report.name, False, None), timeout=ANSWER_S)
-    return _until_up(directory, back=report.name) if ours else seen
+    return _until_up(directory, own, back=report.name) if ours else seen
 
 
-def _until_up(directory: Any, *, back: str | None = None) -> Seen:
+def _until_up(directory: Any, own: str, *, back: str | None = None) -> Seen:
     """`back`: one that has drained, and is not to any more."""
     end_s = time.monotonic() + UP_S
     while True:
-        seen = asyncio.run(seen_of(directory))
+        seen = asyncio.run(seen_of(directory, own))
         waiting = [
             each
             for each in seen.reports
@@ -290,9 +251,9 @@ def _until_up(directory: Any, *, back: str | None = None) -> Seen:
         time.sleep(LOOK_S)
 
 
-def _connected(env: Mapping[str, str]) -> Any:
+def connected(env: Mapping[str, str]) -> Any:
     """The directory of the fleet that this machine is in."""
-    _have_ray()
+    have_ray()
     if not own_ray.connect(env):
         raise FleetProblem("no Ray runs on this machine: moe-proxy fleet up")
     directory = machines.existing_directory()
@@ -301,7 +262,7 @@ def _connected(env: Mapping[str, str]) -> Any:
     return directory
 
 
-def _have_ray() -> None:
+def have_ray() -> None:
     # Not imported yet: with that, Ray reads what it is to show to others.
     if find_spec("ray") is None or find_spec("fastapi") is None:
         raise FleetProblem(f"a fleet needs Ray, which is not installed: {INSTALL}")
@@ -309,7 +270,7 @@ def _have_ray() -> None:
 
 
 @contextmanager
-def _ray_problems() -> Iterator[None]:
+def ray_problems() -> Iterator[None]:
     """Ray's errors as ours; ends what we had with it."""
     try:
         yield
@@ -330,7 +291,7 @@ def _ray_problems() -> Iterator[None]:
 def with_port(head: str) -> str:
     """HOST[:PORT] with Ray's usual port. Pure."""
     host, _, port = head.rpartition(":")
-    return head if host and port.isdecimal() else f"{head}:{own_ray.PORT}"
+    return head if host and port.isdecimal() else f"{head.rstrip(':')}:{own_ray.PORT}"
 
 
 def how_to_join(env: Mapping[str, str]) -> str:

@@ -29,6 +29,7 @@ class DirectoryActor:
         self._directory = Directory()
         self._changed = asyncio.Condition()
         self._began_s = time.monotonic()
+        self._told_s: dict[str, float] = {}  # by name: when its supervisor told last
         self._new = not ray.get_runtime_context().was_current_actor_reconstructed
         if self._new:
             self._directory.make_key()
@@ -61,6 +62,7 @@ class DirectoryActor:
     async def tell(self, report: Report) -> str:
         """Which life this is: to another one than before, what is known has to be told again."""
         self._directory.tell(report)
+        self._told_s[report.name] = time.monotonic()
         await self._tell()
         return await self.ready()
 
@@ -100,12 +102,19 @@ class DirectoryActor:
         return None
 
     async def status(self) -> dict[str, Any]:
-        """For commands: what each supervisor told last, and the key to ask its node."""
+        """For commands: what each supervisor told last, how many seconds ago, and the key to ask
+        its node."""
         await self._known()
         directory = self._directory
+        now_s = time.monotonic()
         return {
             "key": directory.key,
             "reports": directory.reports,
+            # One that others remember, and that has not told yet, is as old as we are.
+            "ages": {
+                each.name: now_s - self._told_s.get(each.name, self._began_s)
+                for each in directory.reports
+            },
             "draining": [each.name for each in directory.reports if directory.drains(each.name)],
             "machines": len(await asyncio.to_thread(machines.wanted)),
         }

@@ -3,12 +3,12 @@ asks on for minutes. Blocking."""
 
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
 ANSWER_S: Final = 3.0
-ADDRESS_OPTION: Final = "--gcs-address="
+ADDRESS_OPTION, NODE_OPTION = "--gcs-address=", "--node_id="
 # Ray gives these to its workers, and to who uses it from afar.
 TAKEN_BY_RAY: Final = range(10001, 20000)
 
@@ -30,11 +30,36 @@ def running(proc: Path = Path("/proc")) -> frozenset[str]:
 
 def cluster_of(command_line: bytes) -> set[str]:
     """Pure; empty where that is no raylet, the process that Ray has on each machine."""
+    return _given(command_line, ADDRESS_OPTION)
+
+
+def _given(command_line: bytes, option: str) -> set[str]:
     program, *words = command_line.decode(errors="replace").split("\0")
     if os.path.basename(program) != "raylet":
         return set()
-    given = {word.removeprefix(ADDRESS_OPTION) for word in words if word.startswith(ADDRESS_OPTION)}
-    return given - {""}
+    return {word.removeprefix(option) for word in words if word.startswith(option)} - {""}
+
+
+def node_of(ancestor: int, proc: Path = Path("/proc")) -> str | None:
+    """Ray's id of the node that this process has started, itself or by another. Of several on one
+    machine Ray itself says to whoever asks that he is on the first."""
+    for folder in proc.iterdir():
+        try:
+            given = folder.name.isdecimal() and _given(
+                (folder / "cmdline").read_bytes(), NODE_OPTION
+            )
+            if given and ancestor in _ancestors(int(folder.name), proc):
+                return given.pop()
+        except OSError:  # it has ended
+            continue
+    return None
+
+
+def _ancestors(pid: int, proc: Path) -> Iterator[int]:
+    while pid > 1:
+        stat = (proc / str(pid) / "stat").read_text()
+        pid = int(stat.rpartition(")")[2].split()[1])
+        yield pid
 
 
 def last_started(folder: str | None) -> str | None:
@@ -60,12 +85,33 @@ def choose(addresses: Collection[str], last: str | None) -> str | None:
 
 def why_silent(address: str) -> str | None:
     """None where something takes connections there."""
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
-    except (OSError, ValueError, OverflowError) as error:
+        socket.create_connection(parts_of(address), ANSWER_S).close()
+    except (OSError, ValueError) as error:
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
     return None
+
+
+def parts_of(address: str) -> tuple[str, int]:
+    """Of HOST:PORT. Raises ValueError. Pure."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError("that is no HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two addresses lead to the same place, by whatever name. Asks the resolver."""
+    if one == other:
+        return True
+    try:
+        found = [
+            {(each[4][0], each[4][1]) for each in socket.getaddrinfo(*parts_of(address))}
+            for address in (one, other)
+        ]
+    except (OSError, ValueError):
+        return False
+    return bool(found[0] & found[1])
 
 
 def why_not_listen(host: str, port: int) -> str | None:

@@ -83,7 +83,14 @@ def asked(directory: Any, method: str, *arguments: object) -> Any:
 
 def is_there() -> bool:
     """Whether there is anything of a fleet in this cluster."""
-    return existing_directory() is not None or is_deployed()
+    return existing_directory() is not None or APPLICATION in _serve().status().applications
+
+
+def is_head(machine: str) -> bool:
+    """Whether that is the first one, without which Ray does nothing new."""
+    import ray
+
+    return any(each["NodeID"] == machine and HEAD in each["Resources"] for each in ray.nodes())
 
 
 def others() -> int:
@@ -94,7 +101,9 @@ def others() -> int:
 
 
 def is_deployed() -> bool:
-    return APPLICATION in _serve().status().applications
+    """It is there, and does not end: who has told it to may not have waited."""
+    found = _serve().status().applications.get(APPLICATION)
+    return found is not None and found.status != "DELETING"
 
 
 def deploy(arguments: Mapping[str, Any]) -> None:
@@ -148,7 +157,7 @@ def remove() -> None:
     import ray
 
     serve = _serve()
-    if is_deployed():
+    if APPLICATION in serve.status().applications:
         serve.delete(APPLICATION)
     if (actor := existing_directory()) is not None:
         ray.kill(actor)

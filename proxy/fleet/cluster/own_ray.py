@@ -11,12 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from dataclasses import replace as replaced
 from importlib import import_module
 from pathlib import Path
 from typing import Final
 
 from proxy.files import BadJson, decode_json, read_small, replace
-from proxy.fleet.cluster import found_ray
+from proxy.fleet.cluster import asked_ray, found_ray, machines
 from proxy.fleet.cluster.keeper import says_up
 from proxy.fleet.names import NAMESPACE, RESOURCE
 from proxy.policy.values import home_of
@@ -24,13 +25,10 @@ from proxy.policy.values import home_of
 PORT: Final = 6379
 START_S: Final = 60.0
 END_S: Final = 90.0
+KILLED_S: Final = 2.0
 # Ray keeps a share of the memory for objects that are passed around. Ours are small.
 OBJECT_BYTES: Final = 100 << 20
 RECORD_BYTES: Final = 4096
-NO_TOKEN: Final = (
-    "\nThe fleet's token is not known here, or another one: put RAY_AUTH_TOKEN=TOKEN before the "
-    "command, as `moe-proxy fleet up` prints it on the first machine"
-)
 VARIABLES: Final = {
     # Where memory is short it is ours to give some back: Ray would kill the supervisor.
     "RAY_memory_monitor_refresh_ms": "0",
@@ -54,20 +52,24 @@ class RayProblem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A Ray that we have started: its process, when that began, and the cluster's address."""
+    """A Ray that we have started: its process, when that began, and the cluster's address; whether
+    it was told to end."""
 
     pid: int
     began: str
     address: str
+    ends: bool = False
 
 
 def connect(env: Mapping[str, str]) -> bool:
     """Use the Ray that runs on this machine; False where there is none. Raises RayProblem."""
-    use_token(env)
+    token = use_token(env)
     if (address := _address(env)) is None:
         return False
-    if "://" not in address and (why := found_ray.why_silent(address)):
-        raise RayProblem(f"Ray at {address} does not answer: {why}")
+    if "://" not in address:
+        if why := found_ray.why_silent(address):
+            raise RayProblem(f"Ray at {address} does not answer: {why}")
+        _ask(address, env, token)
     import ray
 
     try:
@@ -82,13 +84,23 @@ def connect(env: Mapping[str, str]) -> bool:
         raise RayProblem(f"Ray at {address} does not answer: {_line(error)}") from error
     except Exception as error:
         raise RayProblem(f"Ray at {address} cannot be used: {_line(error)}") from error
+    keep_token(env)
     return True
+
+
+def _ask(address: str, env: Mapping[str, str], token: str | None) -> None:
+    """Raises RayProblem where it will not have us."""
+    file = _token_file(env)
+    if why := asked_ray.why_not(address, env, token, str(file) if file.exists() else ""):
+        raise RayProblem(why)
 
 
 def _address(env: Mapping[str, str]) -> str | None:
     """Of the cluster that this machine is in; None where it is in none."""
     if own := started(env):
-        return own.address
+        if not own.ends:
+            return own.address
+        end(own, env)  # who has told it to has not waited
     given = env.get("RAY_ADDRESS") or "auto"
     if given == "local":  # Ray's word for one of its own
         return None
@@ -108,15 +120,20 @@ def start(head: str | None, port: int, env: Mapping[str, str]) -> Started:
             f"nothing answers at {head} ({why}): is that the first machine's address, does its "
             "fleet run (moe-proxy fleet status, there), and does its firewall let this machine in?"
         )
+    token = use_token(env)
+    if head is not None:
+        _ask(head, env, token)
     from ray.util import get_node_ip_address
 
-    own = get_node_ip_address()
+    own = get_node_ip_address() if head is None else get_node_ip_address(head)
+    if why := asked_ray.why_not_shown(own, env):
+        raise RayProblem(why)
     if head is None and (why := found_ray.why_not_listen(own, port)):
         raise RayProblem(why)
     address = f"{own}:{port}" if head is None else head
-    folder = _folder(env)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    log = folder / "ray.log"
+    where = folder(env)
+    where.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log = where / "ray.log"
     # A head that begins again by itself would be one of an empty cluster.
     kept = () if head is None else (sys.executable, "-m", "proxy.fleet.cluster.keeper", str(log))
     with log.open("wb") as out:
@@ -129,8 +146,9 @@ def start(head: str | None, port: int, env: Mapping[str, str]) -> Started:
             start_new_session=True,
         )
     found = Started(process.pid, _began(process.pid), address)
-    replace(folder / "ray.json", json.dumps(asdict(found)).encode())
-    _wait_until_up(process, log)
+    _note(found, env)
+    _wait_until_up(process, log, found, env)
+    keep_token(env)
     return found
 
 
@@ -157,15 +175,22 @@ def ray_env(env: Mapping[str, str]) -> dict[str, str]:
 def started(env: Mapping[str, str]) -> Started | None:
     """The Ray that we have started here, where it still runs."""
     try:
-        data = read_small(_folder(env) / "ray.json", RECORD_BYTES)
+        data = read_small(folder(env) / "ray.json", RECORD_BYTES)
         found: Started = decode_json(data, Started, "ray.json")
     except (OSError, BadJson):
         return None
     return found if _began(found.pid) == found.began else None
 
 
+def own_machine(env: Mapping[str, str]) -> str:
+    """Ray's id of this machine, for who is connected."""
+    own = started(env)
+    return (found_ray.node_of(own.pid) if own else None) or machines.own_machine()
+
+
 def end(own: Started, env: Mapping[str, str]) -> None:
     """End it, with all its processes."""
+    _note(replaced(own, ends=True), env)
     with suppress(ProcessLookupError):
         os.kill(own.pid, signal.SIGTERM)
     end_s = time.monotonic() + END_S
@@ -174,19 +199,17 @@ def end(own: Started, env: Mapping[str, str]) -> None:
     # Some of Ray's would wait for a first machine that is gone.
     with suppress(ProcessLookupError):
         os.killpg(own.pid, signal.SIGKILL)
-    (_folder(env) / "ray.json").unlink(missing_ok=True)
+    (folder(env) / "ray.json").unlink(missing_ok=True)
 
 
 def use_token(env: Mapping[str, str]) -> str | None:
     """What Ray asks everybody for who reaches its ports; None where there is none, or another mode
-    was chosen. One in the environment is kept for later commands. Raises RayProblem."""
+    was chosen. Raises RayProblem."""
     if env.get("RAY_AUTH_MODE", "token") != "token":
         return None
     file = _token_file(env)
     given, there = env.get("RAY_AUTH_TOKEN"), _token_of(file)
-    if given and not there:
-        _write_token(file, given)
-    elif given and there and given != there:
+    if given and there and given != there:
         raise RayProblem(
             f"RAY_AUTH_TOKEN is another token than the one in {file}: if this machine has changed "
             "its fleet, remove that file"
@@ -195,6 +218,13 @@ def use_token(env: Mapping[str, str]) -> str | None:
     if token:
         _show_token()
     return token
+
+
+def keep_token(env: Mapping[str, str]) -> None:
+    """One in the environment is there for later commands too, once a Ray has taken it."""
+    file = _token_file(env)
+    if (token := use_token(env)) and not _token_of(file):
+        _write_token(file, token)
 
 
 def _show_token() -> None:
@@ -236,31 +266,37 @@ def _write_token(file: Path, token: str) -> None:
         stream.write(token)
 
 
-def _folder(env: Mapping[str, str]) -> Path:
+def folder(env: Mapping[str, str]) -> Path:
     state = Path(env.get("XDG_STATE_HOME") or home_of(env) / ".local" / "state")
     return state / "moe-proxy" / "fleet"
 
 
-def _wait_until_up(process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait_until_up(
+    process: "subprocess.Popen[bytes]", log: Path, found: Started, env: Mapping[str, str]
+) -> None:
+    """What has not started, or is not waited for, is ended."""
     end_s = time.monotonic() + START_S
-    while not says_up(log):
-        if process.poll() is not None or time.monotonic() > end_s:
-            raise _not_started(process, log)
-        time.sleep(0.1)
-
-
-def _not_started(process: "subprocess.Popen[bytes]", log: Path) -> RayProblem:
-    if process.poll() is None:
-        process.terminate()
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return RayProblem(not_started("\n".join(lines), log))
+    try:
+        while not says_up(log):
+            if process.poll() is not None or time.monotonic() > end_s:
+                raise RayProblem(not_started(log.read_text(errors="replace"), log))
+            time.sleep(0.1)
+    except BaseException:
+        end(found, env)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(KILLED_S)
+        raise
 
 
 def not_started(said: str, log: Path) -> str:
     """Pure."""
-    last = "\n".join(f"  {line[:200]}" for line in said.splitlines()[-5:])
-    hint = NO_TOKEN if "AuthToken" in said or "AuthenticationError" in said else ""
-    return f"Ray does not start (all that it says: {log}):\n{last}{hint}"
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["nothing"]
+    # The last line of a traceback says most of it.
+    return f"Ray does not start (all that it says: {log}): {lines[-1][:300]}"
+
+
+def _note(own: Started, env: Mapping[str, str]) -> None:
+    replace(folder(env) / "ray.json", json.dumps(asdict(own)).encode())
 
 
 def _began(pid: int) -> str:

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from proxy.errors import reason_of
 from proxy.files import NotPlain, read_small, replace
 from proxy.fleet.cluster.directory import Entry
 from proxy.policy.sources import MOST_BYTES, candidates, policy_files
@@ -123,18 +124,24 @@ class Folder:
     def write(self, name: str, text: bytes | None, *, instead_of: bytes | None) -> bool:
         """False, and nothing is done, where the file is another one now. Raises OSError."""
         file = self._folder / name
+        now: bytes | None
         try:
             now = read_small(file, MOST_BYTES)
         except FileNotFoundError:
             now = None
-        except OSError:
-            return False
+        except OSError as error:
+            if instead_of is not None:
+                return False
+            raise NotPlain(f"{file} is no file that can be read as a policy") from error
         if now != instead_of:
             return False
-        if text is None:
-            file.unlink(missing_ok=True)
-        else:
-            replace(file.resolve(), text)  # a link stays a link
+        try:
+            if text is None:
+                file.unlink(missing_ok=True)
+            else:
+                replace(file.resolve(), text)  # a link stays a link
+        except OSError as error:  # whoever is told is to know which one
+            raise OSError(f"{file} cannot be written: {reason_of(error)}") from error
         return True
 
     def keep_aside(self, name: str) -> Path:
@@ -143,6 +150,11 @@ class Folder:
         own = self._folder / name
         replace(kept, read_small(own, MOST_BYTES), mode=own.stat().st_mode & 0o7777)
         return kept
+
+
+def own_files(path: Path) -> dict[str, bytes]:
+    """What a machine with these policies begins a fleet with; nothing is made. Raises OSError."""
+    return Folder(path, path).read() if path.exists() else {}
 
 
 def folder_of(named: str | None, env: Mapping[str, str]) -> Path:

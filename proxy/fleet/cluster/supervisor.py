@@ -17,13 +17,13 @@ import structlog
 
 from proxy.clock import RealClock
 from proxy.errors import reason_of
-from proxy.fleet.cluster import drain, machine, machines
+from proxy.fleet.cluster import drain, machine, machines, policy_place
 from proxy.fleet.cluster.children import Kept, Program, serving_url
 from proxy.fleet.cluster.directory import Entry, Memory, News, Report, Setup, State
 from proxy.fleet.cluster.link import Link
 from proxy.fleet.cluster.node_api import NodeApi, NotAnswered
 from proxy.fleet.cluster.policy_follower import PolicyFollower
-from proxy.fleet.cluster.policy_sync import Folder, folder_of
+from proxy.fleet.cluster.policy_sync import folder_of, own_files
 from proxy.fleet.member import Members, line_of
 from proxy.fleet.rpc.lender import lending_by_ray
 from proxy.fleet.rpc.words import SOCKET_VARIABLE
@@ -70,6 +70,7 @@ class Supervisor:
         self._state: State = "starting"
         self._says = ""
         self._sick = ""
+        self._elsewhere = ""  # where the policies are, where that is not as it was said
         self._heard = asyncio.Condition()
         self._begin = spawn(self._run(), name="supervisor")
 
@@ -142,13 +143,16 @@ class Supervisor:
         self._stack.callback(self._socket.close)
         await self._background(self._tell, "tell")
 
-        self._policies = folder_of(self._setup.policies, self._env)
-        record = self._folder / "policies.json"
-        folder = await POLICIES.run(Folder, self._policies, record)
+        wanted = folder_of(self._setup.policies, self._env)
         if self._memory.policies is None:
-            await self._seed(folder)
-        follower = PolicyFollower(folder, self._env, partial(self._link.ask, "put"))
-        await follower.join(self._fleet_policies())
+            await self._seed(wanted)
+        place = await policy_place.place(
+            wanted,
+            self._folder,
+            self._fleet_policies,
+            lambda folder: PolicyFollower(folder, self._env, partial(self._link.ask, "put")),
+        )
+        self._policies, self._elsewhere, follower = place.path, place.says, place.follower
         await self._background(follower.watch, "policy files")
         await self._background(partial(follower.tell_edits, self._fleet_policies), "policy edits")
         await self._background(partial(self._follow, follower), "news")
@@ -167,11 +171,11 @@ class Supervisor:
         )
         await self._background(self._keep_node, "node")
 
-    async def _seed(self, folder: Folder) -> None:
+    async def _seed(self, wanted: Path) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(SEED_S):
                 return await self._link.seeded()
-        await self._link.ask("seed", await POLICIES.run(folder.read))
+        await self._link.ask("seed", await POLICIES.run(own_files, wanted))
         await self._link.seeded()
 
     async def _follow(self, follower: PolicyFollower) -> None:
@@ -239,6 +243,7 @@ class Supervisor:
             says = self._node.failure
         if self._front is not None and self._front.child is None and self._front.failure:
             says = f"front {self._front.failure}; {says}"
+        says = "; ".join(filter(None, (says, self._elsewhere)))
         return Report(
             self._machine,
             self._name,

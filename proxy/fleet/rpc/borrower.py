@@ -12,7 +12,11 @@ import structlog
 from proxy.engine.lent import LentServer
 from proxy.engine.types import FLEET, LoadOptions
 from proxy.errors import LoadFailed
+from proxy.fleet.rpc.held import RAM
+from proxy.fleet.rpc.promises import OwnPromises
 from proxy.fleet.rpc.words import LENDS_WITHIN_S, LONGEST_LINE, SOCKET_VARIABLE, Answer, Ask
+from proxy.memory.promised import Sources, sources_beside
+from proxy.policy.model import Policies
 from proxy.pool.hooks import Hooks
 from proxy.pool.state import Backend
 
@@ -34,8 +38,9 @@ Lacking = Callable[[LoadOptions], Awaitable[tuple[int, int] | None]]
 class Borrower:
     """One for the proxy. Called before a backend is started, and when it is gone."""
 
-    def __init__(self, socket: Path | None, lacking: Lacking) -> None:
+    def __init__(self, socket: Path | None, lacking: Lacking, sources: Sources) -> None:
         """`socket`: where this node's supervisor listens; None: there is none."""
+        self.sources = sources
         self._socket, self._lacking = socket, lacking
         # What changes: by backend, its start and what was lent for it, and the connection by which
         # it is; and the bytes that each node had free, as of the last look.
@@ -127,14 +132,25 @@ class Borrower:
             raise
 
 
+def _reserve_bytes(policies: Policies) -> int:
+    """Whoever lends does not know devices by the names of the policies: the largest holds."""
+    devices = policies.devices
+    return max([devices.reserve_bytes, *(each.reserve_bytes for each in devices.named.values())])
+
+
 @contextmanager
-def borrowing(env: Mapping[str, str], hooks: Hooks, lacking: Lacking) -> Iterator[Borrower]:
+def borrowing(
+    env: Mapping[str, str], hooks: Hooks, lacking: Lacking, policies: Callable[[], Policies]
+) -> Iterator[Borrower]:
     """For the length of the block, with what is said in `env`. Others make way for a load only if
-    it can be."""
+    it can be. What its machine has promised to others, and they have not taken yet, is not the
+    node's own any more: its memory is read by the borrower's `sources`."""
     socket = Path(env[SOCKET_VARIABLE]) if env.get(SOCKET_VARIABLE) else None
-    borrower = Borrower(socket, lacking)
+    own = OwnPromises(env, lambda: _reserve_bytes(policies()))
+    borrower = Borrower(socket, lacking, sources_beside(own.open, RAM) if socket else Sources())
     hooks.subscribe(before_start=borrower.before_start, gone=borrower.gone)
     try:
         yield borrower
     finally:
         borrower.close()
+        own.close()

@@ -1,28 +1,32 @@
 """What this machine could lend, of the memory that an RPC server would use here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from proxy.engine.installed import folder
+from proxy.fleet.rpc.held import RAM
 from proxy.memory.host import available_host_bytes
 from proxy.memory.nvidia import Driver, Nvidia
 from proxy.memory.readings import Unreadable
 from proxy.memory.sysfs import Sysfs
 
-# Left to whatever else is done there: of a card as devices.reserve is by itself, of RAM more, which
-# is all there is for everything.
+# Left to whatever else is done there: of a card what the node's own devices.reserve says, or is by
+# itself, of RAM this at least, which is all there is for everything.
 CARD_RESERVE_BYTES: Final = 512 << 20
 RAM_RESERVE_BYTES: Final = 1 << 30
 # Builds with one of these compute on cards, all others on the CPU.
 OF_CARDS: Final = ("cuda", "hip", "vulkan", "sycl")
 
 
-def free_bytes() -> int:
-    """Asks drivers, which may take their time."""
+def free_by_place(reserve_bytes: int | None = None) -> Mapping[str, int]:
+    """Of each card, or of RAM; so much is to stay free, or what is usual. Asks drivers, which may
+    take their time."""
     if computes_on_cards(folder("lib")):
-        return max([0, *_of_cards((Nvidia(), Sysfs()))])
-    return max((available_host_bytes() or 0) - RAM_RESERVE_BYTES, 0)
+        reserve = CARD_RESERVE_BYTES if reserve_bytes is None else reserve_bytes
+        return dict(_of_cards((Nvidia(), Sysfs()), reserve))
+    reserve = max(RAM_RESERVE_BYTES, reserve_bytes or 0)
+    return {RAM: max((available_host_bytes() or 0) - reserve, 0)}
 
 
 def computes_on_cards(libraries: Path | None) -> bool:
@@ -32,13 +36,13 @@ def computes_on_cards(libraries: Path | None) -> bool:
     )
 
 
-def _of_cards(drivers: Iterable[Driver]) -> Iterable[int]:
-    """One of them, since a server's devices have a name each by its address."""
+def _of_cards(drivers: Iterable[Driver], reserve_bytes: int) -> Iterator[tuple[str, int]]:
     for driver in drivers:
         try:
-            samples = [driver.read(card.id) for card in driver.cards() if not card.integrated]
+            ids = [card.id for card in driver.cards() if not card.integrated]
+            samples = [(each, driver.read(each)) for each in ids]
         except (Unreadable, OSError):
             continue
-        yield from (
-            each.free_bytes - CARD_RESERVE_BYTES for each in samples if each.free_bytes is not None
-        )
+        for each, sample in samples:
+            if sample.free_bytes is not None:
+                yield each, max(sample.free_bytes - reserve_bytes, 0)

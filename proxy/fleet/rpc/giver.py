@@ -5,7 +5,7 @@ that was made for this backend: each of their connections is handed to a server 
 listens nowhere and ends with it. Others get not a byte.
 
 Reads a line of JSON from standard input, says its port in one, and ends when the input does. What
-it lends has ended with it, however it ends.
+it lends has ended with it, however it ends, and so has what it promised of the machine's memory.
 """
 
 import argparse
@@ -21,10 +21,13 @@ from typing import Final
 import msgspec
 import structlog
 
+from proxy.errors import reason_of
 from proxy.fleet.rpc import passing
-from proxy.fleet.rpc.door import Door
-from proxy.fleet.rpc.server import Server
-from proxy.node.identity import certificates_of
+from proxy.fleet.rpc.door import Door, Said
+from proxy.fleet.rpc.free import free_by_place
+from proxy.fleet.rpc.promises import NotPromised, Promises
+from proxy.fleet.rpc.server import Server, check_server
+from proxy.node.identity import BadIdentity, certificates_of
 
 log = structlog.get_logger()
 
@@ -40,6 +43,8 @@ class Order(msgspec.Struct, frozen=True):
     """What it is told in its first line."""
 
     token: str  # in hexadecimal digits
+    size_bytes: int = 0  # so much of this machine's memory, if there is, but
+    least_bytes: int = 0  # not less than this
 
 
 class Giver:
@@ -136,10 +141,23 @@ def main() -> None:
     token = bytes.fromhex(order.token)
     if len(token) != TOKEN_BYTES:
         sys.exit("a token has another length")
-    certificates = certificates_of(os.environ)
-    context = certificates.of_server() if certificates else None
-    giver = Giver(arguments.host, token, context=context, options=arguments.options)
-    giver.door.serve_until_the_input_ends()
+    try:
+        check_server()
+        certificates = certificates_of(os.environ)
+        context = certificates.of_server() if certificates else None
+        giver = Giver(arguments.host, token, context=context, options=arguments.options)
+        _serve(giver, order)
+    except (NotPromised, BadIdentity, LookupError, OSError) as error:
+        Said(error=reason_of(error)).tell()
+
+
+def _serve(giver: Giver, order: Order) -> None:
+    if not order.size_bytes:
+        giver.door.serve_until_the_input_ends()
+        return
+    promises = Promises(os.environ)
+    with promises.made(free_by_place, order.size_bytes, order.least_bytes) as size_bytes:
+        giver.door.serve_until_the_input_ends(size_bytes)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,14 @@ from typing import Final, Literal
 
 import msgspec
 
-from proxy.fleet.rpc.door import Port
+from proxy.fleet.rpc.door import Said
 
 STARTS_WITHIN_S: Final = 20.0
 ENDS_WITHIN_S: Final = 2.0
+
+
+class Refused(Exception):
+    """It has not begun. The text, which is its own, is for people."""
 
 
 @asynccontextmanager
@@ -23,8 +27,20 @@ async def helper(
     arguments: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[int]:
-    """Its port, for the length of the block. `order` is what it is told on its standard input,
-    where no other user can read it. Raises OSError."""
+    """As `begun`, with its port alone."""
+    async with begun(what, order, arguments, env) as said:
+        yield said.port
+
+
+@asynccontextmanager
+async def begun(
+    what: Literal["giver", "taker"],
+    order: msgspec.Struct,
+    arguments: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> AsyncIterator[Said]:
+    """What it says of itself, for the length of the block. `order` is what it is told on its
+    standard input, where no other user can read it. Raises Refused and OSError."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", f"proxy.fleet.rpc.{what}", *arguments),
@@ -39,10 +55,15 @@ async def helper(
         try:
             async with asyncio.timeout(STARTS_WITHIN_S):
                 line = await process.stdout.readline()
-            port = msgspec.json.decode(line, type=Port).port
-        except (TimeoutError, msgspec.DecodeError) as error:
-            raise OSError(f"the {what} of an RPC server has not started") from error
-        yield port
+            said = msgspec.json.decode(line, type=Said)
+        except TimeoutError:
+            why = f"has said nothing within {STARTS_WITHIN_S:g} s"
+            raise OSError(f"the {what} of an RPC server {why}") from None
+        except msgspec.DecodeError as error:
+            raise OSError(f"the {what} of an RPC server has ended at its start") from error
+        if said.error:
+            raise Refused(said.error)
+        yield said
     finally:
         process.stdin.close()  # it ends what it lends, and itself
         try:

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from proxy.fleet.rpc import taker
-from proxy.fleet.rpc.helper import helper
+from proxy.fleet.rpc.helper import Refused, helper
 from proxy.fleet.rpc.words import LENDS_WITHIN_S, LONGEST_LINE, Answer, Ask, Share
 from proxy.tasks import spawn
 
@@ -141,7 +141,7 @@ async def _lend(stack: AsyncExitStack, lender: Lender, ask: Ask, pid: int) -> An
             loan = await lender.lend(ask.model, ask.size_bytes, ask.reserve_bytes)
             stack.push_async_callback(loan.end)
             shares = [await _share(stack, giver, pid) for giver in loan.givers]
-    except NothingLent as error:
+    except (NothingLent, Refused) as error:
         return Answer(error=str(error))
     except TimeoutError:
         return Answer(error=f"the fleet has lent nothing within {LENDS_WITHIN_S:g} s")

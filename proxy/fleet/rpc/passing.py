@@ -15,6 +15,8 @@ from typing import Final
 
 PIPE_BYTES: Final = 1 << 20
 CHUNK_BYTES: Final = 1 << 18
+# With ourselves, where strangers on this machine may be in the way.
+PAIRS_WITHIN_S: Final = 5.0
 # A machine that is cut off says nothing: then the connection has to end by itself.
 KEEPALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -137,7 +139,7 @@ def _in_turn(near: socket.socket, far: socket.socket) -> None:
 def pair() -> tuple[socket.socket, socket.socket]:
     """Two ends of a connection that nobody else has. Raises OSError."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        near = socket.create_connection(listener.getsockname())
+        near = socket.create_connection(listener.getsockname(), timeout=PAIRS_WITHIN_S)
         while True:
             far, peer = listener.accept()
             if peer == near.getsockname():

@@ -9,6 +9,7 @@ from typing import Final
 
 TABLE: Final = Path("/proc/net/tcp")
 LISTENS: Final = "0A"
+LOOKS: Final = 3
 
 Address = tuple[str, int]
 
@@ -35,28 +36,38 @@ def _ends() -> Iterator[End]:
 def other_end(connection: socket.socket) -> End | None:
     """That of whoever has connected from this machine; None where it is gone."""
     here, there = connection.getsockname(), connection.getpeername()
-    return next((end for end in _ends() if (end.local, end.remote) == (there, here)), None)
+    # The kernel gives its table in pieces, and one may be missed where others come and go.
+    for _ in range(LOOKS):
+        for end in _ends():
+            if (end.local, end.remote) == (there, here):
+                return end
+    return None
 
 
 def is_of(inode: int, ancestor: int) -> bool:
     """Whether a process has this socket that is `ancestor`, or was started by it or by one of its
     own."""
-    wanted, family = f"socket:[{inode}]", {ancestor}
-    parents = dict(_parents())
+    wanted = f"socket:[{inode}]"
+    return any(wanted in _open_files(pid) for pid in {ancestor} | descendants(ancestor))
+
+
+def descendants(ancestor: int) -> set[int]:
+    """The processes that were started by this one or by one of its own, and live."""
+    family, parents = {ancestor}, dict(_parents())
     while more := {pid for pid, parent in parents.items() if parent in family} - family:
         family |= more
-    return any(wanted in _open_files(pid) for pid in family)
+    return family - {ancestor}
 
 
 def _parents() -> Iterator[tuple[int, int]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                text = (entry / "stat").read_text()
+                text = (entry / "stat").read_bytes()
             except OSError:  # it has ended meanwhile
                 continue
-            # Behind the name, in which there may be anything.
-            yield int(entry.name), int(text.rpartition(")")[2].split()[1])
+            # Behind the name, in which there may be anything, and half a letter.
+            yield int(entry.name), int(text.rpartition(b")")[2].split()[1])
 
 
 def _open_files(pid: int) -> Iterator[str]:

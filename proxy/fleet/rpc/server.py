@@ -20,12 +20,20 @@ LIBRARY: Final = Path(__file__).with_name(f"_handed{EXTENSION_SUFFIXES[0]}")
 ENDS_WITHIN_S: Final = 2.0
 
 
+def check_server() -> None:
+    """Raises LookupError and OSError where none could be started."""
+    program(NAME)
+    if not LIBRARY.is_file():
+        raise OSError(f"{LIBRARY.name} is missing; make setup builds it")
+
+
 class Server:
-    """Its process. One thread has it, but for `kill`."""
+    """Its process. One thread has it, but for `kill`, and it ends with that thread."""
 
     def __init__(self, connection: socket.socket, options: Sequence[str] = ()) -> None:
         """Starts it for this connection, which stays the caller's to close. Raises LookupError and
         OSError where that cannot be."""
+        check_server()
         # Its calls wait, as those of a connection that it has accepted itself.
         connection.setblocking(True)
         handed = connection.fileno()
@@ -63,7 +71,9 @@ class Server:
 
 
 def _handed(number: int) -> dict[str, str]:
-    """Variables with which a server has this for its client. Raises OSError."""
-    if not LIBRARY.is_file():
-        raise OSError(f"{LIBRARY.name} is missing; make setup builds it")
-    return {"LD_PRELOAD": str(LIBRARY), "MOE_PROXY_HANDED_FD": str(number)}
+    """Variables with which a server has this for its client."""
+    return {
+        "LD_PRELOAD": str(LIBRARY),
+        "MOE_PROXY_HANDED_FD": str(number),
+        "MOE_PROXY_HANDED_BY": str(os.getpid()),
+    }

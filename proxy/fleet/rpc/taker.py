@@ -16,10 +16,11 @@ from typing import Final
 import msgspec
 import structlog
 
+from proxy.errors import reason_of
 from proxy.fleet.rpc import passing, peers
-from proxy.fleet.rpc.door import Door
+from proxy.fleet.rpc.door import Door, Said
 from proxy.fleet.rpc.giver import MOST_SERVED
-from proxy.node.identity import certificates_of
+from proxy.node.identity import BadIdentity, certificates_of
 
 log = structlog.get_logger()
 
@@ -62,20 +63,41 @@ class Taker:
     def _may(self, connection: socket.socket) -> bool:
         end = peers.other_end(connection)
         if end is None:
+            log.warning("rpc_stranger", why="it is gone, or of another machine")
             return False
         if end.uid != os.getuid() or not peers.is_of(end.inode, self._order.proxy):
             log.warning("rpc_stranger", uid=end.uid, port=end.local[1])
             return False
         return True
 
-    def _giver(self) -> socket.socket:
-        """A connection to it that has brought the token. Raises OSError."""
+    def check(self) -> None:
+        """Raises OSError where the giver is not reached: a backend could not say why. Nothing is
+        started there for it, as it brings no token."""
+        try:
+            self._reached().close()
+        except OSError as error:
+            where = f"{self._order.host} at port {self._order.port}"
+            raise OSError(
+                f"the node that lends is not reached, {where}: {reason_of(error)}"
+            ) from error
+
+    def _reached(self) -> socket.socket:
+        """A connection to the giver. Raises OSError."""
         address = (self._order.host, self._order.port)
         connection = socket.create_connection(address, timeout=CONNECTS_WITHIN_S)
         try:
             passing.prepare(connection)
             if self._context is not None:
                 connection = self._context.wrap_socket(connection, server_hostname=self._order.host)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _giver(self) -> socket.socket:
+        """One that has brought the token. Raises OSError."""
+        connection = self._reached()
+        try:
             connection.sendall(bytes.fromhex(self._order.token))
         except BaseException:
             connection.close()
@@ -90,8 +112,13 @@ def _nothing() -> None:
 def main() -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
-    certificates = certificates_of(os.environ)
-    taker = Taker(order, certificates.of_client() if certificates else None)
+    try:
+        certificates = certificates_of(os.environ)
+        taker = Taker(order, certificates.of_client() if certificates else None)
+        taker.check()
+    except (BadIdentity, OSError) as error:
+        Said(error=reason_of(error)).tell()
+        return
     taker.door.serve_until_the_input_ends()
 
 

@@ -56,13 +56,14 @@ def node_that_answers(fleet: RayFleet, model: str) -> str:
 
 
 def test_machines_that_join_get_a_node_each(fleet: RayFleet) -> None:
-    fleet.join_by_up("b")
+    said = fleet.join_by_up("b")
     fleet.join("c")
 
     nodes = fleet.until(ready, "three nodes are ready")
 
     # Each has a front, here at the next free ports; the files of policies came from the first.
     assert len({each["front"] for each in nodes.values()}) == 3
+    assert f"use {nodes['b']['front']} on this machine" in said
     assert fleet.policy("b").read_bytes() == fleet.policy("a").read_bytes()
     assert node_that_answers(fleet, "own-c") == "c"
     # What Ray sets for its workers is not for a node: no card would be there, and one thread.

@@ -10,6 +10,7 @@ from proxy.fleet.cluster.found_ray import (
     choose,
     cluster_of,
     last_started,
+    node_of,
     running,
     why_not_listen,
     why_silent,
@@ -35,6 +36,20 @@ def test_only_processes_of_this_user_count(tmp_path: Path, monkeypatch: pytest.M
     other = os.geteuid() + 1
     monkeypatch.setattr(os, "geteuid", lambda: other)
     assert running(tmp_path) == frozenset()
+
+
+def test_of_several_on_a_machine_ours_is_the_one_that_we_have_started(tmp_path: Path) -> None:
+    for pid, parent in ((4, 1), (5, 1), (6, 5), (7, 4), (8, 6)):
+        folder = tmp_path / str(pid)
+        folder.mkdir()
+        (folder / "stat").write_text(f"{pid} (ray let) S {parent} 1 1 0")
+        line = RAYLET.replace(b"id=1", b"id=%d" % pid) if pid > 6 else b"ray"
+        (folder / "cmdline").write_bytes(line)
+    (tmp_path / "9").mkdir()  # one that has just ended
+
+    assert node_of(5, tmp_path) == "8"
+    assert node_of(6, tmp_path) == "8"
+    assert node_of(9, tmp_path) is None
 
 
 def test_what_was_started_last_counts_only_while_it_runs(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from proxy.fleet.cluster.own_ray import (
     Started,
     command,
     connect,
+    keep_token,
     make_token,
     not_started,
     ray_env,
@@ -44,9 +46,12 @@ def test_a_first_machine_makes_a_token_that_only_its_user_reads(
     assert make_token(env) == token
 
 
-def test_one_that_is_given_is_kept_for_later_commands(env: dict[str, str]) -> None:
+def test_one_that_is_given_is_kept_once_a_ray_has_taken_it(env: dict[str, str]) -> None:
     assert use_token(env) is None
     assert use_token(env | {"RAY_AUTH_TOKEN": "given"}) == "given"
+    # A wrong one is in nobody's way.
+    assert use_token(env) is None
+    keep_token(env | {"RAY_AUTH_TOKEN": "given"})
     assert use_token(env) == "given"
 
 
@@ -79,12 +84,71 @@ def test_ray_kills_nobody_for_memory_unless_that_is_wanted() -> None:
     )
 
 
-def test_who_lacks_the_token_is_told_where_it_is(tmp_path: Path) -> None:
-    said = "1\n2\n3\n4\n5\nRPC error: InvalidAuthToken: missing"
+def test_of_what_ray_says_one_line_is_passed_on(tmp_path: Path) -> None:
+    said = "Traceback (most recent call last):\n  File x\nOSError: no room\n\n"
 
-    assert "RAY_AUTH_TOKEN=TOKEN" in not_started(said, tmp_path)
-    assert "TOKEN" not in not_started("Address already in use", tmp_path)
-    assert "  1" not in not_started(said, tmp_path).splitlines()
+    assert not_started(said, tmp_path).endswith(f"{tmp_path}): OSError: no room")
+    assert "\n" not in not_started("", tmp_path)
+
+
+def test_a_ray_that_does_not_come_up_is_ended_with_its_record(
+    env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_ray, "START_S", 0.0)
+    sleeps = "import time; time.sleep(600)"
+    monkeypatch.setattr(own_ray, "command", lambda *_: (sys.executable, "-c", sleeps))
+    ended: list[Started] = []
+    end = own_ray.end
+
+    def noted(own: Started, env: dict[str, str]) -> None:
+        ended.append(own)
+        end(own, env)
+
+    monkeypatch.setattr(own_ray, "end", noted)
+
+    with pytest.raises(RayProblem, match="Ray does not start"):
+        start(None, 0, env)
+
+    (own,) = ended
+    assert own_ray._began(own.pid) != own.began
+    assert started(env) is None
+    assert not list(tmp_path.rglob("ray.json"))
+
+
+def test_one_whose_end_was_not_waited_for_is_waited_for_by_the_next_command(
+    env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_ray.folder(env).mkdir(parents=True)
+    monkeypatch.setattr(found_ray, "running", frozenset)
+    slow = "import signal; signal.signal(signal.SIGTERM, lambda *_: None); print(flush=True); "
+    argv = (sys.executable, "-c", slow + "input()")
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        own = Started(process.pid, own_ray._began(process.pid), "10.0.0.1:6379")
+
+        def interrupted(_: float) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("time.sleep", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                own_ray.end(own, env)
+        assert started(env) == replace(own, ends=True)
+        monkeypatch.setattr(own_ray, "END_S", 0.0)
+
+        assert connect(env | {"RAY_TMPDIR": env["HOME"]}) is False
+
+        assert process.wait() != 0
+    assert started(env) is None
+
+
+def test_an_address_is_the_same_by_any_name() -> None:
+    assert found_ray.same("localhost:6379", "127.0.0.1:6379")
+    assert not found_ray.same("127.0.0.1:6379", "127.0.0.1:6380")
+    assert not found_ray.same("127.0.0.1:6379", "nonsense")
 
 
 def test_only_a_ray_that_we_have_started_and_that_runs_is_ours(
@@ -126,11 +190,6 @@ def test_a_ray_that_has_ended_is_not_waited_for(
     assert connect(env | {"RAY_TMPDIR": str(tmp_path)}) is False
     with pytest.raises(RayProblem, match=f"{silent} does not answer: Connection refused"):
         connect(env | {"RAY_ADDRESS": silent})
-
-
-def test_a_token_is_kept_whatever_ray_is_there(env: dict[str, str]) -> None:
-    assert connect(env | {"RAY_ADDRESS": "local", "RAY_AUTH_TOKEN": "given"}) is False
-    assert use_token(env) == "given"
 
 
 def test_a_head_that_is_not_there_is_told_before_ray_starts(

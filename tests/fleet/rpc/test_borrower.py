@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from proxy.fleet.rpc.held import RAM
 from proxy.fleet.rpc.lending import lending
+from proxy.fleet.rpc.promises import Promises
 from proxy.fleet.rpc.words import SOCKET_VARIABLE
 from tests.support.guard import until
 from tests.support.models import model
@@ -128,6 +130,19 @@ async def test_without_a_fleet_it_is_not_loaded_and_says_so(tmp_path: Path) -> N
         await said_by(served, "plain")
 
 
+async def test_a_killed_worker_leaves_nothing_lent(tmp_path: Path) -> None:
+    lender = LocalLender([GIB])
+    async with node(tmp_path, lender, text()) as served:
+        before = await said_by(served, "a")
+        (server,) = rpc_servers()
+        os.kill((await served.backend("a"))["pid"], signal.SIGKILL)
+        await until(lambda: not Path(f"/proc/{server}/exe").exists(), "what it had has ended")
+
+        assert await said_by(served, "a") == before
+        assert len(rpc_servers()) == 1
+        assert len(lender.asked) == 2
+
+
 async def test_a_lost_node_ends_the_backend_and_the_next_request_has_another(
     tmp_path: Path,
 ) -> None:
@@ -143,3 +158,42 @@ async def test_a_lost_node_ends_the_backend_and_the_next_request_has_another(
         await until(gone, "its worker has ended")
         assert await said_by(served, "a") == before
         assert len(lender.asked) == 2
+
+
+async def test_whoever_lends_leaves_free_what_the_policies_of_its_machine_say(
+    tmp_path: Path,
+) -> None:
+    variables = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    promises = Promises(variables)
+    some = {"a": {"path": model(layers=4)}}
+    async with proxy(
+        tmp_path,
+        policies(some, devices={"reserve": "1GiB", "CUDA0": {"reserve": "3GiB"}}),
+        env={SOCKET_VARIABLE: "s", **variables},
+    ) as served:
+        await until(lambda: promises.reserve_bytes() == 3 * GIB, "it has told of it")
+        (tmp_path / "policies.toml").write_text(policies(some, devices={"reserve": "2GiB"}))
+        await until(lambda: promises.reserve_bytes() == 2 * GIB, "an edit is told of")
+        assert await served.get("/health")
+    assert promises.reserve_bytes() is None
+
+
+async def test_what_its_machine_has_promised_is_not_free_for_the_proxy(tmp_path: Path) -> None:
+    variables = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    async with proxy(tmp_path, text(), env={SOCKET_VARIABLE: "s", **variables}) as served:
+
+        async def free() -> int:
+            return int((await served.get("/admin/state"))["host"]["available_bytes"])
+
+        assert await free() > 0
+        with Promises(variables).made(lambda _: {RAM: 1 << 60}, 1 << 60, 0):
+
+            async def taken() -> bool:
+                return await free() == 0
+
+            await until(taken, "it is somebody else's")
+
+        async def back() -> bool:
+            return await free() > 0
+
+        await until(back, "it is free again")

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from proxy.fleet.rpc import giver
-from proxy.fleet.rpc.helper import helper
+from proxy.fleet.rpc.free import free_by_place
+from proxy.fleet.rpc.held import RAM
+from proxy.fleet.rpc.helper import Refused, begun, helper
+from proxy.fleet.rpc.promises import Promises
 from proxy.node.identity import certificates_of
 from tests.support.guard import HANG_S, until
 from tests.support.rpc_loan import (
@@ -18,6 +21,7 @@ from tests.support.rpc_loan import (
     HERE,
     certificate,
     greeted,
+    parent,
     rpc_servers,
     said_to,
     token,
@@ -109,7 +113,7 @@ async def test_a_stranger_on_the_machine_finds_no_server(port: int, secret: str)
     its_own = {os.readlink(file) for file in Path(f"/proc/{server}/fd").iterdir()}
 
     assert not its_own & sockets
-    assert sockets & {os.readlink(file) for file in Path(f"/proc/{_parent(server)}/fd").iterdir()}
+    assert sockets & {os.readlink(file) for file in Path(f"/proc/{parent(server)}/fd").iterdir()}
     one[1].close()
 
 
@@ -129,7 +133,7 @@ async def test_what_it_lends_ends_with_it_however_it_ends(
         assert await greeted(one)
         (server,) = rpc_servers()
         if how is not None:
-            os.kill(_parent(server), how)
+            os.kill(parent(server), how)
             async with asyncio.timeout(HANG_S):
                 assert await one[0].read() == b""
     await until(lambda: not Path(f"/proc/{server}/exe").exists(), "it has ended")
@@ -168,5 +172,48 @@ async def test_with_tls_only_the_clusters_own_are_spoken_with(tmp_path: Path, se
         assert await said_to(port, bytes.fromhex(secret) + HELLO) == b""
 
 
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+async def test_what_it_lends_is_promised_while_it_lives(tmp_path: Path, secret: str) -> None:
+    variables = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    promises, env = Promises(variables), os.environ | variables
+    most = free_by_place()[RAM]
+    some = most * 2 // 3
+
+    async def lends(least: int) -> int:
+        async with begun("giver", giver.Order(secret, some, least), ("--host", HERE), env) as said:
+            return said.size_bytes
+
+    async with begun("giver", giver.Order(secret, some, some), ("--host", HERE), env) as said:
+        assert said.size_bytes == some
+        assert promises.open() == {RAM: some}
+        assert 0 < await lends(0) < some
+        with pytest.raises(Refused, match="that are promised to others"):
+            await lends(some)
+        one = await friend(said.port, secret)
+        assert await greeted(one)
+        # What its server holds shows in what is free, and is not counted twice.
+        await until(lambda: promises.open()[RAM] < some, "its server holds some of it")
+        (server,) = rpc_servers()
+        os.kill(parent(server), signal.SIGKILL)
+        await until(lambda: not promises.open(), "nothing is promised any more")
+        one[1].close()
+    await until(lambda: not rpc_servers(), "its server has ended")
+
+
+@pytest.mark.parametrize(
+    ("host", "variables", "why"),
+    [
+        (HERE, {"XDG_RUNTIME_DIR": "."}, "moe-lent is not a folder that only this user can enter"),
+        ("192.0.2.77", {}, "cannot assign requested address"),
+        (HERE, {"RAY_USE_TLS": "1"}, "RAY_USE_TLS is set, and RAY_TLS_SERVER_CERT"),
+    ],
+)
+async def test_why_it_does_not_lend_is_told(
+    tmp_path: Path, secret: str, host: str, variables: dict[str, str], why: str
+) -> None:
+    (tmp_path / "moe-lent").write_text("")
+    env = os.environ | variables
+    if "XDG_RUNTIME_DIR" in env:
+        env["XDG_RUNTIME_DIR"] = str(tmp_path)
+    with pytest.raises(Refused, match=why):
+        async with begun("giver", giver.Order(secret, 1, 1), ("--host", host), env):
+            pass

@@ -5,13 +5,14 @@ import os
 import signal
 import socket
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from proxy.errors import BackendDied
 from proxy.fleet.rpc import giver, taker
-from proxy.fleet.rpc.helper import helper
+from proxy.fleet.rpc.helper import Refused, helper
 from tests.support.guard import HANG_S, until
 from tests.support.hosted import hosted
 from tests.support.llama import Client, plain_text
@@ -82,12 +83,24 @@ async def test_another_user_is_not_let_in() -> None:
         assert rpc_servers() == []
 
 
-async def test_without_a_giver_there_is_an_end_and_no_waiting() -> None:
+async def test_a_giver_that_is_not_reached_is_told_of_at_once() -> None:
     with socket.create_server((HERE, 0)) as probe:
         nobody = probe.getsockname()[1]
-    async with helper("taker", taker.Order(HERE, nobody, token(), os.getpid())) as port:
-        async with asyncio.timeout(HANG_S):
-            assert await said_to(port, HELLO) == b""
+    order = taker.Order(HERE, nobody, token(), os.getpid())
+    why = f"the node that lends is not reached, {HERE} at port {nobody}: connection refused"
+    with pytest.raises(Refused, match=why):
+        async with helper("taker", order):
+            pass
+
+
+async def test_a_giver_that_is_gone_is_an_end_and_no_waiting() -> None:
+    order = giver.Order(token())
+    async with AsyncExitStack() as stack:
+        port = await stack.enter_async_context(helper("giver", order, ("--host", HERE)))
+        async with helper("taker", taker.Order(HERE, port, order.token, os.getpid())) as here:
+            await stack.aclose()
+            async with asyncio.timeout(HANG_S):
+                assert await said_to(here, HELLO) == b""
 
 
 @pytest.mark.parametrize("killed", ["giver", "taker", "server"])

@@ -3,7 +3,6 @@
 import errno
 import http.client
 import ipaddress
-import resource
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,22 +23,12 @@ from proxy.threads import POLICIES, STORE
 log = structlog.get_logger()
 
 OLLAMA_PORT = 11434
-FILES = 65536
 # Who has our port says who it is by then, or is taken for a stranger.
 ASK_S = 2.0
 
 
 class StartupError(Exception):
     """Why the proxy does not start, for people; one line or several."""
-
-
-def allow_many_files() -> None:
-    """As many open files as this process may have: each connection is one, and systems begin with
-    1024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def good_policies(path: Path | None, env: Mapping[str, str]) -> Loaded:

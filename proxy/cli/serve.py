@@ -25,8 +25,9 @@ from proxy.observe import log as logging
 from proxy.observe.log_stream import LogStream
 from proxy.service.journal import goes_to_journal
 from proxy.service.notify import feed_watchdog, notify, watchdog_interval_s
+from proxy.service.open_files import allow_many_files
 from proxy.service.passed_sockets import VARIABLES
-from proxy.startup import StartupError, allow_many_files
+from proxy.startup import StartupError
 from proxy.tasks import spawn
 from proxy.threads import MODELS
 from proxy.version import own_version

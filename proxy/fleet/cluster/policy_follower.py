@@ -91,10 +91,16 @@ class PolicyFollower:
                     self._withheld = edits
                 else:
                     self._withheld = {}
-                    for name, text in edits.items():
-                        number = await self._put(name, text)
-                        await self._know({name: Entry(number, text)})
+                    await self._tell(edits)
             await self._write(fleet, edited_too=True)
+
+    async def _tell(self, edits: Mapping[str, bytes | None]) -> None:
+        told: dict[str, Entry] = {}
+        try:
+            for name, text in edits.items():
+                told[name] = Entry(await self._put(name, text), text)
+        finally:
+            await self._know(told)
 
     def _warn_of_unreadable(self) -> None:
         if new := self._folder.unreadable - self._unreadable:
@@ -106,24 +112,28 @@ class PolicyFollower:
         """What others have changed. Raises OSError for one that cannot be written here, after all
         others."""
         failed: OSError | None = None
+        written: dict[str, Entry] = {}
         disk = await POLICIES.run(self._folder.read)
         edits = self._edits(disk)
-        for name, entry in policy_sync.news(self._ours(fleet), self._known).items():
-            if name in edits and edits[name] != entry.text:
-                if not edited_too and self._withheld.get(name, b"") != edits[name]:
-                    continue
-            if disk.get(name) != entry.text:
-                try:
-                    if not await POLICIES.run(
-                        self._folder.write, name, entry.text, instead_of=disk.get(name)
-                    ):
-                        continue  # edited in this moment, of which we are told
-                except OSError as error:
-                    failed = error
-                    continue
-                log.info("fleet_policy_written", file=name, number=entry.number)
-            self._withheld.pop(name, None)
-            await self._know({name: entry})
+        try:
+            for name, entry in policy_sync.news(self._ours(fleet), self._known).items():
+                if name in edits and edits[name] != entry.text:
+                    if not edited_too and self._withheld.get(name, b"") != edits[name]:
+                        continue
+                if disk.get(name) != entry.text:
+                    try:
+                        if not await POLICIES.run(
+                            self._folder.write, name, entry.text, instead_of=disk.get(name)
+                        ):
+                            continue  # edited in this moment, of which we are told
+                    except OSError as error:
+                        failed = error
+                        continue
+                    log.info("fleet_policy_written", file=name, number=entry.number)
+                self._withheld.pop(name, None)
+                written[name] = entry
+        finally:  # at once: there may be a thousand
+            await self._know(written)
         if failed is not None:
             raise failed
 
@@ -132,8 +142,9 @@ class PolicyFollower:
         return policy_sync.edits(disk, self._known, self._folder.unreadable)
 
     async def _know(self, entries: Mapping[str, Entry]) -> None:
-        self._known.update(policy_sync.news(entries, self._known))
-        await POLICIES.run(self._folder.note, self._known)
+        if news := policy_sync.news(entries, self._known):
+            self._known.update(news)
+            await POLICIES.run(self._folder.note, self._known)
 
     async def _steady(self) -> dict[str, bytes]:
         """The files, once nobody is writing them."""

@@ -124,10 +124,17 @@ class Folder:
     def write(self, name: str, text: bytes | None, *, instead_of: bytes | None) -> bool:
         """False, and nothing is done, where the file is another one now. Raises OSError."""
         file = self._folder / name
-        if self.read().get(name) != instead_of:
+        now: bytes | None
+        try:
+            now = read_small(file, MOST_BYTES)
+        except FileNotFoundError:
+            now = None
+        except OSError as error:
+            if instead_of is not None:
+                return False
+            raise NotPlain(f"{file} is no file that can be read as a policy") from error
+        if now != instead_of:
             return False
-        if name in self.unreadable:
-            raise NotPlain(f"{file} is no file that can be read as a policy")
         try:
             if text is None:
                 file.unlink(missing_ok=True)

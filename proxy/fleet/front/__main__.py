@@ -22,6 +22,7 @@ from proxy.node.identity import BadIdentity, Identity, identity_of
 from proxy.observe import log as logging
 from proxy.observe.log_stream import LogStream
 from proxy.service.listening import listen
+from proxy.service.open_files import allow_many_files
 from proxy.tasks import spawn
 
 log = structlog.get_logger()
@@ -37,6 +38,7 @@ LONGEST_LINE: Final = 16 << 20
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    allow_many_files()  # a client is one, and so is what it asks a node for
     stream = LogStream(sys.stderr.fileno())
     logging.setup(options.log_format, options.log_level, stream)
     try:

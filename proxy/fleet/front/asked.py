@@ -21,9 +21,12 @@ from proxy.errors import BadRequest
 MOST_UNPACKED_BYTES: Final = 8 << 20
 # Of what a conversation begins with: the beginning and the end tell it from others.
 HASHED_BYTES: Final = 1 << 16
+# Of a body that is not quite JSON, or not all there.
+LOOKED_AT_BYTES: Final = 1 << 20
 # A prompt that is one text grows with each turn; so much of it is there from the first one on.
 FIRST_OF_PROMPT: Final = 256
 MOST_PARTS: Final = 16
+OPTIONS: Final = "?"  # between a model's name and how it is to be loaded
 SYSTEM: Final = frozenset({"system", "developer"})
 MODEL_ROUTES: Final = ("/v1/models/", "/models/", "/logs/stream/", "/logs/")
 ADMIN_MODELS: Final = "/admin/models/"
@@ -49,9 +52,9 @@ Home = Literal["", "files", "policies"]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """`models` are the names that it may mean, the likeliest first. `key` is the same for all turns
-    of a conversation, empty where there is none. `item` is of one node, whatever its model. What
-    has a `home` goes to where others of its kind went."""
+    """`models` are the names that it may mean, the likeliest first, without options. `key` is the
+    same for all turns of a conversation, empty where there is none. `item` is of one node, whatever
+    its model. What has a `home` goes to where others of its kind went."""
 
     models: tuple[str, ...] = ()
     key: bytes = b""
@@ -102,7 +105,7 @@ def wanted_of(
     if not models:
         models = tuple(value for name, value in _query(query) if name == "model" and value)[:1]
     return Wanted(
-        models,
+        tuple(name for each in models if (name := each.partition(OPTIONS)[0])),
         found.key,
         found.ctx,
         item or found.item,
@@ -169,7 +172,7 @@ def _in_body(path: str, headers: Mapping[str, str], body: bytes) -> Wanted:
 
 def _by_looks(body: bytes) -> Iterator[str]:
     """The model in a body that is not quite JSON, or of which only the beginning is known."""
-    for part in (body[:HASHED_BYTES], body[-HASHED_BYTES:]):
+    for part in (body[:LOOKED_AT_BYTES], body[-HASHED_BYTES:]):
         if (match := _NAMED.search(part)) and (name := _text(match[1])):
             yield name
             return
@@ -187,7 +190,8 @@ def _key(model: str, told: _Body) -> bytes:
         first.append(bytes(memoryview(told.prompt)[:FIRST_OF_PROMPT]))
     if not first:
         return b""
-    digest = blake2b(fold(model).encode("utf-8", "surrogatepass"), digest_size=16)
+    name = fold(model.partition(OPTIONS)[0])
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16)
     for each in first:
         digest.update(len(each).to_bytes(8, "big"))
         digest.update(each[:HASHED_BYTES])

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from proxy.api.bodies import sent_chunks
 from proxy.api.body_budget import BodyBudget
-from proxy.errors import Busy
+from proxy.errors import BodyTooLarge, Busy, ProxyError
 
 # Enough for several pictures; what is longer is sent as it comes, and cannot be sent again.
 MOST_KEPT_BYTES: Final = 64 << 20
@@ -27,6 +27,7 @@ class RequestBody:
         self.kept = b""
         self.is_whole = False
         self.is_spent = False  # what was not kept is gone
+        self._refused: Busy | None = None  # all bodies together were too much
 
     @property
     def length(self) -> int | None:
@@ -55,6 +56,13 @@ class RequestBody:
             self.is_whole = True
         self.kept = b"".join(pieces)
 
+    def why_not_known(self) -> ProxyError:
+        """Why so little of it was kept that it does not say whom it is for."""
+        return self._refused or BodyTooLarge(
+            f"the body has more than {MOST_KEPT_BYTES >> 20} MiB, and no model is named in the "
+            f"first MiB of it; put `model` before what is long"
+        )
+
     async def rest(self) -> AsyncIterator[bytes]:
         """What follows what was kept, once. Raises TooSlow and BadRequest."""
         self.is_spent = True
@@ -62,11 +70,14 @@ class RequestBody:
             yield chunk
 
     def release(self) -> None:
+        """Nobody needs it any more. It goes now, and not with whatever still knows its request."""
+        self.kept = b""
         self._budget.release(self._request)
 
     def _take(self, count: int) -> bool:
         try:
             self._budget.take(self._request, count, MOST_OF_ALL_BYTES)
-        except Busy:
+        except Busy as error:
+            self._refused = error
             return False
         return True

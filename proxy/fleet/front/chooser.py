@@ -12,6 +12,7 @@ from cachetools import TTLCache
 from proxy.errors import Busy, NotFound
 from proxy.fleet.choice import Asked, choose
 from proxy.fleet.front.asked import Wanted
+from proxy.fleet.front.away import RETRY_AFTER_S, SHOWN, comes_again
 from proxy.fleet.front.nodes import FleetNode, Nodes
 from proxy.fleet.front.picture import Model
 from proxy.fleet.front.refused import LeftAlone, Refusal
@@ -19,8 +20,6 @@ from proxy.fleet.front.refused import LeftAlone, Refusal
 # Conversations that go on later begin anew where there is room, which costs their prompt.
 REMEMBERED: Final = 200_000
 REMEMBERED_S: Final = 4 * 3600.0
-RETRY_AFTER_S: Final = 2.0
-SHOWN: Final = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +41,28 @@ class Chooser:
         self._left_alone = LeftAlone()
 
     def choose(self, wanted: Wanted, pinned: str | None, without: Collection[str]) -> Chosen | None:
-        """None: no node is left that could be asked. Raises NotFound, and Busy, for a `pinned`
-        one, and Busy where only who cannot be asked has the model."""
+        """None: no node is left that could be asked. Raises NotFound for a `pinned` one that is
+        none, and Busy where who alone could answer cannot be asked."""
         if pinned is not None:
             return self._pinned(wanted, pinned, without)
         if wanted.item is not None and (node := self._holder(*wanted.item)) is not None:
-            return Chosen(node, why="has it") if node.name not in without else None
+            if node.name in without:
+                return None
+            if not node.answers:
+                raise Busy(
+                    f"what {wanted.item[1][:SHOWN]!r} says is on {node.name}, which does not "
+                    "answer now; try again in a moment",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            return Chosen(node, why="has it")
         for name in wanted.models:
             if (model := self._nodes.find(name)) is not None:
                 return self._of_model(wanted, name, model, without)
-        if away := self._away(wanted):
-            if without:
-                return None
-            raise Busy(
-                f"no machine that has {wanted.models[0][:SHOWN]!r} can be asked now ({away})",
-                retry_after_s=RETRY_AFTER_S,
-            )
+        for name in wanted.models:
+            if away := self._nodes.away_with(name):
+                if without:
+                    return None
+                raise comes_again(name, away)
         return self._any(wanted, without)
 
     def before(self, wanted: Wanted) -> str | None:
@@ -126,20 +131,10 @@ class Chooser:
         loaded = self._nodes.fleet.with_model(model).get(node)
         return loaded is not None and loaded.ctx >= ctx and loaded.is_free
 
-    def _away(self, wanted: Wanted) -> str:
-        """Which nodes have told of the model, and cannot be asked, and why; "": none."""
-        found = [
-            f"{node.name} {'drains' if node.draining else 'does not answer'}"
-            for node in self._nodes
-            if not node.may_be_asked and any(map(node.models.find, wanted.models))
-        ]
-        return ", ".join(found)
-
     def _holder(self, kind: str, item: str) -> FleetNode | None:
         if kind == "responses":
             name = self._before.get(_response_key(item))
-            node = self._nodes.get(name) if name else None
-            return node if node and node.answers else None
+            return self._nodes.get(name) if name else None
         for node in self._nodes:
             things = node.state.get(kind)
             if node.answers and isinstance(things, dict) and item in things:

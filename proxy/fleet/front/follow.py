@@ -66,6 +66,12 @@ class Follower:
         """Whether it can be asked, as far as is known now."""
         return self.is_there and self.models is not None
 
+    @property
+    def proxy(self) -> State:
+        """What it tells of itself as a whole."""
+        found = self.state.get("proxy")
+        return found if isinstance(found, dict) else {}
+
     async def run(self) -> None:
         """Follow until cancelled."""
         while True:
@@ -111,7 +117,7 @@ class Follower:
             self._left = False
         elif "patch" in data and kind in self.state:
             self.state = {**self.state, kind: applied(self.state[kind], data["patch"])}
-        proxy = self.state.get("proxy", {})
+        proxy = self.proxy
         basis = proxy.get("instance"), proxy.get("models_seen"), str(proxy.get("policies"))
         if basis != self._asked_for:
             self._asked_for = basis

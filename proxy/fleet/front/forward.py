@@ -17,8 +17,9 @@ from proxy.dialect.errors import said_by_engine
 from proxy.errors import BackendDied, Busy, ProxyError, reason_of
 from proxy.fleet.front.answer import Answer
 from proxy.fleet.front.asked import Wanted
+from proxy.fleet.front.away import RETRY_AFTER_S
 from proxy.fleet.front.body import RequestBody
-from proxy.fleet.front.chooser import RETRY_AFTER_S, Chooser, Chosen
+from proxy.fleet.front.chooser import Chooser, Chosen
 from proxy.fleet.front.hung import HungWatch, Passing
 from proxy.fleet.front.ids import of_fleet
 from proxy.fleet.front.newcomers import look_for

@@ -9,11 +9,11 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from proxy.fleet.front.asked import OPTIONS
 from proxy.fleet.front.nodes import FleetNode, Nodes
 
 ANSWER_S: Final = 2.0
 LONGEST_NAME: Final = 512
-OPTIONS: Final = "?"  # between a model's name and how it is to be loaded
 
 
 async def look_for(nodes: Nodes, names: Sequence[str]) -> None:

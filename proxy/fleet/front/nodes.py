@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 import aiohttp
 import structlog
 
+from proxy.fleet.front.away import Away
 from proxy.fleet.front.follow import Follower
 from proxy.fleet.front.link import Link
 from proxy.fleet.front.picture import Model, Models, in_flight, node_of
@@ -66,8 +67,7 @@ class FleetNode:
 
     @property
     def draining(self) -> bool:
-        proxy = self.state.get("proxy", {})
-        return self.member.draining or proxy.get("draining") is True
+        return self.member.draining or self.follower.proxy.get("draining") is True
 
     @property
     def may_be_asked(self) -> bool:
@@ -115,6 +115,7 @@ class Nodes:
         self._hearers: list[Callable[[str, str, dict[str, Any]], None]] = []
         self._news = asyncio.Event()
         self._files: dict[str, Models] = {}  # as the fleet has them
+        self._away = Away()
 
     async def __aenter__(self) -> Self:
         tls = self._identity.client_tls
@@ -154,6 +155,7 @@ class Nodes:
     def set_members(self, members: Members) -> None:
         """From now on these are the nodes."""
         wanted = {member.name: member for member in members.nodes}
+        self._away.forget(wanted, asyncio.get_running_loop().time())
         for name, node in list(self._nodes.items()):
             if name not in wanted or wanted[name].url != node.member.url:
                 self._drop(name)
@@ -179,15 +181,18 @@ class Nodes:
 
     def are_ready_for(self, models: Iterable[str]) -> bool:
         """Whether it is known who is to be asked for one of these models. A newcomer is waited for,
-        since it may have what it takes: for a moment, or as long as nobody else has the model."""
+        since it may have what it takes: for a moment, or as long as nobody else has the model. So
+        is one that had the model, alone, and cannot be asked since a moment."""
         unknown = [node for node in self._nodes.values() if not node.follower.was_tried]
         if not any(node.may_be_asked for node in self._nodes.values()):
             return False
-        latest_s = asyncio.get_running_loop().time() - NEWCOMER_S
-        if any(node.joined_s > latest_s for node in unknown):
+        now_s = asyncio.get_running_loop().time()
+        if any(node.joined_s > now_s - NEWCOMER_S for node in unknown):
             return False
         wanted = [*models]
-        return not (unknown and wanted) or any(self.find(name) is not None for name in wanted)
+        if any(self.find(name) is not None for name in wanted):
+            return True
+        return not (unknown and wanted) and not self._away.may_be_back_soon(wanted, now_s)
 
     async def until_news(self) -> None:
         """Return when something has changed."""
@@ -199,6 +204,11 @@ class Nodes:
             if node.may_be_asked and (model := node.models.find(name)) is not None:
                 return model
         return None
+
+    def away_with(self, model: str) -> list[str]:
+        """The nodes that had it when they were heard last, and cannot be asked now; also those that
+        have left lately."""
+        return self._away.having(model)
 
     @contextmanager
     def passing(self, node: FleetNode, model: str) -> Iterator[None]:
@@ -233,6 +243,7 @@ class Nodes:
 
     def _drop(self, name: str) -> None:
         node = self._nodes.pop(name)
+        self._away.went(name, node.models, asyncio.get_running_loop().time())
         self._tasks.pop(name).cancel()
         node.link.close()
         self.fleet.remove(name)
@@ -254,6 +265,10 @@ class Nodes:
 
     def _tell(self, node: FleetNode) -> None:
         self._count(node)
+        if node.may_be_asked:
+            self._away.is_back(node.name)
+        else:
+            self._away.went(node.name, node.models, asyncio.get_running_loop().time())
         files = node.models if node.may_be_asked else NO_MODELS
         if files is not self._files.get(node.name, NO_MODELS):  # seldom, and there may be many
             self._files[node.name] = files

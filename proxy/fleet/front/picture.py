@@ -15,7 +15,8 @@ from proxy.fleet.state import Loaded, Node
 JSON = Mapping[str, Any]
 
 # A backend that takes requests, or will in a moment.
-SERVES: Final = frozenset({"starting", "ready"})
+READY: Final = "ready"
+SERVES: Final = frozenset({"starting", READY})
 # Of a backend that does not say how many conversations it takes at once; and what `auto` comes to.
 ONE_SLOT: Final = 1
 AUTO_SLOTS: Final = 4
@@ -34,6 +35,7 @@ class Model:
     least_bytes: int = 0
     parallel: int = ONE_SLOT
     aliases: tuple[str, ...] = ()
+    size_bytes: int = 0
 
 
 class Models:
@@ -94,6 +96,7 @@ def _model(entry: JSON) -> Model:
         aliases=tuple(each for each in aliases if isinstance(each, str))
         if isinstance(aliases, list)
         else (),
+        size_bytes=size,
     )
 
 
@@ -123,11 +126,20 @@ def node_of(
     devices = [each for each in _table(memory.get("devices")).values() if isinstance(each, dict)]
     free = sum(map(_free, devices)) if devices else _ram(_table(memory.get("host")))
     on_devices = bool(devices)
+    movable = sum(map(_movable, backends)) if on_devices else 0
+    # What is being loaded takes all that it can have, and does not show yet: whoever is chosen next
+    # would go to the same node.
+    ready = {each.get("model") for each in backends if each.get("state") == READY}
+    for model in filter(None, map(models.models.get, loaded.keys() - ready)):
+        takes = min(model.size_bytes, free)
+        free -= takes
+        if on_devices:
+            movable += max(takes - model.least_bytes, 0)
     return Node(
         name,
         loaded=own + others,
         free_bytes=free,
-        movable_bytes=sum(map(_movable, backends)) if on_devices else 0,
+        movable_bytes=movable,
         idle_bytes=sum(_idle(each, on_devices=on_devices) for each in backends),
         draining=draining,
     )

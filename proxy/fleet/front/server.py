@@ -83,7 +83,8 @@ class Front:
         """Have a node answer, whichever it is for. Raises ProxyError and ConnectionResetError."""
         body, answer = RequestBody(request, self.budget), Answer(request)
         try:
-            if not request.path.startswith(FILES):
+            is_file = request.path.startswith(FILES)
+            if not is_file:
                 await body.begin()
             wanted = wanted_of(
                 request.method,
@@ -94,6 +95,9 @@ class Front:
             )
             if wanted.models:
                 request[_SPOKEN]["model"] = wanted.models[0]
+            elif not (is_file or body.is_whole or wanted.item or wanted.home):
+                # Any node would be asked, which may be one that has no such model.
+                raise body.why_not_known()
             return await self.forward.pass_on(request, wanted, body, answer, request[_ID])
         except ProxyError as error:
             if answer.response is None:
@@ -161,6 +165,7 @@ async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse
         return response
     finally:
         visitors.leave()
+        request.app[FRONT].budget.release(request)
         if node is not None:
             request.app[FRONT].numbers.passed_on(node, status)
         quiet = only_looks(request.method, request.path, status)

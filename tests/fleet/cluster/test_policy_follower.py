@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -171,3 +171,44 @@ async def test_one_file_that_cannot_be_written_holds_up_no_other(fleet: Fleet) -
     await fleet.put("z.toml", ANOTHER)
 
     await until(lambda: fleet.path("a", "z.toml").exists(), "z is there")
+
+
+class Counting(Folder):
+    """Of how many files it has read or written the set as a whole."""
+
+    def __init__(self, path: Path, record: Path) -> None:
+        super().__init__(path, record)
+        self.reads = self.notes = 0
+
+    def read(self) -> dict[str, bytes]:
+        self.reads += 1
+        return super().read()
+
+    def note(self, known: Mapping[str, Entry]) -> None:
+        self.notes += 1
+        super().note(known)
+
+
+async def test_many_files_are_written_as_quickly_as_each_alone(tmp_path: Path) -> None:
+    """The whole set is not looked at for each of them, nor written down."""
+    made = Fleet(tmp_path)
+    folder = Counting(tmp_path / "a", tmp_path / "a.json")
+    follower = PolicyFollower(folder, {"HOME": str(tmp_path)}, made.put)
+    counts = []
+    text = '[models."{}"]\npath = "/models/{}.gguf"\n'
+    for names in (["x"], [f"x{number}" for number in range(40)]):
+        folder.reads = folder.notes = 0
+        for name in names:
+            await made.put(f"{name}.toml", text.format(name, name).encode())
+        await follower.heard(made.entries())
+        edited = {name: text.format(name, "other").encode() for name in names}
+        for name in names:
+            made.path("a", f"{name}.toml").write_bytes(edited[name])
+        await follower.look(made.entries())
+        assert {name: made.entries()[f"{name}.toml"].text for name in names} == edited
+        for name in names:
+            made.path("a", f"{name}.toml").unlink()
+        await follower.look(made.entries())
+        counts.append((folder.reads, folder.notes))
+    assert counts[0] == counts[1]
+    assert folder.given() == {}

@@ -36,6 +36,10 @@ def says(role: str, content: Any) -> dict[str, Any]:
         ("POST", CHAT, "", {"model": "m"}, ("m",)),
         ("POST", "/v1/completions", "", {"prompt": "p", "model": "org/m:q4"}, ("org/m:q4",)),
         ("POST", "/v1/responses", "", {"model": "m", "input": "hi"}, ("m",)),
+        ("POST", CHAT, "", {"model": "org/m:q4?moe_cpu_layers=3"}, ("org/m:q4",)),
+        ("POST", CHAT, "", {"model": "?moe_cpu_layers=3"}, ()),
+        ("GET", "/props", "model=m%3Fmoe_cpu_layers=3", None, ("m",)),
+        ("POST", CHAT, "", b'{"messages": ["' + 100_000 * b"x" + b'"], "model": "m", "s', ("m",)),
         ("POST", "/v1/messages", "", {"model": "m", "max_tokens": 1}, ("m",)),
         ("POST", "/v1/embeddings", "", {"input": ["a", "b"], "model": "m"}, ("m",)),
         ("POST", "/api/chat", "", {"model": "m:latest"}, ("m:latest",)),
@@ -145,6 +149,12 @@ def test_another_model_is_another_conversation_however_it_is_spelled() -> None:
     keys = [wanted(body={"model": m, "messages": OPENAI}).key for m in ("m", "M:latest", "n")]
 
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_how_a_model_is_to_be_loaded_makes_no_other_conversation() -> None:
+    body = {"messages": [says("user", "hi")]}
+    keys = [wanted(body={**body, "model": name}).key for name in ("m", "m?moe_cpu_layers=3")]
+    assert keys[0] == keys[1] != b""
 
 
 def test_pictures_are_a_part_of_what_is_said() -> None:

@@ -208,6 +208,53 @@ async def test_where_no_node_is_left_it_is_said_so(tmp_path: Path) -> None:
     assert isinstance(found["/api/chat"]["error"], str)
 
 
+async def test_a_model_whose_only_node_is_away_is_no_unknown_one(tmp_path: Path) -> None:
+    """One that is back soon is waited for; else clients are told to come again."""
+    usual = usual_model()
+    async with (
+        node(tmp_path, "n1", {"a": usual}) as n1,
+        node(tmp_path, "n2", {"b": {**usual, "path": model(layers=4, seed=1)}}) as n2,
+        front(tmp_path, n1.member, n2.member) as one,
+        session() as client,
+    ):
+        body = {**asked(CHAT, 0, 2), "model": "b", "stream": False}
+
+        async def listed() -> bool:
+            async with client.get(one.url + "/v1/models") as answer:
+                return {each["id"] for each in (await answer.json())["data"]} == {"a", "b"}
+
+        async def missing() -> bool:
+            return not await listed()
+
+        await until(listed, "both are known")
+        await one.tell(n1.member)
+        await until(missing, "n2 has left")
+        waits = asyncio.ensure_future(client.post(one.url + CHAT, json=body))
+        await asyncio.sleep(0)
+        await one.tell(n1.member, n2.member)
+        async with await waits as answer:
+            assert answer.status == 200
+            assert answer.headers[NODE_HEADER] == "n2"
+
+        os.kill(n2.pid, signal.SIGSTOP)
+        try:
+            await until(missing, "n2 is silent")
+            for method, path, fields in (
+                ("POST", CHAT, body),
+                ("GET", "/v1/models/b", None),
+                ("POST", "/admin/models/b/load", None),
+                ("POST", "/api/create", {"model": "c", "from": "b", "stream": False}),
+                ("POST", "/api/copy", {"source": "b", "destination": "c"}),
+                ("DELETE", "/api/delete", {"model": "b"}),
+            ):
+                async with client.request(method, one.url + path, json=fields) as answer:
+                    assert answer.status == 503, path
+                    assert "Retry-After" in answer.headers, path
+                    assert "n2" in await answer.text(), path
+        finally:
+            os.kill(n2.pid, signal.SIGCONT)
+
+
 async def test_a_node_of_another_key_is_none(tmp_path: Path) -> None:
     other = tmp_path / "other-key"
     other.touch(0o600)

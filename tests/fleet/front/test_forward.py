@@ -153,6 +153,9 @@ async def test_a_model_is_where_its_file_is(fleet: Fleet) -> None:
     answer = await fleet.post(CHAT, body, Authorization=f"Bearer {API_KEY}")
 
     assert (answer.status, answer.headers[NODE_HEADER]) == (200, "n3")
+    named = {**body, "model": "b?moe_cpu_layers=2"}
+    answer = await fleet.post(CHAT, named, Authorization=f"Bearer {API_KEY}")
+    assert (answer.status, answer.headers[NODE_HEADER]) == (200, "n3")
 
 
 async def test_a_model_that_nobody_has_is_told_of_by_a_node(fleet: Fleet) -> None:

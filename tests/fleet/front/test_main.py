@@ -1,6 +1,7 @@
 """The front as a program: how it is told who the nodes are, and what it does not start with."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,17 @@ async def test_a_line_that_makes_no_sense_changes_nothing(tmp_path: Path) -> Non
         await one.tell(Member("n1", "http://127.0.0.1:1"))
         await until(lambda: any("node_joined" in line for line in one.serving.lines), "it is told")
         assert sum("members_not_understood" in line for line in one.serving.lines) == 3
+
+
+async def test_it_may_have_many_connections(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))  # as it is where nobody has raised it
+    try:
+        async with front(tmp_path) as one:
+            allowed, _ = resource.prlimit(one.process.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert allowed >= min(hard, 65536) if hard != resource.RLIM_INFINITY else allowed >= 65536
 
 
 def test_it_runs_without_ray() -> None:

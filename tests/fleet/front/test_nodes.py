@@ -1,9 +1,12 @@
 """What a front knows of its nodes, from what they tell."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+from aiohttp import web
 
 from proxy.fleet.front.nodes import Nodes
 from proxy.fleet.member import Member, Members
@@ -112,3 +115,32 @@ async def test_who_is_no_member_any_more_is_forgotten(tmp_path: Path) -> None:
         await until(lambda: bool(nodes.answering()), "it answers")
         nodes.set_members(Members())
         assert [*nodes] == [*nodes.fleet.nodes] == [*nodes.fleet.models()] == []
+
+
+async def test_one_that_tells_something_else_is_followed_all_the_same(tmp_path: Path) -> None:
+    """As one of another version may: then nothing is known of it but what is as it should be."""
+
+    async def events(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        await answer.write(b'event: state\ndata: {"proxy": null, "memory": 5, "backends": []}\n\n')
+        await asyncio.Event().wait()
+        return answer
+
+    async def models(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"data": [{"id": "a"}, {"id": 5}, 6]})
+
+    app = web.Application()
+    app.router.add_get("/admin/events", events)
+    app.router.add_get("/v1/models", models)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    here = socket.create_server(("127.0.0.1", 0))
+    await web.SockSite(runner, here).start()
+    try:
+        async with Nodes(identity(tmp_path)) as nodes:
+            url = f"http://127.0.0.1:{here.getsockname()[1]}"
+            nodes.set_members(Members([Member("n1", url)]))
+            await until(lambda: [*nodes.fleet.models()] == ["a"], "its model is known")
+    finally:
+        await runner.cleanup()

@@ -5,7 +5,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.fleet.choice import Asked, choose
 from proxy.fleet.front.picture import EVERY_CTX, Models, in_flight, models_of, node_of
+from proxy.fleet.state import Fleet
 
 GB = 1 << 30
 LAYER = {"index": 0, "experts": "CUDA0", "experts_bytes": GB, "home": "CUDA0"}
@@ -65,6 +67,40 @@ def test_a_model_that_was_asked_for_just_now_counts_as_loaded() -> None:
     (loaded,) = node.loaded
     assert (loaded.slots, loaded.in_flight, loaded.ctx) == (3, 1, EVERY_CTX)
     assert node_of("n", state(), listed(model("m")), {"m": 0}, draining=False).loaded == ()
+
+
+def test_what_is_being_loaded_has_its_memory_already() -> None:
+    """So that of models that are asked for at the same moment not all go to one node."""
+    moe = model("moe", size_bytes=3 * GB, moe_cpu_layers="auto")
+    device = DEVICE | {"ours_bytes": 0}
+    starts = BACKEND | {"model": "moe", "state": "starting", "layers": [], "bytes": {}}
+    for backends, passed in (([], {"moe": 1}), ([starts], {})):
+        told = state(*backends, devices={"CUDA0": device})
+        node = node_of("n", told, listed(moe), passed, draining=False)
+        assert node.free_bytes == GB
+        assert node.movable_bytes == 3 * GB - 3 * GB // 8
+
+    without = node_of("n", state(), listed(moe), {"moe": 1}, draining=False)
+    assert (without.free_bytes, without.movable_bytes) == (6 * GB, 0)
+    huge = listed(model("moe", size_bytes=90 * GB))
+    assert node_of("n", state(), huge, {"moe": 1}, draining=False).free_bytes == 0
+
+
+def test_models_that_are_asked_for_at_the_same_moment_are_shared_out() -> None:
+    names = [f"m{number}" for number in range(6)]
+    models = listed(*(model(name, size_bytes=2 * GB) for name in names))
+    fleet, passed = Fleet(), {node: dict[str, int]() for node in ("n1", "n2", "n3")}
+    told = state(devices={"CUDA0": DEVICE | {"ours_bytes": 0}})
+    for node in passed:
+        fleet.set_files(node, names)
+    for name in names:
+        for node, on_its_way in passed.items():
+            fleet.update(node_of(node, told, models, on_its_way, draining=False))
+        choice = choose(fleet, Asked(name, name.encode(), least_bytes=2 * GB))
+        assert choice is not None
+        assert choice.why == "room"
+        passed[choice.node][name] = 1
+    assert [len(on_its_way) for on_its_way in passed.values()] == [2, 2, 2]
 
 
 def test_a_variant_shares_its_bases_backend() -> None:

@@ -1,6 +1,8 @@
 """The operator's routes for the whole fleet: state, events, requests, backends."""
 
 import time
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -10,7 +12,7 @@ from proxy.api.event_stream import follow_events
 from proxy.api.wire import json_response
 from proxy.errors import NotFound
 from proxy.fleet.front.ids import apart, marked_with_id, of_fleet
-from proxy.fleet.front.views.answers import Said, table_of
+from proxy.fleet.front.views.answers import Said, table_of, understood
 from proxy.fleet.front.views.asking import (
     ACTS_S,
     VIEWS,
@@ -39,7 +41,8 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 async def get_state(request: web.Request) -> web.StreamResponse:
     views = request.app[VIEWS]
-    answers = await ask_all(request, method="GET")
+    look = partial(fleet_state, home="", own={})
+    answers = await ask_all(request, method="GET", read=understood(look))
     own = {
         "version": own_version(),
         "uptime_s": round(time.monotonic() - views.started_s, 3),
@@ -57,13 +60,8 @@ async def get_events(request: web.Request) -> web.StreamResponse:
 
 
 async def get_requests(request: web.Request) -> web.StreamResponse:
-    answers = await ask_all(request, method="GET")
-    found = [
-        marked_with_id(node, each)
-        for node, said in answers.read.items()
-        for each in said.get("requests") or ()
-    ]
-    return merged(answers, {"requests": found})
+    answers = await ask_all(request, method="GET", read=understood(_requests))
+    return merged(answers, {"requests": _requests(answers.read)})
 
 
 async def cancel(request: web.Request) -> web.StreamResponse:
@@ -92,6 +90,14 @@ def backend_of(said: Said) -> web.Response:
     response = json_response(marked_with_id(said.node, table_of(said)))
     response.headers[NODE_HEADER] = said.node
     return response
+
+
+def _requests(told: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        marked_with_id(node, each)
+        for node, said in told.items()
+        for each in said.get("requests") or ()
+    ]
 
 
 def _item(request: web.Request, what: str) -> tuple[Any, str, str]:

@@ -73,6 +73,21 @@ def table_of(said: Said) -> dict[str, Any]:
     return table
 
 
+def understood(look: Callable[[Mapping[str, dict[str, Any]]], object]) -> Callable[[Said], Any]:
+    """Like `table_of`, of what `look` can make sense of: it gets what one node said, by its name.
+    So nobody's odd words are in the way of what others say."""
+
+    def read(said: Said) -> dict[str, Any]:
+        table = table_of(said)
+        try:
+            look({said.node: table})
+        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            raise ValueError(f"it is not what it should be: {error!r}") from error
+        return table
+
+    return read
+
+
 def text_of(said: Said) -> str:
     """Raises ValueError for what is no UTF-8."""
     return said.body.decode()

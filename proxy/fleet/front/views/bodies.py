@@ -7,19 +7,24 @@ from aiohttp import web
 
 from proxy.api.bodies import body_chunks
 from proxy.errors import BodyTooLarge
+from proxy.fleet.front.body import MOST_OF_ALL_BYTES
+from proxy.fleet.front.server import FRONT
 
 # A recipe for a model may have long templates and conversations.
 MOST_BYTES: Final = 64 << 20
 
 
 async def read_small_body(request: web.Request) -> bytes:
-    """All of it, unpacked. Raises BodyTooLarge, TooSlow and BadRequest."""
+    """All of it, unpacked. Raises BodyTooLarge, TooSlow and BadRequest, and Busy where those of all
+    requests are too much."""
+    budget = request.app[FRONT].budget
     pieces: list[bytes] = []
     size = 0
     async for chunk in body_chunks(request):
         size += len(chunk)
         if size > MOST_BYTES:
             raise BodyTooLarge(f"the body is larger than {MOST_BYTES >> 20} MiB")
+        budget.take(request, len(chunk), MOST_OF_ALL_BYTES)
         pieces.append(chunk)
     return b"".join(pieces)
 

@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import Metric
 from proxy.api.metrics import CONTENT_TYPE
 from proxy.api.wire import json_response
 from proxy.fleet.front.views import exposition, lists
-from proxy.fleet.front.views.answers import Said
+from proxy.fleet.front.views.answers import Said, understood
 from proxy.fleet.front.views.asking import VIEWS, add_heads, ask_all, merged, relay, wanted
 
 Merge = Callable[[Mapping[str, Mapping[str, Any]]], dict[str, Any]]
@@ -34,7 +34,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 def _listing(merge: Merge) -> Handler:
     async def listing(request: web.Request) -> web.StreamResponse:
-        answers = await ask_all(request, method="GET")
+        answers = await ask_all(request, method="GET", read=understood(merge))
         return merged(answers, merge(answers.read))
 
     return listing

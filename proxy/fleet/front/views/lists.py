@@ -46,6 +46,8 @@ def _by_name(told: Told, key: str, name: str, age: str) -> list[dict[str, Any]]:
     with `nodes`, all that have one."""
     found: dict[str, dict[str, Any]] = {}
     for node, entry in _all(told, key):
+        if not isinstance(entry[name], str):
+            raise TypeError(f"no name: {entry[name]!r}")
         known = found.get(entry[name])
         nodes = [*(known["nodes"] if known else ()), node]
         older = known is not None and _age(entry[age]) <= _age(known[age])

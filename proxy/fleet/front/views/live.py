@@ -45,7 +45,7 @@ class FleetLive:
         self._instance = f"{os.getpid()}-{time.time_ns():x}"
         # What changes: what each node has been shown as, and of which state that was; what was
         # told last; and what the lists of models have been.
-        self._parts: dict[str, tuple[State, State]] = {}
+        self._parts: dict[str, tuple[State, State | None]] = {}
         self._told: State = {}
         self._seen: object = None
         self._models_seen = 0
@@ -85,19 +85,26 @@ class FleetLive:
         parts = {}
         for name, state in states.items():
             before = self._parts.get(name)
-            parts[name] = before if before and before[0] is state else (state, part(name, state))
+            parts[name] = before if before and before[0] is state else (state, shown(name, state))
         self._parts = parts
-        shown = [each for _, each in parts.values()]
+        found = {name: each for name, (_, each) in parts.items() if each is not None}
+        states = {name: states[name] for name in found}
         hosts = {name: state["memory"].get("host") or {} for name, state in states.items()}
         return {
             "proxy": self._proxy({name: state["proxy"] for name, state in states.items()}),
             "memory": {
-                "devices": {key: one for each in shown for key, one in each["devices"].items()},
+                "devices": {
+                    key: one for each in found.values() for key, one in each["devices"].items()
+                },
                 "host": host(hosts),
                 "hosts": hosts,
             },
-            "backends": {key: one for each in shown for key, one in each["backends"].items()},
-            "requests": {key: one for each in shown for key, one in each["requests"].items()},
+            "backends": {
+                key: one for each in found.values() for key, one in each["backends"].items()
+            },
+            "requests": {
+                key: one for each in found.values() for key, one in each["requests"].items()
+            },
         }
 
     def _proxy(self, proxies: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -120,6 +127,21 @@ class FleetLive:
             ],
             "nodes": {name: dict(about) for name, about in self._known.about().items()},
         }
+
+
+def shown(node: str, state: State) -> State | None:
+    """The same; None where a node tells something else than one of this version does: it is left
+    out, and all others are shown. Pure."""
+    try:
+        proxy, _ = state["proxy"], state["memory"].get("host")
+        _ = proxy["instance"], proxy["models_seen"], proxy["policies"]["generation"]
+        queue([proxy["queue"]])
+        policies({node: proxy["policies"]}, None)
+        for one in proxy["degraded"]:
+            marked(node, one)
+        return part(node, state)
+    except (LookupError, TypeError, AttributeError):
+        return None
 
 
 def part(node: str, state: State) -> State:

@@ -10,8 +10,10 @@ from aiohttp import web
 
 from proxy.api.wire import json_response
 from proxy.fleet.choice import Asked, choose
+from proxy.fleet.front.asked import OPTIONS
+from proxy.fleet.front.away import comes_again
 from proxy.fleet.front.ids import marked_with_id, of_fleet
-from proxy.fleet.front.newcomers import OPTIONS, look_for
+from proxy.fleet.front.newcomers import look_for
 from proxy.fleet.front.nodes import FleetNode, Nodes
 from proxy.fleet.front.picture import Model
 from proxy.fleet.front.views.admin import backend_of
@@ -111,7 +113,8 @@ def find(nodes: Nodes, name: str) -> Model | None:
 
 async def best(request: web.Request, name: str, without: Collection[str] = ()) -> FleetNode:
     """The node that a request for this model would go to, of others than those `without` if there
-    are such; for one that nobody knows one that says so. Raises NotFound and NobodyAnswers."""
+    are such; for one that nobody knows one that says so. Raises NotFound, NobodyAnswers, and Busy
+    where only nodes have it that cannot be asked."""
     await until_known(request.app[VIEWS].nodes)
     if node := wanted(request):
         return node
@@ -123,6 +126,8 @@ async def best(request: web.Request, name: str, without: Collection[str] = ()) -
         choice = choose(nodes.fleet, asked) or choose(nodes.fleet, replace(asked, without=()))
         if choice and (node := nodes.get(choice.node)):
             return node
+    elif away := nodes.away_with(name.partition(OPTIONS)[0]):
+        raise comes_again(name, away)
     return await home(request)
 
 

@@ -7,6 +7,7 @@ import structlog
 from aiohttp import web
 
 from proxy.fleet.front.asked import Wanted
+from proxy.fleet.front.away import comes_again
 from proxy.fleet.front.newcomers import look_for
 from proxy.fleet.front.nodes import FleetNode, Nodes
 from proxy.fleet.front.views.answers import NobodyAnswers, text_of
@@ -47,6 +48,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     if node is None and base and not fields.get("files"):
         await look_for(request.app[VIEWS].nodes, [base])
         node = next(iter(with_file(request.app[VIEWS].nodes, base)), None)
+        if node is None and (away := request.app[VIEWS].nodes.away_with(base)):
+            raise comes_again(base, away)  # another one would look for it elsewhere
     if node is None and (chosen := front.chooser.choose(Wanted(home="files"), None, ())):
         node = chosen.node
     return await relay(request, node or await home(request), body=body)
@@ -65,7 +68,12 @@ async def _wherever_it_is(request: web.Request, *keys: str) -> web.StreamRespons
     node = wanted(request)
     name = name_in(fields_of(body), *keys)
     await look_for(request.app[VIEWS].nodes, [name])
-    asked = [node] if node else with_file(request.app[VIEWS].nodes, name) or [await home(request)]
+    nodes = request.app[VIEWS].nodes
+    asked = [node] if node else [each for each in nodes if each.models.find(name) is not None]
+    if not asked:
+        if away := nodes.away_with(name):
+            raise comes_again(name, away)
+        asked = [await home(request)]
     answers = await ask_all(request, nodes=asked, body=body, within_s=ACTS_S, read=text_of)
     response = web.Response()
     add_heads(response, answers)

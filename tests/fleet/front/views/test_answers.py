@@ -2,7 +2,15 @@
 
 import pytest
 
-from proxy.fleet.front.views.answers import NobodyAnswers, PassedOn, Said, sorted_out, text_of
+from proxy.fleet.front.views import lists
+from proxy.fleet.front.views.answers import (
+    NobodyAnswers,
+    PassedOn,
+    Said,
+    sorted_out,
+    text_of,
+    understood,
+)
 
 
 def good(node: str, body: bytes = b"{}") -> Said:
@@ -60,3 +68,22 @@ def test_what_no_node_would_say_is_left_out(body: bytes) -> None:
 def test_it_is_read_as_it_is_to_be() -> None:
     assert sorted_out([good("attic", b"OK")], text_of).read == {"attic": "OK"}
     assert list(sorted_out([good("a", b"x"), good("b", b"\xff")], text_of).left_out) == ["b"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"{}",
+        b'{"data": 5}',
+        b'{"data": ["x"]}',
+        b'{"data": [{"id": "m"}]}',
+        b'{"data": [{"id": 5, "created": 1}]}',
+        b'{"data": [{"id": "m", "created": "soon"}]}',
+        b'{"data": [{"id": "m", "created": [1]}]}',
+    ],
+)
+def test_the_odd_words_of_one_are_in_nobodys_way(odd: bytes) -> None:
+    plain = good("attic", b'{"data": [{"id": "m", "created": 1}]}')
+    found = sorted_out([plain, good("cellar", odd)], understood(lists.models))
+    assert lists.models(found.read)["data"] == [{"id": "m", "created": 1, "nodes": ["attic"]}]
+    assert found.warning == "without cellar (what it says cannot be understood)"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -183,3 +184,25 @@ def test_who_puts_all_patches_on_what_it_began_with_has_what_there_is(
             for event in subscription._queue:
                 mine = {**mine, event.kind: put_on(mine[event.kind], event.fields["patch"])}
         assert no_nulls(mine) == no_nulls(now)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"proxy": {}},
+        {"proxy": {"instance": "1", "models_seen": 1, "policies": 5}},
+        {"proxy": {**node()["proxy"], "degraded": [5]}},
+        {"backends": {"b1": 5}},
+        {"backends": {"b1": {"model": "m"}}},
+        {"requests": {"r": []}},
+        {"memory": {"devices": [1]}},
+    ],
+)
+def test_a_node_that_tells_something_else_is_left_out_and_others_are_shown(odd: State) -> None:
+    request = {"id": "r", "model": "m"}
+    nodes = Nodes(attic=node(requests={"r": request}), cellar={**node(), **odd})
+    made = live(nodes)
+
+    assert [*made.everything()["requests"]] == ["attic.r"]
+    nodes.told["cellar"] = node(requests={"r": request})
+    assert [*made.everything()["requests"]] == ["attic.r", "cellar.r"]

@@ -51,6 +51,18 @@ class Fleet:
         async with self.session.get(url, headers=OWN) as answer:
             return dict(await answer.json())
 
+    async def knows_both(self) -> bool:
+        """Whether the front has heard of n1 and n2 that they have loaded a model."""
+        url, headers = (
+            f"{self.front.url}/admin/events?state",
+            {"Authorization": f"Bearer {API_KEY}"},
+        )
+        async with self.session.get(url, headers=headers) as stream:
+            while not (line := await stream.content.readline()).startswith(b"data: "):
+                assert line
+        backends = json.loads(line[6:])["backends"].values()
+        return {"n1", "n2"} <= {each["node"] for each in backends if each["state"] == "ready"}
+
     async def requests_at(self, name: str) -> int:
         return len((await self.state(name))["requests"])
 

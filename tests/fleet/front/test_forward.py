@@ -115,6 +115,7 @@ async def test_it_stays_where_it_had_to_go(fleet: Fleet) -> None:
     """Its node was busy once: what the other has read is worth more than what the first has not."""
     for name in ("n1", "n2"):
         await fleet.post(CHAT, BRIEF, **{NODE_HEADER: name})  # both have loaded it
+    await until(fleet.knows_both, "the front has heard so")
     body = BRIEF | {"messages": [{"role": "user", "content": "a conversation that has to move"}]}
     first = (await fleet.post(CHAT, body)).headers[NODE_HEADER]
     long = BRIEF | {"max_tokens": 3000, "ignore_eos": True, "stream": True}

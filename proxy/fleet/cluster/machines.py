@@ -23,21 +23,55 @@ def wanted() -> frozenset[str]:
     """Ray's ids of the machines that are to be nodes."""
     import ray
 
-    return chosen(ray.nodes())
+    return chosen(ray.nodes(), by_resource=by_resource())
 
 
-def chosen(nodes: Iterable[Mapping[str, Any]]) -> frozenset[str]:
-    """Those that have our resource; all, where none has it. Pure; takes what Ray tells."""
-    alive = [node for node in nodes if node["Alive"]]
-    ours = [node for node in alive if node["Resources"].get(RESOURCE, 0) >= 1]
-    return frozenset(node["NodeID"] for node in ours or alive)
+def chosen(nodes: Iterable[Mapping[str, Any]], *, by_resource: bool) -> frozenset[str]:
+    """Those that have our resource, or all. Pure; takes what Ray tells."""
+    return frozenset(
+        node["NodeID"] for node in nodes if node["Alive"] and (_has_it(node) or not by_resource)
+    )
+
+
+def by_resource() -> bool:
+    """Whether only machines that have our resource are nodes: as the fleet was deployed, whoever
+    has joined since; before that, whether some machine has it."""
+    deployed = _deployed_by_resource()
+    return has_resource() if deployed is None else deployed
 
 
 def has_resource() -> bool:
-    """Whether some machine has our resource, so that only those that do are nodes."""
+    """Whether some machine has our resource."""
     import ray
 
-    return any(node["Alive"] and node["Resources"].get(RESOURCE, 0) >= 1 for node in ray.nodes())
+    return any(map(_has_it, ray.nodes()))
+
+
+def _has_it(node: Mapping[str, Any]) -> bool:
+    return bool(node["Alive"] and node["Resources"].get(RESOURCE, 0) >= 1)
+
+
+def _deployed_by_resource() -> bool | None:
+    """None where nothing is deployed."""
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    try:
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return None
+    told = ray.get(controller.get_serve_instance_details.remote(), timeout=ANSWER_S)
+    return deployed_by_resource(told)
+
+
+def deployed_by_resource(told: Mapping[str, Any]) -> bool | None:
+    """None where nothing is deployed. Pure; takes what Serve tells."""
+    application = told["applications"].get(APPLICATION, {})
+    deployment = application.get("deployments", {}).get(DEPLOYMENT)
+    if deployment is None:
+        return None
+    options = deployment["deployment_config"].get("ray_actor_options") or {}
+    return RESOURCE in (options.get("resources") or {})
 
 
 def own_machine() -> str:
@@ -108,10 +142,13 @@ def is_deployed() -> bool:
 
 def deploy(arguments: Mapping[str, Any]) -> None:
     """Have a supervisor on each machine; its arguments. Returns before they run."""
-    serve = _serve()
+    import ray
+
+    serve, only_with_it = _serve(), has_resource()
+    replicas = len(chosen(ray.nodes(), by_resource=only_with_it)) or 1
     serve.start(http_options={"location": "NoServer"})  # bytes do not go through Ray
     serve.run(
-        application(arguments, len(wanted()) or 1, by_resource=has_resource()),
+        application(arguments, replicas, by_resource=only_with_it),
         name=APPLICATION,
         route_prefix=None,
         blocking=False,
@@ -175,4 +212,4 @@ def _serve() -> Any:
 
 def configured(args: dict[str, Any]) -> Any:
     """The application of a Serve config file; the directory sees to the number of supervisors."""
-    return application(args, 1, by_resource=has_resource())
+    return application(args, 1, by_resource=by_resource())

@@ -18,7 +18,7 @@ from typing import Any, Final
 import structlog
 
 from proxy.fleet.cluster.machine import machine_env
-from proxy.fleet.cluster.machines import chosen
+from proxy.fleet.cluster.machines import wanted
 from proxy.fleet.rpc import giver
 from proxy.fleet.rpc.free import free_by_place
 from proxy.fleet.rpc.helper import Refused, begun
@@ -166,7 +166,7 @@ class RayLender:
         """Node -> what it could lend; and how many do not say in time, which lend nothing."""
         import ray
 
-        others = chosen(await asyncio.to_thread(ray.nodes)) - {self._own} - {*but}
+        others = await asyncio.to_thread(wanted) - {self._own} - {*but}
         asked = {
             node: ray.remote(offered).options(num_cpus=0, max_retries=0, **_on(node)).remote()
             for node in sorted(others)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.fleet.cluster import machines
-from proxy.fleet.cluster.machines import chosen
+from proxy.fleet.cluster.machines import chosen, deployed_by_resource
 from proxy.fleet.names import APPLICATION
 
 
@@ -18,12 +18,31 @@ def ray_node(name: str, *, ours: float = 0, alive: bool = True) -> dict[str, Any
     }
 
 
+def told_by_serve(resources: dict[str, float] | None) -> dict[str, Any]:
+    options = {"num_cpus": 0.0} | ({} if resources is None else {"resources": resources})
+    deployment = {"deployment_config": {"ray_actor_options": options}}
+    return {"applications": {"moe-proxy": {"deployments": {"Supervisor": deployment}}}}
+
+
 def test_those_that_have_our_resource_are_nodes() -> None:
-    assert chosen([ray_node("a", ours=1), ray_node("b"), ray_node("c", ours=1)]) == {"a", "c"}
+    nodes = [ray_node("a", ours=1), ray_node("b"), ray_node("c", ours=1)]
+
+    assert chosen(nodes, by_resource=True) == {"a", "c"}
 
 
-def test_where_none_has_it_all_are() -> None:
-    assert chosen([ray_node("a"), ray_node("b")]) == {"a", "b"}
+def test_one_that_joins_with_our_resource_puts_nobody_out_who_is_in_without_it() -> None:
+    assert chosen([ray_node("a"), ray_node("b", ours=1)], by_resource=False) == {"a", "b"}
+
+
+def test_where_the_last_that_has_it_is_gone_nobody_else_is_in() -> None:
+    assert chosen([ray_node("a", ours=1, alive=False), ray_node("b")], by_resource=True) == set()
+
+
+def test_who_is_in_is_known_by_how_the_fleet_was_deployed() -> None:
+    assert deployed_by_resource(told_by_serve({"moe_proxy": 1.0})) is True
+    assert deployed_by_resource(told_by_serve({})) is False
+    assert deployed_by_resource(told_by_serve(None)) is False
+    assert deployed_by_resource({"applications": {}}) is None
 
 
 @pytest.mark.parametrize(("status", "is_there"), [("RUNNING", True), ("DELETING", False)])
@@ -37,4 +56,6 @@ def test_what_was_told_to_end_is_not_there_any_more(
 
 
 def test_a_machine_that_is_gone_is_none() -> None:
-    assert chosen([ray_node("a", ours=1, alive=False), ray_node("b")]) == {"b"}
+    nodes = [ray_node("a", ours=1, alive=False), ray_node("b")]
+
+    assert chosen(nodes, by_resource=False) == {"b"}

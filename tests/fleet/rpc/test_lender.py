@@ -28,6 +28,9 @@ from tests.support.rpc_loan import HELLO, greeted, parent, rpc_servers, said_to
 
 GIB = 1 << 30
 
+# Of Ray Serve's own models, when it is imported.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
 
 @pytest.mark.parametrize(
     ("free", "size", "shares"),

@@ -78,10 +78,15 @@ class Child:
         """On its standard input; of several that it has not taken yet, the last one."""
         self._input.put(line)
 
-    async def end(self, within_s: float) -> None:
-        """Let it end in order, and kill it, and what it has started, after that time."""
+    async def end(self, within_s: float, *, hurry_s: float | None = None) -> None:
+        """Let it end in order, and kill it, and what it has started, after that time. After
+        `hurry_s` it is told a second time: then ours end what they are at."""
         if within_s > 0:
             self._signal(signal.SIGTERM)
+            if hurry_s is not None and hurry_s < within_s:
+                await self._has_ended(hurry_s)
+                self._signal(signal.SIGTERM)
+                within_s -= hurry_s
             await self._has_ended(within_s)
         self._signal(signal.SIGKILL)
         await self._has_ended(KILLED_S)
@@ -164,7 +169,8 @@ class Kept:
                     self.child.tell(self._line)
                 status = await asyncio.shield(asyncio.wrap_future(self.child.ended))
                 said = "\n".join(self.child.last_lines)
-                self.failure = f"{_how(status)}: {last_words(self.child.last_lines)}"
+                words = last_words(self.child.last_lines)
+                self.failure = f"{_how(status)}: {words}" if words else _how(status)
                 log.error("fleet_child_ended", child=self.name, how=_how(status), said=said)
             except OSError as error:
                 self.failure = f"cannot be started: {reason_of(error)}"
@@ -175,11 +181,12 @@ class Kept:
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, MOST_WAIT_S)
 
-    async def end(self, within_s: float) -> None:
+    async def end(self, within_s: float, *, hurry_s: float | None = None) -> None:
         """After `run` was cancelled."""
         child, self.child = self.child, None
+        self.failure = ""  # of this life; it is no news in the next one
         if child is not None:
-            await child.end(within_s)
+            await child.end(within_s, hurry_s=hurry_s)
             self._ended()
 
 
@@ -224,9 +231,23 @@ def serving_url(line: str) -> str | None:
 
 
 def last_words(lines: Sequence[str] | deque[str]) -> str:
-    """Of what it has said, what says most: plain text, which only a failed start writes."""
+    """Of what it has said, what tells why it ended: plain text, which only a failed start writes,
+    else the last error of its log; "" where it was about something else."""
     plain = [line for line in lines if line.strip() and not line.startswith("{")]
-    return " ".join(" ".join(plain or list(lines)[-1:]).split())[:500]
+    errors = [words for line in lines if (words := _error_in(line))]
+    return " ".join(" ".join(plain or errors[-1:]).split())[:500]
+
+
+def _error_in(line: str) -> str:
+    """What a line of a proxy's log says, if that is an error."""
+    try:
+        said: Any = json.loads(line)
+        if said.get("level") not in ("error", "critical"):
+            return ""
+        why = said.get("error") or said.get("reason") or ""
+        return ": ".join(filter(None, (str(said["event"]), str(why))))
+    except (ValueError, KeyError, AttributeError):
+        return ""
 
 
 def _how(status: int) -> str:

@@ -21,6 +21,9 @@ ANSWER_S: Final = 5.0
 LOAD_S: Final = 1800.0
 # All fronts have heard by then that it drains; what one of them has sent before has arrived.
 QUIET_S: Final = 1.5
+# Of what is left when the time is over: clients are told to come again, then it is ended.
+HEARD_S: Final = 1.0
+ENDS_S: Final = 10.0
 
 Json = Mapping[str, Any]
 Moves = Mapping[str, str | None]

@@ -198,19 +198,23 @@ class Supervisor:
                 await self._until(draining=True)
                 self._state = "draining"
                 assert self._node is not None
+                loop = asyncio.get_running_loop()
+                end_s = loop.time() + (within_s := await self._drain_within_s())
                 if self._node.child is not None:
                     await drain.empty(
                         self._name,
                         lambda: self._members,
                         self._api,
-                        await self._drain_within_s(),
+                        within_s,
                         self._say,
                     )
             finally:
                 running.cancel()
                 await asyncio.wait((running,))
-            self._say("ends")
-            await self._node.end(await self._drain_s() + LEAVING_S)
+            # It would wait for as long again as its policies say.
+            hurry_s = max(end_s - loop.time(), drain.HEARD_S)
+            self._say(f"ends, {hurry_s + drain.ENDS_S:.0f} s at most")
+            await self._node.end(hurry_s + drain.ENDS_S, hurry_s=hurry_s)
             self._state = "drained"
             self._say("")
             await self._until(draining=False)

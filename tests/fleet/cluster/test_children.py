@@ -150,5 +150,37 @@ def test_plain_text_says_more_of_an_end_than_the_log() -> None:
     assert last_words(['{"event":"x"}', "moe-proxy: taken:", "  why", '{"event":"y"}']) == (
         "moe-proxy: taken: why"
     )
-    assert last_words(['{"event":"x"}', '{"event":"y"}']) == '{"event":"y"}'
     assert last_words([]) == ""
+
+
+def test_a_line_about_a_request_is_no_reason_for_an_end() -> None:
+    request = '{"method":"POST","level":"info","event":"request"}'
+    error = '{"reason":"no memory","level":"error","event":"crashed"}'
+
+    assert last_words([request, "", '{"half', "{}", '{"event":"x"}']) == ""
+    assert last_words([error, request]) == "crashed: no memory"
+
+
+async def test_why_it_ended_before_is_no_news_of_one_that_was_ended_and_begins_again(
+    tmp_path: Path,
+) -> None:
+    async with kept(tmp_path, "import sys; sys.exit('no such file')") as made:
+        await until(lambda: made.failure, "it has ended")
+
+    assert made.failure == ""
+
+
+async def test_one_that_waits_for_something_is_told_a_second_time(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, time; told = []\n"
+        "def end(*_):\n  told.append(1)\n  if len(told) == 2: sys.exit(7)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "print('here', file=sys.stderr, flush=True)\n"
+        "while True: time.sleep(600)\n"
+    )
+    lines: list[str] = []
+    async with child(tmp_path, code, lines.append) as made:
+        await until(lambda: lines, "it hears signals by now")
+        await made.end(600, hurry_s=2.0)
+
+        assert made.ended.result() == 7

@@ -59,7 +59,8 @@ def status(arguments: Namespace) -> int:
     value = {
         "machines": seen.machines,
         "nodes": [
-            {**asdict(report), "drains": report.name in seen.draining}
+            {name: each for name, each in asdict(report).items() if name != "setup"}
+            | {"drains": report.name in seen.draining}
             | {"age_s": round(seen.ages.get(report.name, 0.0), 1)}
             | {"node": seen.states.get(report.name)}
             for report in seen.reports

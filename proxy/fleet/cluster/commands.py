@@ -77,7 +77,8 @@ def up(wanted: Wanted, env: Mapping[str, str], say: Callable[[str], None]) -> Se
         if first:
             return _until_up(machines.directory(), own)
         before = _kept(policies)
-        seen = _more(setup, own, say)
+        # A Ray that we have just started has it in its environment.
+        seen = _more(Setup() if began else setup, own, say)
         if new := sorted(_kept(policies) - before):
             say(kept_text(new))
         return seen
@@ -217,9 +218,10 @@ def _more(setup: Setup, own: str, say: Callable[[str], None]) -> Seen:
             "Ray was started on this machine without --resources '{\"moe_proxy\": 1}', which other "
             "machines have: stop it here (ray stop), and let moe-proxy fleet up --head start it"
         )
+    now = None
     if setup != Setup():
-        ray.get(machines.asked(directory, "setup", own, setup), timeout=ANSWER_S)
-    seen = _until_up(directory, own)
+        now = ray.get(machines.asked(directory, "setup", own, setup), timeout=ANSWER_S)
+    seen = _until_up(directory, own, setup=now, say=say)
     ours = [each for each in seen.reports if each.machine == own and each.name in seen.draining]
     for report in ours:
         say(f"bringing {report.name} back")
@@ -227,17 +229,31 @@ def _more(setup: Setup, own: str, say: Callable[[str], None]) -> Seen:
     return _until_up(directory, own, back=report.name) if ours else seen
 
 
-def _until_up(directory: Any, own: str, *, back: str | None = None) -> Seen:
-    """`back`: one that has drained, and is not to any more."""
+def _until_up(
+    directory: Any,
+    own: str,
+    *,
+    back: str | None = None,
+    setup: Setup | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Seen:
+    """`back`: one that has drained, and is not to any more. `setup`: how this machine's is to be
+    set up; what it had before does not count."""
     end_s = time.monotonic() + UP_S
+    said = False
     while True:
         seen = asyncio.run(seen_of(directory, own))
+        others = [each for each in seen.reports if is_other(each, own, setup)]
+        if others and not said:
+            say("the node and the front of this machine begin again, set up as said now")
+            said = True
         waiting = [
             each
             for each in seen.reports
             if each.state == "starting"
             or (each.name == back and each.state != "ready")
             or seen.is_silent(each)
+            or each in others
         ]
         if len(seen.reports) >= seen.machines > 0 and not waiting:
             return seen
@@ -249,6 +265,11 @@ def _until_up(directory: Any, own: str, *, back: str | None = None) -> Seen:
                 "trying: moe-proxy fleet status"
             )
         time.sleep(LOOK_S)
+
+
+def is_other(report: Report, own: str, setup: Setup | None) -> bool:
+    """Whether that is this machine's, and set up in another way. Pure."""
+    return report.machine == own and setup is not None and (report.setup or Setup()) != setup
 
 
 def connected(env: Mapping[str, str]) -> Any:
@@ -295,10 +316,18 @@ def with_port(head: str) -> str:
 
 
 def how_to_join(env: Mapping[str, str]) -> str:
-    """What to run on another machine; "" where Ray was not started by us."""
-    own = own_ray.started(env)
-    if own is None:
+    """What to run on another machine; "" where none gets to this one's Ray."""
+    address, token = own_ray.address_of(env), own_ray.use_token(env)
+    return "" if address is None else join_text(address, token)
+
+
+def join_text(address: str, token: str | None) -> str:
+    """ "" where no other machine gets there. Pure."""
+    try:
+        host, _ = found_ray.parts_of(address)
+    except ValueError:
         return ""
-    token = own_ray.use_token(env)
+    if host == "localhost" or host == "::1" or host.startswith("127."):
+        return ""
     before = f"RAY_AUTH_TOKEN={token} " if token else ""
-    return f"on each other machine: {INSTALL}\n  {before}moe-proxy fleet up --head {own.address}"
+    return f"on each other machine: {INSTALL}\n  {before}moe-proxy fleet up --head {address}"

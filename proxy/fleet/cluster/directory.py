@@ -59,6 +59,7 @@ class Report:
     says: str = ""
     logs: str = ""  # the folder there
     address: str = ""  # of the machine
+    setup: Setup | None = None  # what `fleet up` was told of it last, once that is so
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +139,19 @@ class Directory:
             self._names[machine] = next(n for n in _numbered(first) if n not in taken)
         return self._names[machine]
 
-    def setup(self, machine: str, setup: Setup) -> bool:
-        """Whether that is something new."""
-        if self._setups.get(machine) == setup:
-            return False
-        self._setups[machine] = setup
-        self.version += 1
-        return True
+    def setup(self, machine: str, setup: Setup) -> Setup:
+        """What is not said stays; so does the name of who has one. Returns all of it."""
+        before = self._setups.get(machine, Setup())
+        found = Setup(
+            before.name if machine in self._names else setup.name or before.name,
+            setup.policies or before.policies,
+            setup.host or before.host,
+            setup.port or before.port,
+        )
+        if found != self._setups.get(machine):
+            self._setups[machine] = found
+            self.version += 1
+        return found
 
     def tell(self, report: Report) -> None:
         before = self._reports.get(report.name)

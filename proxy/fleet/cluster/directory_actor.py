@@ -53,7 +53,7 @@ class DirectoryActor:
         await self._tell()
         return name
 
-    async def setup(self, machine: str, setup: Setup) -> bool:
+    async def setup(self, machine: str, setup: Setup) -> Setup:
         await self._known()
         found = self._directory.setup(machine, setup)
         await self._tell()

@@ -95,11 +95,12 @@ def url_of_front(front: socket.socket, address: str) -> str:
 
 
 def own_setup(told: Setup | None, env: Mapping[str, str], host: str, port: int) -> Setup:
-    """What was said of this machine, else to Ray as it was started here, else of all."""
+    """What was said of this machine, else to Ray as it was started here, else of all. A name is
+    given once, by the directory."""
     told = told or Setup()
     port_here = env.get(PORT_VARIABLE, "")
     return Setup(
-        told.name,
+        None,
         told.policies,
         told.host or env.get(HOST_VARIABLE) or host,
         told.port or (int(port_here) if port_here.isdecimal() else port),

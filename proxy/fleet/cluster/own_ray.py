@@ -64,7 +64,7 @@ class Started:
 def connect(env: Mapping[str, str]) -> bool:
     """Use the Ray that runs on this machine; False where there is none. Raises RayProblem."""
     token = use_token(env)
-    if (address := _address(env)) is None:
+    if (address := address_of(env)) is None:
         return False
     if "://" not in address:
         if why := found_ray.why_silent(address):
@@ -95,8 +95,8 @@ def _ask(address: str, env: Mapping[str, str], token: str | None) -> None:
         raise RayProblem(why)
 
 
-def _address(env: Mapping[str, str]) -> str | None:
-    """Of the cluster that this machine is in; None where it is in none."""
+def address_of(env: Mapping[str, str]) -> str | None:
+    """Of the cluster that this machine is in; None where it is in none. Raises RayProblem."""
     if own := started(env):
         if not own.ends:
             return own.address

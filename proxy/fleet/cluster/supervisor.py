@@ -202,11 +202,7 @@ class Supervisor:
                 end_s = loop.time() + (within_s := await self._drain_within_s())
                 if self._node.child is not None:
                     await drain.empty(
-                        self._name,
-                        lambda: self._members,
-                        self._api,
-                        within_s,
-                        self._say,
+                        self._name, lambda: self._members, self._api, within_s, self._say
                     )
             finally:
                 running.cancel()
@@ -257,6 +253,7 @@ class Supervisor:
             says,
             str(self._folder or ""),
             self._address,
+            self._told(),
         )
 
     @property
@@ -275,6 +272,11 @@ class Supervisor:
     def _setup_in(self, news: News) -> Setup:
         told = news.memory.setups.get(self._machine)
         return machine.own_setup(told, self._machine_env, self._host, self._port)
+
+    def _told(self) -> Setup | None:
+        if self._link.news is None or self._setup_in(self._news) != self._setup:
+            return None
+        return self._memory.setups.get(self._machine)
 
     def _fleet_policies(self) -> dict[str, Entry]:
         return dict(self._memory.policies or {})

@@ -2,11 +2,12 @@
 
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
-from proxy.fleet.cluster import commands, machines, own_ray
-from proxy.fleet.cluster.directory import Report
+from proxy.fleet.cluster import commands, found_ray, machines, own_ray
+from proxy.fleet.cluster.directory import Report, Setup
 from proxy.fleet.cluster.seen import Seen
 
 pytestmark = pytest.mark.skipif(
@@ -72,3 +73,35 @@ def test_a_node_that_does_not_come_back_is_not_waited_for_for_ever(
 
     with pytest.raises(commands.FleetProblem, match="b is still drained"):
         list(commands.drained(None, "b", undo=True))
+
+
+def test_until_a_machine_is_set_up_as_was_said_now_its_address_is_none_to_be_told() -> None:
+    now = Setup(port=2)
+    before, after = Report("m", "b", "ready", setup=Setup(port=1)), Report("m", "b", setup=now)
+
+    assert commands.is_other(before, "m", now)
+    assert commands.is_other(Report("m", "b", "ready"), "m", now)
+    assert not commands.is_other(after, "m", now)
+    assert not commands.is_other(before, "another", now)
+    assert not commands.is_other(before, "m", None)
+    # A name alone, which one that has one does not take.
+    assert not commands.is_other(Report("m", "b", "ready"), "m", Setup())
+
+
+def test_how_to_join_is_told_where_others_get_there() -> None:
+    with_token = commands.join_text("10.0.0.1:6379", "secret")
+
+    assert with_token.endswith("RAY_AUTH_TOKEN=secret moe-proxy fleet up --head 10.0.0.1:6379")
+    assert "TOKEN" not in commands.join_text("10.0.0.1:6379", None)
+    for nowhere in ("127.0.0.1:6379", "[::1]:6379", "localhost:1", "ray://10.0.0.1:10001/x"):
+        assert commands.join_text(nowhere, None) == ""
+
+
+def test_how_to_join_a_ray_of_ones_own_is_told_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(found_ray, "running", lambda: {"10.0.0.1:6379"})
+
+    told = commands.how_to_join({"HOME": str(tmp_path)})
+
+    assert told.endswith("\n  moe-proxy fleet up --head 10.0.0.1:6379")

@@ -170,3 +170,16 @@ def test_another_fleets_memory_is_not_taken() -> None:
 
 def policies(made: Directory) -> dict[str, bytes | None]:
     return {name: each.text for name, each in (made.news().memory.policies or {}).items()}
+
+
+def test_what_is_said_of_a_machine_again_leaves_what_is_not_said() -> None:
+    directory = Directory()
+    directory.setup("1", Setup("n", "/p", "0.0.0.0", 1))
+    directory.join("1", "host")
+    version = directory.version
+
+    assert directory.setup("1", Setup(host="0.0.0.0")) == Setup("n", "/p", "0.0.0.0", 1)
+    assert directory.version == version
+    # One that has a name keeps it.
+    assert directory.setup("1", Setup("other", port=2)) == Setup("n", "/p", "0.0.0.0", 2)
+    assert directory.version > version

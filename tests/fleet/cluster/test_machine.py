@@ -55,7 +55,7 @@ def test_what_was_said_of_a_machine_counts_more_than_how_ray_was_started_there()
 
     assert own_setup(None, {}, "0.0.0.0", 3) == Setup(host="0.0.0.0", port=3)
     assert own_setup(None, env, "0.0.0.0", 3) == Setup(host="10.0.0.1", port=1)
-    assert own_setup(Setup(port=2, name="n"), env, "0.0.0.0", 3) == Setup("n", None, "10.0.0.1", 2)
+    assert own_setup(Setup(port=2, name="n"), env, "0.0.0.0", 3) == Setup(None, None, "10.0.0.1", 2)
 
 
 def test_its_name_is_the_variables_or_its_hosts() -> None:

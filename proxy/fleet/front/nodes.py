@@ -11,7 +11,8 @@ from typing import Any, Final, Self
 import aiohttp
 import structlog
 
-from proxy.fleet.front.away import Away
+from proxy.errors import NotFound
+from proxy.fleet.front.away import SHOWN, Away, has_left
 from proxy.fleet.front.follow import Follower
 from proxy.fleet.front.link import Link
 from proxy.fleet.front.picture import Model, Models, in_flight, node_of
@@ -147,6 +148,16 @@ class Nodes:
 
     def get(self, name: str) -> FleetNode | None:
         return self._nodes.get(name)
+
+    def named(self, name: str) -> FleetNode:
+        """The one that somebody asks for by its name, whether it answers or not. Raises Busy for
+        one that has left lately, as one that is started again does, and NotFound."""
+        if (node := self._nodes.get(name)) is not None:
+            return node
+        if self._away.has(name):
+            raise has_left(name)
+        there = ", ".join(each.name for each in self) or "none"
+        raise NotFound(f"there is no node {name[:SHOWN]!r} in this fleet; there is {there}")
 
     def answering(self) -> list[FleetNode]:
         """Those that can be asked now, by name; also those that drain."""

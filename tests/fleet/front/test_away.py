@@ -18,6 +18,8 @@ def test_who_is_away_has_had_what_it_was_heard_to_have() -> None:
     away.went("n1", NOTHING, 1.0)  # begun again, and it has told nothing yet
 
     assert away.having("b") == ["n1", "n2"]
+    assert away.has("n1")
+    assert not away.has("n3")
     assert away.having("a:latest") == ["n1"]
     assert away.having("c") == []
     away.is_back("n1")

@@ -50,6 +50,10 @@ class Away:
         """Those that had a model of this name."""
         return sorted(node for node, gone in self._gone.items() if gone.models.find(model))
 
+    def went_just_now(self, node: str, now_s: float) -> bool:
+        gone = self._gone.get(node)
+        return gone is not None and now_s - gone.since_s < SOON_S
+
     def may_be_back_soon(self, models: Iterable[str], now_s: float) -> bool:
         """Whether one went just now that had one of these."""
         lately = [gone for gone in self._gone.values() if now_s - gone.since_s < SOON_S]

@@ -205,6 +205,15 @@ class Nodes:
             return True
         return not (unknown and wanted) and not self._away.may_be_back_soon(wanted, now_s)
 
+    def is_ready(self, name: str) -> bool:
+        """Whether it is known of the node that somebody asks for whether it can be asked: not of a
+        newcomer, of one that cannot since a moment, nor before any are known."""
+        node = self._nodes.get(name)
+        if node is not None and (node.answers or not node.follower.was_tried):
+            return node.answers
+        now_s = asyncio.get_running_loop().time()
+        return bool(self._nodes) and not self._away.went_just_now(name, now_s)
+
     async def until_news(self) -> None:
         """Return when something has changed."""
         await self._news.wait()

@@ -34,6 +34,9 @@ def test_who_went_just_now_may_be_back_soon() -> None:
     assert not away.may_be_back_soon(["a"], 10.0 + SOON_S)
     assert not away.may_be_back_soon(["x"], 10.0)
     assert not away.may_be_back_soon([], 10.0)
+    assert away.went_just_now("n1", 10.0 + SOON_S - 0.1)
+    assert not away.went_just_now("n1", 10.0 + SOON_S)
+    assert not away.went_just_now("n2", 10.0)
 
 
 def test_who_left_is_forgotten_and_who_is_silent_is_not() -> None:

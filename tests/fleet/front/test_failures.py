@@ -26,6 +26,7 @@ from tests.support.serving import Serving
 pytestmark = pytest.mark.llama
 
 CHAT = "/v1/chat/completions"
+CANCEL = "/admin/requests/n1.1/cancel"
 STREAMS = 16
 # By the path: what a stream ends with that comes to its end, and the error of one that does not.
 PROTOCOLS = {
@@ -221,13 +222,17 @@ async def test_who_names_a_node_that_drains_or_has_left_is_told_to_come_again(
 ) -> None:
     async with (
         node(tmp_path, "n1", {"a": usual_model()}) as n1,
-        front(tmp_path, n1.member) as one,
+        node(tmp_path, "n2", {}) as n2,
+        front(tmp_path, n1.member, n2.member) as one,
         session() as client,
     ):
         body = {**asked(CHAT, 0, 2), "stream": False}
         assert (await named(client, one.url + CHAT, "n1", body))[0] == 200
 
-        await one.tell(replace(n1.member, draining=True))
+        await one.tell(replace(n1.member, draining=True), n2.member)
+
+        async def back() -> bool:
+            return (await named(client, one.url + CHAT, "n1", body))[0] == 200
 
         async def refused() -> bool:
             status, told = await named(client, one.url + CHAT, "n1", body)
@@ -237,16 +242,18 @@ async def test_who_names_a_node_that_drains_or_has_left_is_told_to_come_again(
         # Who runs it may do there what they like.
         assert (await named(client, one.url + "/admin/models/a/load", "n1", None))[0] == 200
 
-        await one.tell()  # its process has ended, and is begun again
+        await one.tell(n2.member)  # the process of n1 has ended, and is begun again
 
         async def left() -> bool:
-            return "has left" in (await named(client, one.url + CHAT, "n1", body))[1]
+            return "has left" in (await named(client, one.url + CANCEL, "n2", None))[1]
 
         await until(left, "n1 has left")
-        for path in (CHAT, "/admin/models/a/load", "/admin/requests/n1.1/cancel"):
+        for path in (CHAT, "/admin/models/a/load", CANCEL):
             assert (await named(client, one.url + path, "n1", body))[0] == 503, path
             other = one.url + path.replace("n1.", "n9.")
             assert (await named(client, other, "n9", body))[0] == 404, path
+        await one.tell(n1.member, n2.member)
+        await until(back, "n1 is back")
 
 
 async def test_a_model_whose_only_node_is_away_is_no_unknown_one(tmp_path: Path) -> None:

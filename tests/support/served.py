@@ -22,9 +22,8 @@ class Served(str):
 
     def said(self, *events: str) -> list[dict[str, Any]]:
         """The lines of its log that tell of these events."""
-        lines = [
-            json.loads(line) for line in self.log.read_bytes().splitlines() if line[:1] == b"{"
-        ]
+        whole, _, _ = self.log.read_bytes().rpartition(b"\n")  # one may be half written
+        lines = [json.loads(line) for line in whole.splitlines() if line[:1] == b"{"]
         return [line for line in lines if line.get("event") in events]
 
 

@@ -15,8 +15,8 @@ from proxy.cli.output import ClientError as ClientError  # what callers ask for 
 from proxy.errors import reason_of
 from proxy.files import read_small
 from proxy.node.identity import BadIdentity, Identity, identity_of
-from proxy.node.names import KEY_FILE_VARIABLE, NODE_HEADER
-from proxy.observe.record import serving, serving_at
+from proxy.node.names import FRONT_VARIABLE, KEY_FILE_VARIABLE, NODE_HEADER
+from proxy.observe.record import serving
 from proxy.policy.load import load
 from proxy.startup import url_of
 
@@ -127,7 +127,10 @@ class Client:
         self._node = None
         nodes = self.get("/admin/state").get("nodes")
         if nodes is None:
-            raise ClientError(f"what answers at {self.url} is one machine: there are no nodes")
+            raise ClientError(
+                f"what answers at {self.url} is one machine: there are no nodes; if it is of a "
+                "fleet, say with --url or MOE_PROXY_URL where a front is (moe-proxy fleet status)"
+            )
         names = [each["name"] for each in nodes]
         if node not in names:
             there = ", ".join(names) or "none"
@@ -183,14 +186,16 @@ def model_path(name: str, verb: str) -> str:
 
 
 def default_url(env: Mapping[str, str] = os.environ) -> str:
-    """Where the proxy that runs here says that it listens; else where one would that was started
-    without options."""
+    """Where the proxy that runs here says that it listens, or its machine's front where it is a
+    node of a fleet; else where one would that was started without options."""
     if url := env.get("MOE_PROXY_URL"):
         return url
     # Also of policies with problems: the proxy that runs goes on by those before.
     policies = load(None, env).readable
     assert policies is not None
-    return serving_at(policies.catalog.state) or url_of(policies.server.host, policies.server.port)
+    found = serving(policies.catalog.state)
+    here = found and (found.variables.get(FRONT_VARIABLE) or found.url)
+    return here or url_of(policies.server.host, policies.server.port)
 
 
 def default_identity(url: str, env: Mapping[str, str] = os.environ) -> Identity:

@@ -43,7 +43,14 @@ def status_table(seen: Seen) -> str:
         if seen.is_old(each)
     ]
     if (missing := seen.machines - len(seen.reports)) > 0:
-        remarks.append(f"{missing} more machines of the cluster have said nothing yet")
+        who = "1 more machine of the cluster has" if missing == 1 else None
+        who = who or f"{missing} more machines of the cluster have"
+        remarks.append(f"{who} said nothing yet")
+    else:
+        remarks += [
+            f"[nodes.{name}] of the policies has no effect: there is no node {name!r}"
+            for name in _strangers(seen)
+        ]
     logs = [f"logs of {each.name}: {each.logs}" for each in seen.reports if each.logs]
     return "\n".join([table(head, rows), *remarks, *logs])
 
@@ -87,6 +94,17 @@ def _state(seen: Seen, report: Report) -> str:
 
 def _problems(name: str, state: dict[str, Any]) -> list[Any]:
     return [problem | {"node": name} for problem in state["policies"]["problems"]]
+
+
+def _strangers(seen: Seen) -> list[str]:
+    """Who has a part of the policies, and is no node."""
+    parts = {
+        name
+        for state in seen.states.values()
+        if isinstance(state, dict)
+        for name in state["policies"].get("nodes") or ()
+    }
+    return sorted(parts - {each.name for each in seen.reports})
 
 
 def _models(state: Any) -> str:

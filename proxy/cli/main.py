@@ -252,7 +252,8 @@ def _add_fleet(commands: Any) -> None:
     fleet = _command(commands, "fleet", "main:fleet", "have several machines as one")
     inner = fleet.add_subparsers(metavar="up|status|drain|down", dest="fleet_command")
     up = _command(inner, "up", "fleet:up", "have this machine in a fleet")
-    up.add_argument("--head", metavar="HOST[:PORT]", help="the fleet's first machine")
+    first = "the fleet's first machine"
+    up.add_argument("--head", type=options.head, metavar="HOST[:PORT]", help=first)
     up.add_argument("--host", help="address on which clients are answered (127.0.0.1)")
     up.add_argument("--port", type=options.port, help="(11434)")
     up.add_argument("--name", help="of this machine's node (its host name)")

@@ -1,10 +1,16 @@
 """Options that several commands share, and how the values of options are read."""
 
+import re
 from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 
 from proxy.errors import BadRequest
 from proxy.split import ALLOWED, AUTO, Split, parse_split
+
+# A name or an address, or one of IPv6 with brackets or without a port.
+_HEAD = re.compile(
+    r"(?:[\w.-]+|\[[0-9a-fA-F:.%]+\])(?::(\d{0,5}))?|[0-9a-fA-F.]*:[0-9a-fA-F:.%]*:[0-9a-fA-F:.%]*"
+)
 
 
 def add_policies(parser: ArgumentParser) -> None:
@@ -39,6 +45,14 @@ def port(text: str) -> int:
     if text.isdecimal() and int(text) <= 65535:
         return int(text)
     raise ArgumentTypeError(f"{text!r} is not a port; use 0 to 65535")
+
+
+def head(text: str) -> str:
+    """The first machine of a fleet, with or without the port of its Ray."""
+    match = _HEAD.fullmatch(text)
+    if match and (not match[1] or 0 < int(match[1]) <= 65535):
+        return text
+    raise ArgumentTypeError(f"{text!r} is no address; use HOST or HOST:PORT, as in 10.0.0.1:6379")
 
 
 def split(text: str) -> Split:

@@ -47,6 +47,12 @@ class Source:
 
 def pull(name: str, remote: Remote, show: Show, *, insecure: bool) -> None:
     """Raises ClientError."""
+    if is_file(name):
+        raise ClientError(
+            f"{name} is a file, and pull fetches models by name; to have this one: moe-proxy "
+            f"create NAME -f Modelfile, with the line FROM {name} in Modelfile, or its folder in "
+            "catalog.dirs of the policies"
+        )
     body = {"model": name, "insecure": insecure}
     try:
         _show(remote.lines("/api/pull", body), show)
@@ -128,6 +134,13 @@ def source_of(wanted: Modelfile, folder: Path) -> Source:
     if model and files:
         raise ClientError(f"FROM names a model, {model}, and files; one or the other")
     return Source(model, files, adapters)
+
+
+def is_file(name: str) -> bool:
+    """Whether what somebody wants to pull is a file of this machine, and no model's name."""
+    if name.startswith(("/", "./", "../", "~")):
+        return True
+    return name.lower().endswith(".gguf") and Path(name).is_file()
 
 
 def _text(file: Path) -> str:

@@ -17,6 +17,7 @@ from proxy.node.names import (
     CERTIFICATE_KEY_VARIABLE,
     CERTIFICATE_VARIABLE,
     CLIENT_HEADER,
+    FRONT_VARIABLE,
     HOSTS_HEADER,
     KEY_FILE_VARIABLE,
     KEY_HEADER,
@@ -66,6 +67,7 @@ class Identity:
     key: bytes | None = None
     key_file: Path | None = None
     certificates: Certificates | None = None
+    front: str | None = None  # its machine's, as a URL
 
     def __repr__(self) -> str:
         return f"<Identity {self.name}>"  # not the key
@@ -95,6 +97,8 @@ class Identity:
         if self.key_file is None:
             return {}
         found = {KEY_FILE_VARIABLE: str(self.key_file.absolute())}
+        if self.front is not None:
+            found[FRONT_VARIABLE] = self.front
         if self.certificates is not None:
             found[TLS_VARIABLE] = "1"
             found[CERTIFICATE_VARIABLE] = str(self.certificates.certificate.absolute())
@@ -133,7 +137,8 @@ def identity_of(env: Mapping[str, str]) -> Identity:
     if not (file := env.get(KEY_FILE_VARIABLE)):
         return Identity(name)
     key_file = Path(file)
-    identity = Identity(name, _key(key_file), key_file, certificates_of(env))
+    front = env.get(FRONT_VARIABLE) or None
+    identity = Identity(name, _key(key_file), key_file, certificates_of(env), front)
     try:
         _ = identity.server_tls, identity.client_tls
     except (OSError, ValueError) as error:

@@ -33,6 +33,8 @@ NODE_VARIABLE: Final = "MOE_PROXY_NODE"
 USABLE_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # For `moe-proxy serve` as a node: a file with the fleet's key, which each request has to bring.
 KEY_FILE_VARIABLE: Final = "MOE_PROXY_FLEET_KEY_FILE"
+# For a node: where its machine's front is, which commands on that machine ask.
+FRONT_VARIABLE: Final = "MOE_PROXY_FLEET_FRONT"
 # Files in PEM, where the cluster speaks TLS; they are Ray's own variables.
 CERTIFICATE_VARIABLE: Final = "RAY_TLS_SERVER_CERT"
 CERTIFICATE_KEY_VARIABLE: Final = "RAY_TLS_SERVER_KEY"

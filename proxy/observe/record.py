@@ -88,12 +88,6 @@ def claim(state: Path) -> Record:
     return Record(descriptor)
 
 
-def serving_at(state: Path) -> str | None:
-    """The URL of the proxy that has this state folder; None where none is known to run."""
-    found = serving(state)
-    return found.url or None if found else None
-
-
 def serving(state: Path) -> Serving | None:
     """The proxy that has this state folder; None where none is known to run."""
     try:

@@ -57,6 +57,7 @@ class LivePolicies:
             "files": [str(file) for file in self.newest.files],
             "problems": [problem_to_json(problem) for problem in self.problems],
             "waiting_for_restart": list(self.waiting),
+            "nodes": sorted(self._parts),  # who has a part, be there such a node or not
         }
 
     def elsewhere(self, loaded: Loaded) -> tuple[str, ...]:

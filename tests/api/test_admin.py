@@ -41,6 +41,7 @@ async def test_state_before_anything_is_loaded(
         "files": [str(policies)],
         "problems": [],
         "waiting_for_restart": [],
+        "nodes": [],
     }
     assert state["host"]["total_bytes"] > state["host"]["available_bytes"] > 0
     assert state["degraded"] == []

@@ -1,6 +1,7 @@
 """What a command sends to a proxy: where to, and with which key; and what it makes of half an
 answer."""
 
+import asyncio
 import io
 import os
 import socket
@@ -14,7 +15,9 @@ import pytest
 
 from proxy.cli.client import default_key, default_url
 from proxy.cli.main import main
+from proxy.node.names import FRONT_VARIABLE
 from proxy.observe.record import claim
+from tests.support.fleet import front, node
 
 
 @pytest.fixture
@@ -62,6 +65,28 @@ def test_the_proxy_that_runs_is_found_wherever_it_listens(
     record.close()
 
     assert default_url(env) == "http://127.0.0.1:1234"
+
+
+async def test_a_command_asks_the_front_of_a_machine_that_is_a_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policies").mkdir()
+    state = tmp_path / "state"
+    (tmp_path / "policies/p.toml").write_text(f'catalog.state = "{state}"\n')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    async with front(tmp_path) as one:
+        env = {FRONT_VARIABLE: one.url}
+        async with node(tmp_path, "attic", {}, env=env, catalog={"state": state}) as attic:
+            await one.tell(attic.member)
+            assert default_url({"HOME": str(tmp_path)}) == one.url
+            assert await asyncio.to_thread(main, ["unload", "none", "--node", "attic"]) == 1
+            assert "'none'" in capsys.readouterr().err  # the node's own words
+            # Who says the node's own address is let in all the same.
+            assert await asyncio.to_thread(main, ["ps", "--url", attic.url]) == 0
+            named = ["unload", "none", "--node", "attic", "--url", attic.url]
+            assert await asyncio.to_thread(main, named) == 1
+            assert "say with --url or MOE_PROXY_URL where a front" in capsys.readouterr().err
 
 
 def test_a_proxy_is_found_though_its_policies_are_broken_by_now(

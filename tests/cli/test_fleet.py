@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.cli import options
 from proxy.cli.main import main
 from proxy.fleet.cluster import commands
 from proxy.fleet.cluster.commands import kept_text, with_port
@@ -53,8 +54,26 @@ def test_a_head_has_rays_usual_port() -> None:
     assert with_port("box:6400") == "box:6400"
 
 
+@pytest.mark.parametrize(
+    "head", ["192.0.2.2:abc", "http://box:6379", "box:0", "box:70000", "b x", "", ":6379", "me@box"]
+)
+def test_a_head_that_is_no_address_is_told_before_anything_is_begun(
+    head: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fleet", "up", "--head", head])
+
+    assert ended.value.code == 2
+    assert "use HOST or HOST:PORT" in capsys.readouterr().err
+
+
+def test_a_head_may_be_named_in_any_way_that_ray_takes() -> None:
+    for head in ("10.0.0.1", "box.lan:6400", "b_x", "[fe80::1]:6379", "fe80::1", "box:"):
+        assert options.head(head) == head
+
+
 def test_policies_that_do_not_count_any_more_are_told() -> None:
-    said = kept_text([Path("/p/mine.toml.before-fleet")])
+    said = kept_text([Path("/p/mine.toml.before-fleet")], "attic")
 
     assert "  /p/mine.toml.before-fleet" in said.splitlines()
-    assert "[nodes.NAME]" in said
+    assert "[nodes.attic]" in said

@@ -25,7 +25,7 @@ def test_a_line_for_each_node_and_what_is_wrong_with_some() -> None:
     assert "CUDA0 2.00 GiB of 8.00 GiB" in lines[1]
     assert lines[1].endswith("2")
     assert "c: ended with status 2: \ufffd[1mbad policies" in lines
-    assert "1 more machines of the cluster have said nothing yet" in lines
+    assert "1 more machine of the cluster has said nothing yet" in lines
     assert "logs of b: /b" in lines
 
 
@@ -54,6 +54,18 @@ def test_policies_that_are_not_in_force_are_told_with_their_node() -> None:
     text = status_table(Seen([READY], frozenset(), 1, {"a": state}))
 
     assert "  a: /p.toml:3: node: unknown key" in text.splitlines()
+
+
+def test_a_part_of_the_policies_that_is_no_nodes_is_told_once_all_are_there() -> None:
+    state = STATE | {"policies": {"problems": [], "nodes": ["a", "b", "celar"]}}
+    remark = "[nodes.celar] of the policies has no effect: there is no node 'celar'"
+
+    def told(machines: int) -> list[str]:
+        seen = Seen([READY, DRAINED], frozenset(), machines, {"a": state, "b": "silent"})
+        return [line for line in status_table(seen).splitlines() if "[nodes." in line]
+
+    assert told(2) == [remark]
+    assert told(3) == []  # it may be the name of who has said nothing yet
 
 
 def test_after_up_it_is_known_where_to_ask_on_this_machine() -> None:

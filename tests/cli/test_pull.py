@@ -74,6 +74,20 @@ async def test_create_through_a_proxy(state: Path, modelfile: Path, tmp_path: Pa
     assert only(tmp_path / "other").path.read_bytes() == (tmp_path / "base.gguf").read_bytes()
 
 
+def test_a_file_is_not_pulled_and_it_is_said_how_to_have_it(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.gguf").touch()
+    for name in ("x.gguf", "./y.gguf", "~/y.gguf", "/models/y.gguf"):
+        assert main(["pull", name, "--url", NOBODY]) == 1
+        said = capsys.readouterr().err
+        assert f"FROM {name}" in said
+        assert "catalog.dirs" in said
+    assert main(["pull", "hf.co/y.gguf", "--node", "attic", "--url", NOBODY]) == 1
+    assert "nothing answers" in capsys.readouterr().err
+
+
 async def test_one_machine_does_not_do_what_a_node_is_to_do(
     state: Path, server: servers.Hub, gguf: MakeGguf, capsys: pytest.CaptureFixture[str]
 ) -> None:

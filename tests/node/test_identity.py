@@ -11,6 +11,7 @@ from proxy.node.identity import BadIdentity, Identity, identity_of
 from proxy.node.names import (
     CERTIFICATE_VARIABLE,
     CLIENT_HEADER,
+    FRONT_VARIABLE,
     HOSTS_HEADER,
     KEY_FILE_VARIABLE,
     KEY_HEADER,
@@ -78,6 +79,15 @@ def test_so_is_a_file_that_is_not_there_or_no_file(tmp_path: Path) -> None:
     for name in ("nothing", "pipe", "."):
         with pytest.raises(BadIdentity, match=KEY_FILE_VARIABLE):
             identity_of({KEY_FILE_VARIABLE: str(tmp_path / name)})
+
+
+def test_commands_are_told_where_the_machines_front_is(tmp_path: Path) -> None:
+    env = written(tmp_path, KEY) | {FRONT_VARIABLE: "http://127.0.0.1:11434"}
+
+    assert identity_of(env).variables[FRONT_VARIABLE] == env[FRONT_VARIABLE]
+    assert FRONT_VARIABLE not in identity_of(env | {FRONT_VARIABLE: ""}).variables
+    # A proxy that is no node has none.
+    assert identity_of({FRONT_VARIABLE: "http://127.0.0.1:11434"}).variables == {}
 
 
 def test_a_name_has_to_fit_into_a_header() -> None:

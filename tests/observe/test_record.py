@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.observe.record import RECORD, Taken, claim, serving_at
+from proxy.observe.record import RECORD, Taken, claim, serving
 
 CLAIMS = """
 import sys; from pathlib import Path; from proxy.observe.record import claim
@@ -31,11 +31,13 @@ def test_a_state_folder_is_one_proxys(tmp_path: Path) -> None:
             )
             with pytest.raises(Taken, match=who):
                 claim(state)
-            assert serving_at(state) == "http://there:1"
+            found = serving(state)
+            assert found is not None
+            assert found.url == "http://there:1"
         finally:
             other.kill()
 
-    assert serving_at(state) is None
+    assert serving(state) is None
     claim(state).close()
 
 
@@ -49,7 +51,7 @@ def test_a_state_folder_that_cannot_be_had_is_done_without(tmp_path: Path) -> No
     for name in ("file", "link"):
         record = claim(tmp_path / name)
         record.say("http://there:1")
-        assert serving_at(tmp_path / name) is None
+        assert serving(tmp_path / name) is None
         record.close()
-    assert serving_at(tmp_path / "pipe") is None
+    assert serving(tmp_path / "pipe") is None
     assert (tmp_path / "file").read_bytes() == b""

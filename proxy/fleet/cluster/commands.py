@@ -80,7 +80,8 @@ def up(wanted: Wanted, env: Mapping[str, str], say: Callable[[str], None]) -> Se
         # A Ray that we have just started has it in its environment.
         seen = _more(Setup() if began else setup, own, say)
         if new := sorted(_kept(policies) - before):
-            say(kept_text(new))
+            own_name = next((each.name for each in seen.reports if each.machine == own), "NAME")
+            say(kept_text(new, own_name))
         return seen
 
 
@@ -89,13 +90,14 @@ def _kept(policies: Path) -> frozenset[Path]:
     return frozenset(folder.glob(f"*{KEPT}"))
 
 
-def kept_text(files: Sequence[Path]) -> str:
-    """Pure."""
+def kept_text(files: Sequence[Path], node: str) -> str:
+    """`node`: what this machine's is called. Pure."""
     were = "\n".join(f"  {file}" for file in files)
     return (
         "the fleet's policies are in force here; what this machine had under the same names is "
         f"kept, and does not count:\n{were}\n"
-        "what has to differ here (devices, folders of models) goes into [nodes.NAME] of the fleet's"
+        f"what has to differ here (devices, folders of models) goes into [nodes.{node}] of the "
+        "fleet's"
     )
 
 

@@ -28,6 +28,7 @@ from proxy.fleet.member import Members, line_of
 from proxy.fleet.rpc.lender import lending_by_ray
 from proxy.fleet.rpc.words import SOCKET_VARIABLE
 from proxy.node.identity import identity_of
+from proxy.node.names import FRONT_VARIABLE
 from proxy.policy.load import load
 from proxy.tasks import Loops, spawn
 from proxy.threads import POLICIES
@@ -289,7 +290,8 @@ class Supervisor:
     async def _node_program(self) -> Program:
         self._state, self._url = "starting", None
         where = ("--host", self._address, "--policies", str(self._policies))
-        return Program((*NODE, *where, "--log-format", "json"), self._env)
+        env = self._env | {FRONT_VARIABLE: self._front_url or ""}
+        return Program((*NODE, *where, "--log-format", "json"), env)
 
     async def _front_program_now(self) -> Program:
         number = self._socket.fileno()

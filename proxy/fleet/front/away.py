@@ -42,14 +42,30 @@ class Away:
             if node not in members and now_s - gone.since_s >= LEFT_S:
                 del self._gone[node]
 
+    def has(self, node: str) -> bool:
+        """Whether a node of this name is away, or was there lately."""
+        return node in self._gone
+
     def having(self, model: str) -> list[str]:
         """Those that had a model of this name."""
         return sorted(node for node, gone in self._gone.items() if gone.models.find(model))
+
+    def went_just_now(self, node: str, now_s: float) -> bool:
+        gone = self._gone.get(node)
+        return gone is not None and now_s - gone.since_s < SOON_S
 
     def may_be_back_soon(self, models: Iterable[str], now_s: float) -> bool:
         """Whether one went just now that had one of these."""
         lately = [gone for gone in self._gone.values() if now_s - gone.since_s < SOON_S]
         return bool(lately) and any(gone.models.find(name) for gone in lately for name in models)
+
+
+def has_left(node: str) -> Busy:
+    """What a client is told who names one that was a member a moment ago."""
+    return Busy(
+        f"the node {node!r} has left this fleet lately, and may be back; try again in a moment",
+        retry_after_s=RETRY_AFTER_S,
+    )
 
 
 def comes_again(model: str, nodes: Collection[str]) -> Busy:

@@ -9,13 +9,14 @@ from typing import Final
 
 from cachetools import TTLCache
 
-from proxy.errors import Busy, NotFound
+from proxy.errors import Busy
 from proxy.fleet.choice import Asked, choose
 from proxy.fleet.front.asked import Wanted
 from proxy.fleet.front.away import RETRY_AFTER_S, SHOWN, comes_again
 from proxy.fleet.front.nodes import FleetNode, Nodes
 from proxy.fleet.front.picture import Model
 from proxy.fleet.front.refused import LeftAlone, Refusal
+from proxy.node.names import NODE_HEADER
 
 # Conversations that go on later begin anew where there is room, which costs their prompt.
 REMEMBERED: Final = 200_000
@@ -42,7 +43,7 @@ class Chooser:
 
     def choose(self, wanted: Wanted, pinned: str | None, without: Collection[str]) -> Chosen | None:
         """None: no node is left that could be asked. Raises NotFound for a `pinned` one that is
-        none, and Busy where who alone could answer cannot be asked."""
+        none, and Busy where who alone could answer cannot be asked, has just left, or drains."""
         if pinned is not None:
             return self._pinned(wanted, pinned, without)
         if wanted.item is not None and (node := self._holder(*wanted.item)) is not None:
@@ -94,14 +95,17 @@ class Chooser:
         self._before[_response_key(response)] = node
 
     def _pinned(self, wanted: Wanted, name: str, without: Collection[str]) -> Chosen | None:
-        node = self._nodes.get(name)
-        if node is None:
-            there = ", ".join(each.name for each in self._nodes) or "none"
-            raise NotFound(f"there is no node {name[:SHOWN]!r} in this fleet; there is {there}")
         if name in without:
             return None
+        node = self._nodes.named(name)
         if not node.answers:
             raise Busy(f"the node {name!r} does not answer", retry_after_s=RETRY_AFTER_S)
+        if node.draining and wanted.item is None:  # an item is there already, and nowhere else
+            raise Busy(
+                f"the node {name!r} is taken out of the fleet, and begins nothing new; leave out "
+                f"{NODE_HEADER} to have another one asked",
+                retry_after_s=RETRY_AFTER_S,
+            )
         found = next(filter(None, map(node.models.find, wanted.models)), None)
         return Chosen(node, found.base if found else "", "pinned")
 

@@ -113,10 +113,16 @@ class Forward:
         self, wanted: Wanted, pinned: str | None, tried: dict[str, str]
     ) -> Chosen | None:
         """Waits a moment where it is not known yet who there is."""
-        if not tried and not self._nodes.are_ready_for(wanted.models):
+
+        def ready() -> bool:
+            if pinned is not None:
+                return self._nodes.is_ready(pinned)
+            return self._nodes.are_ready_for(wanted.models)
+
+        if not tried and not ready():
             with suppress(TimeoutError):
                 async with asyncio.timeout(NOBODY_S):
-                    while not self._nodes.are_ready_for(wanted.models):
+                    while not ready():
                         await self._nodes.until_news()
         if pinned is None and not tried:
             await look_for(self._nodes, wanted.models)

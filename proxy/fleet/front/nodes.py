@@ -11,7 +11,8 @@ from typing import Any, Final, Self
 import aiohttp
 import structlog
 
-from proxy.fleet.front.away import Away
+from proxy.errors import NotFound
+from proxy.fleet.front.away import SHOWN, Away, has_left
 from proxy.fleet.front.follow import Follower
 from proxy.fleet.front.link import Link
 from proxy.fleet.front.picture import Model, Models, in_flight, node_of
@@ -148,6 +149,16 @@ class Nodes:
     def get(self, name: str) -> FleetNode | None:
         return self._nodes.get(name)
 
+    def named(self, name: str) -> FleetNode:
+        """The one that somebody asks for by its name, whether it answers or not. Raises Busy for
+        one that has left lately, as one that is started again does, and NotFound."""
+        if (node := self._nodes.get(name)) is not None:
+            return node
+        if self._away.has(name):
+            raise has_left(name)
+        there = ", ".join(each.name for each in self) or "none"
+        raise NotFound(f"there is no node {name[:SHOWN]!r} in this fleet; there is {there}")
+
     def answering(self) -> list[FleetNode]:
         """Those that can be asked now, by name; also those that drain."""
         return [node for node in self if node.answers]
@@ -193,6 +204,15 @@ class Nodes:
         if any(self.find(name) is not None for name in wanted):
             return True
         return not (unknown and wanted) and not self._away.may_be_back_soon(wanted, now_s)
+
+    def is_ready(self, name: str) -> bool:
+        """Whether it is known of the node that somebody asks for whether it can be asked: not of a
+        newcomer, of one that cannot since a moment, nor before any are known."""
+        node = self._nodes.get(name)
+        if node is not None and (node.answers or not node.follower.was_tried):
+            return node.answers
+        now_s = asyncio.get_running_loop().time()
+        return bool(self._nodes) and not self._away.went_just_now(name, now_s)
 
     async def until_news(self) -> None:
         """Return when something has changed."""

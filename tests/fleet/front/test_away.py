@@ -18,6 +18,8 @@ def test_who_is_away_has_had_what_it_was_heard_to_have() -> None:
     away.went("n1", NOTHING, 1.0)  # begun again, and it has told nothing yet
 
     assert away.having("b") == ["n1", "n2"]
+    assert away.has("n1")
+    assert not away.has("n3")
     assert away.having("a:latest") == ["n1"]
     assert away.having("c") == []
     away.is_back("n1")
@@ -32,6 +34,9 @@ def test_who_went_just_now_may_be_back_soon() -> None:
     assert not away.may_be_back_soon(["a"], 10.0 + SOON_S)
     assert not away.may_be_back_soon(["x"], 10.0)
     assert not away.may_be_back_soon([], 10.0)
+    assert away.went_just_now("n1", 10.0 + SOON_S - 0.1)
+    assert not away.went_just_now("n1", 10.0 + SOON_S)
+    assert not away.went_just_now("n2", 10.0)
 
 
 def test_who_left_is_forgotten_and_who_is_silent_is_not() -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.support.serving import Serving
 pytestmark = pytest.mark.llama
 
 CHAT = "/v1/chat/completions"
+CANCEL = "/admin/requests/n1.1/cancel"
 STREAMS = 16
 # By the path: what a stream ends with that comes to its end, and the error of one that does not.
 PROTOCOLS = {
@@ -206,6 +208,52 @@ async def test_where_no_node_is_left_it_is_said_so(tmp_path: Path) -> None:
     assert found[CHAT]["error"]["type"] == "server_error"
     assert found["/v1/messages"]["error"]["type"] == "overloaded_error"
     assert isinstance(found["/api/chat"]["error"], str)
+
+
+async def named(client: aiohttp.ClientSession, url: str, node: str, body: Any) -> tuple[int, str]:
+    """What a POST that asks for this node alone is answered with."""
+    async with client.post(url, json=body, headers={NODE_HEADER: node}) as answer:
+        assert answer.status != 503 or "Retry-After" in answer.headers
+        return answer.status, await answer.text()
+
+
+async def test_who_names_a_node_that_drains_or_has_left_is_told_to_come_again(
+    tmp_path: Path,
+) -> None:
+    async with (
+        node(tmp_path, "n1", {"a": usual_model()}) as n1,
+        node(tmp_path, "n2", {}) as n2,
+        front(tmp_path, n1.member, n2.member) as one,
+        session() as client,
+    ):
+        body = {**asked(CHAT, 0, 2), "stream": False}
+        assert (await named(client, one.url + CHAT, "n1", body))[0] == 200
+
+        await one.tell(replace(n1.member, draining=True), n2.member)
+
+        async def back() -> bool:
+            return (await named(client, one.url + CHAT, "n1", body))[0] == 200
+
+        async def refused() -> bool:
+            status, told = await named(client, one.url + CHAT, "n1", body)
+            return status == 503 and "begins nothing new" in told
+
+        await until(refused, "n1 is known to drain")
+        # Who runs it may do there what they like.
+        assert (await named(client, one.url + "/admin/models/a/load", "n1", None))[0] == 200
+
+        await one.tell(n2.member)  # the process of n1 has ended, and is begun again
+
+        async def left() -> bool:
+            return "has left" in (await named(client, one.url + CANCEL, "n2", None))[1]
+
+        await until(left, "n1 has left")
+        for path in (CHAT, "/admin/models/a/load", CANCEL):
+            assert (await named(client, one.url + path, "n1", body))[0] == 503, path
+            other = one.url + path.replace("n1.", "n9.")
+            assert (await named(client, other, "n9", body))[0] == 404, path
+        await one.tell(n1.member, n2.member)
+        await until(back, "n1 is back")
 
 
 async def test_a_model_whose_only_node_is_away_is_no_unknown_one(tmp_path: Path) -> None:

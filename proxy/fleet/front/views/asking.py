@@ -14,7 +14,7 @@ from yarl import URL
 
 from proxy.api.middleware import WARNING
 from proxy.api.wire import BACKEND_HEADER, json_response
-from proxy.errors import NotFound, reason_of
+from proxy.errors import reason_of
 from proxy.fleet.front.ids import of_fleet
 from proxy.fleet.front.nodes import FleetNode, Nodes
 from proxy.fleet.front.server import Front
@@ -84,12 +84,9 @@ VIEWS = web.AppKey("views", Views)
 
 
 def node_named(request: web.Request, name: str) -> FleetNode:
-    """Raises NotFound for none of the fleet, and NobodyAnswers for one that is silent."""
-    nodes = request.app[VIEWS].nodes
-    node = nodes.get(name)
-    if node is None:
-        there = ", ".join(each.name for each in nodes) or "none"
-        raise NotFound(f"there is no node {name!r} in this fleet; there is {there}")
+    """Raises NotFound for none of the fleet, Busy for one that has left lately, and NobodyAnswers
+    for one that is silent."""
+    node = request.app[VIEWS].nodes.named(name)
     if not node.answers:
         raise NobodyAnswers(f"{name} does not answer", retry_after_s=1.0)
     return node

@@ -423,7 +423,7 @@ async def test_a_model_is_made_where_its_base_is_and_removed_everywhere(rig: Fle
 async def test_a_machine_can_be_named(rig: FleetRig) -> None:
     told = await rig.get("/v1/models", node="desk")
     assert [each["id"] for each in told["data"]] == ["n"]
-    told = await rig.get("/v1/models", node="garage", status=404)
+    told = await rig.get("/v1/models", node="shed", status=404)
     assert "there is attic, cellar, desk" in told["error"]["message"]
     await rig.post("/admin/models/n/load", node="attic", status=404)
 

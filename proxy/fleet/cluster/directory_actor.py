@@ -33,6 +33,7 @@ class DirectoryActor:
         self._new = not ray.get_runtime_context().was_current_actor_reconstructed
         if self._new:
             self._directory.make_key()
+        self._by_resource: bool | None = None  # as the fleet was deployed
         self._watching: asyncio.Task[None] | None = None
 
     async def ready(self) -> str:
@@ -48,7 +49,7 @@ class DirectoryActor:
     async def join(self, machine: str, wanted: str) -> str:
         await self._known()
         # Who was called so before may be gone since a moment ago: then the name is free.
-        self._directory.keep({machine, *await asyncio.to_thread(machines.wanted)})
+        self._directory.keep({machine, *await self._machines()})
         name = self._directory.join(machine, wanted)
         await self._tell()
         return name
@@ -116,8 +117,14 @@ class DirectoryActor:
                 for each in directory.reports
             },
             "draining": [each.name for each in directory.reports if directory.drains(each.name)],
-            "machines": len(await asyncio.to_thread(machines.wanted)),
+            "machines": len(await self._machines()),
         }
+
+    async def _machines(self) -> frozenset[str]:
+        """Those that are to be nodes."""
+        if self._by_resource is None:
+            self._by_resource = await asyncio.to_thread(machines.deployed_by_resource)
+        return await asyncio.to_thread(machines.wanted, self._by_resource)
 
     async def _known(self) -> None:
         """Returns once it is known which key there is."""
@@ -143,7 +150,7 @@ class DirectoryActor:
         replicas: int | None = None
         while True:
             try:
-                there = await asyncio.to_thread(machines.wanted)
+                there = await self._machines()
                 before = self._directory.version
                 self._directory.keep(there)
                 if self._directory.version != before:

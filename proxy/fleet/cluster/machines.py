@@ -19,11 +19,12 @@ HEALTH_PERIOD_S, HEALTH_WITHIN_S = 1.0, 3.0
 END_S: Final = 3600.0
 
 
-def wanted() -> frozenset[str]:
-    """Ray's ids of the machines that are to be nodes."""
+def wanted(deployed: bool | None = None) -> frozenset[str]:
+    """Ray's ids of the machines that are to be nodes. `deployed`: `deployed_by_resource`, where
+    that is known already, so that Serve's controller needs not answer."""
     import ray
 
-    return chosen(ray.nodes(), by_resource=by_resource())
+    return chosen(ray.nodes(), by_resource=by_resource() if deployed is None else deployed)
 
 
 def chosen(nodes: Iterable[Mapping[str, Any]], *, by_resource: bool) -> frozenset[str]:
@@ -36,7 +37,7 @@ def chosen(nodes: Iterable[Mapping[str, Any]], *, by_resource: bool) -> frozense
 def by_resource() -> bool:
     """Whether only machines that have our resource are nodes: as the fleet was deployed, whoever
     has joined since; before that, whether some machine has it."""
-    deployed = _deployed_by_resource()
+    deployed = deployed_by_resource()
     return has_resource() if deployed is None else deployed
 
 
@@ -51,8 +52,9 @@ def _has_it(node: Mapping[str, Any]) -> bool:
     return bool(node["Alive"] and node["Resources"].get(RESOURCE, 0) >= 1)
 
 
-def _deployed_by_resource() -> bool | None:
-    """None where nothing is deployed."""
+def deployed_by_resource() -> bool | None:
+    """Whether only machines that have our resource were to be nodes as the fleet was deployed, for
+    as long as it is; None where nothing is deployed."""
     import ray
     from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
@@ -61,10 +63,10 @@ def _deployed_by_resource() -> bool | None:
     except ValueError:
         return None
     told = ray.get(controller.get_serve_instance_details.remote(), timeout=ANSWER_S)
-    return deployed_by_resource(told)
+    return of_deployment(told)
 
 
-def deployed_by_resource(told: Mapping[str, Any]) -> bool | None:
+def of_deployment(told: Mapping[str, Any]) -> bool | None:
     """None where nothing is deployed. Pure; takes what Serve tells."""
     application = told["applications"].get(APPLICATION, {})
     deployment = application.get("deployments", {}).get(DEPLOYMENT)

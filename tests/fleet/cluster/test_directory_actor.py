@@ -19,7 +19,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Its `now_s` is the time; no machine is looked for."""
     context = SimpleNamespace(was_current_actor_reconstructed=False)
     monkeypatch.setattr("ray.get_runtime_context", lambda: context)
-    monkeypatch.setattr(machines, "wanted", lambda: frozenset({"m", "n"}))
+    monkeypatch.setattr(machines, "deployed_by_resource", lambda: True)
+    monkeypatch.setattr(machines, "wanted", lambda _: frozenset({"m", "n"}))
     monkeypatch.setattr(machines, "set_replicas", lambda _: None)
     time = SimpleNamespace(now_s=0.0)
     monkeypatch.setattr(directory_actor, "time", SimpleNamespace(monotonic=lambda: time.now_s))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.fleet.cluster import machines
-from proxy.fleet.cluster.machines import chosen, deployed_by_resource
+from proxy.fleet.cluster.machines import chosen, of_deployment
 from proxy.fleet.names import APPLICATION
 
 
@@ -39,10 +39,10 @@ def test_where_the_last_that_has_it_is_gone_nobody_else_is_in() -> None:
 
 
 def test_who_is_in_is_known_by_how_the_fleet_was_deployed() -> None:
-    assert deployed_by_resource(told_by_serve({"moe_proxy": 1.0})) is True
-    assert deployed_by_resource(told_by_serve({})) is False
-    assert deployed_by_resource(told_by_serve(None)) is False
-    assert deployed_by_resource({"applications": {}}) is None
+    assert of_deployment(told_by_serve({"moe_proxy": 1.0})) is True
+    assert of_deployment(told_by_serve({})) is False
+    assert of_deployment(told_by_serve(None)) is False
+    assert of_deployment({"applications": {}}) is None
 
 
 @pytest.mark.parametrize(("status", "is_there"), [("RUNNING", True), ("DELETING", False)])

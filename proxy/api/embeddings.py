@@ -64,8 +64,13 @@ async def special(
 
 
 def _field(body: Body, name: str) -> Any:
+    """Raises BadRequest."""
     raw = body.fields.get(name)
-    return None if raw is None else msgspec.json.decode(raw)
+    try:
+        return None if raw is None else msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # The first look skips what it does not want: a number without end, half a character.
+        raise BadRequest(f"{name} is not valid JSON: {error}", param=name) from error
 
 
 def _inputs(given: Any) -> list[Any]:

@@ -17,6 +17,7 @@ OF_REQUESTS = {"X-Moe-Proxy-Timeout"}
 # What the processes of a fleet say to each other: no client ever sees it.
 OF_FLEETS = {
     node_names.DRAINING_HEADER,
+    node_names.REFUSES_HEADER,
     node_names.KEY_HEADER,
     node_names.OWN_HEADER,
     node_names.HOSTS_HEADER,

@@ -110,6 +110,15 @@ async def test_what_is_no_input_is_refused(asked: Proxy) -> None:
             assert told["error"]["code"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("field", ['"input": [[1e999]]', '"input": "x", "dimensions": 1e999'])
+async def test_a_number_that_is_none_is_refused(asked: Proxy, field: str) -> None:
+    body = f'{{"model": "{ENCODER}", {field}}}'
+    async with asked.session.post("/v1/embeddings", data=body) as answer:
+        told = await answer.json()
+
+    assert (answer.status, told["error"]["type"]) == (400, "invalid_request_error")
+
+
 async def test_an_encoding_that_is_none_is_refused_alike(asked: Proxy) -> None:
     body = {"model": ENCODER, "input": "x", "encoding_format": "bogus"}
 

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import msgspec
+
 from proxy.pool.effects import Effect, Grant, Refuse, Start, Stop
 from proxy.pool.events import (
     Abort,
@@ -137,7 +139,7 @@ def test_where_nobody_listens_any_more_the_line_waits_for_the_next_one() -> None
 
 def test_the_line_moves_to_a_successor_and_who_is_served_stays() -> None:
     play = busy(asks(2), asks(3))
-    play.scheduler.waiting[2].acquire = replace(asks(2), options=OTHER)
+    play.scheduler.waiting[2].acquire = msgspec.structs.replace(asks(2), options=OTHER)
     assert play(Replace("b1", OTHER)) == [Start("b2", 1)]
 
     assert granted(play(Started("b2", 1))) == [2]

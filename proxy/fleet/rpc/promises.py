@@ -100,8 +100,14 @@ class OwnPromises:
     """For the machine's own proxy: what it has promised, and what its policies have whoever lends
     leave free."""
 
-    def __init__(self, env: Mapping[str, str], reserve_bytes: Callable[[], int]) -> None:
-        self._promises, self._notes, self._reserve_bytes = Promises(env), Notes(env), reserve_bytes
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        reserve_bytes: Callable[[], int],
+        held: Held = held_below,
+    ) -> None:
+        self._promises, self._notes = Promises(env, held), Notes(env)
+        self._reserve_bytes = reserve_bytes
         self._lock = threading.Lock()
         # What changes: what was told, and how to take it back.
         self._told: int | None = None

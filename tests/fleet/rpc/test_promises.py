@@ -163,7 +163,7 @@ def test_notes_that_say_nothing_keep_nobody(env: Mapping[str, str], tmp_path: Pa
 
 def test_the_own_policies_say_what_others_leave_free(env: Mapping[str, str]) -> None:
     reserve = 30
-    own = OwnPromises(env, lambda: reserve)
+    own = OwnPromises(env, lambda: reserve, lambda _pid, _place: 0)
 
     def free(reserve_bytes: int | None) -> Mapping[str, int]:
         return of_ram(100 - (reserve_bytes or 0))

@@ -18,6 +18,7 @@ from tests.support.llama import program
 from tests.support.models import model
 from tests.support.policies import policies
 from tests.support.proxy import Proxy, proxy
+from tests.support.serving import pid_of
 
 pytestmark = pytest.mark.llama
 
@@ -124,7 +125,7 @@ async def test_it_is_killed_while_it_answers(tmp_path: Path) -> None:
         long = CHAT | {"max_tokens": 300, "ignore_eos": True}
         asked = asyncio.ensure_future(there.post("/v1/chat/completions", long))
         await until(lambda: old.in_flight, "it has the request")
-        os.kill(old.engine.pid or 0, 9)
+        os.kill(pid_of(old.engine), 9)
 
         await asked
 

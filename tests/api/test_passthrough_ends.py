@@ -23,6 +23,7 @@ from tests.support.guard import until
 from tests.support.models import model
 from tests.support.policies import policies
 from tests.support.proxy import Proxy, proxy
+from tests.support.serving import pid_of
 
 CHAT = "/v1/chat/completions"
 EVENTS = [f'data: {{"number": {number}}}'.encode() for number in range(3)]
@@ -45,7 +46,7 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 
 
 def kill(backend: Backend) -> None:
-    os.kill(backend.engine.pid or 0, signal.SIGKILL)
+    os.kill(pid_of(backend.engine), signal.SIGKILL)
 
 
 async def lines(answer: aiohttp.ClientResponse) -> list[bytes]:
@@ -120,7 +121,7 @@ async def test_a_worker_that_lives_and_takes_no_connections_costs_no_request(
 
     await server.post(CHAT, ASKED)
     (old,) = server.app.services.pool.backends()
-    os.kill(old.engine.pid or 0, signal.SIGUSR1)
+    os.kill(pid_of(old.engine), signal.SIGUSR1)
     await until(refused, "nobody listens")
 
     await server.post(CHAT, ASKED)
@@ -156,7 +157,7 @@ async def test_a_worker_that_is_told_to_end_costs_no_request(tmp_path: Path) -> 
         await server.post(CHAT, LONG | {"max_tokens": 1})
         for after_s in (0.0, 0.005, 0.02, 0.05, 0.1):
             (old,) = pool.backends()
-            os.kill(old.engine.pid or 0, signal.SIGTERM)
+            os.kill(pid_of(old.engine), signal.SIGTERM)
             await asyncio.sleep(after_s)
 
             asked = [server.post(CHAT, LONG | {"max_tokens": n}) for n in (1, 2, 50)]
@@ -207,7 +208,7 @@ async def test_one_that_is_told_to_end_while_it_answers_costs_no_request(tmp_pat
         (old,) = pool.backends()
         asked = asyncio.ensure_future(server.post(CHAT, LONG | ENDLESS | {"max_tokens": 500}))
         await until(lambda: old.in_flight, "it is at it")
-        os.kill(old.engine.pid or 0, signal.SIGTERM)
+        os.kill(pid_of(old.engine), signal.SIGTERM)
 
         await asked
 

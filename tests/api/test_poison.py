@@ -18,6 +18,7 @@ from tests.support.guard import until
 from tests.support.models import model
 from tests.support.policies import policies
 from tests.support.proxy import Proxy, proxy
+from tests.support.serving import pid_of
 
 CHAT = "/v1/chat/completions"
 ASK: Any = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
@@ -159,7 +160,7 @@ async def test_the_only_one_without_a_byte_is_not_asked_again_while_others_strea
     # The next worker is there, and in use, before the crash is judged.
     pool = server.app.services.pool
     (old,) = pool.backends()
-    os.kill(old.engine.pid or 0, 6)
+    os.kill(pid_of(old.engine), 6)
     gates[0].close()
     await until(lambda: old.state == "gone", "it crashed")
     again = await server.session.post(

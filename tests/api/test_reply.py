@@ -20,6 +20,7 @@ from tests.support.guard import until
 from tests.support.models import model
 from tests.support.policies import policies
 from tests.support.proxy import Proxy, proxy
+from tests.support.serving import pid_of
 
 CHAT = "/v1/chat/completions"
 EVENTS = [f'data: {{"number": {number}}}'.encode() for number in range(3)]
@@ -104,7 +105,7 @@ async def test_a_worker_that_dies_before_the_first_event_costs_no_request(
     async with server.session.post(CHAT, json=body) as answer:
         assert (await answer.content.readline()).startswith(b": ")
         await gates[0].reached()
-        os.kill(pool.backends()[0].engine.pid or 0, signal.SIGKILL)
+        os.kill(pid_of(pool.backends()[0].engine), signal.SIGKILL)
         gates[0].close()
         await until(lambda: pool.backends()[0].generation > 1, "it is asked of another one")
         await gates[0].open()
@@ -184,7 +185,7 @@ async def test_what_has_signs_of_life_ends_by_an_error_as_it_would_without(
         while await answer.content.readline() != b":\n":
             pass
         await gates[0].reached()
-        os.kill(server.app.services.pool.backends()[0].engine.pid or 0, signal.SIGKILL)
+        os.kill(pid_of(server.app.services.pool.backends()[0].engine), signal.SIGKILL)
         told = [line async for line in _until_broken(answer)]
 
     assert json.loads(told[-1].removeprefix(b"data: "))["error"]["code"] == "backend_error"

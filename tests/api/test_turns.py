@@ -22,6 +22,7 @@ from tests.support.guard import until
 from tests.support.models import model
 from tests.support.policies import policies
 from tests.support.proxy import Proxy, proxy
+from tests.support.serving import pid_of
 
 CHAT = "/v1/chat/completions"
 MANY, ONE = "many-secret", "one-secret"
@@ -285,7 +286,7 @@ async def test_where_the_worker_is_killed_nobody_in_line_is_lost(tmp_path: Path)
         tasks = [asyncio.create_task(each) for each in asked]
         await until(lambda: pool.queue_length == 10, "two are answered, the others wait")
 
-        os.kill(pool.backends()[0].engine.pid or 0, signal.SIGKILL)
+        os.kill(pid_of(pool.backends()[0].engine), signal.SIGKILL)
         answers = await asyncio.gather(*tasks)
 
     assert [answer["usage"]["completion_tokens"] for answer in answers] == [200] * 12

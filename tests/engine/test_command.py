@@ -17,6 +17,7 @@ from proxy.errors import Conflict, LoadFailed
 from tests.support import models
 from tests.support.commands import GATED, LLAMA_SERVER
 from tests.support.guard import until
+from tests.support.serving import pid_of
 
 # A server that has just these pages.
 PAGES = (
@@ -47,7 +48,7 @@ async def test_serves_and_ends() -> None:
 
     async with aiohttp.ClientSession() as http, http.get(f"{engine.address.origin}/x") as answer:
         assert answer.status == 200
-    os.kill(engine.pid or 0, 0)
+    os.kill(pid_of(engine), 0)
     assert engine.known() == Status(block_count=0)  # there is no such GGUF
     await engine.stop()
     assert await engine.wait_exit() < 0

@@ -15,6 +15,7 @@ from proxy.engine.line_reader import LINE_BYTES
 from proxy.engine.process import ChildProcess
 from proxy.errors import LoadFailed
 from tests.support.guard import HANG_S
+from tests.support.serving import pid_of
 
 Run = Callable[..., Awaitable[ChildProcess]]
 
@@ -243,7 +244,7 @@ async def test_what_it_started_ends_with_it(run: Run) -> None:
     grandchild = int(child.words.lines[0])
     assert alive(grandchild)
 
-    os.kill(child.pid or 0, signal.SIGKILL)
+    os.kill(pid_of(child), signal.SIGKILL)
     await child.wait()
 
     # It was sent SIGKILL; an orphan stays a zombie until whoever adopted it takes note.
@@ -276,7 +277,7 @@ async def test_load_failed_tells_a_kill_from_a_crash(
     run: Run, number: int, killed: bool, cause: str
 ) -> None:
     child = await run(DEAF)
-    os.kill(child.pid or 0, number)
+    os.kill(pid_of(child), number)
     await child.wait()
 
     error = child.load_failed("it ended")

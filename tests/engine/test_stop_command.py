@@ -15,6 +15,7 @@ from proxy.engine.types import LoadOptions
 from proxy.errors import LoadFailed
 from tests.support.commands import GATED
 from tests.support.guard import until
+from tests.support.serving import pid_of
 
 # As a client of a daemon does: what serves is not its child's group, and does not end with it.
 ELSEWHERE = (
@@ -72,7 +73,7 @@ async def test_it_clears_up_after_a_process_that_is_gone(how: str, tmp_path: Pat
     else:
         await it.start()
         if how == "killed":
-            os.kill(it.pid or 0, 9)
+            os.kill(pid_of(it), 9)
         else:
             await it.stop(0.0)
         assert await it.wait_exit() == -9
@@ -95,7 +96,7 @@ async def test_a_number_that_may_be_somebody_elses_is_told_nobody(tmp_path: Path
     note = tmp_path / "note"
     it = engine(tmp_path, "sh", "-c", f"echo {{pid}} > {note}")
     await it.start()
-    os.kill(it.pid or 0, 9)
+    os.kill(pid_of(it), 9)
 
     await it.wait_exit()
     await it.stop()

@@ -11,6 +11,7 @@ from proxy.engine.types import Engine, LoadOptions
 from proxy.errors import LoadFailed, LoadRefused
 from tests.pool.conftest import House
 from tests.pool.helpers import ANSWER, LAST_WORDS, until, until_gone
+from tests.support.serving import pid_of
 
 
 class TestFailure:
@@ -64,7 +65,7 @@ class TestFailure:
         """kill -9 of a ready backend: the next request finds a new one."""
         pool = house.pool()
         backend = await pool.load(house.options())
-        os.kill(backend.engine.pid or 0, signal.SIGKILL)
+        os.kill(pid_of(backend.engine), signal.SIGKILL)
         await until_gone(backend)
 
         assert backend.last_error is not None
@@ -82,7 +83,7 @@ class TestFailure:
         clients = [asyncio.ensure_future(house.client(pool, options)) for _ in range(3)]
         await gate.reached()
 
-        os.kill(pool.backends()[0].engine.pid or 0, signal.SIGKILL)
+        os.kill(pid_of(pool.backends()[0].engine), signal.SIGKILL)
         gate.close()
         await until(pool, "generation=2")
         await gate.reached()
@@ -97,7 +98,7 @@ class TestFailure:
         client = asyncio.ensure_future(house.client(pool, options))
         for _ in range(2):
             await gate.reached()
-            os.kill(pool.backends()[0].engine.pid or 0, signal.SIGKILL)
+            os.kill(pid_of(pool.backends()[0].engine), signal.SIGKILL)
             backend = pool.backends()[0]
             gate.close()
             await until_gone(backend)
@@ -111,7 +112,7 @@ class TestFailure:
         backend = await pool.load(house.options())
         await asyncio.sleep(0)  # its timer begins
         async with await pool.acquire(house.options()):
-            os.kill(backend.engine.pid or 0, signal.SIGKILL)
+            os.kill(pid_of(backend.engine), signal.SIGKILL)
             await until_gone(backend)
             await asyncio.sleep(0)
 
@@ -121,7 +122,7 @@ class TestFailure:
         """The client sees a broken answer; its lease does not weigh on the next start."""
         pool, gate = house.pool(), house.gate()
         lease = await pool.acquire(house.options())
-        os.kill(lease.backend.engine.pid or 0, signal.SIGKILL)
+        os.kill(pid_of(lease.backend.engine), signal.SIGKILL)
 
         assert await pool.until_left(lease.backend, 60.0)
         client = asyncio.ensure_future(house.client(pool, house.options(), gate))

@@ -15,6 +15,7 @@ from proxy.pool.state import Backend, BackendState
 from tests.pool.conftest import House
 from tests.support import models
 from tests.support.commands import LLAMA_SERVER
+from tests.support.serving import pid_of
 
 pytestmark = pytest.mark.llama
 IDLE = "<Pool <b1 tiny ctx=512 split=4 ready in_flight=0 waiting=0> queue=0/100>"
@@ -82,7 +83,7 @@ async def test_a_client_that_leaves_mid_stream(house: House, options: LoadOption
 async def test_killed_between_requests(house: House, options: LoadOptions) -> None:
     pool = house.pool()
     backend = await pool.load(options)
-    os.kill(backend.engine.pid or 0, signal.SIGKILL)
+    os.kill(pid_of(backend.engine), signal.SIGKILL)
     await pool.until_left(backend, 60.0)
 
     assert await answer(house, pool, options)

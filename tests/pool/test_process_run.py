@@ -11,6 +11,7 @@ from proxy.pool.pool import Pool
 from proxy.pool.state import Backend, BackendState
 from tests.pool.conftest import House
 from tests.pool.helpers import until_gone
+from tests.support.serving import pid_of
 
 
 class Door:
@@ -194,7 +195,7 @@ async def test_it_is_known_whether_a_worker_crashed(
     pool = house.pool()
     backend = await pool.load(house.options())
 
-    os.kill(backend.engine.pid or 0, number)
+    os.kill(pid_of(backend.engine), number)
     await until_gone(backend)
 
     assert backend.crashed is not killed
@@ -205,7 +206,7 @@ async def test_one_that_aborts_as_a_device_elsewhere_goes_has_not_crashed(house:
     pool = house.pool()
     backend = await pool.load(replace(house.options(), rpc=("127.0.0.1:1",)))
 
-    os.kill(backend.engine.pid or 0, signal.SIGABRT)
+    os.kill(pid_of(backend.engine), signal.SIGABRT)
     await until_gone(backend)
 
     assert not backend.crashed

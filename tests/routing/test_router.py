@@ -25,6 +25,7 @@ from tests.catalog.test_store import put
 from tests.pool.conftest import House, house
 from tests.pool.helpers import until
 from tests.support.routing import LAYERS, Folder
+from tests.support.serving import pid_of
 
 __all__ = ["house"]  # a fixture
 T = TypeVar("T")
@@ -250,7 +251,7 @@ class TestRetry:
         async def send(lease: Lease) -> str:
             seen.append(f"{lease.backend.id}.{lease.backend.generation}")
             if len(seen) == 1:
-                os.kill(lease.backend.engine.pid or 0, signal.SIGKILL)
+                os.kill(pid_of(lease.backend.engine), signal.SIGKILL)
                 raise BackendDied("connection reset")
             return "answer"
 
@@ -260,7 +261,7 @@ class TestRetry:
 
     async def test_only_once(self, setting: Setting) -> None:
         async def send(lease: Lease) -> None:
-            os.kill(lease.backend.engine.pid or 0, signal.SIGKILL)
+            os.kill(pid_of(lease.backend.engine), signal.SIGKILL)
             raise BackendDied(f"death of generation {lease.backend.generation}")
 
         with pytest.raises(BackendDied, match="generation 2"):
@@ -281,7 +282,7 @@ class TestRetry:
                 return await left(backend, timeout_s)
 
             monkeypatch.setattr(setting.pool, "until_left", until_left)
-            os.kill(lease.backend.engine.pid or 0, signal.SIGKILL)
+            os.kill(pid_of(lease.backend.engine), signal.SIGKILL)
             raise BackendDied("connection reset")
 
         with pytest.MonkeyPatch.context() as monkeypatch:
@@ -360,7 +361,7 @@ class TestRetry:
         errors = [NotServing("refused"), NotServing("refused"), BackendDied("reset")]
 
         async def send(lease: Lease) -> str:
-            os.kill(lease.backend.engine.pid or 0, signal.SIGKILL)
+            os.kill(pid_of(lease.backend.engine), signal.SIGKILL)
             if errors:
                 raise errors.pop()
             return "answer"
@@ -369,7 +370,7 @@ class TestRetry:
 
     async def test_nobody_is_tried_for_ever(self, setting: Setting) -> None:
         async def send(lease: Lease) -> None:
-            os.kill(lease.backend.engine.pid or 0, signal.SIGKILL)
+            os.kill(pid_of(lease.backend.engine), signal.SIGKILL)
             raise NotServing(f"refused by {lease.backend.generation}")
 
         with pytest.raises(NotServing, match="refused by 4"):
@@ -409,7 +410,7 @@ class TestSuspects:
     ASK = ModelRequest("tiny")
 
     async def crash(self, lease: Lease) -> str:
-        os.kill(lease.backend.engine.pid or 0, signal.SIGSEGV)
+        os.kill(pid_of(lease.backend.engine), signal.SIGSEGV)
         raise BackendDied("connection reset")
 
     async def answer(self, lease: Lease) -> str:
@@ -462,7 +463,7 @@ class TestSuspects:
         self, setting: Setting, number: signal.Signals
     ) -> None:
         async def killed(lease: Lease) -> str:
-            os.kill(lease.backend.engine.pid or 0, number)
+            os.kill(pid_of(lease.backend.engine), number)
             raise BackendDied("connection reset")
 
         await setting.with_retry(self.ASK, "generation", self.answer, b"other")
@@ -482,7 +483,7 @@ class TestSuspects:
                 return await self.answer(lease)
             there.append(lease)
             if len(there) == 3:
-                os.kill(lease.backend.engine.pid or 0, signal.SIGABRT)
+                os.kill(pid_of(lease.backend.engine), signal.SIGABRT)
                 all_there.set()
             await all_there.wait()
             raise BackendDied("connection reset")

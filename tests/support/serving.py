@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from proxy.engine.guardian import forget_group, keep_group
 from tests.support.guard import HANG_S, until
@@ -87,6 +87,17 @@ def with_policies(folder: Path, **tables: Mapping[str, Any]) -> tuple[str, ...]:
     file = folder / "p.toml"
     file.write_text(policies({"m": {"path": model(layers=4), "ctx": 4096}}, **tables))
     return ("--port", "0", "--policies", str(file))
+
+
+class HasPid(Protocol):
+    @property
+    def pid(self) -> int | None: ...
+
+
+def pid_of(what: HasPid) -> int:
+    """Of a process that runs. (0, to `os.kill`, is whoever runs the tests.)"""
+    assert what.pid, f"{what} does not run"
+    return what.pid
 
 
 def runs(pid: int) -> bool:

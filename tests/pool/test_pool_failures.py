@@ -9,9 +9,19 @@ import pytest
 
 from proxy.engine.types import Engine, LoadOptions
 from proxy.errors import LoadFailed, LoadRefused
+from proxy.pool.pool import Pool
 from tests.pool.conftest import House
 from tests.pool.helpers import ANSWER, LAST_WORDS, until, until_gone
+from tests.support.guard import HANG_S
 from tests.support.serving import pid_of
+
+
+async def started(pool: Pool) -> int:
+    """Its only backend's process: that may be at its gate before we are told of it."""
+    async with asyncio.timeout(HANG_S):
+        while (pid := pool.backends()[0].engine.pid) is None:
+            await asyncio.sleep(0)
+    return pid
 
 
 class TestFailure:
@@ -83,7 +93,7 @@ class TestFailure:
         clients = [asyncio.ensure_future(house.client(pool, options)) for _ in range(3)]
         await gate.reached()
 
-        os.kill(pid_of(pool.backends()[0].engine), signal.SIGKILL)
+        os.kill(await started(pool), signal.SIGKILL)
         gate.close()
         await until(pool, "generation=2")
         await gate.reached()
@@ -98,7 +108,7 @@ class TestFailure:
         client = asyncio.ensure_future(house.client(pool, options))
         for _ in range(2):
             await gate.reached()
-            os.kill(pid_of(pool.backends()[0].engine), signal.SIGKILL)
+            os.kill(await started(pool), signal.SIGKILL)
             backend = pool.backends()[0]
             gate.close()
             await until_gone(backend)

@@ -64,7 +64,11 @@ class Rpc:
         self.process: asyncio.subprocess.Process
 
     async def start(self) -> None:
-        argv = (program("ggml-rpc-server"), "-H", "127.0.0.1", "-p", str(self.port), "-t", "1")
+        # Else SIGPIPE ends it where a worker is killed that it writes to, and the next load may be
+        # sooner than its next start.
+        deaf = ("sh", "-c", 'trap "" PIPE; exec "$@"', "sh")
+        server = (program("ggml-rpc-server"), "-H", "127.0.0.1", "-p", str(self.port), "-t", "1")
+        argv = (*deaf, *map(str, server))
         self.process = await self._stack.enter_async_context(child(*argv))
 
         async def listens() -> bool:
